@@ -6,6 +6,7 @@ the process with a `ConfigError` that names it.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -68,6 +69,15 @@ _NAMES = {
     "cache_max_tokens": "MLX_CACHE_MAX_TOKENS",
 }
 
+_POSITIVE = (
+    *("max_body_bytes", "max_queue", "interactive_deadline_s", "batch_deadline_s", "keepalive_s", "noop_s"),
+    *("capacity", "execution_ttl_s", "stall_s", "decode_stall_target_ms", "prefill_step_tokens", "cache_block_tokens"),
+)
+_NOT_NEGATIVE = (
+    *("stream_grace_s", "max_context_tokens", "drain_s", "memory_bytes"),
+    *("cache_max_slots", "cache_min_reuse_tokens", "cache_max_tokens", "cache_bytes"),
+)
+
 
 def environment_name(field_name: str) -> str:
     return _NAMES.get(field_name, f"MLX_GATEWAY_{field_name.upper()}")
@@ -91,8 +101,6 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
 
 def _convert(name: str, raw: str, default: Any) -> Any:
     try:
-        if isinstance(default, bool):
-            return raw.lower() in ("1", "true", "yes", "on")
         if isinstance(default, int):
             return int(raw)
         if isinstance(default, float):
@@ -107,11 +115,13 @@ def _validated(settings: Settings) -> Settings:
         raise ConfigError(f"port {settings.port} is not between 0 and 65535")
     if settings.log_level.lower() not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log level {settings.log_level!r}: expected debug, info, warning or error")
-    for name in ("capacity", "max_queue", "max_body_bytes", "prefill_step_tokens", "cache_block_tokens"):
-        if getattr(settings, name) <= 0:
+    for name in (*_POSITIVE, *_NOT_NEGATIVE):
+        value = getattr(settings, name)
+        if not math.isfinite(value):
+            raise ConfigError(f"{environment_name(name)}={value}: expected a number")
+        if name in _POSITIVE and value <= 0:
             raise ConfigError(f"{environment_name(name)} must be positive")
-    for name in ("cache_max_slots", "cache_min_reuse_tokens", "cache_max_tokens", "cache_bytes", "memory_bytes"):
-        if getattr(settings, name) < 0:
+        if value < 0:
             raise ConfigError(f"{environment_name(name)} must not be negative")
     loopback = ("127.0.0.1", "localhost", "::1")
     if settings.host not in loopback and not settings.api_key:
@@ -160,27 +170,37 @@ class SettingsFile:
             raise ConfigError(f"unknown settings file {name!r}")
         folder = settings.config_dir
         self.path = None if folder is None else folder / name
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, int] | str | None = None
         self._data: Any = {}
 
     def load(self) -> Any:
-        """The parsed content. Raises `ConfigError` when the file does not parse (the last good one is kept
-        for the next call once the caller has reported it)."""
+        """The parsed content. Raises `ConfigError` when the file cannot be read or does not parse, once: the last good
+        content is kept for the next call."""
         if self.path is None:
             return self._data
-        try:
-            stat = self.path.stat()
-        except FileNotFoundError:
+        stamp = self._look(self.path)
+        if stamp is None:
             self._stamp, self._data = None, {}
-            return self._data
-        stamp = (stat.st_mtime_ns, stat.st_size)
-        if stamp != self._stamp:
+        elif stamp != self._stamp:
             self._stamp = stamp
+            if isinstance(stamp, str):
+                raise ConfigError(stamp)
             try:
                 self._data = orjson.loads(self.path.read_bytes())
-            except orjson.JSONDecodeError as error:
+            except (OSError, orjson.JSONDecodeError) as error:
                 raise ConfigError(f"{self.path}: {error}") from error
         return self._data
+
+    @staticmethod
+    def _look(path: Path) -> tuple[int, int] | str | None:
+        """What changes when the file does: its time and size, or why it cannot be seen. None when there is none."""
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        return stat.st_mtime_ns, stat.st_size
 
 
 def resolve_source(source: str) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import redis
 import redis.asyncio
 from redis.backoff import ExponentialBackoff
@@ -19,23 +22,34 @@ def _url(settings: Settings) -> str:
     return settings.redis_url
 
 
+@contextmanager
+def _naming_the_url() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"REDIS_URL cannot be used: {error}") from error
+
+
 def build_redis(settings: Settings, *, socket_timeout_s: float | None = _TIMEOUT_S) -> redis.Redis:
-    """A synchronous client. Give `socket_timeout_s=None` to a connection that blocks in a read."""
-    return redis.Redis.from_url(
-        _url(settings),
-        socket_timeout=socket_timeout_s,
-        socket_connect_timeout=_TIMEOUT_S,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 2),
-        health_check_interval=0,
-    )
+    """A synchronous client. Give `socket_timeout_s=None` to a connection that blocks in a read. Raises `ConfigError`
+    for a URL that is missing or is none."""
+    with _naming_the_url():
+        return redis.Redis.from_url(
+            _url(settings),
+            socket_timeout=socket_timeout_s,
+            socket_connect_timeout=_TIMEOUT_S,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 2),
+            health_check_interval=0,
+        )
 
 
 def build_async_redis(settings: Settings, *, socket_timeout_s: float | None = _TIMEOUT_S) -> redis.asyncio.Redis:
-    """An asyncio client with the same settings."""
-    return redis.asyncio.Redis.from_url(
-        _url(settings),
-        socket_timeout=socket_timeout_s,
-        socket_connect_timeout=_TIMEOUT_S,
-        retry=redis.asyncio.retry.Retry(ExponentialBackoff(cap=0.5, base=0.02), 2),
-        health_check_interval=0,
-    )
+    """An asyncio client with the same settings and errors."""
+    with _naming_the_url():
+        return redis.asyncio.Redis.from_url(
+            _url(settings),
+            socket_timeout=socket_timeout_s,
+            socket_connect_timeout=_TIMEOUT_S,
+            retry=redis.asyncio.retry.Retry(ExponentialBackoff(cap=0.5, base=0.02), 2),
+            health_check_interval=0,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from shared.config import (
     load_settings,
     model_folders,
 )
+from shared.connections import build_async_redis, build_redis
 from shared.errors import ConfigError
 
 
@@ -60,6 +62,11 @@ def test_a_variable_sets_its_field(variable: str, value: str, field: str, expect
         ({"MLX_CACHE_MAX_TOKENS": "-1"}, "MLX_CACHE_MAX_TOKENS"),
         ({"MLX_GATEWAY_MEMORY_BYTES": "-1"}, "MLX_GATEWAY_MEMORY_BYTES"),
         ({"MLX_GATEWAY_HOST": "0.0.0.0"}, "MLX_GATEWAY_API_KEY"),
+        ({"MLX_GATEWAY_KEEPALIVE_S": "0"}, "MLX_GATEWAY_KEEPALIVE_S"),
+        ({"MLX_GATEWAY_EXECUTION_TTL_S": "-6"}, "MLX_GATEWAY_EXECUTION_TTL_S"),
+        ({"MLX_GATEWAY_STALL_S": "nan"}, "MLX_GATEWAY_STALL_S"),
+        ({"MLX_GATEWAY_DRAIN_S": "inf"}, "MLX_GATEWAY_DRAIN_S"),
+        ({"MLX_GATEWAY_MAX_CONTEXT_TOKENS": "-1"}, "MLX_GATEWAY_MAX_CONTEXT_TOKENS"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(environ: dict[str, str], named: str) -> None:
@@ -113,6 +120,47 @@ def test_a_broken_settings_file_is_reported_once_and_the_last_good_one_kept(tmp_
     with pytest.raises(ConfigError, match=r"models\.json"):
         file.load()
     assert file.load() == {"models": []}
+
+
+def test_a_settings_file_that_cannot_be_read_is_reported_once_and_the_last_good_content_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "config"
+    folder.mkdir()
+    file = _file(folder)
+    path = folder / "models.json"
+    path.write_text('{"models": []}')
+    assert file.load() == {"models": []}
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match=r"models\.json"):
+        file.load()
+    assert file.load() == {"models": []}
+    path.rmdir()
+    folder.rmdir()
+    folder.write_text("no folder any more")
+    with pytest.raises(ConfigError, match=r"models\.json"):
+        file.load()
+    assert file.load() == {"models": []}
+
+
+@pytest.mark.parametrize("build", [build_redis, build_async_redis])
+def test_a_redis_url_that_is_none_is_refused_by_name(build: Callable[[Settings], object]) -> None:
+    for url in ("somewhere", "redis://host:port/0"):
+        with pytest.raises(ConfigError, match="REDIS_URL"):
+            build(replace(load_settings(environ={}), redis_url=url))
+
+
+def test_every_number_is_checked_for_what_it_can_mean() -> None:
+    numbers = {field.name for field in fields(Settings) if isinstance(field.default, int | float)}
+    unchecked = {name for name in numbers if not _is_refused(name, "-1")}
+    assert unchecked == {"ssd_cache_bytes"}  # negative: none
+
+
+def _is_refused(name: str, value: str) -> bool:
+    try:
+        load_settings(environ={environment_name(name): value})
+    except ConfigError:
+        return True
+    return False
 
 
 def test_without_a_config_folder_every_settings_file_is_empty() -> None:
