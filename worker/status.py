@@ -18,7 +18,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import orjson
@@ -37,6 +37,7 @@ EXIT_NO_REDIS = 7
 
 State = Literal["loading", "ready", "draining", "stalled", "failed"]
 _STATES = ("loading", "ready", "draining", "stalled", "failed")
+_MAX_REASON = 2000  # characters: for people to read, and a line is one that asyncio's readers take
 _PARENT_CHECK_S = 0.5
 
 
@@ -70,9 +71,12 @@ class StatusPipe:
         self._descriptor = descriptor
 
     def send(self, status: Status) -> None:
-        """Write one line. A supervisor that is gone is not an error here: `watch_parent` notices it."""
+        """Write one line, with the beginning of a long reason: mlx-lm lists every tensor that does not fit. A supervisor
+        that is gone is not an error here: `watch_parent` notices it."""
         if self._descriptor is None:
             return
+        if len(status.reason) > _MAX_REASON:
+            status = replace(status, reason=f"{status.reason[:_MAX_REASON]}… (the worker's log has the rest)")
         fields = {name: value for name, value in asdict(status).items() if value or name == "state"}
         try:
             os.write(self._descriptor, orjson.dumps(fields) + b"\n")

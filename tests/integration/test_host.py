@@ -198,6 +198,13 @@ def test_a_model_that_cannot_be_loaded_is_tried_again_when_its_files_change(tmp_
         under_test.wait_for("bad", "failed")
 
 
+def test_a_very_long_reason_reaches_the_fleet_in_part_and_the_host_goes_on(tmp_path: Path, redis_url: str) -> None:
+    write_models(tmp_path / "config", echo("good"), echo("bad", options={"x" * 100_000: 1}))
+    with host(tmp_path, redis_url) as under_test:
+        assert "unknown option 'xxx" in under_test.wait_for("bad", "failed").reason
+        under_test.wait_for("good", "ready")
+
+
 def test_a_killed_worker_is_buried_and_replaced_at_once(tmp_path: Path, redis_url: str) -> None:
     with host(tmp_path, redis_url, "--model", "echo") as under_test:
         before = under_test.wait_for_lease("echo")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,18 @@ def test_a_status_arrives_as_it_was_sent(status: Status) -> None:
         os.close(writer)
     assert line.count(b"\n") == 1
     assert parse_status(line) == status
+
+
+def test_a_long_reason_is_cut_so_that_its_line_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "said"
+    with path.open("wb") as file:
+        StatusPipe(file.fileno()).send(Status(state="failed", reason="\x00" * 1_000_000, code="model_unavailable"))
+    line = path.read_bytes()
+    assert line.count(b"\n") == 1
+    assert len(line) < 64 * 1024  # the limit of `asyncio.StreamReader.readline`
+    status = parse_status(line)
+    assert status.code == "model_unavailable"
+    assert status.reason.endswith("… (the worker's log has the rest)")
 
 
 @pytest.mark.parametrize("line", [b"", b"ready", b"[]", b'{"state": "dancing"}', b'{"done": 1}', b'{"mood": "good"}'])
