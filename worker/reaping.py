@@ -19,7 +19,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 from shared import keys
 from shared.wire import JobSerializer
 from worker.claims import move_jobs
-from worker.safe_job import SafeJob, SafeQueue
+from worker.safe_job import SafeJob, SafeQueue, read_job
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,9 @@ def reap(client: redis.Redis, dead_worker: str) -> int:
     failed = 0
     for queue in _queues(client, names):
         entries = cast(list[bytes], client.zrange(queue.started_job_registry.key, 0, -1))
-        failed += sum(_fail(client, queue, entry.decode(), dead_worker=dead_worker) for entry in entries)
+        failed += sum(
+            _fail(client, queue, entry.decode(errors="replace"), dead_worker=dead_worker) for entry in entries
+        )
     for queue in _queues(client, names):
         release_queue(client, queue.name, dead_worker)
     with client.pipeline(transaction=True) as pipe:
@@ -53,7 +55,7 @@ def reap_expired(client: redis.Redis, queues: Iterable[SafeQueue]) -> int:
     failed = 0
     for queue in queues:
         entries = cast(list[bytes], client.zrangebyscore(queue.started_job_registry.key, 0, time.time()))
-        failed += sum(_fail(client, queue, entry.decode(), dead_worker=None) for entry in entries)
+        failed += sum(_fail(client, queue, entry.decode(errors="replace"), dead_worker=None) for entry in entries)
     return failed
 
 
@@ -99,17 +101,17 @@ def _fail(client: redis.Redis, queue: SafeQueue, entry: str, *, dead_worker: str
                 if not is_dead:
                     return False
                 is_started = pipe.hget(key, "status") == JobStatus.STARTED.encode()
-                job = queue.fetch_job(job_id) if is_started else None
+                fields = cast(dict[bytes, bytes], pipe.hgetall(key)) if is_started else {}
                 pipe.multi()
                 pipe.zrem(queue.started_job_registry.key, entry)
                 pipe.delete(execution_key, f"rq:executions:{job_id}")
-                if job is not None:
-                    job.failure_ttl = job.failure_ttl or keys.FAILURE_TTL_S
+                if is_started:
+                    job = read_job(job_id, fields, client, origin=queue.name)
                     job.ended_at = now()
                     job.set_status(JobStatus.FAILED, pipeline=pipe)
                     job._handle_failure("the worker died", pipe, worker_name=job.worker_name or "")
                 pipe.execute()
-                return job is not None
+                return is_started
             except redis.WatchError:
                 continue
     log.warning("job %s changes too fast to be reaped now", job_id)

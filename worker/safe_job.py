@@ -7,11 +7,14 @@ before RQ makes anything of it.
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
+import redis
+from rq.exceptions import NoSuchJobError, TimeoutFormatError
 from rq.job import Job
 from rq.queue import Queue
 
@@ -21,9 +24,13 @@ from shared.wire import JobSerializer
 from worker import jobs
 from worker.jobs import Ticket
 
+log = logging.getLogger(__name__)
+
 _ALLOWED: dict[str, Callable[..., Ticket]] = {keys.JOB_FUNCTION: jobs.run}
 _CALLBACKS = (b"success_callback_name", b"failure_callback_name", b"stopped_callback_name")
 _MAX_DATA_BYTES = 64 * 1024
+# What RQ raises on a hash that it did not write. It reads numbers, dates and JSON, and asserts.
+_NOT_A_JOB = (NoSuchJobError, TimeoutFormatError, AssertionError, RecursionError, ValueError)
 
 
 def ticket_of(fields: Mapping[bytes, bytes]) -> Ticket:
@@ -79,3 +86,17 @@ class SafeJob(Job):  # type: ignore[misc]
 
 class SafeQueue(Queue):  # type: ignore[misc]
     job_class = SafeJob
+
+
+def read_job(job_id: str, fields: Mapping[bytes, bytes], connection: redis.Redis, *, origin: str) -> SafeJob:
+    """RQ's object for the job with this hash, in the queue `origin`; what of the hash RQ cannot read is left out.
+    Both TTLs are always set: without them RQ would keep failed jobs for a year and their results for ever."""
+    job = SafeJob(job_id, connection=connection, serializer=JobSerializer)
+    try:
+        job.restore(fields)
+    except _NOT_A_JOB as error:
+        log.error("job %s is not as RQ writes it: %r", job_id, error)  # noqa: TRY400 - no fault of ours to trace
+    job.origin, job._dependency_ids = origin, []  # a job of ours depends on no other
+    job.result_ttl = keys.RESULT_TTL_S if job.result_ttl is None else job.result_ttl
+    job.failure_ttl = keys.FAILURE_TTL_S if job.failure_ttl is None else job.failure_ttl
+    return job

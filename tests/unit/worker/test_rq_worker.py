@@ -118,7 +118,8 @@ def test_rqs_internals_are_those_that_were_read() -> None:
     }
     for function, names in signatures.items():
         assert list(inspect.signature(function).parameters) == names, function
-    for name in ("_status", "_result", "_success_callback_name", "_failure_callback_name", "_stopped_callback_name"):
+    callbacks = ("_success_callback_name", "_failure_callback_name", "_stopped_callback_name")
+    for name in ("_status", "_result", "_dependency_ids", *callbacks):
         assert name in inspect.getsource(Job.__init__)
 
 
@@ -409,6 +410,26 @@ def test_reaping_leaves_a_job_that_ended_by_itself(redis_client: redis.Redis) ->
     assert reap(redis_client, "dead") == 0
     assert redis_client.hget("rq:job:j", "status") == b"finished"
     assert redis_client.zcard(f"rq:wip:{MODEL}") == 0
+
+
+@pytest.mark.parametrize("name", _FIELDS)
+def test_a_dead_workers_job_is_reaped_whatever_its_hash_says(redis_client: redis.Redis, name: str) -> None:
+    """Else one such job would stop every worker's recovery, and the host that buries its worker."""
+    for number, value in enumerate(_ODD_VALUES):
+        job = f"j{number}"
+        enqueue(redis_client, job)
+        claims_of(redis_client, "dead").claim([KEY], [], 1, now())
+        if name != "status":
+            redis_client.hset(f"rq:job:{job}", name, value)
+        redis_client.hset("rq:worker:dead", mapping={"queues": MODEL})
+        assert reap(redis_client, "dead") == 1
+        assert redis_client.hget(f"rq:job:{job}", "status") == b"failed"
+        assert redis_client.zcard(f"rq:wip:{MODEL}") == 0
+
+
+def test_an_entry_of_running_jobs_that_is_no_text_stops_no_recovery(redis_client: redis.Redis) -> None:
+    redis_client.zadd(f"rq:wip:{MODEL}", {b"\xff\xfe": 0})
+    assert reap_expired(redis_client, [queue_of(redis_client)]) == 0
 
 
 @pytest.mark.parametrize(("execution_ttl_s", "unclaimed_s"), [(6.0, UNCLAIMED_S), (2.0, 2.0)])
