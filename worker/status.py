@@ -71,8 +71,8 @@ class StatusPipe:
         self._descriptor = descriptor
 
     def send(self, status: Status) -> None:
-        """Write one line, with the beginning of a long reason: mlx-lm lists every tensor that does not fit. A supervisor
-        that is gone is not an error here: `watch_parent` notices it."""
+        """Write one line, with the beginning of a long reason (mlx-lm lists every tensor that does not fit). A
+        supervisor that is gone is not an error here: `watch_parent` notices it."""
         if self._descriptor is None:
             return
         if len(status.reason) > _MAX_REASON:

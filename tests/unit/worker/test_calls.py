@@ -21,6 +21,10 @@ from worker.engines.echo import count_words
 from worker.publisher import Publisher
 
 
+class PanicError(BaseException):
+    """As PyO3 raises it when a tokenizer's Rust code panics."""
+
+
 @contextmanager
 def serving(url: str, count: Callable[[GenerateRequest], int]) -> Iterator[CallServer]:
     client = redis.Redis.from_url(url)
@@ -72,9 +76,12 @@ def test_a_prompt_that_cannot_be_counted_says_why(redis_url: str, gateway: TestG
     assert (failed.code, failed.details) == ("prompt_too_long", {"prompt_tokens": 9, "context_tokens": 8})
 
 
-def test_an_unexpected_error_is_an_internal_one_without_its_text(redis_url: str, gateway: TestGateway) -> None:
+@pytest.mark.parametrize("kind", [KeyError, PanicError])
+def test_an_unexpected_error_is_an_internal_one_without_its_text(
+    redis_url: str, gateway: TestGateway, kind: type[BaseException]
+) -> None:
     def count(request: GenerateRequest) -> int:
-        raise KeyError("a secret prompt")
+        raise kind("a secret prompt")
 
     with serving(redis_url, count):
         gateway.count("x")

@@ -202,7 +202,11 @@ def codes(bench: Bench, request_id: str = "r1") -> list[str]:
     return [event.code for event in bench.gateway.events(request_id) if isinstance(event, Failed)]
 
 
-def fail_with(error: Exception) -> Callable[[], None]:
+class PanicError(BaseException):
+    """As PyO3 raises it when a tokenizer's Rust code panics."""
+
+
+def fail_with(error: BaseException) -> Callable[[], None]:
     def fail() -> None:
         raise error
 
@@ -285,11 +289,12 @@ def test_warnings_that_do_not_travel_end_the_request_with_an_error(acted: Bench,
     assert acted.report(Ended).error.code == "internal"
 
 
+@pytest.mark.parametrize("kind", [KeyError, PanicError])
 @pytest.mark.parametrize("place", ["on_prepare", "on_submit"])
 def test_a_bug_in_the_engine_that_meets_one_request_ends_that_request_alone(
-    acted: Bench, scripted: ScriptedEngine, place: str
+    acted: Bench, scripted: ScriptedEngine, place: str, kind: type[BaseException]
 ) -> None:
-    setattr(scripted, place, fail_with(KeyError("a bug")))
+    setattr(scripted, place, fail_with(kind("a bug")))
     acted.ask("x")
     failed = acted.gateway.wait_for(Failed)
     assert (failed.code, "a bug" in failed.message) == ("internal", False)
@@ -308,11 +313,12 @@ def test_outputs_after_the_end_are_not_passed_on(acted: Bench, scripted: Scripte
     assert isinstance(acted.gateway.events("r1")[-1], Finished)
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, PanicError])
 def test_an_engine_that_breaks_ends_every_request_with_a_retryable_error(
-    acted: Bench, scripted: ScriptedEngine
+    acted: Bench, scripted: ScriptedEngine, kind: type[BaseException]
 ) -> None:
     held(acted, scripted, "r1", "r2")
-    scripted.steps.put(fail_with(RuntimeError("Metal is gone")))  # type: ignore[arg-type]
+    scripted.steps.put(fail_with(kind("Metal is gone")))  # type: ignore[arg-type]
     assert str(acted.report(Broken).error) == "Metal is gone"
     for name in ("r1", "r2"):
         failed = acted.gateway.wait_for(Failed, name)
@@ -360,8 +366,11 @@ def test_a_model_that_cannot_be_loaded_says_why(redis_url: str, scripted: Script
         assert (report.error.code, report.error.message) == ("model_unavailable", "no config.json")
 
 
-def test_an_unexpected_error_while_loading_is_a_reason_too(redis_url: str, scripted: ScriptedEngine) -> None:
-    scripted.on_load = fail_with(ValueError("bad shape (3, 4)"))
+@pytest.mark.parametrize("kind", [ValueError, PanicError])
+def test_an_unexpected_error_while_loading_is_a_reason_too(
+    redis_url: str, scripted: ScriptedEngine, kind: type[BaseException]
+) -> None:
+    scripted.on_load = fail_with(kind("bad shape (3, 4)"))
     with bench_with(redis_url, scripted) as bench:
         report = bench.seen[-1]
         assert isinstance(report, LoadFailed)
