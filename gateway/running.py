@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from shared.errors import ConfigError
+from shared.processes import is_running
 
 _HTTP_S = 2.0
 _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # what listens everywhere is reached here
@@ -29,11 +30,12 @@ class Running:
 
 
 def read_running(state_dir: Path) -> Running | None:
-    """The `up` that runs on this state folder, if any."""
+    """The `up` that runs on this state folder, if any. (A machine that lost its power leaves the file behind.)"""
     try:
-        return Running(**orjson.loads((state_dir / "up.json").read_bytes()))
+        found = Running(**orjson.loads((state_dir / "up.json").read_bytes()))
     except (FileNotFoundError, orjson.JSONDecodeError, TypeError):
         return None
+    return found if is_running(found.pid) else None
 
 
 def write_running(state_dir: Path, running: Running) -> Path:

@@ -19,11 +19,11 @@ from gateway.running import Running, answers, only_one, write_running
 from shared import keys, wire
 from shared.config import Settings, child_environment, load_secret, resolve_source
 from shared.connections import build_async_redis, build_redis
-from shared.errors import ConfigError
+from shared.errors import ConfigError, WireError
 from shared.log import last_lines, open_log
 from shared.processes import GuardedProcess
 from shared.redis_server import MINIMUM_VERSION, RedisServer
-from shared.registry import ModelRecord, model_id_of
+from shared.registry import HostRecord, ModelRecord, model_id_of
 from shared.restarts import Restarts
 
 logger = logging.getLogger(__name__)
@@ -197,8 +197,7 @@ class Stack:
         async with build_async_redis(self.settings) as client:
             while not self._stopping.is_set():
                 with contextlib.suppress(RedisError, OSError):
-                    data = await client.get(keys.host(self.name))
-                    self._show(wire.decode(data).models if isinstance(data, bytes) else (), shown)
+                    self._show(models_of(await client.get(keys.host(self.name))), shown)
                 if not self._is_ready:
                     await self._announce_when_ready(shown.values())
                 with contextlib.suppress(TimeoutError):
@@ -223,6 +222,16 @@ class Stack:
         for gone in shown.keys() - {model.id for model in models} if models else ():
             self._say(f"{gone} is no longer served")
             del shown[gone]
+
+
+def models_of(data: object) -> tuple[ModelRecord, ...]:
+    """The models of a host's record as it lies in Redis; none while there is no record that can be read."""
+    try:
+        record = wire.decode(data) if isinstance(data, bytes) else None
+    except WireError as error:
+        logger.warning("the host's record cannot be read: %s", error)
+        return ()
+    return record.models if isinstance(record, HostRecord) else ()
 
 
 def describe_model(model: ModelRecord) -> str:

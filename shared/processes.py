@@ -18,6 +18,17 @@ from shared import guard
 _START_S = 10.0
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 class GuardedProcess:
     """One running command. It ends when asked, and in any case when this process ends.
 

@@ -30,6 +30,7 @@ from shared.config import (
 from shared.connections import build_async_redis, build_redis
 from shared.errors import ConfigError, WireError
 from shared.log import set_up_logging
+from shared.processes import is_running
 from shared.registry import EngineName, HostRecord, ModelSpec, model_id_of, parse_models
 from shared.routing import Target, parse_tiers
 from worker.reaping import reap
@@ -98,16 +99,6 @@ def _stamp(place: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 class Host:
     """Runs the supervisors, publishes their records each second, and follows models.json and requests to load."""
 
@@ -171,11 +162,14 @@ class Host:
         """Two hosts of one name would overwrite each other's record. Told apart by processes of this machine."""
         try:
             data = await self._redis.get(keys.host(self.name))
+            other = wire.decode(data) if isinstance(data, bytes) else None
         except (RedisError, OSError) as error:
             logger.warning("Redis is away: %s", error)
             return
-        other = wire.decode(data) if isinstance(data, bytes) else None
-        if isinstance(other, HostRecord) and other.pid != os.getpid() and _is_running(other.pid):
+        except WireError as error:
+            logger.warning("what another version left under our name is overwritten: %s", error)
+            return
+        if isinstance(other, HostRecord) and other.pid != os.getpid() and is_running(other.pid):
             await self._redis.aclose()
             raise ConfigError(
                 f"a host called {self.name!r} (pid {other.pid}) serves on this Redis already: give this one a --name"

@@ -100,7 +100,7 @@ def _fail(client: redis.Redis, queue: SafeQueue, entry: str, *, dead_worker: str
                 )
                 if not is_dead:
                     return False
-                is_started = pipe.hget(key, "status") == JobStatus.STARTED.encode()
+                is_started = bool(pipe.hget(key, "status") == JobStatus.STARTED.encode())
                 fields = cast(dict[bytes, bytes], pipe.hgetall(key)) if is_started else {}
                 pipe.multi()
                 pipe.zrem(queue.started_job_registry.key, entry)

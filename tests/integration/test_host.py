@@ -266,6 +266,14 @@ def test_a_second_host_of_the_same_name_is_refused(tmp_path: Path, redis_url: st
         wait_until(lambda: (r := again.record()) and r.pid == again.process.pid, "a dead one's name is free at once")
 
 
+def test_what_another_version_left_under_the_hosts_name_is_overwritten(tmp_path: Path, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.set(keys.host(HOST), wire.encode("of another kind")[:-1])
+    with host(tmp_path, redis_url, "--model", "echo") as under_test:
+        under_test.wait_for_lease("echo")
+        under_test.wait_for("echo", "ready")
+
+
 def test_the_host_outlives_redis(tmp_path: Path, redis_server: Any) -> None:
     with host(tmp_path, redis_server.url, "--model", "echo") as under_test:
         before = under_test.wait_for_lease("echo")

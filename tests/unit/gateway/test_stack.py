@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gateway.running import Running, only_one, read_running, write_running
-from gateway.stack import check_redis, describe_model, listen
+from gateway.stack import check_redis, describe_model, listen, models_of
+from shared import wire
 from shared.config import load_settings
 from shared.errors import ConfigError
-from shared.registry import ModelRecord
+from shared.registry import HostRecord, ModelRecord
 
 
 def test_what_runs_is_written_for_its_owner_alone(tmp_path: Path) -> None:
     assert read_running(tmp_path) is None
-    running = Running(pid=7, url="http://127.0.0.1:1", redis_url="unix://:pw@/r.sock")
+    running = Running(pid=os.getpid(), url="http://127.0.0.1:1", redis_url="unix://:pw@/r.sock")
     path = write_running(tmp_path, running)
     assert read_running(tmp_path) == running
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -27,14 +31,27 @@ def test_what_runs_is_written_for_its_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_what_a_lost_machine_left_behind_does_not_count_as_running(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    write_running(tmp_path, Running(pid=ended.pid, url="http://127.0.0.1:1", redis_url="unix://:pw@/gone.sock"))
+    assert read_running(tmp_path) is None
+
+
 def test_a_state_folder_has_one_up_at_a_time(tmp_path: Path) -> None:
-    write_running(tmp_path, Running(pid=7, url="http://127.0.0.1:1", redis_url=""))
+    write_running(tmp_path, Running(pid=os.getpid(), url="http://127.0.0.1:1", redis_url=""))
     with only_one(tmp_path):
-        with pytest.raises(ConfigError, match=r"already up.*pid 7.*http://127\.0\.0\.1:1.*--state"):
+        with pytest.raises(ConfigError, match=rf"already up.*pid {os.getpid()}.*http://127\.0\.0\.1:1.*--state"):
             with only_one(tmp_path):
                 pass
     with only_one(tmp_path):
         pass
+
+
+def test_a_hosts_models_are_read_from_its_record_and_anything_else_is_no_record() -> None:
+    models = (ModelRecord(id="m", state="ready"),)
+    assert models_of(wire.encode(HostRecord(host="h", pid=1, models=models))) == models
+    assert [models_of(data) for data in (None, b"", b"\xc1", wire.encode("text"))] == [()] * 4
 
 
 def test_a_port_in_use_is_named() -> None:
