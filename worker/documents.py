@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
-from functools import lru_cache
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 
 import pypdf
 from pypdf.errors import PyPdfError
@@ -15,6 +18,7 @@ from shared.errors import UnsupportedContentError
 _NO_PDF_TEXT = "This model does not support PDF input that holds no text"
 _UNREADABLE_PDF = "This model does not support PDF input that cannot be read"
 _MAX_PAGES = 500
+_KEPT_CHARACTERS = 16 * 1024 * 1024
 
 
 def document_text(media_type: str, data: str, title: str) -> str:
@@ -24,7 +28,7 @@ def document_text(media_type: str, data: str, title: str) -> str:
     except ValueError as error:  # binascii's is one, and so is what it says of other alphabets
         raise UnsupportedContentError(f"a {media_type} document is not base64: {error}") from error
     if media_type == "application/pdf":
-        text = _pdf_text(raw)
+        text = _pdf_texts.of(raw)
     elif media_type.startswith("text/") or media_type == "application/json":
         text = _plain_text(raw, media_type)
     else:
@@ -39,7 +43,6 @@ def _plain_text(raw: bytes, media_type: str) -> str:
         raise UnsupportedContentError(f"a {media_type} document is not UTF-8 text: {error}") from error
 
 
-@lru_cache(maxsize=64)  # a conversation brings its documents again with every turn
 def _pdf_text(raw: bytes) -> str:
     """The pages' text, numbered, at most `_MAX_PAGES` of them (and a line that says so)."""
     try:
@@ -52,3 +55,34 @@ def _pdf_text(raw: bytes) -> str:
         raise UnsupportedContentError(_NO_PDF_TEXT)
     text = "\n\n".join(f"[page {number}]\n{page}" for number, page in enumerate(pages, 1) if page)
     return text if total <= _MAX_PAGES else f"{text}\n\n[{total - _MAX_PAGES} more pages are left out]"
+
+
+class KeptTexts:
+    """The texts of files by their content: a conversation brings its documents again with every turn. Thread-safe. The
+    files themselves, of up to 24 MB each, are not held."""
+
+    def __init__(self, read: Callable[[bytes], str], *, budget_characters: int) -> None:
+        self._read = read
+        self._left = budget_characters
+        self._texts: OrderedDict[bytes, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, raw: bytes) -> str:
+        """Raises what `read` raises."""
+        digest = hashlib.sha256(raw).digest()
+        with self._lock:
+            known = self._texts.get(digest)
+            if known is not None:
+                self._texts.move_to_end(digest)
+                return known
+        text = self._read(raw)
+        with self._lock:
+            if digest not in self._texts:
+                self._texts[digest] = text
+                self._left -= len(text)
+            while self._left < 0:
+                self._left += len(self._texts.popitem(last=False)[1])
+        return text
+
+
+_pdf_texts = KeptTexts(_pdf_text, budget_characters=_KEPT_CHARACTERS)

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from shared.errors import UnsupportedContentError
-from worker.documents import document_text
+from worker.documents import KeptTexts, document_text
 
 
 def pdf(*pages: str) -> bytes:
@@ -48,6 +48,22 @@ def test_a_pdf_without_text_is_refused_in_the_words_that_the_client_knows():
 def test_a_broken_pdf_is_refused_in_the_same_words(raw):
     with pytest.raises(UnsupportedContentError, match="does not support PDF input"):
         document_text("application/pdf", encoded(raw), "")
+
+
+def test_texts_are_kept_within_a_budget_the_longest_unused_going_first():
+    read = []
+    texts = KeptTexts(lambda raw: read.append(raw) or raw.decode() * 10, budget_characters=60)
+    for raw in (b"aa", b"bb", b"aa", b"cc", b"dd", b"aa"):
+        assert texts.of(raw) == raw.decode() * 10
+    assert read == [b"aa", b"bb", b"cc", b"dd"]
+    texts.of(b"bb")
+    assert read[4:] == [b"bb"]
+
+
+def test_a_text_over_the_budget_is_given_and_not_kept():
+    texts = KeptTexts(lambda raw: raw.decode(), budget_characters=3)
+    assert texts.of(b"long text") == "long text"
+    assert not texts._texts
 
 
 def test_plain_text_stays_as_it_is():
