@@ -70,13 +70,9 @@ def _port(settings: Settings) -> Finding:
 
 def _mlx() -> Finding:
     """In a process of its own: a gateway never imports MLX."""
-    source = (
-        "import mlx.core as mx, mlx_lm; print('mlx', mx.__version__, 'mlx-lm', mlx_lm.__version__, mx.default_device())"
-    )
+    command = [sys.executable, "-P", "-c", _MLX_PROBE]
     try:
-        said = subprocess.run(
-            [sys.executable, "-P", "-c", source], capture_output=True, text=True, timeout=_IMPORT_S, check=False
-        )
+        said = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_S, check=False)
     except subprocess.TimeoutExpired:
         return Finding(subject="mlx", is_fine=False, text=f"importing it took more than {_IMPORT_S:.0f} s")
     if said.returncode == 0:

@@ -175,12 +175,6 @@ class FrameHub(Presence):
             if stream is not None:
                 stream.take(entry, source.worker, source.epoch)
 
-    def resync(self, worker: str) -> None:
-        """Look into the worker's log for frames that never came."""
-        source = self._sources.get(worker)
-        if source is not None:
-            self._start_repair(source)
-
     def forget(self, worker: str) -> None:
         """A worker that is gone for good."""
         source = self._sources.pop(worker, None)

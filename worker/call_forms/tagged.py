@@ -15,7 +15,6 @@ from worker.call_forms.values import ALL_KINDS, JSON_WORDS, LITERAL_WORDS, Marku
 from worker.schemas import Schema, branches, stated, stated_types, type_of
 
 _QWEN_STRINGS = frozenset({"string", "str", "text", "varchar", "char", "enum"})
-_QWEN_BOOLEANS = frozenset({"boolean", "bool", "binary"})
 _PLAIN = re.compile(r"[^\s<>\"'&{}\[\]()=,]+")
 
 # (rules, key, schema, root) -> a rule for the argument whole; empty when it cannot be written.

@@ -12,6 +12,8 @@ import json
 import re
 from collections.abc import Callable
 
+from worker.tool_calls.markers import partial
+
 _MAX_DEPTH = 256
 _SPACE = " \t\r\n"
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -274,7 +276,7 @@ class JsonText:
             self._out.append(escape(text[at:end]))
             self._end_string()
             return end + len(self._raw_quote)
-        keep = _partial(text, at, self._raw_quote)
+        keep = partial(text, self._raw_quote, at)
         self._out.append(escape(text[at:keep]))
         return keep if keep > at else -1
 
@@ -391,11 +393,3 @@ class JsonText:
             return self._stick(at)
         self._ended()
         return match.end()
-
-
-def _partial(text: str, at: int, marker: str) -> int:
-    """Where the longest ending of `text` (from `at`) that may become `marker` begins; the end when there is none."""
-    for position in range(max(at, len(text) - len(marker) + 1), len(text)):
-        if marker.startswith(text[position:]):
-            return position
-    return len(text)

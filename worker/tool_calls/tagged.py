@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.tool_calls.json_text import JsonText
+from worker.tool_calls.markers import find_first
 from worker.tool_calls.reader import CallText
-from worker.tool_calls.region import Region, Tools, dumps, find_first
+from worker.tool_calls.region import Region, Tools, dumps
 from worker.tool_calls.values import Value
 
 Match = re.Match[str]
