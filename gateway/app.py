@@ -74,7 +74,7 @@ def drain_s(settings: Settings) -> float:
 
 
 def create_app(settings: Settings) -> GatewayApp:
-    """A gateway with its routes and background tasks. Redis may come later; a settings file or a URL that can not be
+    """A gateway with its routes and background tasks. Redis may come later; a settings file or a URL that cannot be
     used raises `ConfigError`."""
     policies = Policies(settings)
     client, subscriber = build_clients(settings)

@@ -43,7 +43,7 @@ class _ParsedFile(Generic[_T]):
 
 
 class Policies:
-    """Raises `ConfigError` when made with a file that can not be used."""
+    """Raises `ConfigError` when made with a file that cannot be used."""
 
     def __init__(self, settings: Settings) -> None:
         self._aliases = _ParsedFile(settings, "model_aliases.json", parse_aliases)

@@ -96,14 +96,14 @@ class _Resolver:
         )
 
     def _served(self, name: str) -> str:
-        """The id of a model under its own name; raises when it can not be loaded."""
+        """The id of a model under its own name; raises when it cannot be loaded."""
         if name in self.ids:
             return name
         if name in self.by_source:
             return self.by_source[name]
         reason = self.fleet.failure(name)
         if reason:
-            raise ModelUnavailableError(f"model {name!r} can not be loaded: {reason}", model=name)
+            raise ModelUnavailableError(f"model {name!r} cannot be loaded: {reason}", model=name)
         return ""
 
     def _mapped(self, name: str) -> Target | None:
@@ -132,7 +132,7 @@ class _Resolver:
     def _nothing_served(self) -> Exception:
         failed = [m for h in self.fleet.hosts for m in h.models if m.state == "failed"]
         if failed:
-            return ModelUnavailableError(f"model {failed[0].id!r} can not be loaded: {failed[0].reason}")
+            return ModelUnavailableError(f"model {failed[0].id!r} cannot be loaded: {failed[0].reason}")
         return OverloadedError("no worker or host is up at the moment", retry_after_s=_RETRY_AFTER_S)
 
     def _existing(self) -> str:

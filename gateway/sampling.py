@@ -46,7 +46,7 @@ def _parse_value(owner: str, name: str, value: Any) -> Any:
     kind = _NUMBERS.get(name)
     if kind is None:
         known = ", ".join((*_NUMBERS, "stop"))
-        raise ConfigError(f"inference_settings.json: {owner}: {name!r} can not be set here (known: {known})")
+        raise ConfigError(f"inference_settings.json: {owner}: {name!r} cannot be set here (known: {known})")
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         raise ConfigError(f"inference_settings.json: {owner}: {name} must be a number, not {value!r}")
     return kind(value)

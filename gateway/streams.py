@@ -3,7 +3,7 @@
 Pub/sub loses messages silently when a connection breaks, so nothing here trusts it. Frames of one worker are
 numbered; a hole is filled, in order, from the worker's short log before anything after it is passed on. A beat
 repeats the last number each second, so that a lost last frame shows too. Entries are numbered per request as
-well: what can not be repaired fails the requests it belonged to and is never skipped.
+well: what cannot be repaired fails the requests it belonged to and is never skipped.
 """
 
 from __future__ import annotations
@@ -237,6 +237,6 @@ class FrameHub(Presence):
                     rows: Any = await self._redis.xrange(key, f"{first}-0", "+" if last is None else f"{last}-0")
                 return [fields[b"f"] for _, fields in rows]
             except (RedisError, OSError, TimeoutError) as error:
-                logger.warning("the log of worker %s can not be read: %s", source.worker, error)
+                logger.warning("the log of worker %s cannot be read: %s", source.worker, error)
             await asyncio.sleep(pause_s)
         return []

@@ -109,7 +109,7 @@ def _is_alive(worker: str, epoch: str, fleet: Fleet) -> bool:
 def _unserved(facts: Facts, fleet: Fleet, patience: Patience) -> GatewayError | None:
     reason = fleet.failure(facts.model)
     if reason:
-        return ModelUnavailableError(f"model {facts.model} can not be loaded: {reason}")
+        return ModelUnavailableError(f"model {facts.model} cannot be loaded: {reason}")
     if facts.unserved_s > patience.unserved_s:
         text = f"no worker or host serves {facts.model} at the moment"
         return OverloadedError(text, retry_after_s=patience.unserved_s)

@@ -1,14 +1,16 @@
-"""The README's table of settings says what the code does."""
+"""The README's tables of settings and metrics say what the code does."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import fields
-from pathlib import Path
 
+import redis.asyncio
+
+from gateway.fleet import FleetWatcher
+from gateway.metrics import Metrics
 from shared.config import Settings, environment_name
-
-README = (Path(__file__).parents[3] / "README.md").read_text()
+from tests.support.documentation import README, documented_metrics
 
 
 def test_every_setting_is_in_the_readme_with_its_default() -> None:
@@ -18,3 +20,11 @@ def test_every_setting_is_in_the_readme_with_its_default() -> None:
         for field in fields(Settings)
     }
     assert documented == expected
+
+
+def test_every_metric_of_a_gateway_is_in_the_readme() -> None:
+    families = Metrics(FleetWatcher(redis.asyncio.Redis())).registry.collect()
+    served = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    assert len(served) > 20
+    assert served <= documented_metrics()
+    assert {name for name in documented_metrics() if name.startswith("gw_")} <= served

@@ -16,6 +16,7 @@ from shared.events import Finished, Progress, Started, TextDelta, assemble
 from shared.messages import Message, TextPart, ToolCallPart
 from shared.request import GenerateRequest, Priority, SamplingParams, ToolDefinition
 from tests.models.random_checkpoint import standard_library_text
+from tests.support.documentation import documented_metrics
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
 
@@ -50,6 +51,13 @@ def token_bytes(folder: Path) -> int:
     """Of a full-attention float32 model: keys and values of every layer."""
     config = json.loads((folder / "config.json").read_text())
     return 2 * 4 * int(config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"])
+
+
+def test_the_engines_metrics_are_in_the_readme(driver: Driver) -> None:
+    driver.run(ask("a"))
+    served = {f"wk_{name}" for name in driver.engine.stats().metrics}
+    assert len(served) > 15
+    assert served <= documented_metrics()
 
 
 def test_trained_model_answers_and_calls_tools_with_its_own_defaults(demo_model: Path) -> None:

@@ -28,6 +28,7 @@ from shared import keys
 from shared.errors import WireError
 from shared.registry import ModelSpec
 from shared.wire import JobSerializer
+from tests.support.documentation import documented_metrics
 from tests.support.processes import wait_until
 from tests.support.worker import MODEL, worker_settings
 from worker import rq_worker
@@ -522,6 +523,10 @@ def engine_worker(redis_url: str, tmp_path: Path) -> rq_worker.EngineWorker:
 def test_the_clients_time_outs_stay_what_they_were(engine_worker: rq_worker.EngineWorker) -> None:
     """H9: stock RQ raises the socket time-out of every command to minutes."""
     assert engine_worker.connection.connection_pool.connection_kwargs["socket_timeout"] == 5.0
+
+
+def test_a_workers_metrics_are_in_the_readme(engine_worker: rq_worker.EngineWorker) -> None:
+    assert {f"wk_{name}" for name in engine_worker.describe().metrics} <= documented_metrics()
 
 
 def test_jobs_are_never_run_the_stock_way(engine_worker: rq_worker.EngineWorker) -> None:
