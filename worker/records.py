@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 import redis
-from rq.exceptions import NoSuchJobError, TimeoutFormatError
 from rq.executions import Execution
 from rq.job import JobStatus
 from rq.registry import CanceledJobRegistry
@@ -20,13 +19,11 @@ from shared.errors import GatewayError, RequestCancelledError
 from worker.claims import Claimed, Held
 from worker.jobs import Ticket
 from worker.runner import Ended
-from worker.safe_job import SafeJob, SafeQueue
+from worker.safe_job import SafeJob, SafeQueue, read_job
 
 log = logging.getLogger(__name__)
 
 _TRIES = 10
-# What RQ raises on a hash that it did not write. It reads numbers, dates and JSON, and asserts.
-_NOT_A_JOB = (NoSuchJobError, TimeoutFormatError, AssertionError, RecursionError, ValueError)
 
 
 @dataclass(slots=True)
@@ -56,11 +53,7 @@ class Slot:
         """RQ's job, up to date with what the claim wrote. Both TTLs are always set: without them RQ would keep failed
         jobs for a year and their results for ever."""
         if self._job is None:
-            job = SafeJob(self.job_id, connection=worker.connection, serializer=worker.serializer)
-            try:
-                job.restore(self.claimed.fields)
-            except _NOT_A_JOB as error:
-                log.error("job %s is not as RQ writes it: %r", self.job_id, error)  # noqa: TRY400 - no fault of ours
+            job = read_job(worker.connection, self.job_id, self.claimed.fields)
             job.worker_name, job.started_at, job._status = worker.name, self.started_at, JobStatus.STARTED
             job.origin = self.queue.name
             job.result_ttl = keys.RESULT_TTL_S if job.result_ttl is None else job.result_ttl

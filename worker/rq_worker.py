@@ -57,6 +57,7 @@ RQ_INTERNALS = (
     "BaseWorker: __init__ arguments, register_birth, register_death, set_state, set_current_job_id, key, worker_ttl",
     "BaseWorker.connection_timeout is raised to the pool's socket_timeout in __init__",
     "BaseWorker.increment_{successful,failed}_job_count and increment_total_working_time take a pipeline",
+    "JOB_ID_PATTERN, which worker/claims.py repeats",
     "Job.restore(hash), Job._status, Job._result, Job._handle_success, Job._handle_failure, Job.cleanup",
     "Execution(id, job id, connection, worker name), Execution.create, Execution.delete",
     "a job's hash: `data` is zlib's JSON of [function, instance, arguments, named arguments]; names of callbacks",

@@ -7,12 +7,15 @@ before RQ makes anything of it.
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
-from rq.job import Job
+import redis
+from rq.exceptions import NoSuchJobError, TimeoutFormatError
+from rq.job import JOB_ID_PATTERN, Job
 from rq.queue import Queue
 
 from shared import keys
@@ -21,6 +24,10 @@ from shared.wire import JobSerializer
 from worker import jobs
 from worker.jobs import Ticket
 
+log = logging.getLogger(__name__)
+
+# What RQ raises on a hash that it did not write. It reads numbers, dates and JSON, and asserts.
+_NOT_A_JOB = (NoSuchJobError, TimeoutFormatError, AssertionError, RecursionError, ValueError)
 _ALLOWED: dict[str, Callable[..., Ticket]] = {keys.JOB_FUNCTION: jobs.run}
 _CALLBACKS = (b"success_callback_name", b"failure_callback_name", b"stopped_callback_name")
 _MAX_DATA_BYTES = 64 * 1024
@@ -79,3 +86,19 @@ class SafeJob(Job):  # type: ignore[misc]
 
 class SafeQueue(Queue):  # type: ignore[misc]
     job_class = SafeJob
+
+
+def is_job_id(text: str) -> bool:
+    """Whether RQ takes this for the id of a job; it fails at any other."""
+    return JOB_ID_PATTERN.fullmatch(text) is not None
+
+
+def read_job(client: redis.Redis, job_id: str, fields: Mapping[bytes, bytes]) -> SafeJob:
+    """RQ's job of this hash; of one that RQ did not write, what can be read."""
+    job = SafeJob(job_id, connection=client, serializer=JobSerializer)
+    job.data = b""  # RQ writes no job without, not even that it failed
+    try:
+        job.restore(fields)
+    except _NOT_A_JOB as error:
+        log.error("job %s is not as RQ writes it: %r", job_id, error)  # noqa: TRY400 - no fault of ours
+    return job
