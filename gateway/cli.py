@@ -92,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "config_dir": options.config,
             }
         )
+        if settings.config_dir is not None and not settings.config_dir.is_dir():
+            raise ConfigError(f"--config {settings.config_dir}: there is no such folder")
         return _COMMANDS[options.command](settings, options)
     except GatewayError as error:
         print(f"mlx-gateway: {error}", file=sys.stderr)

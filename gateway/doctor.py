@@ -86,7 +86,10 @@ def _state(settings: Settings) -> Finding:
     folder = settings.state_dir
     while not folder.exists():
         folder = folder.parent
-    return Finding(subject="state", is_fine=os.access(folder, os.W_OK), text=f"{settings.state_dir} is kept there")
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return Finding(subject="state", is_fine=True, text=f"logs and caches are kept in {settings.state_dir}")
+    text = f"nothing can be kept in {settings.state_dir}: {folder} is not a folder that can be written; see --state"
+    return Finding(subject="state", is_fine=False, text=text)
 
 
 def _models() -> Finding:

@@ -50,9 +50,13 @@ def write_running(state_dir: Path, running: Running) -> Path:
 
 @contextlib.contextmanager
 def only_one(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder. Raises `ConfigError` when another `up` does; a killed one holds nothing."""
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = os.open(state_dir, os.O_RDONLY)
+    """Hold the state folder. Raises `ConfigError` when another `up` does, or when it cannot be used; a killed one holds
+    nothing."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = os.open(state_dir, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(f"the state folder {state_dir} cannot be used: {error}") from error
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from gateway.running import Running, answers, only_one, write_running
 from shared import keys, wire
@@ -248,6 +248,10 @@ def check_redis(settings: Settings) -> None:
     try:
         with build_redis(settings) as client:
             version = str(client.info("server")["redis_version"])
+    except AuthenticationError as error:
+        raise ConfigError(
+            "REDIS_URL: the server refuses the user or the password, or wants one: redis://USER:PASSWORD@HOST:PORT"
+        ) from error
     except (RedisError, OSError, ValueError) as error:
         raise ConfigError(f"REDIS_URL: the server does not answer: {error}") from error
     if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:

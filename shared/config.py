@@ -6,6 +6,7 @@ the process with a `ConfigError` that names it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import secrets
@@ -70,12 +71,28 @@ _NAMES = {
 }
 
 _POSITIVE = (
-    *("max_body_bytes", "max_queue", "interactive_deadline_s", "batch_deadline_s", "keepalive_s", "noop_s"),
-    *("capacity", "execution_ttl_s", "stall_s", "decode_stall_target_ms", "prefill_step_tokens", "cache_block_tokens"),
+    "capacity",
+    "max_queue",
+    "max_body_bytes",
+    "prefill_step_tokens",
+    "cache_block_tokens",
+    "interactive_deadline_s",
+    "batch_deadline_s",
+    "keepalive_s",
+    "noop_s",
+    "execution_ttl_s",
+    "stall_s",
+    "decode_stall_target_ms",
 )
 _NOT_NEGATIVE = (
-    *("stream_grace_s", "max_context_tokens", "drain_s", "memory_bytes"),
-    *("cache_max_slots", "cache_min_reuse_tokens", "cache_max_tokens", "cache_bytes"),
+    "cache_max_slots",
+    "cache_min_reuse_tokens",
+    "cache_max_tokens",
+    "cache_bytes",
+    "memory_bytes",
+    "max_context_tokens",
+    "stream_grace_s",
+    "drain_s",
 )
 
 
@@ -115,13 +132,11 @@ def _validated(settings: Settings) -> Settings:
         raise ConfigError(f"port {settings.port} is not between 0 and 65535")
     if settings.log_level.lower() not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log level {settings.log_level!r}: expected debug, info, warning or error")
-    for name in (*_POSITIVE, *_NOT_NEGATIVE):
-        value = getattr(settings, name)
-        if not math.isfinite(value):
-            raise ConfigError(f"{environment_name(name)}={value}: expected a number")
-        if name in _POSITIVE and value <= 0:
+    for name in _POSITIVE:
+        if not 0 < getattr(settings, name) < math.inf:
             raise ConfigError(f"{environment_name(name)} must be positive")
-        if value < 0:
+    for name in _NOT_NEGATIVE:
+        if not 0 <= getattr(settings, name) < math.inf:
             raise ConfigError(f"{environment_name(name)} must not be negative")
     loopback = ("127.0.0.1", "localhost", "::1")
     if settings.host not in loopback and not settings.api_key:
@@ -148,18 +163,20 @@ def plain_environment() -> dict[str, str]:
 
 
 def load_secret(settings: Settings) -> bytes:
-    """The key that signs jobs: given, else kept in `<state>/secret`, made on first use, readable by its owner."""
+    """The key that signs jobs: given, else kept in `<state>/secret`, made on first use, readable by its owner. Raises
+    `ConfigError` when the folder cannot be used."""
     if settings.secret:
         return settings.secret.encode()
     path = settings.state_dir / "secret"
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_hex(32).encode())
         return path.read_bytes().strip()
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_hex(32).encode())
-    return path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"the state folder {settings.state_dir} cannot be used: {error}") from error
 
 
 class SettingsFile:
@@ -170,37 +187,36 @@ class SettingsFile:
             raise ConfigError(f"unknown settings file {name!r}")
         folder = settings.config_dir
         self.path = None if folder is None else folder / name
-        self._stamp: tuple[int, int] | str | None = None
+        self._stamp: tuple[int, ...] | None = None
         self._data: Any = {}
 
     def load(self) -> Any:
-        """The parsed content. Raises `ConfigError` when the file cannot be read or does not parse, once: the last good
-        content is kept for the next call."""
+        """The parsed content. Raises `ConfigError` when the file cannot be read or does not parse (the last good one
+        is kept for the next call once the caller has reported it)."""
         if self.path is None:
             return self._data
-        stamp = self._look(self.path)
-        if stamp is None:
-            self._stamp, self._data = None, {}
-        elif stamp != self._stamp:
-            self._stamp = stamp
-            if isinstance(stamp, str):
-                raise ConfigError(stamp)
-            try:
+        try:
+            stamp = _stamp(self.path)
+            if stamp != self._stamp:
+                self._stamp = stamp
                 self._data = orjson.loads(self.path.read_bytes())
-            except (OSError, orjson.JSONDecodeError) as error:
-                raise ConfigError(f"{self.path}: {error}") from error
+        except FileNotFoundError:
+            self._stamp, self._data = None, {}
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise ConfigError(f"{self.path}: {error}") from error
         return self._data
 
-    @staticmethod
-    def _look(path: Path) -> tuple[int, int] | str | None:
-        """What changes when the file does: its time and size, or why it cannot be seen. None when there is none."""
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            return f"{path}: {error.strerror}"
-        return stat.st_mtime_ns, stat.st_size
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Changes with a file's content, with the file behind the name, and with who may read it. Raises
+    `FileNotFoundError`."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        return (error.errno or -1,)
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 def resolve_source(source: str) -> str:

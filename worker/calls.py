@@ -70,13 +70,17 @@ class CallServer:
         self._pool.shutdown()
 
     def _run(self) -> None:
+        is_away = False
         while not self._stopping.is_set():
             try:
                 calls = self._pop()
             except redis.RedisError as error:
-                log.warning("calls cannot be read: %s", error)
+                if not is_away:
+                    log.warning("calls cannot be read: %s", error)
+                is_away = True
                 self._stopping.wait(_RETRY_S)
                 continue
+            is_away = False
             for call in calls:
                 self._pool.submit(self._answer, call)
 

@@ -31,6 +31,7 @@ class CancelListener:
         self._cancel = cancel
         self._others = others
         self._stopping = threading.Event()
+        self._is_away = False
         self._thread = threading.Thread(target=self._run, name="cancels", daemon=True)
 
     def start(self) -> None:
@@ -48,12 +49,15 @@ class CancelListener:
             try:
                 self._listen()
             except redis.RedisError as error:
-                log.warning("cancellations cannot be heard: %s", error)
+                if not self._is_away:
+                    log.warning("cancellations cannot be heard: %s", error)
+                self._is_away = True
                 self._stopping.wait(_RETRY_S)
 
     def _listen(self) -> None:
         with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
             subscription.subscribe(keys.CANCELS, *self._others)
+            self._is_away = False
             while not self._stopping.is_set():
                 message = subscription.get_message(timeout=_WAIT_S)
                 if message is None:

@@ -25,7 +25,8 @@ _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # RQ's own format
 # id) per popped job.
 # A popped job starts only if it still lies in the intermediate list: whoever took it out of there owns it. Free
 # places are filled with the oldest job of all queues. Gives [queue name, job id, execution id, job hash, body,
-# cancellation] per job; the body is missing when it is big.
+# cancellation] per job; the body is missing when it is big. What RQ could not have queued is dropped: keys of other
+# types, and names that RQ refuses, which would end whoever makes a job of them.
 # The entry in rq:executions ends before its execution or with it: RQ's `job.cancel()` fails at one without a hash.
 _CLAIM = """
 local free, worker, text, now, ttl = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -33,7 +34,7 @@ local room = tonumber(ARGV[7])
 local started = {}
 local function start(queue, id)
   local key = 'rq:job:' .. id
-  if redis.call('HGET', key, 'status') ~= 'queued' then return end
+  if not string.match(id, '^[%w_-]+$') or redis.pcall('HGET', key, 'status') ~= 'queued' then return end
   local hash = redis.call('HGETALL', key)
   local name = string.sub(queue, 10)
   local execution = string.format('%s%04x', ARGV[6], #started)
@@ -49,12 +50,13 @@ local function start(queue, id)
   redis.call('HSET', 'rq:worker:' .. worker, 'state', 'busy', 'current_job', id)
   local request = string.match(id, '^(.*)%-%d+$') or ''
   local body = false
-  local size = redis.call('STRLEN', ARGV[8] .. request)
-  if size > 0 and size <= room then
+  local size = redis.pcall('STRLEN', ARGV[8] .. request)
+  if type(size) == 'number' and size > 0 and size <= room then
     body = redis.call('GET', ARGV[8] .. request)
     room = room - size
   end
-  started[#started + 1] = {name, id, execution, hash, body, redis.call('GET', ARGV[9] .. request)}
+  local cancelled = redis.pcall('GET', ARGV[9] .. request)
+  started[#started + 1] = {name, id, execution, hash, body, type(cancelled) == 'string' and cancelled}
 end
 for i = 10, #ARGV, 2 do
   local queue, id = ARGV[i], ARGV[i + 1]
@@ -65,7 +67,8 @@ while #started < free do
   for i = 1, #KEYS do
     local id = redis.call('LINDEX', KEYS[i], 0)
     if id then
-      local since = redis.call('HGET', 'rq:job:' .. id, 'enqueued_at') or ''
+      local since = redis.pcall('HGET', 'rq:job:' .. id, 'enqueued_at')
+      if type(since) ~= 'string' then since = '' end
       if not oldest or since < first then oldest, first = KEYS[i], since end
     end
   end
@@ -109,7 +112,7 @@ return out
 # KEYS: intermediate list, queue, job. ARGV: job id. A job that was popped and never started goes back to the front.
 _GIVE_BACK = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
-if redis.call('HGET', KEYS[3], 'status') == 'queued' then redis.call('LPUSH', KEYS[2], ARGV[1]) end
+if redis.pcall('HGET', KEYS[3], 'status') == 'queued' then redis.call('LPUSH', KEYS[2], ARGV[1]) end
 return 1
 """
 
@@ -120,7 +123,7 @@ for _, list in ipairs({KEYS[1] .. ':intermediate', KEYS[1]}) do
   while true do
     local id = redis.call('LPOP', list)
     if not id then break end
-    if redis.call('HGET', 'rq:job:' .. id, 'status') == 'queued' then
+    if redis.pcall('HGET', 'rq:job:' .. id, 'status') == 'queued' then
       redis.call('HSET', 'rq:job:' .. id, 'origin', ARGV[1])
       redis.call('RPUSH', KEYS[2], id)
       moved = moved + 1
@@ -223,7 +226,7 @@ def _claimed(row: list[Any]) -> Claimed:
     queue, job, execution, flat, data, cancelled = row
     return Claimed(
         queue.decode(),
-        job.decode(errors="replace"),
+        job.decode(),
         execution.decode(),
         dict(zip(flat[::2], flat[1::2], strict=True)),
         None if data is None else Body.of(data, cancelled),

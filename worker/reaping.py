@@ -19,7 +19,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 from shared import keys
 from shared.wire import JobSerializer
 from worker.claims import move_jobs
-from worker.safe_job import SafeJob, SafeQueue, read_job
+from worker.safe_job import SafeJob, SafeQueue, is_job_id, read_job
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,7 @@ def reap(client: redis.Redis, dead_worker: str) -> int:
     failed = 0
     for queue in _queues(client, names):
         entries = cast(list[bytes], client.zrange(queue.started_job_registry.key, 0, -1))
-        failed += sum(
-            _fail(client, queue, entry.decode(errors="replace"), dead_worker=dead_worker) for entry in entries
-        )
+        failed += sum(_fail(client, queue, entry, dead_worker=dead_worker) for entry in entries)
     for queue in _queues(client, names):
         release_queue(client, queue.name, dead_worker)
     with client.pipeline(transaction=True) as pipe:
@@ -55,7 +53,7 @@ def reap_expired(client: redis.Redis, queues: Iterable[SafeQueue]) -> int:
     failed = 0
     for queue in queues:
         entries = cast(list[bytes], client.zrangebyscore(queue.started_job_registry.key, 0, time.time()))
-        failed += sum(_fail(client, queue, entry.decode(errors="replace"), dead_worker=None) for entry in entries)
+        failed += sum(_fail(client, queue, entry, dead_worker=None) for entry in entries)
     return failed
 
 
@@ -84,34 +82,40 @@ def _queue_names(client: redis.Redis, worker: str) -> set[str]:
     return known
 
 
-def _fail(client: redis.Redis, queue: SafeQueue, entry: str, *, dead_worker: str | None) -> bool:
+def _fail(client: redis.Redis, queue: SafeQueue, raw_entry: bytes, *, dead_worker: str | None) -> bool:
     """Fail the job of one started-registry entry when it has expired, or belongs to the dead worker."""
+    entry = raw_entry.decode(errors="replace")
     job_id = entry.partition(":")[0]
+    if not is_job_id(job_id):
+        client.zrem(queue.started_job_registry.key, raw_entry)  # no entry of RQ's, whose own clean-up fails at it
+        return False
     key = SafeJob.key_for(job_id)
     execution_key = f"rq:execution:{entry}"
     for _ in range(_TRIES):
         with client.pipeline(transaction=True) as pipe:
             try:
                 pipe.watch(key, execution_key)  # type: ignore[no-untyped-call]
-                score = pipe.zscore(queue.started_job_registry.key, entry)
+                score = pipe.zscore(queue.started_job_registry.key, raw_entry)
                 holder = pipe.hget(execution_key, "worker_name") or pipe.hget(key, "worker_name")
                 is_dead = score is not None and (
                     score <= time.time() if dead_worker is None else holder == dead_worker.encode()
                 )
                 if not is_dead:
                     return False
-                is_started = bool(pipe.hget(key, "status") == JobStatus.STARTED.encode())
-                fields = cast(dict[bytes, bytes], pipe.hgetall(key)) if is_started else {}
+                is_started = pipe.hget(key, "status") == JobStatus.STARTED.encode()
+                fields = cast(dict[bytes, bytes], pipe.hgetall(key)) if is_started else None
+                job = None if fields is None else read_job(client, job_id, fields)
                 pipe.multi()
-                pipe.zrem(queue.started_job_registry.key, entry)
+                pipe.zrem(queue.started_job_registry.key, raw_entry)
                 pipe.delete(execution_key, f"rq:executions:{job_id}")
-                if is_started:
-                    job = read_job(job_id, fields, client, origin=queue.name)
+                if job is not None:
+                    job.origin = queue.name
+                    job.failure_ttl = job.failure_ttl or keys.FAILURE_TTL_S
                     job.ended_at = now()
                     job.set_status(JobStatus.FAILED, pipeline=pipe)
                     job._handle_failure("the worker died", pipe, worker_name=job.worker_name or "")
                 pipe.execute()
-                return is_started
+                return job is not None
             except redis.WatchError:
                 continue
     log.warning("job %s changes too fast to be reaped now", job_id)

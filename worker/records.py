@@ -50,10 +50,14 @@ class Slot:
         return Held(self.queue.name, self.job_id, self.execution_id)
 
     def job(self, worker: BaseWorker) -> SafeJob:
-        """RQ's job, up to date with what the claim wrote."""
+        """RQ's job, up to date with what the claim wrote. Both TTLs are always set: without them RQ would keep failed
+        jobs for a year and their results for ever."""
         if self._job is None:
-            job = read_job(self.job_id, self.claimed.fields, worker.connection, origin=self.queue.name)
+            job = read_job(worker.connection, self.job_id, self.claimed.fields)
             job.worker_name, job.started_at, job._status = worker.name, self.started_at, JobStatus.STARTED
+            job.origin = self.queue.name
+            job.result_ttl = keys.RESULT_TTL_S if job.result_ttl is None else job.result_ttl
+            job.failure_ttl = keys.FAILURE_TTL_S if job.failure_ttl is None else job.failure_ttl
             self._job = job
         return self._job
 

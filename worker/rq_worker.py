@@ -59,6 +59,7 @@ RQ_INTERNALS = (
     "BaseWorker.increment_{successful,failed}_job_count and increment_total_working_time take a pipeline",
     "Job.restore(hash), Job._status, Job._result, Job._dependency_ids",
     "Job._handle_success, Job._handle_failure, Job.cleanup",
+    "JOB_ID_PATTERN, which worker/claims.py repeats",
     "Execution(id, job id, connection, worker name), Execution.create, Execution.delete",
     "a job's hash: `data` is zlib's JSON of [function, instance, arguments, named arguments]; names of callbacks",
     "registries: key templates and cleanup() of finished and failed jobs, CanceledJobRegistry.add scores by time",

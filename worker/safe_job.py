@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import redis
 from rq.exceptions import NoSuchJobError, TimeoutFormatError
-from rq.job import Job
+from rq.job import JOB_ID_PATTERN, Job
 from rq.queue import Queue
 
 from shared import keys
@@ -26,11 +26,11 @@ from worker.jobs import Ticket
 
 log = logging.getLogger(__name__)
 
+# What RQ raises on a hash that it did not write. It reads numbers, dates and JSON, and asserts.
+_NOT_A_JOB = (NoSuchJobError, TimeoutFormatError, AssertionError, RecursionError, ValueError)
 _ALLOWED: dict[str, Callable[..., Ticket]] = {keys.JOB_FUNCTION: jobs.run}
 _CALLBACKS = (b"success_callback_name", b"failure_callback_name", b"stopped_callback_name")
 _MAX_DATA_BYTES = 64 * 1024
-# What RQ raises on a hash that it did not write. It reads numbers, dates and JSON, and asserts.
-_NOT_A_JOB = (NoSuchJobError, TimeoutFormatError, AssertionError, RecursionError, ValueError)
 
 
 def ticket_of(fields: Mapping[bytes, bytes]) -> Ticket:
@@ -88,15 +88,18 @@ class SafeQueue(Queue):  # type: ignore[misc]
     job_class = SafeJob
 
 
-def read_job(job_id: str, fields: Mapping[bytes, bytes], connection: redis.Redis, *, origin: str) -> SafeJob:
-    """RQ's object for the job with this hash, in the queue `origin`; what of the hash RQ cannot read is left out.
-    Both TTLs are always set: without them RQ would keep failed jobs for a year and their results for ever."""
-    job = SafeJob(job_id, connection=connection, serializer=JobSerializer)
+def is_job_id(text: str) -> bool:
+    """Whether RQ takes this for the id of a job; it fails at any other."""
+    return JOB_ID_PATTERN.fullmatch(text) is not None
+
+
+def read_job(client: redis.Redis, job_id: str, fields: Mapping[bytes, bytes]) -> SafeJob:
+    """RQ's job of this hash; of one that RQ did not write, what can be read."""
+    job = SafeJob(job_id, connection=client, serializer=JobSerializer)
+    job.data = b""  # RQ writes no job without, not even that it failed
     try:
         job.restore(fields)
     except _NOT_A_JOB as error:
-        log.error("job %s is not as RQ writes it: %r", job_id, error)  # noqa: TRY400 - no fault of ours to trace
-    job.origin, job._dependency_ids = origin, []  # a job of ours depends on no other
-    job.result_ttl = keys.RESULT_TTL_S if job.result_ttl is None else job.result_ttl
-    job.failure_ttl = keys.FAILURE_TTL_S if job.failure_ttl is None else job.failure_ttl
+        log.error("job %s is not as RQ writes it: %r", job_id, error)  # noqa: TRY400 - no fault of ours
+    job._dependency_ids = []  # a job of ours depends on no other
     return job

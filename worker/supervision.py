@@ -20,10 +20,11 @@ from shared.processes import GuardedProcess
 from shared.registry import ModelRecord, ModelSpec, ModelState
 from shared.restarts import Restarts
 from worker.model_folder import made_at_s
-from worker.status import EXIT_STOPPED, Status, parse_status
+from worker.status import EXIT_NO_REDIS, EXIT_STOPPED, Status, parse_status
 
 logger = logging.getLogger(__name__)
 
+_NO_REDIS_PAUSE_S = 3.0  # a worker has waited by itself before it gave up
 _END_S = 4.0  # for a drained worker to give back what it still holds, and to end
 
 
@@ -93,6 +94,8 @@ class ModelSupervisor:
                 await self._wait_for_change(last.reason or "the model cannot be loaded")
             elif status == EXIT_STOPPED and last.state != "loading":
                 logger.info("%s: its worker was stopped; starting a new one", self.spec.id)
+            elif status == EXIT_NO_REDIS:
+                await self._pause_without_redis()
             else:
                 await self._pause_after_death(status)
 
@@ -165,6 +168,15 @@ class ModelSupervisor:
             self._became(replace(self.record, state="ready", load_done=1.0))
             logger.info("%s: ready", self.spec.id)
         return status
+
+    async def _pause_without_redis(self) -> None:
+        """No fault of the model's: it is loaded whenever Redis comes."""
+        words = last_lines(self.log, since_byte=self._log_start)
+        logger.warning(
+            "%s: its worker found no Redis; trying again in %.0f s. %s", self.spec.id, _NO_REDIS_PAUSE_S, words
+        )
+        self._became(replace(self.record, state="loading", load_done=0.0))
+        await asyncio.sleep(_NO_REDIS_PAUSE_S)
 
     async def _pause_after_death(self, status: int) -> None:
         delay_s = self._restarts.delay_s(time.monotonic())

@@ -51,6 +51,7 @@ class QueueWaiter:
             self._thread.join()
 
     def _run(self) -> None:
+        is_away = False
         while not self._stopping.is_set():
             self._allowed.wait()
             if self._stopping.is_set():
@@ -58,9 +59,12 @@ class QueueWaiter:
             try:
                 job_id = self._pop()
             except redis.RedisError as error:
-                log.warning("no jobs can be taken: %s", error)
+                if not is_away:
+                    log.warning("no jobs can be taken: %s", error)
+                is_away = True
                 self._stopping.wait(_RETRY_S)
                 continue
+            is_away = False
             if job_id is not None:
                 self._allowed.clear()
                 self._post(Popped.of(self._queue_key, job_id))

@@ -274,6 +274,19 @@ def test_what_another_version_left_under_the_hosts_name_is_overwritten(tmp_path:
         under_test.wait_for("echo", "ready")
 
 
+def test_a_model_whose_worker_finds_no_redis_is_loaded_when_redis_comes(tmp_path: Path, redis_url: str) -> None:
+    """Machines of one rack start in any order: no Redis is no fault of the model's, for however long."""
+    password, _, server = redis_url.removeprefix("unix://:").partition("@")
+    with redis.Redis.from_url(redis_url) as admin:
+        with host(tmp_path, f"unix://late:{password}@{server}", "--model", "echo") as under_test:
+            under_test.process.wait_for_line("its worker found no Redis")
+            admin.acl_setuser(
+                "late", enabled=True, passwords=[f"+{password}"], commands=["+@all"], keys=["*"], channels=["*"]
+            )
+            under_test.wait_for_lease("echo")
+            assert "died" not in under_test.process.output()
+
+
 def test_the_host_outlives_redis(tmp_path: Path, redis_server: Any) -> None:
     with host(tmp_path, redis_server.url, "--model", "echo") as under_test:
         before = under_test.wait_for_lease("echo")

