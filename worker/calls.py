@@ -120,7 +120,7 @@ class CallServer:
             return Started(usage=Usage(input_tokens=self._count(envelope.request)), worker=self._worker)
         except GatewayError as error:
             return Failed.of(error)
-        except Exception as error:  # any bug in counting: whoever asked is told
+        except BaseException as error:  # any bug in counting, or a panic in native code: whoever asked is told
             log.exception("the tokens of request %s could not be counted", envelope.request.id)
             return Failed.of(InternalError(f"the tokens could not be counted: {type(error).__name__}"))
 

@@ -6,7 +6,8 @@ table of requests and the numbering of their entries; it is held while a frame i
 frames leave in the order of their entries, and never during a call into the engine or Redis.
 
 Errors. Whatever goes wrong with a request becomes its `Failed` event and a `Report` to the control loop. An
-exception out of `step` ends every request with a retryable error and the worker with it.
+exception out of `step` ends every request with a retryable error and the worker with it. Where the engine is called,
+`BaseException` is caught: a panic in a tokenizer's Rust code is no `Exception`, and would end a thread in silence.
 """
 
 from __future__ import annotations
@@ -242,7 +243,7 @@ class Runner:
             self._end(work, error)
         except redis.RedisError as error:
             self._end(work, BrokerUnavailableError(f"the request could not be read: {error}"))
-        except Exception as error:  # any bug in rendering or tokenising: this request's client is told
+        except BaseException as error:  # any bug in rendering or tokenising: this request's client is told
             log.exception("request %s could not be prepared", work.ticket.request_id)
             self._end(work, InternalError(f"the request could not be prepared: {type(error).__name__}"))
         else:
@@ -369,7 +370,7 @@ class Runner:
             while self._take_messages():
                 if self._engine.has_work():
                     self._step()
-        except Exception as error:  # an engine that raises is broken: all its clients are told, and the worker ends
+        except BaseException as error:  # an engine that raises is broken: all its clients are told, and the worker ends
             log.exception("the engine broke")
             self._stepping_since_s = 0.0
             self.end_all(WorkerLostError("the engine failed", worker=self._worker))
@@ -391,7 +392,7 @@ class Runner:
         except GatewayError as error:
             self._report(LoadFailed(error))
             return False
-        except Exception as error:  # a model's code may raise anything: whoever asks for the model is told
+        except BaseException as error:  # a model's code may raise anything: whoever asks for the model is told
             log.exception("the model could not be loaded")
             self._report(LoadFailed(ModelUnavailableError(f"{type(error).__name__}: {error}")))
             return False
@@ -427,7 +428,7 @@ class Runner:
             self._engine.submit(prepared)
         except GatewayError as error:
             self._end(work, error)
-        except Exception as error:  # any bug in admitting it: this request's client is told
+        except BaseException as error:  # any bug in admitting it: this request's client is told
             log.exception("the engine did not take request %s", work.ticket.request_id)
             self._end(work, InternalError(f"the engine did not take the request: {type(error).__name__}"))
         else:
