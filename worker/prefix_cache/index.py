@@ -1,15 +1,13 @@
 """A tree of token prefixes: what was computed for each piece, in memory, in a file, or both.
 
-Every node owns the tokens between its parent's end and its own end, and what the model computed for exactly these: a
-payload in memory, a stored copy, or both. Branches of a conversation share the nodes of their common head, so a fork
-costs only its own tokens. Each tenant has a tree of its own. A node's key is the hash of all tokens that lead to it,
-so the same prefix has the same key however it was cut.
+Branches of a conversation share the nodes of their common head, so a fork costs only its own tokens. Each tenant has a
+tree of its own.
 
-Two prompts that part inside a node cut it at a whole number of blocks, so that a shared head shorter than a block is
-kept twice instead of cutting everything into crumbs. Where a checkpoint is set, a node is cut exactly.
+Two prompts that diverge inside a node cut it at a whole number of blocks, so that a shared head shorter than a block
+is kept twice instead of cutting everything into crumbs. Where a checkpoint is set, a node is cut exactly.
 
-A prefix can be taken up again ("resumed") at any depth when payloads can be cut anywhere (`is_divisible`), otherwise
-only where a node ends in a checkpoint.
+A prefix can be resumed at any depth when payloads can be cut anywhere (`is_divisible`), otherwise only where a node
+ends in a checkpoint.
 
 Eviction weighs the seconds that a payload would take to compute again against its bytes, with ageing: the priority
 of a node is `clock + weight * uses * seconds / bytes`, and the clock rises to the priority of whatever was evicted
@@ -23,103 +21,10 @@ import hashlib
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic
 
+from worker.prefix_cache.node import KEY_BYTES, Node, P, Stored
 from worker.prefix_cache.tokens import TOKEN_BYTES, common_tokens, count_tokens, slice_tokens
-
-_KEY_BYTES = 20
-
-
-class Payload(Protocol):
-    """What the index needs to know of the opaque things it keeps in memory. `thin` gives the same without what only
-    makes it a checkpoint; `enriched` the better parts of two payloads of the same tokens."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-    @property
-    def thin_bytes(self) -> int:
-        """Bytes that `thin` would free."""
-
-    @property
-    def is_checkpoint(self) -> bool: ...
-
-    def split(self, at: int) -> tuple[Any, Any]: ...
-
-    def thin(self) -> Any: ...
-
-    def enriched(self, other: Any) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """A copy outside memory of what was computed for tokens `start..end`, named by the key of the node it was made
-    for. Nodes that came out of cutting that node share it."""
-
-    key: bytes
-    start: int
-    end: int
-    nbytes: int
-
-
-P = TypeVar("P", bound=Payload)
-
-
-class Node(Generic[P]):
-    """`start` and `end` are depths in tokens; `tokens` are those between. A root is empty and has no parent.
-
-    `is_checkpoint` says whether a prefix may be resumed at `end`, from memory or from the stored copy. A node with
-    neither is a hole: its stored copy turned out to be damaged. Whoever computes its tokens again fills it.
-    """
-
-    __slots__ = (
-        "_hash",
-        "children",
-        "end",
-        "is_checkpoint",
-        "parent",
-        "payload",
-        "pins",
-        "priority",
-        "start",
-        "stored",
-        "tokens",
-        "uses",
-        "weight",
-    )
-
-    _hash: hashlib.blake2b
-    start: int
-    end: int
-
-    def __init__(self, parent: Node[P] | None, tokens: bytes, *, seed: bytes = b"") -> None:
-        """`seed` tells roots apart."""
-        self.parent = parent
-        self.tokens = tokens
-        self._hash = parent._hash.copy() if parent is not None else hashlib.blake2b(seed, digest_size=_KEY_BYTES)
-        self._hash.update(tokens)
-        self.start = parent.end if parent is not None else 0
-        self.end = self.start + count_tokens(tokens)
-        self.payload: P | None = None
-        self.stored: Stored | None = None
-        self.is_checkpoint = False
-        self.children: dict[bytes, list[Node[P]]] = {}  # by first token
-        self.pins = 0
-        self.uses = 1
-        self.weight = 1.0
-        self.priority = 0.0
-
-    @property
-    def key(self) -> bytes:
-        return self._hash.digest()
-
-    @property
-    def is_hole(self) -> bool:
-        return self.payload is None and self.stored is None
-
-    def each_child(self) -> Iterator[Node[P]]:
-        for siblings in self.children.values():
-            yield from siblings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +67,7 @@ class PrefixIndex(Generic[P]):
 
     def root(self, salt: str) -> Node[P]:
         """The tree of one tenant."""
-        return self.root_of(hashlib.blake2b(salt.encode(), key=self._fingerprint, digest_size=_KEY_BYTES).digest())
+        return self.root_of(hashlib.blake2b(salt.encode(), key=self._fingerprint, digest_size=KEY_BYTES).digest())
 
     def root_of(self, seed: bytes) -> Node[P]:
         """The tree whose root was made of `seed`, as stored copies name it."""

@@ -17,7 +17,7 @@ from shared.request import Envelope, GenerateRequest
 from tests.support.processes import wait_until
 from tests.support.worker import MODEL, SECRET, TestGateway, build_request
 from worker.calls import CallServer
-from worker.engines.echo import count_words
+from worker.engines.echo_script import count_words
 from worker.publisher import Publisher
 
 

@@ -15,7 +15,8 @@ from shared.messages import Message, ReasoningPart, TextPart, ToolCallPart, Tool
 from shared.registry import ModelSpec
 from shared.request import GenerateRequest, ReasoningOptions, SamplingParams, ToolChoice, ToolDefinition
 from worker.engines.base import Engine, StepOutput
-from worker.engines.echo import EchoEngine, split_words
+from worker.engines.echo import EchoEngine
+from worker.engines.echo_script import split_words
 
 WEATHER = ToolDefinition(name="weather", parameters={"type": "object"})
 

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from worker.prefix_cache.index import Node, PrefixIndex, Stored
+from worker.prefix_cache.index import PrefixIndex
+from worker.prefix_cache.node import Node, Stored
 from worker.prefix_cache.tokens import common_tokens, pack_tokens, slice_tokens, unpack_tokens
 
 BLOCK = 4

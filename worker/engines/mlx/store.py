@@ -23,7 +23,8 @@ from worker.engines.mlx.segment_file import (
     export_segment,
     import_segment,
 )
-from worker.prefix_cache.index import Match, Node, PrefixIndex, Stored
+from worker.prefix_cache.index import Match, PrefixIndex
+from worker.prefix_cache.node import Node, Stored
 from worker.prefix_cache.tokens import count_tokens, slice_tokens
 
 log = logging.getLogger(__name__)
