@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from shared.errors import InvalidRequestError
 from shared.request import SamplingParams
-from worker.engines.mlx.engine import row_params
+from worker.engines.mlx.parameters import row_params
 from worker.engines.mlx.sampling import BatchSampler, RowParams, RowSampler, SamplingDefaults, load_defaults
 
 VOCAB = 12

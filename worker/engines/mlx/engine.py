@@ -12,15 +12,16 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import mlx.core as mx
 
 from shared.config import Settings, model_folders
-from shared.errors import InternalError, InvalidRequestError, PromptTooLongError, UnsupportedContentError
+from shared.errors import InternalError, PromptTooLongError, UnsupportedContentError
 from shared.events import Event, Failed, Finished, Progress, Started, TokenLogprob
 from shared.registry import ModelSpec
-from shared.request import GenerateRequest, SamplingParams
+from shared.request import GenerateRequest
 from worker.engines.base import EngineInfo, EngineStats, Prepared, StepOutput
 from worker.engines.mlx.batch import Token, first_token
 from worker.engines.mlx.cache import Layout
@@ -32,12 +33,13 @@ from worker.engines.mlx.harmony_output import open_stream
 from worker.engines.mlx.memory import CacheSize, machine_bytes, memory_limit, plan_memory, set_limits, weight_file_bytes
 from worker.engines.mlx.models import LoadedModel, load
 from worker.engines.mlx.output import output_format
+from worker.engines.mlx.parameters import named_logprob, row_params
 from worker.engines.mlx.prefiller import Prefiller
 from worker.engines.mlx.room import Room, claim
-from worker.engines.mlx.sampling import Logprobs, RowParams, RowSampler, SamplingDefaults
+from worker.engines.mlx.sampling import RowSampler
 from worker.engines.mlx.scheduler import PrefillCost
 from worker.engines.mlx.sequence import Sequence
-from worker.engines.mlx.speculation import build_speculation, parse_options
+from worker.engines.mlx.speculation import Mode, build_speculation, parse_options
 from worker.engines.mlx.store import PrefixStore
 from worker.engines.mlx.vision import Vision
 from worker.images import ImageReader
@@ -53,7 +55,6 @@ _CLEAR_EVERY_STEPS = 512
 _DISK_WAIT_S = 0.005
 _MEMORY_WAIT_S = 0.005
 _FOLDER_DIGITS = 24
-_STRONGEST = 1e4  # bias or penalty: more changes nothing, and infinities would
 
 
 class MlxEngine:
@@ -81,62 +82,72 @@ class MlxEngine:
             raise
 
     def _load(self, report: Callable[[float], None]) -> EngineInfo:
+        mode, draft_source = parse_options(self._spec.options)
+        folder = self._claim_room()
+        loaded = load(folder, max_context_tokens=self._settings.max_context_tokens, report=report)
+        self._layout = Layout.of(loaded.model)
+        self._size = CacheSize.of(loaded.model, self._layout)
+        draft = load_draft(draft_source, loaded) if draft_source else None
+        self._plan_memory(loaded, draft)
+        self._build_for_requests(loaded)
+        self._build_for_device(loaded, draft, mode)
+        self._loaded = loaded
+        if self._settings.state_dir.is_absolute():
+            self._turns = Turns(self._settings.state_dir / "device", mx.synchronize)
+        log.info("loaded %s: %s", folder, self._describe())
+        is_harmony = bool(output_format(loaded.tokenizer).harmony_tokens)
+        return EngineInfo(
+            context_tokens=self._context_tokens,
+            supports_tools=is_harmony or bool(loaded.tokenizer.has_tool_calling),
+            supports_reasoning=is_harmony or bool(loaded.tokenizer.has_thinking),
+            supports_images=self._builder.supports_images,
+        )
+
+    def _claim_room(self) -> Path:
+        """The model's folder, once the host's other workers have left room for it. Raises `ModelUnavailableError`."""
         settings = self._settings
-        hub_caches, studio_folders = model_folders()
-        folder = find_model(self._spec.source, hub_caches, studio_folders)
+        folder = find_model(self._spec.source, *model_folders())
         if settings.state_dir.is_absolute():  # what all workers of this host have in common
             self._neighbours = Neighbours(settings.state_dir / "device")
         claim(self._neighbours, weight_file_bytes(folder), memory_limit(settings, machine_bytes()))
-        loaded = load(folder, max_context_tokens=settings.max_context_tokens, report=report)
-        model = loaded.model
-        self._layout = Layout.of(model)
-        self._size = CacheSize.of(model, self._layout)
-        mode, draft_source = parse_options(self._spec.options)
-        draft = load_draft(draft_source, loaded) if draft_source else None
-        weight_bytes = loaded.weight_bytes + (draft.weight_bytes if draft is not None else 0)
-        self._plan = plan_memory(settings, self._size, weight_bytes, machine=machine_bytes())
-        draft_bytes = int(self._plan.cache_bytes * DRAFT_CACHE_SHARE) if draft is not None else 0
+        return folder
+
+    def _plan_memory(self, loaded: LoadedModel, draft: LoadedModel | None) -> None:
+        self._weight_bytes = loaded.weight_bytes + (draft.weight_bytes if draft is not None else 0)
+        self._plan = plan_memory(self._settings, self._size, self._weight_bytes, machine=machine_bytes())
+        self._draft_bytes = int(self._plan.cache_bytes * DRAFT_CACHE_SHARE) if draft is not None else 0
         set_limits(self._plan)
         self._context_tokens = min(loaded.context_tokens, self._plan.context_tokens)
-        is_harmony = bool(output_format(loaded.tokenizer).harmony_tokens)
+
+    def _build_for_requests(self, loaded: LoadedModel) -> None:
+        """What works beside the engine thread."""
         reader = ImageReader(loaded.processor) if loaded.processor is not None else None
         self._builder = PromptBuilder(loaded.tokenizer, context_tokens=self._context_tokens, images=reader)
-        self._vision = Vision(model, reader) if reader is not None else None
+        self._vision = Vision(loaded.model, reader) if reader is not None else None
         self._constraints = Constraints(loaded.tokenizer, vocab=loaded.vocab)
+
+    def _build_for_device(self, loaded: LoadedModel, draft: LoadedModel | None, mode: Mode) -> None:
+        """What belongs to the engine thread."""
+        settings, model, size = self._settings, loaded.model, self._size
         self.store = PrefixStore(
             model,
             self._layout,
             fingerprint=loaded.fingerprint,
             block_tokens=settings.cache_block_tokens,
             min_reuse_tokens=settings.cache_min_reuse_tokens,
-            max_bytes=self._plan.cache_bytes - draft_bytes,
+            max_bytes=self._plan.cache_bytes - self._draft_bytes,
             slots=settings.cache_max_slots,
             recompute_s=self._cost.predict_s,
-            segment_bytes=self._size.predict,
+            segment_bytes=size.predict,
             disk=self._open_disk(loaded),
         )
-        self._room = Room(self._plan, self._size, self.store, self._neighbours, weight_bytes=weight_bytes)
-        self._speculation = build_speculation(mode, loaded, draft, draft_cache_bytes=draft_bytes)
+        self._room = Room(self._plan, size, self.store, self._neighbours, weight_bytes=self._weight_bytes)
+        self._speculation = build_speculation(mode, loaded, draft, draft_cache_bytes=self._draft_bytes)
         self._decoder = Decoder(
-            model,
-            self._layout,
-            self._speculation,
-            size=self._size,
-            room=self._room,
-            weight_bytes=loaded.weight_bytes,
+            model, self._layout, self._speculation, size=size, room=self._room, weight_bytes=loaded.weight_bytes
         )
         self._prefiller = Prefiller(
-            model, self._layout, self.store, self._cost, settings, size=self._size, room=self._room, vision=self._vision
-        )
-        self._loaded = loaded
-        if settings.state_dir.is_absolute():
-            self._turns = Turns(settings.state_dir / "device", mx.synchronize)
-        log.info("loaded %s: %s", folder, self._describe())
-        return EngineInfo(
-            context_tokens=self._context_tokens,
-            supports_tools=is_harmony or bool(loaded.tokenizer.has_tool_calling),
-            supports_reasoning=is_harmony or bool(loaded.tokenizer.has_thinking),
-            supports_images=self._builder.supports_images,
+            model, self._layout, self.store, self._cost, settings, size=size, room=self._room, vision=self._vision
         )
 
     def _open_disk(self, loaded: LoadedModel) -> DiskTier | None:
@@ -326,7 +337,7 @@ class MlxEngine:
     def _logprob(self, token: Token) -> TokenLogprob | None:
         if token.logprobs is None:
             return None
-        return _named_logprob(self._model.tokenizer, token.token, token.logprobs)
+        return named_logprob(self._model.tokenizer, token.token, token.logprobs)
 
     # -- prefill --------------------------------------------------------------------------------------------------
 
@@ -476,43 +487,3 @@ class MlxEngine:
 
 def _make_tool_id() -> str:
     return f"toolu_{secrets.token_hex(12)}"
-
-
-def row_params(sampling: SamplingParams, defaults: SamplingDefaults, vocab: int) -> RowParams:
-    """The request's parameters over the model's defaults. Raises `InvalidRequestError` for what cannot be used."""
-    unknown = [token for token in sampling.logit_bias if not 0 <= token < vocab]
-    if unknown:
-        raise InvalidRequestError(
-            f"logit_bias: token {unknown[0]} is not in the vocabulary of {vocab}", param="logit_bias"
-        )
-
-    def given(value: float | None, default: float) -> float:
-        return default if value is None else value
-
-    def bounded(value: float | None) -> float:
-        return min(max(given(value, 0.0), -_STRONGEST), _STRONGEST)
-
-    repetition_penalty = given(sampling.repetition_penalty, defaults.repetition_penalty)
-    if repetition_penalty <= 0:
-        raise InvalidRequestError("repetition_penalty must be greater than 0", param="repetition_penalty")
-    top_k = int(given(sampling.top_k, defaults.top_k))
-    return RowParams(
-        temperature=given(sampling.temperature, defaults.temperature),
-        top_p=given(sampling.top_p, defaults.top_p),
-        top_k=top_k if 0 < top_k < vocab else 0,
-        min_p=given(sampling.min_p, defaults.min_p),
-        repetition_penalty=repetition_penalty,
-        presence_penalty=bounded(sampling.presence_penalty),
-        frequency_penalty=bounded(sampling.frequency_penalty),
-        logit_bias={token: bounded(bias) for token, bias in sampling.logit_bias.items()},
-        top_logprobs=sampling.top_logprobs,
-        seed=sampling.seed,
-    )
-
-
-def _named_logprob(tokenizer: Any, token: int, logprobs: Logprobs) -> TokenLogprob:
-    def named(token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        text = tokenizer.decode([token])
-        return TokenLogprob(token=text, logprob=logprob, token_bytes=text.encode(), top=top)
-
-    return named(token, logprobs.chosen, tuple(named(other, value) for other, value in logprobs.top))
