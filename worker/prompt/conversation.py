@@ -67,6 +67,11 @@ class Unit:
         return images_of(self.dicts) if self.has_images else []
 
     @property
+    def file_bytes(self) -> int:
+        """What the files in its messages take, of which the prompt's tokens tell nothing."""
+        return sum(_file_bytes(message.parts) for message in self.messages)
+
+    @property
     def has_images(self) -> bool:
         return any(_images_in(message.parts) for message in self.messages)
 
@@ -281,6 +286,16 @@ class Converter:
             "name": "unknown" if call is None else call[1].name,
             "content": "Error" if part.is_error and not content else content,
         }
+
+
+def _file_bytes(parts: Iterable[Any]) -> int:
+    total = 0
+    for part in parts:
+        if isinstance(part, DocumentPart):
+            total += len(part.data)
+        elif isinstance(part, ToolResultPart):
+            total += _file_bytes(part.parts)
+    return total
 
 
 def _images_in(parts: Iterable[Any]) -> bool:

@@ -34,12 +34,12 @@ class Head:
 
 
 class _Key:
-    """A request's tools and switches, hashed once."""
+    """A request's tools and switches, hashed once. (Not the request: a kept key would hold its whole conversation.)"""
 
-    __slots__ = ("digest", "request", "switches")
+    __slots__ = ("digest", "switches", "tools")
 
     def __init__(self, request: GenerateRequest, switches: Mapping[str, Any]) -> None:
-        self.request = request
+        self.tools = request.tools
         self.switches = switches
         tools = [[tool.name, tool.description, tool.parameters] for tool in request.tools if not tool.deferred]
         try:
@@ -76,7 +76,7 @@ class Heads:
             raise InvalidRequestError("a tool's parameters are nested too deeply", param="tools") from error
 
     def _new_head(self, key: _Key) -> Head:
-        tools = build_tools(key.request.tools, self._shield)
+        tools = build_tools(key.tools, self._shield)
         if tools and not self._traits.tools:
             scene = Scene(tools=(), switches=key.switches)
             return Head(scene=scene, tools_text=tools_as_text(tools), digest=key.digest)

@@ -50,7 +50,8 @@ class Node:
 
     @property
     def size_bytes(self) -> int:
-        return _NODE_BYTES + _TOKEN_BYTES * len(self.tokens)
+        files = 0 if self.unit is None else self.unit.file_bytes
+        return _NODE_BYTES + _TOKEN_BYTES * len(self.tokens) + files
 
 
 def chained(digest: bytes, tokens: Sequence[int]) -> bytes:
