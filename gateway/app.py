@@ -150,7 +150,7 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
     path = request.url.path
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
-        raise MethodNotAllowedError(f"{request.method} is not possible on {path}, only {allow}", allow=allow)
+        raise MethodNotAllowedError(f"{request.method} is not allowed on {path}, only {allow}", allow=allow)
     hint = "; the base URL must not end in /v1" if path.startswith(("/v1/v1/", "/anthropic/v1/v1/")) else ""
     raise RouteNotFoundError(f"there is nothing at {path}{hint}")
 

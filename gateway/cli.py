@@ -160,7 +160,7 @@ def _status(settings: Settings, _: argparse.Namespace) -> int:
     for lease in fleet.workers:
         print(f"worker   {describe_worker(lease)}")
     if not fleet.hosts and not fleet.workers:
-        print("no host and no worker is there")
+        print("no hosts and no workers are running")
     return 0
 
 
@@ -231,7 +231,9 @@ def _launch_with_stack(settings: Settings, options: argparse.Namespace, program:
 def _claude_environment(settings: Settings, model: str | None) -> dict[str, str]:
     running = read_running(settings.state_dir)
     if running is None:
-        raise ConfigError("nothing is up here: start it with `mlx-gateway up`, and say --state if you did there")
+        raise ConfigError(
+            "nothing is running here: start it with `mlx-gateway up`, or give the --state that it was started with"
+        )
     if model is not None and model.startswith((".", "~", "/")):
         model = resolve_source(model)
     url = reachable(running.url)
@@ -256,7 +258,7 @@ def _with_running_redis(settings: Settings) -> Settings:
 def _need_redis(settings: Settings) -> Settings:
     settings = _with_running_redis(settings)
     if not settings.redis_url:
-        raise ConfigError("nothing is up here: start it with `mlx-gateway up`, or set REDIS_URL")
+        raise ConfigError("nothing is running here: start it with `mlx-gateway up`, or set REDIS_URL")
     return settings
 
 

@@ -59,14 +59,14 @@ class FleetWatcher(Presence):
                 await self._read()
         except (RedisError, OSError, TimeoutError) as error:
             self._note_away(error)
-            raise BrokerUnavailableError(f"Redis is away: {error or type(error).__name__}") from error
+            raise BrokerUnavailableError(f"Redis cannot be reached: {error or type(error).__name__}") from error
         if self._came():
-            logger.info("Redis is there")
+            logger.info("Redis is reached")
         return self.snapshot
 
     def _note_away(self, error: BaseException) -> None:
         if self._went():
-            logger.warning("Redis is away: %s", error or type(error).__name__)
+            logger.warning("Redis cannot be reached: %s", error or type(error).__name__)
 
     async def _read(self) -> None:
         """One round trip while nobody comes or goes, two when the names changed."""

@@ -195,7 +195,7 @@ class JobQueue:
                 return
             except BrokerUnavailableError:
                 await asyncio.sleep(pause_s)
-        logger.warning("request %s could not be cancelled: Redis is away", request_id)
+        logger.warning("request %s could not be cancelled: Redis cannot be reached", request_id)
 
     async def states(self, jobs: Sequence[str]) -> list[JobState]:
         """What RQ says about each job, in one round trip."""

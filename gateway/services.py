@@ -48,7 +48,7 @@ class Services:
         """Raises `BrokerUnavailableError` when an answer could not come back. A connection that is just being made
         anew is no reason: what is missed meanwhile is repaired."""
         if max(self.fleet.away_s, self.hub.away_s) > _RECONNECTION_S:
-            raise BrokerUnavailableError("Redis is away", retry_after_s=2)
+            raise BrokerUnavailableError("Redis cannot be reached", retry_after_s=2)
 
     async def wake(self, model: str) -> None:
         """Ask the hosts to load the model when no worker holds it. Raises `BrokerUnavailableError`."""

@@ -140,7 +140,7 @@ class Watchdog:
         self._note_served()
         self._forget_workers()
         if max(self._fleet.away_s, self._hub.away_s) > self._patience.broker_away_s:
-            self._hub.fail_all(BrokerUnavailableError("Redis is away", retry_after_s=5))
+            self._hub.fail_all(BrokerUnavailableError("Redis cannot be reached", retry_after_s=5))
             return
         if not (self._fleet.is_connected and self._hub.is_connected):
             self._check_deadlines(streams)

@@ -12,7 +12,7 @@ GatewayError
 ├── ModelNotFoundError             the name resolves to nothing
 ├── ModelUnavailableError          the model exists but cannot be loaded, with the reason
 ├── OverloadedError                full queue, no worker, or the predicted wait is too long
-├── BrokerUnavailableError         Redis is away
+├── BrokerUnavailableError         Redis cannot be reached
 ├── WorkerLostError                the worker that held the request died
 ├── DeadlineExceededError          the request ran out of time
 ├── RequestCancelledError          stopped by the client or an operator

@@ -132,8 +132,8 @@ def _marked(value: Any) -> tuple[Any, ...]:
     if shape is not None:
         return (shape.mark, *shape.read(value))
     if isinstance(value, int):  # msgpack asks here about integers that it cannot hold
-        raise WireError(f"integer of {value.bit_length()} bits is too big to travel")
-    raise TypeError(f"{type(value).__name__} does not travel")
+        raise WireError(f"integer of {value.bit_length()} bits is too big to encode")
+    raise TypeError(f"{type(value).__name__} cannot be encoded")
 
 
 def _pack(value: Any) -> bytes:

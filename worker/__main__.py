@@ -139,7 +139,7 @@ class Worker:
         self.runner.cancel(request_id, RequestCancelledError(reason or "the request was cancelled"))
 
     def _gateway_gone(self, gateway: str) -> None:
-        log.warning("gateway %s listens no more: its requests are cancelled", gateway)
+        log.warning("gateway %s no longer listens: its requests are cancelled", gateway)
         self.runner.cancel_gateway(gateway)
 
 

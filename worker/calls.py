@@ -102,7 +102,7 @@ class CallServer:
         try:
             self._publish(envelope, self._event(envelope, signature, body))
         except (WireError, ValueError):
-            log.exception("the error of request %s does not travel", envelope.request.id)
+            log.exception("the error of request %s cannot be encoded", envelope.request.id)
             self._publish(envelope, Failed(code=InternalError.code, message="an error whose text cannot be told"))
 
     def _publish(self, envelope: Envelope, event: Event) -> None:

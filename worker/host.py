@@ -164,7 +164,7 @@ class Host:
             data = await self._redis.get(keys.host(self.name))
             other = wire.decode(data) if isinstance(data, bytes) else None
         except (RedisError, OSError) as error:
-            logger.warning("Redis is away: %s", error)
+            logger.warning("Redis cannot be reached: %s", error)
             return
         except WireError as error:
             logger.warning("what another version left under our name is overwritten: %s", error)
@@ -257,7 +257,7 @@ class Host:
                 away = False
             except (RedisError, OSError) as error:
                 if not away:
-                    logger.warning("Redis is away: %s", error)
+                    logger.warning("Redis cannot be reached: %s", error)
                 away = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(keys.LEASE_EVERY_S):

@@ -162,7 +162,7 @@ def decode_image(data: str) -> NDArray[np.uint8]:
                 raise UnsupportedContentError(_too_wide(image.size))
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError as error:
-        raise UnsupportedContentError(f"{REFUSAL}: its data is no PNG, JPEG, GIF or WebP image") from error
+        raise UnsupportedContentError(f"{REFUSAL}: its data is not a PNG, JPEG, GIF or WebP image") from error
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise UnsupportedContentError(_too_wide(None)) from error
     except _DAMAGES as error:

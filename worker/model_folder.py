@@ -61,7 +61,7 @@ def find_model(source: str, hub_caches: Sequence[Path], studio_folders: Sequence
         if (folder / source).is_dir():
             return folder / source
     raise ModelUnavailableError(
-        f"model {source!r} is not on this machine (nothing is downloaded by itself); looked in: {', '.join(looked)}"
+        f"model {source!r} is not on this machine (nothing is downloaded automatically); looked in: {', '.join(looked)}"
     )
 
 

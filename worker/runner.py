@@ -332,7 +332,7 @@ class Runner:
             self._publisher.publish(gateway, entries)
             return []
         except (WireError, ValueError):
-            log.exception("a frame does not travel; its entries are sent one by one")
+            log.exception("a frame cannot be encoded; its entries are sent one by one")
         ended = []
         for entry in entries:
             try:
@@ -340,7 +340,7 @@ class Runner:
             except (WireError, ValueError) as error:
                 work = self._in_engine[entry.request_id]
                 work.seq = entry.seq
-                work.error = InternalError(f"a part of the answer does not travel: {type(error).__name__}")
+                work.error = InternalError(f"a part of the answer cannot be encoded: {type(error).__name__}")
                 self._publish_failure(work, work.error)
                 if not work.is_ended:
                     self._forget(work)
@@ -351,7 +351,7 @@ class Runner:
         try:
             self._publisher.publish(work.gateway, [self._entry(work, (Failed.of(error),))])
         except (WireError, ValueError):
-            log.exception("the error of request %s does not travel", work.ticket.request_id)
+            log.exception("the error of request %s cannot be encoded", work.ticket.request_id)
             work.seq -= 1
             plain = Failed(code=error.code, message="an error whose details cannot be told")
             self._publisher.publish(work.gateway, [self._entry(work, (plain,))])

@@ -55,7 +55,7 @@ def _import_failed(engine: str, error: ImportError) -> ModelUnavailableError | I
     """Whose fault it is: `error.name` is the module that is missing, or the one that lacks what was asked of it."""
     if (error.name or "").partition(".")[0] in _OUR_PACKAGES:
         log.error("engine %s cannot be imported", engine, exc_info=error)
-        return InternalError(f"engine {engine} is broken, which is a fault of mlx-gateway: {error}")
+        return InternalError(f"engine {engine} is broken, which is a bug in mlx-gateway: {error}")
     if isinstance(error, ModuleNotFoundError):
         return ModelUnavailableError(f"engine {engine} is not installed: {error}")
     return ModelUnavailableError(f"engine {engine} does not work with what is installed: {error}")

@@ -43,7 +43,7 @@ class WholeBuilder:
         images = _images(conversation, count)
         shown = with_images(text, images, self._patch)
         if shown is None:
-            raise UnsupportedContentError(f"{REFUSAL}: the model's chat template shows no image where this one stands")
+            raise UnsupportedContentError(f"{REFUSAL}: the model's chat template has no place for an image here")
         tokens = self._encoder.encode(shown)
         return Prompt(
             tokens=tokens,

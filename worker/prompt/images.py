@@ -115,7 +115,7 @@ class ImageAlbum:
         if self._reader is None:
             raise UnsupportedContentError(NO_IMAGES)
         if role not in ("user", "tool"):
-            raise UnsupportedContentError(f"{REFUSAL}: images are possible in user messages and tool results only")
+            raise UnsupportedContentError(f"{REFUSAL}: images may stand only in user messages and tool results")
         image = self._reader.read(part)
         name = _SCHEME + image.digest.hex()
         self._images[name] = image

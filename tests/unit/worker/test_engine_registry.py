@@ -65,7 +65,7 @@ def test_an_import_that_fails_inside_the_engine_is_our_fault(
 ) -> None:
     error = refusal(monkeypatch, tmp_path, line)
     assert isinstance(error, InternalError)
-    assert "a fault of mlx-gateway" in error.message
+    assert "a bug in mlx-gateway" in error.message
     assert "no_such" in error.message
 
 

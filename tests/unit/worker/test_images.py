@@ -50,8 +50,8 @@ def png_of_size(width: int, height: int) -> str:
     ("image", "words"),
     [
         (part("not base64!"), "its data is not base64"),
-        (part("aGVsbG8="), "its data is no PNG, JPEG, GIF or WebP image"),
-        (part(encoded(picture(), "BMP")), "its data is no PNG, JPEG, GIF or WebP image"),
+        (part("aGVsbG8="), "its data is not a PNG, JPEG, GIF or WebP image"),
+        (part(encoded(picture(), "BMP")), "its data is not a PNG, JPEG, GIF or WebP image"),
         (part(encoded(picture(width=400, height=400))[:2000]), "it cannot be decoded"),
         (part("A" * (MAX_BASE64_BYTES + 4)), "image exceeds 5 MB maximum: 5242884 bytes > 5242880 bytes"),
         (part(png_of_size(8001, 20)), "dimensions exceed max allowed size: 8000 pixels (8001 x 20)"),
@@ -289,5 +289,5 @@ def test_images_where_no_template_has_a_place_for_them_are_refused(folder: Path,
         Message(role=role, parts=(TextPart(text="a"), image_part(1))),
         Message(role="user", parts=(TextPart(text="b"),)),
     ]
-    with pytest.raises(UnsupportedContentError, match=r"^Could not process image: images are possible"):
+    with pytest.raises(UnsupportedContentError, match=r"^Could not process image: images may stand"):
         build(folder, TEMPLATE, *asked)

@@ -239,7 +239,7 @@ def test_a_draft_model_of_another_vocabulary_is_left_out_with_a_warning(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         subject = driver(AGENT_FULL, draft_model=random_checkpoint("full"))
-    assert "its vocabulary is another one" in caplog.text
+    assert "its vocabulary differs" in caplog.text
     (answer,) = subject.run(copying("copy"))
     assert isinstance(answer.parts[0], ToolCallPart)
 

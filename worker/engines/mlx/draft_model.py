@@ -52,9 +52,9 @@ def _check(model: LoadedModel, draft: LoadedModel) -> None:
     ours, theirs = model.tokenizer.get_vocab(), draft.tokenizer.get_vocab()
     odd = sum(theirs.get(text) != token for text, token in ours.items())
     if odd > _ODD_SHARE * len(ours):
-        raise ModelUnavailableError(f"its vocabulary is another one: {odd} of {len(ours)} tokens differ")
+        raise ModelUnavailableError(f"its vocabulary differs: {odd} of {len(ours)} tokens")
     if not can_rewind(make_prompt_cache(draft.model)):
-        raise ModelUnavailableError(f"the cache of a {draft.config['model_type']} model cannot be taken back")
+        raise ModelUnavailableError(f"the cache of a {draft.config['model_type']} model cannot be rewound")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -125,8 +125,8 @@ class Room:
             return min(context_tokens, fitting) - tokens
         error = PromptTooLongError.of(tokens, fitting)
         raise PromptTooLongError(
-            f"{error.message}: it takes {self._size.predict(tokens) >> 20} MB of memory, and beside the models that "
-            f"are loaded on this host there are {left_bytes >> 20} MB",
+            f"{error.message}: it takes {self._size.predict(tokens) >> 20} MB of memory, and the other models loaded "
+            f"on this host leave {left_bytes >> 20} MB",
             **error.details,
         )
 
