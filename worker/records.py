@@ -18,7 +18,7 @@ from shared import keys
 from shared.errors import GatewayError, RequestCancelledError
 from worker.claims import Claimed, Held
 from worker.jobs import Ticket
-from worker.runner import Ended
+from worker.reports import Ended
 from worker.safe_job import SafeJob, SafeQueue, read_job
 
 log = logging.getLogger(__name__)

@@ -38,7 +38,8 @@ from worker.reaping import reap as reap
 from worker.reaping import release_queue
 from worker.records import Slot
 from worker.recovery import Recovery
-from worker.runner import Broken, Ended, Loaded, LoadFailed, Loading, Report, Runner
+from worker.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report
+from worker.runner import Runner
 from worker.safe_job import SafeJob, SafeQueue, ticket_of
 from worker.status import (
     EXIT_ENGINE_BROKEN,

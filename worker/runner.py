@@ -39,45 +39,12 @@ from worker.bodies import Bodies, Body, check_envelope
 from worker.engines.base import Engine, EngineInfo, EngineStats, Prepared, StepOutput
 from worker.jobs import Ticket
 from worker.publisher import Publisher
+from worker.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
 
 log = logging.getLogger(__name__)
 
 _PREPARE_THREADS = 4
 _IDLE_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A request is over here. `error` None means that it finished."""
-
-    ticket: Ticket
-    error: GatewayError | None
-    usage: Usage
-
-
-@dataclass(frozen=True, slots=True)
-class Loading:
-    done: float
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    info: EngineInfo
-
-
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
-    error: GatewayError
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The engine raised out of `step`; it is not used any more."""
-
-    error: BaseException
-
-
-Report = Ended | Loading | Loaded | LoadFailed | Broken
 
 
 @dataclass(slots=True)
@@ -111,19 +78,6 @@ class _Cancel:
 
 class _Stop:
     pass
-
-
-@dataclass(slots=True)
-class Totals:
-    """Counted since the start, for the metrics."""
-
-    finished: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    restored_tokens: int = 0
-    output_tokens: int = 0
 
 
 class Runner:

@@ -25,7 +25,8 @@ from worker.engines.base import Engine, EngineInfo, EngineStats, Prepared, StepO
 from worker.engines.echo import EchoEngine
 from worker.jobs import Ticket
 from worker.publisher import Publisher
-from worker.runner import Broken, Ended, Loaded, LoadFailed, Loading, Report, Runner
+from worker.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report
+from worker.runner import Runner
 
 
 class Bench:
