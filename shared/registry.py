@@ -132,11 +132,17 @@ def _parse_model(entry: Any, index: int) -> ModelSpec:
     load = entry.get("load", "start")
     if load not in ("start", "on-demand"):
         raise ConfigError(f"models.json: entry {index}: unknown `load` {load!r} (start or on-demand)")
+    options = entry.get("options") or {}
+    if not isinstance(options, dict):
+        raise ConfigError(f"models.json: entry {index}: `options` is an object")
+    name = str(entry.get("id") or model_id_of(entry["source"]))
+    if not name.isprintable():
+        raise ConfigError(f"models.json: entry {index}: {name!r} is no name that a client could say")
     return ModelSpec(
-        id=str(entry.get("id") or model_id_of(entry["source"])),
+        id=name,
         source=entry["source"],
         engine=engine,
-        options=dict(entry.get("options") or {}),
+        options=dict(options),
         load=load,
     )
 

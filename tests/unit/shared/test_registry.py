@@ -36,7 +36,20 @@ def test_models_json_takes_plain_sources_and_full_entries():
     ) == specs
 
 
-@pytest.mark.parametrize("data", [{}, {"models": "x"}, [3], [{"source": ""}], [{"source": "a", "engine": "cuda"}]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        None,
+        {"models": "x"},
+        [3],
+        [{"source": ""}],
+        [{"source": "a", "engine": "cuda"}],
+        [{"source": "a", "options": [1]}],
+        [{"source": "a", "options": "fast"}],
+        [{"source": "a", "id": "two\nlines"}],
+    ],
+)
 def test_models_json_says_what_is_wrong_with_it(data):
     with pytest.raises(ConfigError, match=r"models\.json"):
         parse_models(data)
