@@ -135,8 +135,11 @@ def _parse_model(entry: Any, index: int) -> ModelSpec:
     options = entry.get("options") or {}
     if not isinstance(options, dict):
         raise ConfigError(f"models.json: entry {index}: `options` must be an object")
+    name = str(entry.get("id") or model_id_of(entry["source"]))
+    if not name.isprintable():
+        raise ConfigError(f"models.json: entry {index}: {name!r} is no name that a client could say")
     return ModelSpec(
-        id=str(entry.get("id") or model_id_of(entry["source"])),
+        id=name,
         source=entry["source"],
         engine=engine,
         options=dict(options),

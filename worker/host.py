@@ -177,8 +177,9 @@ class Host:
 
     def _wanted_models(self) -> dict[str, ModelSpec]:
         data = self._file.load()
-        listed = parse_models(data) if data else ()
-        merged = merge_models(self._named or (() if data else (self._fallback,)), listed)
+        is_missing = data == {}
+        listed = () if is_missing else parse_models(data)
+        merged = merge_models(self._named or ((self._fallback,) if is_missing else ()), listed)
         return give_drafts(merged, parse_tiers(self._routing.load()))
 
     async def _serve(self, wanted: dict[str, ModelSpec]) -> None:
@@ -206,6 +207,7 @@ class Host:
             self._stopping.set()
 
     async def _follow_file(self) -> None:
+        said = ""
         while True:
             await asyncio.sleep(_CHECK_S)
             for supervisor, _ in self._supervisors.values():
@@ -213,8 +215,11 @@ class Host:
             try:
                 wanted = self._wanted_models()
             except ConfigError as error:
-                logger.error("%s; the models stay as they were", error)  # noqa: TRY400 - the text says it all
+                if said != str(error):
+                    logger.error("%s; the models stay as they were", error)  # noqa: TRY400 - the text says it all
+                said = str(error)
                 continue
+            said = ""
             if {key: supervisor.spec for key, (supervisor, _) in self._supervisors.items()} != wanted:
                 logger.info("the settings changed: serving %s", ", ".join(wanted) or "nothing")
                 await self._serve(wanted)

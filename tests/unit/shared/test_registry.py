@@ -40,12 +40,14 @@ def test_models_json_takes_plain_sources_and_full_entries():
     "data",
     [
         {},
+        None,
         {"models": "x"},
         [3],
         [{"source": ""}],
         [{"source": "a", "engine": "cuda"}],
-        [{"source": "a", "options": "fast"}],
         [{"source": "a", "options": [1]}],
+        [{"source": "a", "options": "fast"}],
+        [{"source": "a", "id": "two\nlines"}],
     ],
 )
 def test_models_json_says_what_is_wrong_with_it(data):

@@ -223,6 +223,7 @@ def test_a_disk_that_fails_costs_the_copy_only(tmp_path: Path, random_checkpoint
     driver = start(random_checkpoint("full"), tmp_path)
     (folder,) = (tmp_path / "cache").iterdir()
     folder.rmdir()
+    folder.touch()
     driver.run(request("a", CONVERSATION))
     driver.engine.store.flush(10)
     (again,) = driver.run(request("b", CONVERSATION))

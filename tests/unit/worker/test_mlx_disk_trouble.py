@@ -79,12 +79,13 @@ def test_after_a_failure_writing_goes_on_with_everything_that_was_missed(
     assert disk is not None
     (cache,) = (tmp_path / "cache").iterdir()
     cache.rmdir()
+    cache.touch()
     with caplog.at_level(logging.WARNING, "worker.engines.mlx.disk"):
         say(driver, "a")
         say(driver, "b", NEXT)
     assert len(caplog.records) == 1, "one warning for one trouble"
     assert not disk.is_writable
-    cache.mkdir()
+    cache.unlink()
     disk.pause_s = 0.0
     disk.write_failed(OSError(), 0)
     say(driver, "c", [message("system", "else " + standard_library_text(1000))])
@@ -143,6 +144,33 @@ def test_a_file_that_goes_while_the_folder_is_looked_through_is_no_matter(folder
     second = start(folder, tmp_path)
     assert say(second, "b") == tokens
     second.engine.unload()
+
+
+def test_what_is_no_file_in_the_folder_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    first = start(folder, tmp_path)
+    tokens = say(first, "a")
+    first.engine.unload()
+    (cache,) = (tmp_path / "cache").iterdir()
+    for name in ("folder", "folder.safetensors"):
+        (cache / name / "below").mkdir(parents=True)
+        os.utime(cache / name, (0, 0))
+    second = start(folder, tmp_path)
+    assert say(second, "b") == tokens
+    assert second.engine.stats().metrics["prefix_cache_disk_bytes"] > 0
+    second.engine.unload()
+    assert (cache / "folder" / "below").is_dir()
+
+
+def test_a_folder_that_a_person_removed_is_made_again(folder: Path, tmp_path: Path) -> None:
+    driver = start(folder, tmp_path)
+    say(driver, "a")
+    shutil.rmtree(tmp_path / "cache")
+    tokens = say(driver, "b", [message("system", standard_library_text(2000)), message("user", "one")])
+    driver.engine.unload()
+    assert files(tmp_path)
+    again = start(folder, tmp_path)
+    assert say(again, "c", [message("system", standard_library_text(2000)), message("user", "one")]) == tokens
+    again.engine.unload()
 
 
 def test_what_a_wrong_clock_wrote_does_not_stay_young_for_ever(folder: Path, tmp_path: Path) -> None:

@@ -67,16 +67,27 @@ class DiskTier:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def scan(self) -> list[FileInfo]:
-        """What earlier processes left, parents before children. Old and damaged files are put away."""
+        """What earlier processes left, parents before children. Old and damaged files are put away; what cannot be
+        looked at is left alone."""
         found = []
-        for path in sorted(self._folder.iterdir()):
+        for path in self._list():
             try:
                 info = self._look_at(path)
             except FileNotFoundError:
                 continue  # another worker of the model removed it
+            except OSError as error:
+                log.warning("%s in the cache folder is left alone: %s", path.name, error)
+                continue
             if info is not None:
                 found.append(info)
         return sorted(found, key=lambda info: info.start)
+
+    def _list(self) -> list[Path]:
+        try:
+            return sorted(self._folder.iterdir())
+        except OSError as error:
+            log.warning("what was kept on disk cannot be found: %s", error)
+            return []
 
     def _look_at(self, path: Path) -> FileInfo | None:
         age_s = time.time() - path.stat().st_mtime
@@ -96,7 +107,7 @@ class DiskTier:
 
     def write(self, raw: RawSegment) -> Future[int]:
         """The file's size, once it is there. Fails with `OSError`: tell `write_failed` then."""
-        return self._writer.submit(write_file, raw, self._path(raw.info.key))
+        return self._writer.submit(self._write, raw)
 
     def read(self, key: bytes) -> Future[RawSegment]:
         """Fails with `DamagedFileError`; the file is set aside then."""
@@ -122,6 +133,10 @@ class DiskTier:
         """End both threads; what they have not begun is given up."""
         for executor in (self._reader, self._writer):
             executor.shutdown(wait=True, cancel_futures=True)
+
+    def _write(self, raw: RawSegment) -> int:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # people remove it to have their space back
+        return write_file(raw, self._path(raw.info.key))
 
     def _delete(self, key: bytes) -> None:
         try:
