@@ -14,7 +14,7 @@ import pytest
 from shared.errors import InvalidRequestError, PromptTooLongError
 from shared.events import Finished, Progress, Started, TextDelta, assemble
 from shared.messages import Message, TextPart, ToolCallPart
-from shared.request import GenerateRequest, Priority, SamplingParams, ToolDefinition
+from shared.request import GenerateRequest, Priority, SamplingParams, ToolChoice, ToolDefinition
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
@@ -65,6 +65,16 @@ def test_trained_model_answers_and_calls_tools_with_its_own_defaults(demo_model:
     assert isinstance(part, ToolCallPart)
     assert '"ls -la"' in part.arguments
     assert second.reason == "tool_calls"
+
+
+def test_one_call_at_most_means_one_though_the_model_would_make_two(demo_model: Path) -> None:
+    twice = GenerateRequest(id="a", model="m", messages=(message("user", "run twice: `ls -la`"),), tools=(SHELL,))
+    once = replace(twice, id="b", tool_choice=ToolChoice(parallel=False))
+    both, one = Driver(demo_model).run(twice, once)
+    assert [type(part) for part in both.parts] == [ToolCallPart, ToolCallPart]
+    assert [type(part) for part in one.parts] == [ToolCallPart]
+    assert one.reason == "tool_calls"
+    assert one.usage.output_tokens < both.usage.output_tokens
 
 
 def test_usage_counts_the_prompt_the_cached_part_and_every_generated_token(driver: Driver) -> None:

@@ -313,7 +313,7 @@ class MlxEngine:
         events = stream.feed(token.token, self._logprob(token))
         if was_reasoning or stream.is_reasoning:
             sequence.reasoning_tokens += 1
-        if stream.stopped is not None or token.token in self._model.tokenizer.eos_token_ids:
+        if stream.is_over or token.token in self._model.tokenizer.eos_token_ids:
             reason = "stop"
         elif len(sequence.generated) >= sequence.max_new_tokens:
             reason = "context_length" if sequence.ends_at_context else "length"

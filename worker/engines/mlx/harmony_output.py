@@ -73,7 +73,7 @@ class HarmonyStream(OutputStream):
 
     def _follow(self, steps: list[Step]) -> None:
         for step in steps:
-            if self.stopped is not None:
+            if self.is_over:
                 return
             match step:
                 case Opened(kind="call", recipient=recipient):
