@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from gateway import catalog
@@ -19,9 +20,11 @@ class Models:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fleet = self.services.fleet.snapshot
-        is_anthropic = self.is_anthropic or is_anthropic_client(scope)
-        render = catalog.render_anthropic_models if is_anthropic else catalog.render_openai_models
-        await send_json(send, 200, render(fleet))
+        if self.is_anthropic or is_anthropic_client(scope):
+            page = catalog.parse_page(QueryParams(scope["query_string"]))
+            await send_json(send, 200, catalog.render_anthropic_models(fleet, page))
+        else:
+            await send_json(send, 200, catalog.render_openai_models(fleet))
 
 
 class Model(Models):

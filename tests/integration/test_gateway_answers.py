@@ -143,6 +143,10 @@ def test_models_in_the_shape_that_the_client_knows(gateway: Served) -> None:
         listed = gateway.get("/v1/models?limit=1000", headers).json
         assert [(model["id"], model["type"]) for model in listed["data"]] == [("anthropic/echo", "model")]
     assert gateway.get("/anthropic/v1/models").json == listed
+    assert gateway.get("/v1/models/").json == openai
+    assert gateway.get("/anthropic/v1/models/?limit=1").json == listed
+    assert gateway.get("/anthropic/v1/models?after_id=anthropic/echo").json["data"] == []
+    assert gateway.get("/anthropic/v1/models?limit=0").status == 400
 
 
 def test_one_model_by_any_name_for_it(gateway: Served) -> None:
