@@ -110,10 +110,10 @@ class Constraint:
         return self._next(self._matcher, vocabulary)
 
     def voluntary(self, vocabulary: int) -> NDArray[np.bool_] | None:
-        """Those of the allowed tokens that begin reasoning nobody asked for: only a model that wants to say one of
-        them before all other tokens should. To a model that wants to say something else, a grammar that leaves it
-        these or the form's first tokens would rather suggest to reason, and one that never learned to reason does
-        not come to an end. None where there are none."""
+        """Those of the allowed tokens that begin reasoning, where the model may begin it or not: only one that wants
+        to say one of them before all other tokens should. A model that wants to say something else would, left with
+        these or the form's first tokens, rather reason, and one that never learned to reason does not come to an end.
+        None where there are none."""
         if self._unreasoned is None:
             return None
         return self.allowed(vocabulary) & ~self._next(self._unreasoned, vocabulary)
@@ -161,7 +161,7 @@ class ConstraintCompiler:
         """The grammar that the request demands, None when it demands nothing."""
         think = _Think(is_open=in_reasoning, is_allowed=request.reasoning.enabled is not False)
         grammar = self._demanded(request, think)
-        if grammar is None or in_reasoning or request.reasoning.enabled is not None or not must_have_form(request):
+        if grammar is None or in_reasoning or not must_have_form(request):
             return grammar
         unreasoned = self._demanded(request, replace(think, is_allowed=False))
         if unreasoned is None or unreasoned.text == grammar.text:

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.dialects import fields
 from gateway.dialects.base import Parsed
 from gateway.dialects.openai_chat.content import parse_messages
-from gateway.dialects.openai_chat.schema import EFFORTS, MAX_TOP_LOGPROBS, SESSION_HEADERS
+from gateway.dialects.openai_chat.schema import EFFORTS, MAX_TOP_LOGPROBS, SESSION_HEADERS, TEMPLATE_SWITCHES
 from gateway.dialects.sampling import parse_sampling
 from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
 
@@ -157,17 +157,15 @@ def _allowed(value: Any, tools: tuple[ToolDefinition, ...], at: str) -> tuple[To
 
 
 def _parse_reasoning(body: Mapping[str, Any]) -> ReasoningOptions:
-    """`reasoning_effort`, and the switch that clients of local servers pass to the chat template."""
+    """`reasoning_effort`, and the switches that clients of local servers pass to the chat template."""
     wanted = fields.optional_string(body.get("reasoning_effort"), "reasoning_effort")
+    effort = EFFORTS.get(wanted, "")
     at = "chat_template_kwargs"
     template = fields.optional_mapping(body.get(at), at)
-    switch = template.get("enable_thinking")
-    enabled: bool | None = None
-    if switch is not None:
-        enabled = fields.boolean(switch, f"{at}.enable_thinking")
-    elif wanted == "none":
-        enabled = False
-    return ReasoningOptions(enabled=enabled, effort=EFFORTS.get(wanted, ""))
+    for switch in TEMPLATE_SWITCHES:
+        if template.get(switch) is not None:
+            return ReasoningOptions(enabled=fields.boolean(template[switch], f"{at}.{switch}"), effort=effort)
+    return ReasoningOptions(enabled=False if wanted == "none" else None, effort=effort)
 
 
 def _parse_response_format(value: Any) -> dict[str, Any] | None:

@@ -40,4 +40,7 @@ EFFORTS: Final[dict[str, str]] = {
     "max": "max",
 }
 
+# What chat templates call the switch of their reasoning.
+TEMPLATE_SWITCHES: Final = ("enable_thinking", "thinking")
+
 MAX_TOP_LOGPROBS: Final = 20

@@ -118,7 +118,7 @@ def test_reasoning_that_was_switched_off_is_not_allowed(compiler, tokenizer):
 @pytest.mark.parametrize(
     "demand", [{"response_schema": {}}, {"tools": (BASH,), "tool_choice": ToolChoice(mode="any")}], ids=["json", "call"]
 )
-def test_reasoning_nobody_asked_for_is_the_models_own_wish_and_only_at_the_start(compiler, tokenizer, demand):
+def test_reasoning_before_a_form_is_the_models_own_wish_and_only_at_the_start(compiler, tokenizer, demand):
     (think,) = tokenizer.encode("<think>").ids
     size = tokenizer.get_vocab_size()
 
@@ -131,9 +131,7 @@ def test_reasoning_nobody_asked_for_is_the_models_own_wish_and_only_at_the_start
     assert state.allowed(size)[think]
     state.accept(think)
     assert voluntary(state) is None
-    for options, in_reasoning in ((ReasoningOptions(enabled=True), False), (ReasoningOptions(), True)):
-        grammar = compiler.compile(request(**demand, reasoning=options), in_reasoning=in_reasoning)
-        assert voluntary(compiler.start(grammar)) is None
+    assert voluntary(compiler.start(compiler.compile(request(**demand), in_reasoning=True))) is None
 
 
 def test_a_deferred_tool_is_called_only_after_it_was_referenced(compiler, tokenizer):

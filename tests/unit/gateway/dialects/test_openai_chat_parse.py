@@ -245,6 +245,8 @@ def test_logprobs(body: dict[str, Any], expected: int | None) -> None:
         ({"reasoning_effort": "high"}, ReasoningOptions(effort="high")),
         ({"reasoning_effort": "none"}, ReasoningOptions(enabled=False)),
         ({"chat_template_kwargs": {"enable_thinking": False}}, ReasoningOptions(enabled=False)),
+        ({"chat_template_kwargs": {"thinking": True}}, ReasoningOptions(enabled=True)),
+        ({"chat_template_kwargs": {"enable_thinking": False, "thinking": True}}, ReasoningOptions(enabled=False)),
         (
             {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "none"},
             ReasoningOptions(enabled=True),
