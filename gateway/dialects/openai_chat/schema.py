@@ -44,3 +44,5 @@ EFFORTS: Final[dict[str, str]] = {
 TEMPLATE_SWITCHES: Final = ("enable_thinking", "thinking")
 
 MAX_TOP_LOGPROBS: Final = 20
+# The vendor allows 128. Each is a request in the queue of one model.
+MAX_CHOICES: Final = 32
