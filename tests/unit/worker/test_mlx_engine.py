@@ -121,10 +121,12 @@ def test_answer_that_fills_the_context_says_so(full: Path) -> None:
 
 def test_too_long_prompt_is_refused_with_the_numbers(full: Path) -> None:
     driver = Driver(full, max_context_tokens=64)
+    asked = request("a", [message("user", "word " * 90)])
     with pytest.raises(PromptTooLongError) as caught:
-        driver.engine.prepare(request("a", [message("user", "word " * 90)]))
+        driver.engine.prepare(asked)
     assert caught.value.details["context_tokens"] == 64
     assert caught.value.details["prompt_tokens"] > 64
+    assert driver.engine.count_tokens(asked) == caught.value.details["prompt_tokens"]
 
 
 def test_context_is_no_larger_than_memory_allows(full: Path) -> None:

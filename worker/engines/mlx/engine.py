@@ -178,8 +178,6 @@ class MlxEngine:
     def prepare(self, request: GenerateRequest) -> Prepared:
         loaded = self._model
         prompt = self._builder.build(request)
-        if len(prompt.tokens) >= self._context_tokens:
-            raise PromptTooLongError.of(len(prompt.tokens), self._context_tokens)
         params = row_params(request.sampling, loaded.defaults, loaded.vocab)
         grammar = self._constraints.compile(request, in_reasoning=prompt.in_reasoning)
         return Prepared(
@@ -190,7 +188,7 @@ class MlxEngine:
         )
 
     def count_tokens(self, request: GenerateRequest) -> int:
-        return len(self._builder.build(request).tokens)
+        return self._builder.count_tokens(request)
 
     def stats(self) -> EngineStats:
         return self._stats
