@@ -246,6 +246,16 @@ def test_logprobs_come_with_their_alternatives_best_first(driver: Driver) -> Non
     assert text.strip() == part.text.strip()
 
 
+def test_logprobs_of_a_characters_parts_carry_its_bytes(demo_model: Path) -> None:
+    driver = Driver(demo_model)
+    tokens = driver.engine._model.tokenizer.encode("👋", add_special_tokens=False)
+    assert len(tokens) > 1
+    biases = [{token: 100.0} for token in tokens]
+    asked = [ask(str(n), max_tokens=1, logit_bias=bias, top_logprobs=0) for n, bias in enumerate(biases)]
+    entries = [answer.logprobs[0] for answer in driver.run(*asked)]
+    assert b"".join(entry.token_bytes for entry in entries).decode() == "👋"
+
+
 def test_logprobs_stay_with_their_request_while_others_come_and_go(driver: Driver) -> None:
     (alone,) = driver.run(ask("alone", top_logprobs=0, max_tokens=25))
     driver.submit(*(ask(str(i), f"number {i}", max_tokens=4 + 5 * i) for i in range(3)))

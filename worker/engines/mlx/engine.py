@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import mlx.core as mx
 
@@ -21,6 +21,7 @@ from shared.errors import InternalError, InvalidRequestError, PromptTooLongError
 from shared.events import Event, Failed, Finished, Progress, Started, TokenLogprob
 from shared.registry import ModelSpec
 from shared.request import GenerateRequest, SamplingParams
+from worker.detokenize import TokenTexts
 from worker.engines.base import EngineInfo, EngineStats, Prepared, StepOutput
 from worker.engines.mlx.batch import Token, first_token
 from worker.engines.mlx.cache import Layout
@@ -324,7 +325,7 @@ class MlxEngine:
     def _logprob(self, token: Token) -> TokenLogprob | None:
         if token.logprobs is None:
             return None
-        return _named_logprob(self._model.tokenizer, token.token, token.logprobs)
+        return _named_logprob(output_format(self._model.tokenizer).texts, token.token, token.logprobs)
 
     # -- prefill --------------------------------------------------------------------------------------------------
 
@@ -508,9 +509,9 @@ def row_params(sampling: SamplingParams, defaults: SamplingDefaults, vocab: int)
     )
 
 
-def _named_logprob(tokenizer: Any, token: int, logprobs: Logprobs) -> TokenLogprob:
+def _named_logprob(texts: TokenTexts, token: int, logprobs: Logprobs) -> TokenLogprob:
     def named(token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        text = tokenizer.decode([token])
-        return TokenLogprob(token=text, logprob=logprob, token_bytes=text.encode(), top=top)
+        data = texts.bytes_of(token)
+        return TokenLogprob(token=data.decode(errors="replace"), logprob=logprob, token_bytes=data, top=top)
 
     return named(token, logprobs.chosen, tuple(named(other, value) for other, value in logprobs.top))

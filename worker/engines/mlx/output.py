@@ -30,7 +30,7 @@ from shared.events import (
     ToolCallStarted,
 )
 from shared.request import GenerateRequest
-from worker.detokenize import Detokenizer, detokenizer_factory
+from worker.detokenize import TokenTexts
 from worker.harmony import is_harmony
 from worker.prompt import Prompt, Said
 from worker.reasoning import BARE_TOOL, HEADER, REASONING, STRAY, TEXT, TOOL, Markers, mode_table
@@ -46,7 +46,7 @@ class OutputFormat:
     """What is known of a model's answers; built once per tokenizer (`output_format`)."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self.new_detokenizer: Callable[[], Detokenizer] = detokenizer_factory(tokenizer)
+        self.texts = TokenTexts(tokenizer)
         self.ends = frozenset(tokenizer.eos_token_ids)
         self.initial: str = tokenizer.response_initial_state or TEXT
         self.harmony_tokens = _harmony_tokens(tokenizer)
@@ -91,7 +91,7 @@ class OutputStream:
         self, tokenizer: Any, request: GenerateRequest, prompt: Prompt, make_tool_id: Callable[[], str]
     ) -> None:
         self._format = output_format(tokenizer)
-        self._detokenizer = self._format.new_detokenizer()
+        self._detokenizer = self._format.texts.new_detokenizer()
         self._make_tool_id = make_tool_id
         self._request = request
         self._prompt = prompt
