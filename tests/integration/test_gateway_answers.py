@@ -123,6 +123,7 @@ def test_a_model_that_is_not_loaded_is_asked_for_and_waited_for(gateway: Served)
         client.sadd(keys.HOSTS, "h")
         loads.subscribe(keys.LOADS)
         assert loads.get_message(timeout=5) is None  # the subscription
+        wait_until(lambda: gateway.get("/ready").json["available"] == ["later"], "the host is seen")
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(gateway.post, MESSAGES, message(WORDS, model="later"))
             heard: Any = wait_until(lambda: loads.get_message(timeout=0.1), "the gateway asks for the model")
