@@ -133,14 +133,21 @@ def _routes(services: Services) -> list[BaseRoute]:
     return [
         *routes,
         Route("/v1/chat/completions", Generate(services, openai_chat, route="chat_completions"), methods=["POST"]),
-        Route("/v1/models", Models(services), methods=_READ_ONLY),
-        Route("/v1/models/{id:path}", Model(services), methods=_READ_ONLY),
-        Route("/anthropic/v1/models", Models(services, is_anthropic=True), methods=_READ_ONLY),
-        Route("/anthropic/v1/models/{id:path}", Model(services, is_anthropic=True), methods=_READ_ONLY),
+        *_model_routes("/v1/models", services, is_anthropic=False),
+        *_model_routes("/anthropic/v1/models", services, is_anthropic=True),
         *(Route(path, Root(), methods=_READ_ONLY) for path in _PROBED),
         Route("/health", Health(), methods=_READ_ONLY),
         Route("/ready", Ready(services), methods=_READ_ONLY),
         Route("/metrics", MetricsPage(services), methods=_READ_ONLY),
+    ]
+
+
+def _model_routes(path: str, services: Services, *, is_anthropic: bool) -> list[BaseRoute]:
+    listed = Models(services, is_anthropic=is_anthropic)
+    return [
+        Route(path, listed, methods=_READ_ONLY),
+        Route(f"{path}/", listed, methods=_READ_ONLY),  # and not the model with an empty id
+        Route(path + "/{id:path}", Model(services, is_anthropic=is_anthropic), methods=_READ_ONLY),
     ]
 
 

@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from gateway.resolve import DISCOVERY_PREFIX
+from shared.errors import InvalidRequestError
 from shared.registry import Fleet
+
+_MOST_MODELS = 1000  # a page, in the Anthropic API
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """The part of the list that a client asks for: at most `limit` models next to the one that a cursor names."""
+
+    limit: int = _MOST_MODELS
+    after_id: str = ""
+    before_id: str = ""
+
+
+def parse_page(query: Mapping[str, str]) -> Page:
+    """The Anthropic API's `limit`, `after_id` and `before_id`; without a limit clients get all models. Raises
+    `InvalidRequestError`."""
+    limit, after_id, before_id = (query.get(name, "") for name in ("limit", "after_id", "before_id"))
+    if limit and not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= _MOST_MODELS):
+        raise InvalidRequestError(f"limit: Input should be a number from 1 to {_MOST_MODELS}", param="limit")
+    if after_id and before_id:
+        raise InvalidRequestError("after_id: cannot be used together with before_id", param="after_id")
+    return Page(limit=int(limit or _MOST_MODELS), after_id=after_id, before_id=before_id)
+
+
+def cut_page(models: Sequence[str], page: Page) -> tuple[Sequence[str], bool]:
+    """(the page's models, whether there are more beyond it). Raises `InvalidRequestError` for a cursor that names no
+    listed model."""
+    if page.before_id:
+        before = models[: _place(models, page.before_id, "before_id")]
+        return before[-page.limit :], len(before) > page.limit
+    after = models[_place(models, page.after_id, "after_id") + 1 :] if page.after_id else models
+    return after[: page.limit], len(after) > page.limit
+
+
+def _place(models: Sequence[str], cursor: str, field: str) -> int:
+    for spelling in (cursor, cursor.removeprefix(DISCOVERY_PREFIX)):
+        if spelling in models:
+            return models.index(spelling)
+    raise InvalidRequestError(f"{field}: there is no model {cursor!r}", param=field)
 
 
 def context_tokens(fleet: Fleet, model: str) -> int:
@@ -58,11 +100,12 @@ def _render_date(time_s: int) -> str:
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def render_anthropic_models(fleet: Fleet) -> dict[str, Any]:
-    data = [render_anthropic_model(fleet, model) for model in fleet.model_ids()]
+def render_anthropic_models(fleet: Fleet, page: Page) -> dict[str, Any]:
+    models, has_more = cut_page(fleet.model_ids(), page)
+    data = [render_anthropic_model(fleet, model) for model in models]
     return {
         "data": data,
-        "has_more": False,
+        "has_more": has_more,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
     }

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import orjson
@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.attaching import may_share
 from gateway.canonical import canonicalise
+from gateway.choices import ChoiceReaders, envelopes_of
 from gateway.dialects.base import Dialect, Parsed, RenderContext, StreamRenderer
 from gateway.event_stream import EventReader, EventStream
 from gateway.metrics import RequestRecord, outcome_of
@@ -29,8 +30,8 @@ from gateway.sampling import fill_sampling
 from gateway.services import Services
 from shared import keys
 from shared.errors import DeadlineExceededError, GatewayError, InternalError, InvalidRequestError
-from shared.events import Event, Failed, Finished, Progress, Started, assemble
-from shared.request import Envelope
+from shared.events import Event, Failed, Progress, Started, assemble
+from shared.request import Envelope, GenerateRequest
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ WARNINGS_HEADER = "x-mlx-gateway-warnings"
 _MAX_WARNINGS = 1000  # characters
 _FIRST_ATTEMPT = 1
 _SESSION_HEADER = b"x-claude-code-session-id"
-_LAST = (Finished, Failed)
+_Told = list[tuple[int, Event]]  # choice, event
 _PATIENCE_S = 3600.0  # between two looks at a request whose client waits without keep-alives
 
 _STREAM_HEADERS = [
@@ -92,18 +93,21 @@ class Generate(_Endpoint):
         services, priority = self.services, parsed.request.priority
         envelope = await self.build_envelope(parsed, patience_s=services.deadline_s(priority))
         request = envelope.request
-        shared = None
-        if may_share(request, is_repeated=_is_repeated(scope)):
-            shared = services.attachables.find(request)
-        if shared is None:
-            services.check_broker()
-            await services.admit(request.model, priority)
+        # (Choices that are left to chance are not each other's repetition.)
+        is_repeated = parsed.choices == 1 and _is_repeated(scope)
+        shared = await self._shared(request, is_repeated=is_repeated)
         record.note_stage("route", parsed_s)
         services.metrics.inflight.inc()
         outcome = "internal"
         try:
-            async with self._joined(envelope, shared, receive, record) as (stream, reader):
-                answer = _Answer(self, parsed, stream, reader, record, send)
+            async with contextlib.AsyncExitStack() as leaving:
+                stream, reader = await leaving.enter_async_context(self._joined(envelope, shared, record))
+                readers = [reader]
+                for other in envelopes_of(envelope, parsed.choices)[1:]:
+                    found = await self._shared(other.request, is_repeated=False)
+                    readers.append((await leaving.enter_async_context(self._joined(other, found, record)))[1])
+                client = await leaving.enter_async_context(_reading(receive, readers))
+                answer = _Answer(self, parsed, stream, client, record, send)
                 outcome = await (answer.stream_it() if parsed.stream else answer.send_whole())
         except GatewayError as error:
             outcome = outcome_of(error)
@@ -117,9 +121,19 @@ class Generate(_Endpoint):
             services.metrics.finished(request.model, priority, record)
             services.history.note(request.model, time.monotonic() - record.started_s)
 
+    async def _shared(self, request: GenerateRequest, *, is_repeated: bool) -> EventStream | None:
+        """The same request under way, when one is; else this one may be put under way. Raises `OverloadedError` and
+        `BrokerUnavailableError` when it may not."""
+        services = self.services
+        shared = services.attachables.find(request) if may_share(request, is_repeated=is_repeated) else None
+        if shared is None:
+            services.check_broker()
+            await services.admit(request.model, request.priority)
+        return shared
+
     @contextlib.asynccontextmanager
     async def _joined(
-        self, envelope: Envelope, shared: EventStream | None, receive: Receive, record: RequestRecord
+        self, envelope: Envelope, shared: EventStream | None, record: RequestRecord
     ) -> AsyncIterator[tuple[EventStream, EventReader]]:
         """A reader of the request's events, which is put under way unless it is `shared`. When its last reader has left
         before the answer ended, the work is cancelled."""
@@ -132,7 +146,6 @@ class Generate(_Endpoint):
             deadline_s=envelope.deadline_s,
         )
         reader = stream.join()
-        watcher = asyncio.create_task(_watch_client(receive, reader))
         try:
             if shared is None:
                 began_s = time.monotonic()
@@ -142,7 +155,6 @@ class Generate(_Endpoint):
                 services.metrics.attached.labels(request.model).inc()
             yield stream, reader
         finally:
-            watcher.cancel()
             stream.leave(reader)
             if not stream.is_read:
                 self._let_go(stream, is_wanted=not reader.is_abandoned)
@@ -180,11 +192,23 @@ def _is_repeated(scope: Scope) -> bool:
     return header(scope, b"x-stainless-retry-count") not in ("", "0") or bool(header(scope, _SESSION_HEADER))
 
 
-async def _watch_client(receive: Receive, reader: EventReader) -> None:
+@contextlib.asynccontextmanager
+async def _reading(receive: Receive, readers: Sequence[EventReader]) -> AsyncIterator[ChoiceReaders]:
+    """What one client reads, for as long as it stays."""
+    client = ChoiceReaders(readers)
+    watcher = asyncio.create_task(_watch_client(receive, client))
+    try:
+        yield client
+    finally:
+        watcher.cancel()
+        await client.aclose()
+
+
+async def _watch_client(receive: Receive, client: ChoiceReaders) -> None:
     """The body has been read, so the next message says that the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    reader.abandon()
+    client.abandon()
 
 
 class _Answer:
@@ -195,13 +219,13 @@ class _Answer:
         endpoint: Generate,
         parsed: Parsed,
         stream: EventStream,
-        reader: EventReader,
+        client: ChoiceReaders,
         record: RequestRecord,
         send: Send,
     ) -> None:
         self.settings = endpoint.services.settings
         self.dialect = endpoint.dialect
-        self.reader = reader
+        self.client = client
         self.record = record
         self.send = send
         self.context = RenderContext(
@@ -209,32 +233,37 @@ class _Answer:
             model=parsed.request.model,
             created_s=stream.created_s,
             options=parsed.options,
+            choices=parsed.choices,
             noop_s=self.settings.noop_s,
         )
 
     async def send_whole(self) -> str:
         """Raises the error of a failed request."""
-        events: list[Event] = []
-        while not (events and isinstance(events[-1], _LAST)):
-            events += await self._next(_PATIENCE_S)
-            if self.reader.is_abandoned:
+        told: list[list[Event]] = [[] for _ in range(self.context.choices)]
+        while not self.client.is_over:
+            for choice, event in await self._next(_PATIENCE_S):
+                if isinstance(event, Failed):
+                    raise event.error()
+                told[choice].append(event)
+            if self.client.is_abandoned:
                 return "cancelled"
-        answer = self.dialect.render_completion(assemble(events), self.context)
+        first, *others = [assemble(events) for events in told]
+        answer = self.dialect.render_completion(first, self.context, others)
         await send_json(self.send, 200, answer, headers=self._warnings())
         return "ok"
 
     async def stream_it(self) -> str:
         """Raises the error of a request that failed before its response was opened."""
-        events = await self._first_events()
-        if self.reader.is_abandoned:
+        told = await self._first_events()
+        if self.client.is_abandoned:
             return "cancelled"
-        if events and isinstance(events[-1], Failed):
-            raise events[-1].error()
+        if told and isinstance(told[-1][1], Failed):
+            raise told[-1][1].error()
         renderer = self.dialect.renderer(self.context)
         warnings = [(name.encode(), text.encode()) for name, text in self._warnings().items()]
         await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS + warnings})
         try:
-            return await self._relay(renderer, events)
+            return await self._relay(renderer, told)
         except Exception:  # any bug in here: the client is told, in the stream that is open already
             logger.exception("request %s: rendering failed", self.context.request_id)
             last = renderer.feed(Failed.of(InternalError("internal error while the answer was rendered")))
@@ -243,50 +272,50 @@ class _Answer:
 
     def _warnings(self) -> dict[str, str]:
         """What of the request is not honoured, in a header: the dialects have no place for it."""
-        text = "; ".join(self.record.warnings).encode("ascii", "backslashreplace").decode()
+        text = "; ".join(dict.fromkeys(self.record.warnings)).encode("ascii", "backslashreplace").decode()
         return {WARNINGS_HEADER: "".join(c for c in text if c.isprintable())[:_MAX_WARNINGS]} if text else {}
 
-    async def _first_events(self) -> list[Event]:
+    async def _first_events(self) -> _Told:
         """Until the prompt is known to be good or bad, or the grace is over."""
-        events: list[Event] = []
+        told: _Told = []
         opens_s = time.monotonic() + self.settings.stream_grace_s
-        while not self.reader.is_abandoned and not any(_settles(event) for event in events):
+        while not self.client.is_abandoned and not any(_settles(event) for _, event in told):
             left_s = opens_s - time.monotonic()
             if left_s <= 0:
                 break
-            events += await self._next(left_s)
-        return events
+            told += await self._next(left_s)
+        return told
 
-    async def _relay(self, renderer: StreamRenderer, events: list[Event]) -> str:
-        if any(isinstance(event, Started) for event in events):
+    async def _relay(self, renderer: StreamRenderer, told: _Told) -> str:
+        if any(isinstance(event, Started) for _, event in told):
             # The opening says more of the usage when it is made from this event than from the progress before it.
-            events = [event for event in events if not isinstance(event, Progress)]
-        data = b"".join([renderer.feed(event) for event in events]) + renderer.start()
+            told = [(choice, event) for choice, event in told if not isinstance(event, Progress)]
+        data = b"".join([renderer.feed(event, choice) for choice, event in told]) + renderer.start()
         keepalive_s = self.settings.keepalive_s
         wrote_s = spoke_s = time.monotonic()
-        while not (events and isinstance(events[-1], _LAST)):
+        while not self.client.is_over:
             left_s = keepalive_s
             if data:
                 await self._write(data, is_last=False)
                 wrote_s = time.monotonic()
             else:
                 left_s = max(0.0, wrote_s + keepalive_s - time.monotonic())
-            events = await self._next(left_s)
-            if self.reader.is_abandoned:
+            told = await self._next(left_s)
+            if self.client.is_abandoned:
                 return "cancelled"
-            data = b"".join([renderer.feed(event) for event in events])
-            if data or any(not isinstance(event, Progress) for event in events):
+            data = b"".join([renderer.feed(event, choice) for choice, event in told])
+            if data or any(not isinstance(event, Progress) for _, event in told):
                 spoke_s = time.monotonic()
             elif time.monotonic() - wrote_s >= keepalive_s:
                 data = renderer.keepalive(time.monotonic() - spoke_s)
         await self._write(data, is_last=True)
-        last = events[-1]
+        last = told[-1][1]
         return outcome_of(last.error()) if isinstance(last, Failed) else "ok"
 
-    async def _next(self, timeout_s: float) -> list[Event]:
-        events = await self.reader.wait(timeout_s)
-        self.record.note(events)
-        return events
+    async def _next(self, timeout_s: float) -> _Told:
+        told = await self.client.wait(timeout_s)
+        self.record.note([event for _, event in told])
+        return told
 
     async def _write(self, data: bytes, *, is_last: bool) -> None:
         await self.send({"type": "http.response.body", "body": data, "more_body": not is_last})

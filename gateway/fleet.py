@@ -15,7 +15,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from gateway.jobs import queue_key
-from gateway.presence import Presence
+from gateway.presence import Presence, away_error, reason_of
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError, WireError
 from shared.registry import Fleet, HostRecord, WorkerLease
@@ -59,14 +59,14 @@ class FleetWatcher(Presence):
                 await self._read()
         except (RedisError, OSError, TimeoutError) as error:
             self._note_away(error)
-            raise BrokerUnavailableError(f"Redis cannot be reached: {error or type(error).__name__}") from error
+            raise away_error("Redis cannot be reached", error) from error
         if self._came():
             logger.info("Redis is reached")
         return self.snapshot
 
     def _note_away(self, error: BaseException) -> None:
         if self._went():
-            logger.warning("Redis cannot be reached: %s", error or type(error).__name__)
+            logger.warning("Redis cannot be reached: %s", reason_of(error))
 
     async def _read(self) -> None:
         """One round trip while nobody comes or goes, two when the names changed."""

@@ -29,6 +29,7 @@ from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry
 
+from gateway.presence import away_error
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError
 from shared.request import Envelope
@@ -99,7 +100,7 @@ async def _asking_redis(purpose: str) -> AsyncIterator[None]:
         async with asyncio.timeout(_PATIENCE_S):
             yield
     except _BROKER_ERRORS as error:
-        raise BrokerUnavailableError(f"{purpose}: {error or 'it does not answer'}") from error
+        raise away_error(purpose, error) from error
 
 
 async def drain(client: redis.asyncio.Redis, worker: str) -> bool:

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from gateway.fleet import FleetWatcher
 from shared.errors import GatewayError, InvalidRequestError
-from shared.events import Event, Failed, Finished, Progress, Started, Usage
+from shared.events import Event, Failed, Finished, Progress, Started, Usage, total_usage
 from shared.registry import WorkerLease
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -83,6 +83,7 @@ class RequestRecord:
         self.ran_s: float | None = None
         self.first_token_s: float | None = None
         self.usage = Usage()
+        self._ended: list[Usage] = []  # of each choice
         self.warnings: tuple[str, ...] = ()
 
     def note(self, events: Sequence[Event]) -> None:
@@ -91,8 +92,10 @@ class RequestRecord:
             self._note_beginning(events)
         elif events:
             self.gaps.note(time.monotonic())
-        if events and isinstance(events[-1], Finished):
-            self.usage = events[-1].usage
+        for event in events:
+            if isinstance(event, Finished):
+                self._ended.append(event.usage)
+                self.usage = total_usage(self._ended)
 
     def note_stage(self, stage: str, since_s: float) -> float:
         """A stage of the way to the worker that began at `since_s` is over; the moment at which it was."""

@@ -1,8 +1,23 @@
-"""Whether a connection to Redis is up, and for how long it has been so."""
+"""Whether a connection to Redis is up, for how long it has been so, and how clients hear that it is not."""
 
 from __future__ import annotations
 
 import time
+
+from shared.errors import BrokerUnavailableError
+
+_RETRY_AFTER_S = 2
+
+
+def away_error(what: str, error: BaseException | None = None) -> BrokerUnavailableError:
+    """`what` happened for want of Redis, because of `error`."""
+    text = what if error is None else f"{what}: {reason_of(error)}"
+    return BrokerUnavailableError(text, retry_after_s=_RETRY_AFTER_S)
+
+
+def reason_of(error: BaseException) -> str:
+    """In words, which a time-out has none of."""
+    return str(error) or "it does not answer"
 
 
 class Presence:

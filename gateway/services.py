@@ -10,10 +10,11 @@ from gateway.fleet import FleetWatcher
 from gateway.jobs import JobQueue
 from gateway.metrics import Metrics
 from gateway.policies import Policies
+from gateway.presence import away_error
 from gateway.resolve import resolve
 from gateway.streams import FrameHub
 from shared.config import Settings
-from shared.errors import BrokerUnavailableError, ModelNotFoundError, OverloadedError
+from shared.errors import ModelNotFoundError, OverloadedError
 from shared.request import Priority
 from shared.routing import Target
 
@@ -48,7 +49,7 @@ class Services:
         """Raises `BrokerUnavailableError` when an answer could not come back. A connection that is just being made
         anew is no reason: what is missed meanwhile is repaired."""
         if max(self.fleet.away_s, self.hub.away_s) > _RECONNECTION_S:
-            raise BrokerUnavailableError("Redis cannot be reached", retry_after_s=2)
+            raise away_error("Redis cannot be reached")
 
     async def wake(self, model: str) -> None:
         """Ask the hosts to load the model when no worker holds it. Raises `BrokerUnavailableError`."""

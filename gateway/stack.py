@@ -207,9 +207,7 @@ class Stack:
     async def _announce_when_ready(self, models: Collection[ModelRecord]) -> None:
         if models and all(model.state == "failed" for model in models):
             raise ConfigError("no model could be loaded")
-        # Models that wait to be asked for are no reason to wait: the gateway can take the question.
-        are_waiting = bool(models) and all(model.state == "available" for model in models)
-        if await asyncio.to_thread(answers, self.url, "/health" if are_waiting else "/ready"):
+        if await asyncio.to_thread(answers, self.url, "/ready"):
             self._is_ready = True
             self._announce(self.url)
 

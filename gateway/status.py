@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from gateway import catalog
 from gateway.metrics import CONTENT_TYPE
 from gateway.replies import is_anthropic_client, send_json, send_reply
 from gateway.services import Services
+from shared.registry import Fleet
 
 
 class Models:
@@ -19,9 +23,11 @@ class Models:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fleet = self.services.fleet.snapshot
-        is_anthropic = self.is_anthropic or is_anthropic_client(scope)
-        render = catalog.render_anthropic_models if is_anthropic else catalog.render_openai_models
-        await send_json(send, 200, render(fleet))
+        if self.is_anthropic or is_anthropic_client(scope):
+            page = catalog.parse_page(QueryParams(scope["query_string"]))
+            await send_json(send, 200, catalog.render_anthropic_models(fleet, page))
+        else:
+            await send_json(send, 200, catalog.render_openai_models(fleet))
 
 
 class Model(Models):
@@ -52,13 +58,27 @@ class Ready:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self.services
-        fleet = services.fleet.snapshot
         is_connected = services.fleet.is_connected and services.hub.is_connected
-        ready = sorted({worker.model for worker in fleet.workers if worker.state == "ready"})
-        loading = {worker.model: worker.load_done for worker in fleet.workers if worker.state == "loading"}
-        failed = {m.id: m.reason for host in fleet.hosts for m in host.models if m.state == "failed"}
-        answer = {"ready": is_connected and bool(ready), "redis": is_connected, "models": ready}
-        await send_json(send, 200 if answer["ready"] else 503, answer | {"loading": loading, "failed": failed})
+        answer = render_readiness(services.fleet.snapshot, is_connected=is_connected)
+        await send_json(send, 200 if answer["ready"] else 503, answer)
+
+
+def render_readiness(fleet: Fleet, *, is_connected: bool) -> dict[str, Any]:
+    """Models that wait to be asked for can answer: who asks only those that are loaded would never have them loaded.
+    While others are being loaded, it is those that are waited for."""
+    records = [model for host in fleet.hosts for model in host.models]
+    ready = sorted({worker.model for worker in fleet.workers if worker.state == "ready"})
+    available = sorted({model.id for model in records if model.state == "available"})
+    loading = {model.id: model.load_done for model in records if model.state == "loading"}
+    loading |= {worker.model: worker.load_done for worker in fleet.workers if worker.state == "loading"}
+    return {
+        "ready": is_connected and bool(ready or (available and not loading)),
+        "redis": is_connected,
+        "models": ready,
+        "available": available,
+        "loading": loading,
+        "failed": {model.id: model.reason for model in records if model.state == "failed"},
+    }
 
 
 class MetricsPage:

@@ -20,7 +20,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from gateway.event_stream import EventStream
-from gateway.presence import Presence
+from gateway.presence import Presence, reason_of
 from gateway.tasks import cancel_all
 from shared import keys, wire
 from shared.errors import GatewayError, WireError
@@ -146,7 +146,7 @@ class FrameHub(Presence):
         if error is not None and not isinstance(error, RedisError | OSError):
             raise error
         if self._went():
-            logger.warning("the subscription broke: %s", error or "it is made anew")
+            logger.warning("the subscription broke: %s", reason_of(error) if error else "it is made anew")
 
     def feed(self, data: bytes) -> None:
         """One message of the channel."""

@@ -9,8 +9,8 @@ rendered from the same events; `assemble` is the non-streaming half.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -33,6 +33,15 @@ class Usage:
     output_tokens: int = 0
     reasoning_tokens: int = 0
     parted: str = ""
+
+
+def total_usage(usages: Sequence[Usage]) -> Usage:
+    """Of several answers to one prompt, which counts once."""
+    return replace(
+        usages[0],
+        output_tokens=sum(usage.output_tokens for usage in usages),
+        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,10 +57,12 @@ class Markers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:
-    """A compiled demand. `text` is empty when it could not be enforced at all; `warnings` say what is not."""
+    """A compiled demand. `text` is empty when it could not be enforced at all; `warnings` say what is not.
+    `unreasoned` is the same without reasoning where the model may reason first or not, else empty."""
 
     text: str
     warnings: tuple[str, ...] = ()
+    unreasoned: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +85,19 @@ class _Calls:
 class Constraint:
     """The state of one answer under a grammar. Not thread-safe; used on the engine thread."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, *, vocabulary: int, eos_token_ids: Sequence[int]) -> None:
-        """`matcher` is this answer's own; `vocabulary` the number of tokens that it knows."""
+    def __init__(
+        self,
+        matcher: llguidance.LLMatcher,
+        *,
+        vocabulary: int,
+        eos_token_ids: Sequence[int],
+        unreasoned: llguidance.LLMatcher | None = None,
+    ) -> None:
+        """`matcher` is this answer's own; `vocabulary` the number of tokens that it knows. `unreasoned` is for the
+        first token alone and not advanced."""
         self._eos_token_ids = list(eos_token_ids)
         self._matcher = matcher
+        self._unreasoned = unreasoned
         self._words = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
 
     def allowed(self, vocabulary: int) -> NDArray[np.bool_]:
@@ -96,7 +107,19 @@ class Constraint:
             ends = np.zeros(vocabulary, dtype=np.bool_)
             ends[self._eos_token_ids] = True
             return ends
-        llguidance.numpy.fill_next_token_bitmask(self._matcher, self._words, 0)
+        return self._next(self._matcher, vocabulary)
+
+    def voluntary(self, vocabulary: int) -> NDArray[np.bool_] | None:
+        """Those of the allowed tokens that begin reasoning, where the model may begin it or not: only one that wants
+        to say one of them before all other tokens should. A model that wants to say something else would, left with
+        these or the form's first tokens, rather reason, and one that never learned to reason does not come to an end.
+        None where there are none."""
+        if self._unreasoned is None:
+            return None
+        return self.allowed(vocabulary) & ~self._next(self._unreasoned, vocabulary)
+
+    def _next(self, matcher: llguidance.LLMatcher, vocabulary: int) -> NDArray[np.bool_]:
+        llguidance.numpy.fill_next_token_bitmask(matcher, self._words, 0)
         bits = np.unpackbits(self._words[0].view(np.uint8), bitorder="little").astype(np.bool_)
         if len(bits) >= vocabulary:
             return bits[:vocabulary]
@@ -104,6 +127,7 @@ class Constraint:
 
     def accept(self, token: int) -> bool:
         """Advance by the token that was sampled. False when the grammar does not allow it, or the answer is over."""
+        self._unreasoned = None
         return not self._matcher.is_stopped() and bool(self._matcher.consume_token(token))
 
     @property
@@ -115,6 +139,11 @@ class Constraint:
 def is_demanding(request: GenerateRequest) -> bool:
     """Whether the request demands a form at all."""
     return request.response_schema is not None or bool(demanded_tools(request)[0])
+
+
+def must_have_form(request: GenerateRequest) -> bool:
+    """Whether no answer in free text is possible."""
+    return request.response_schema is not None or demanded_tools(request)[1]
 
 
 class ConstraintCompiler:
@@ -131,6 +160,15 @@ class ConstraintCompiler:
     def compile(self, request: GenerateRequest, *, in_reasoning: bool) -> Grammar | None:
         """The grammar that the request demands, None when it demands nothing."""
         think = _Think(is_open=in_reasoning, is_allowed=request.reasoning.enabled is not False)
+        grammar = self._demanded(request, think)
+        if grammar is None or in_reasoning or not must_have_form(request):
+            return grammar
+        unreasoned = self._demanded(request, replace(think, is_allowed=False))
+        if unreasoned is None or unreasoned.text == grammar.text:
+            return grammar
+        return replace(grammar, unreasoned=unreasoned.text)
+
+    def _demanded(self, request: GenerateRequest, think: _Think) -> Grammar | None:
         if request.response_schema is not None:
             return self._answer(request.response_schema, think)
         demanded, required = demanded_tools(request)
@@ -150,8 +188,12 @@ class ConstraintCompiler:
         """A fresh state for one answer; None when the grammar enforces nothing."""
         if not grammar.text:
             return None
-        matcher = self._matcher(grammar.text).deep_copy()
-        return Constraint(matcher, vocabulary=self._tokenizer.vocab_size, eos_token_ids=self._eos_token_ids)
+        return Constraint(
+            self._matcher(grammar.text).deep_copy(),
+            vocabulary=self._tokenizer.vocab_size,
+            eos_token_ids=self._eos_token_ids,
+            unreasoned=self._matcher(grammar.unreasoned).deep_copy() if grammar.unreasoned else None,
+        )
 
     def _matcher(self, text: str) -> llguidance.LLMatcher:
         """Compiled once and copied for every answer: twenty tools take milliseconds to compile, and answers start on

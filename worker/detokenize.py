@@ -8,7 +8,7 @@ constant time. Anything else is decoded in a short sliding window.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer
@@ -35,18 +35,32 @@ class Detokenizer(Protocol):
         """What is left at the end: U+FFFD for a character that never became whole, else empty."""
 
 
-def detokenizer_factory(tokenizer: Tokenizer) -> Callable[[], Detokenizer]:
-    """Makes one detokenizer per answer; build it once per model, because the byte table costs a pass over the
-    vocabulary."""
-    stream = tokenizer.detokenizer
-    if isinstance(stream, BPEStreamingDetokenizer):
-        table = byte_level_table(stream.tokenmap)
-        return lambda: ByteDetokenizer(table)
-    if isinstance(stream, SPMStreamingDetokenizer):
-        table = [piece.replace(_SPM_SPACE, b" ") for piece in stream.tokenmap]
-        trim = bool(stream.trim_space)
-        return lambda: ByteDetokenizer(table, trim_space=trim)
-    return lambda: WindowDetokenizer(tokenizer)
+class TokenTexts:
+    """What the tokens of one vocabulary are made of. Build it once per model, because the byte table costs a pass over
+    the vocabulary."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        stream = tokenizer.detokenizer
+        self._trims = isinstance(stream, SPMStreamingDetokenizer) and bool(stream.trim_space)
+        self._table: list[bytes] | None = None
+        if isinstance(stream, BPEStreamingDetokenizer):
+            self._table = byte_level_table(stream.tokenmap)
+        elif isinstance(stream, SPMStreamingDetokenizer):
+            self._table = [piece.replace(_SPM_SPACE, b" ") for piece in stream.tokenmap]
+
+    def new_detokenizer(self) -> Detokenizer:
+        """For one answer."""
+        if self._table is None:
+            return WindowDetokenizer(self._tokenizer)
+        return ByteDetokenizer(self._table, trim_space=self._trims)
+
+    def bytes_of(self, token: int) -> bytes:
+        """The token's part of a text, which may begin or end inside a character; where tokens are no fixed bytes, what
+        it decodes to alone."""
+        if self._table is None:
+            return self._tokenizer.decode([token]).encode()
+        return self._table[token] if token < len(self._table) else b""
 
 
 def byte_level_table(pieces: Iterable[str | None]) -> list[bytes]:

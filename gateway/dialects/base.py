@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,11 +14,12 @@ from shared.request import GenerateRequest
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
     """`request.model` is still the client's name for it; `options` is the dialect's own memory for rendering.
-    `warnings` say what of the request is not honoured."""
+    `warnings` say what of the request is not honoured; `choices` is how many answers it wants at once."""
 
     request: GenerateRequest
     stream: bool
     options: Mapping[str, Any]
+    choices: int = 1
     warnings: tuple[str, ...] = ()
 
 
@@ -31,6 +32,7 @@ class RenderContext:
     model: str
     created_s: int
     options: Mapping[str, Any]
+    choices: int = 1
     noop_s: float = 110.0
 
 
@@ -47,8 +49,9 @@ class StreamRenderer(Protocol):
     def start(self) -> bytes:
         """Bytes to send at once, before anything is known of the request (may be empty)."""
 
-    def feed(self, event: Event) -> bytes:
-        """Bytes of one event (may be empty). After `Finished` or `Failed` the stream is complete."""
+    def feed(self, event: Event, choice: int = 0) -> bytes:
+        """Bytes of one event of one choice (may be empty). After the last choice's `Finished`, or a `Failed`, the
+        stream is complete."""
 
     def keepalive(self, silent_s: float) -> bytes:
         """Bytes that keep the client waiting; `silent_s` is how long no real event was sent."""
@@ -65,7 +68,9 @@ class Dialect(Protocol):
 
     def renderer(self, context: RenderContext) -> StreamRenderer: ...
 
-    def render_completion(self, completion: Completion, context: RenderContext) -> dict[str, Any]:
-        """The non-streaming answer; says exactly what the streamed one would."""
+    def render_completion(
+        self, completion: Completion, context: RenderContext, others: Sequence[Completion] = ()
+    ) -> dict[str, Any]:
+        """The non-streaming answer; says exactly what the streamed one would. `others` are the further choices."""
 
     def render_error(self, error: GatewayError, *, request_id: str) -> RenderedError: ...

@@ -293,6 +293,7 @@ def test_many_counts_at_once_are_all_answered(stack: Stack) -> None:
 def test_models_are_listed_and_retrieved_with_their_limits(claude: anthropic.Anthropic, stack: Stack) -> None:
     ids = {model.display_name: model.id for model in claude.models.list(limit=1000)}
     assert set(ids) == {stack.model, stack.demo}
+    assert [model.id for model in claude.models.list(limit=1)] == list(ids.values())  # page by page
     model = claude.models.retrieve(ids[stack.model])
     assert model.type == "model"
     assert model.max_input_tokens == 32768

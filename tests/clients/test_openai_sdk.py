@@ -55,6 +55,24 @@ def test_stream_gives_the_same_text_and_ends_with_usage(gpt: openai.OpenAI, stac
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_choices_are_separate_answers_to_one_prompt(gpt: openai.OpenAI, stack: Stack) -> None:
+    asked: dict[str, Any] = {"model": stack.model, "messages": [user("hi")], "temperature": 2, "max_tokens": 9, "n": 3}
+    whole = gpt.chat.completions.create(**asked, seed=5)
+    texts = [choice.message.content for choice in whole.choices]
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert len(set(texts)) > 1
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+    alone = gpt.chat.completions.create(**asked | {"n": 1}, seed=6)
+    assert alone.choices[0].message.content == texts[1]
+    assert alone.usage.prompt_tokens == whole.usage.prompt_tokens
+
+    streamed = ["", "", ""]
+    for chunk in gpt.chat.completions.create(**asked, seed=5, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts
+
+
 def test_stream_without_asking_for_usage_has_no_usage_chunk(gpt: openai.OpenAI, stack: Stack) -> None:
     chunks = list(gpt.chat.completions.create(model=stack.model, messages=[user("hi")], stream=True))
     assert all(chunk.choices for chunk in chunks)

@@ -123,6 +123,7 @@ def test_a_model_that_is_not_loaded_is_asked_for_and_waited_for(gateway: Served)
         client.sadd(keys.HOSTS, "h")
         loads.subscribe(keys.LOADS)
         assert loads.get_message(timeout=5) is None  # the subscription
+        wait_until(lambda: gateway.get("/ready").json["available"] == ["later"], "the host is seen")
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(gateway.post, MESSAGES, message(WORDS, model="later"))
             heard: Any = wait_until(lambda: loads.get_message(timeout=0.1), "the gateway asks for the model")
@@ -143,6 +144,10 @@ def test_models_in_the_shape_that_the_client_knows(gateway: Served) -> None:
         listed = gateway.get("/v1/models?limit=1000", headers).json
         assert [(model["id"], model["type"]) for model in listed["data"]] == [("anthropic/echo", "model")]
     assert gateway.get("/anthropic/v1/models").json == listed
+    assert gateway.get("/v1/models/").json == openai
+    assert gateway.get("/anthropic/v1/models/?limit=1").json == listed
+    assert gateway.get("/anthropic/v1/models?after_id=anthropic/echo").json["data"] == []
+    assert gateway.get("/anthropic/v1/models?limit=0").status == 400
 
 
 def test_one_model_by_any_name_for_it(gateway: Served) -> None:

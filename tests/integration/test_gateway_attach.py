@@ -129,6 +129,25 @@ def test_the_work_stops_when_the_last_has_left(gateway: Served) -> None:
         assert count_jobs(client, CanceledJobRegistry) == 1
 
 
+def test_choices_without_chance_are_computed_once(gateway: Served) -> None:
+    before = attached(gateway)
+    answer = gateway.post(CHAT, ask("echo:words 30", stream=False, n=3)).json
+    assert [choice["message"]["content"].split()[-1] for choice in answer["choices"]] == ["word29"] * 3
+    assert answer["usage"]["completion_tokens"] == 90
+    assert attached(gateway) == before + 2
+    wait_finished(gateway)
+
+
+def test_a_client_that_leaves_stops_all_its_choices(gateway: Served) -> None:
+    body = ask("echo:words 100000", temperature=1, n=3)
+    with gateway.client() as client:
+        with gateway.stream(CHAT, body) as source:
+            read_words(source, 20)
+            assert count_jobs(client) == 3
+        wait_until(lambda: not count_jobs(client), "the work ends", deadline_s=3)
+        assert count_jobs(client, CanceledJobRegistry) == 3
+
+
 def test_who_waits_in_the_queue_is_joined_there(gateway: Served) -> None:
     before = attached(gateway)
     with gateway.worker("narrow", MLX_GATEWAY_CAPACITY=1), gateway.client() as client:

@@ -72,7 +72,7 @@ class Engine(Protocol):
         """Render and tokenise. Raises `PromptTooLongError`, `InvalidRequestError`, `UnsupportedContentError`."""
 
     def count_tokens(self, request: GenerateRequest) -> int:
-        """Tokens of the prompt that `prepare` would make, generation header included."""
+        """Tokens of the prompt that `prepare` would make, generation header included; also when it is too long."""
 
     def submit(self, prepared: Prepared) -> None:
         """Take the request in; its first output comes from a later `step` and begins with `Started`."""

@@ -80,6 +80,17 @@ class PromptBuilder:
 
     def build(self, request: GenerateRequest) -> Prompt:
         """Raises `PromptTooLongError`, `InvalidRequestError`, `UnsupportedContentError`."""
+        prompt = self._of_any_length(request)
+        if len(prompt.tokens) >= self._context_tokens:
+            raise PromptTooLongError.of(max(len(prompt.tokens), self._context_tokens + 1), self._context_tokens)
+        return prompt
+
+    def count_tokens(self, request: GenerateRequest) -> int:
+        """Also of a prompt that is too long: by how much is what its client wants to know. Raises
+        `InvalidRequestError`, `UnsupportedContentError`."""
+        return len(self._of_any_length(request).tokens)
+
+    def _of_any_length(self, request: GenerateRequest) -> Prompt:
         album = ImageAlbum(request.messages, self._images)
         messages = album.messages
         prefill = None
@@ -89,8 +100,6 @@ class PromptBuilder:
         converter = Converter(self._traits, self._shield, {tool.name: tool for tool in request.tools}, album)
         conversation = converter.convert(messages, head.tools_text, has_tools=bool(head.scene.tools))
         prompt = self._build(head, conversation, prefill)
-        if len(prompt.tokens) >= self._context_tokens:
-            raise PromptTooLongError.of(max(len(prompt.tokens), self._context_tokens + 1), self._context_tokens)
         return replace(prompt, images=album.by_digest) if prompt.spans else prompt
 
     def _build(self, head: Head, conversation: Conversation, prefill: Prefill | None) -> Prompt:

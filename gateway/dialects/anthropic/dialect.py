@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.dialects.anthropic import errors, parse, render
@@ -22,7 +22,9 @@ class AnthropicDialect:
     def renderer(self, context: RenderContext) -> StreamRenderer:
         return render.MessageStream(context)
 
-    def render_completion(self, completion: Completion, context: RenderContext) -> dict[str, Any]:
+    def render_completion(
+        self, completion: Completion, context: RenderContext, others: Sequence[Completion] = ()
+    ) -> dict[str, Any]:
         return render.render_completion(completion, context)
 
     def render_error(self, error: GatewayError, *, request_id: str) -> RenderedError:

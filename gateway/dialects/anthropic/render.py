@@ -180,7 +180,7 @@ class MessageStream:
         self._noop_at_s = silent_s
         return opening + _PING + self._message_delta(None, "", {"output_tokens": self._usage.output_tokens})
 
-    def feed(self, event: Event) -> bytes:
+    def feed(self, event: Event, choice: int = 0) -> bytes:
         match event:
             case Progress(total_tokens=total):
                 if total:

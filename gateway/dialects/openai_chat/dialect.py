@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.dialects.base import Parsed, RenderContext, RenderedError, StreamRenderer
@@ -22,8 +22,10 @@ class OpenAIChatDialect:
     def renderer(self, context: RenderContext) -> StreamRenderer:
         return render.ChunkStream(context)
 
-    def render_completion(self, completion: Completion, context: RenderContext) -> dict[str, Any]:
-        return render.render_completion(completion, context)
+    def render_completion(
+        self, completion: Completion, context: RenderContext, others: Sequence[Completion] = ()
+    ) -> dict[str, Any]:
+        return render.render_completion((completion, *others), context)
 
     def render_error(self, error: GatewayError, *, request_id: str) -> RenderedError:
         return errors.render_error(error)

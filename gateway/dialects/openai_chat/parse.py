@@ -8,7 +8,13 @@ from typing import Any
 from gateway.dialects import fields
 from gateway.dialects.base import Parsed
 from gateway.dialects.openai_chat.content import parse_messages
-from gateway.dialects.openai_chat.schema import EFFORTS, MAX_TOP_LOGPROBS, SESSION_HEADERS
+from gateway.dialects.openai_chat.schema import (
+    EFFORTS,
+    MAX_CHOICES,
+    MAX_TOP_LOGPROBS,
+    SESSION_HEADERS,
+    TEMPLATE_SWITCHES,
+)
 from gateway.dialects.sampling import parse_sampling
 from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
 
@@ -22,8 +28,6 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
     """
     body, _ = fields.body_object(body)
     model = fields.name(body.get("model"), "model")
-    if fields.integer(body.get("n"), "n", low=1) not in (None, 1):
-        fields.refuse("n", "only one choice per request is supported; send the request n times")
     top_logprobs = _parse_logprobs(body)
     tools = _parse_tools(body)
     tool_choice, tools = _parse_tool_choice(body, tools)
@@ -50,7 +54,15 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
             "logprobs": top_logprobs is not None,
             "functions": _uses_functions(body),
         },
+        choices=_parse_choices(body.get("n")),
     )
+
+
+def _parse_choices(value: Any) -> int:
+    choices = fields.integer(value, "n", low=1) or 1
+    if choices > MAX_CHOICES:
+        fields.refuse("n", f"Input should be less than or equal to {MAX_CHOICES}")
+    return choices
 
 
 def _uses_functions(body: Mapping[str, Any]) -> bool:
@@ -157,17 +169,15 @@ def _allowed(value: Any, tools: tuple[ToolDefinition, ...], at: str) -> tuple[To
 
 
 def _parse_reasoning(body: Mapping[str, Any]) -> ReasoningOptions:
-    """`reasoning_effort`, and the switch that clients of local servers pass to the chat template."""
+    """`reasoning_effort`, and the switches that clients of local servers pass to the chat template."""
     wanted = fields.optional_string(body.get("reasoning_effort"), "reasoning_effort")
+    effort = EFFORTS.get(wanted, "")
     at = "chat_template_kwargs"
     template = fields.optional_mapping(body.get(at), at)
-    switch = template.get("enable_thinking")
-    enabled: bool | None = None
-    if switch is not None:
-        enabled = fields.boolean(switch, f"{at}.enable_thinking")
-    elif wanted == "none":
-        enabled = False
-    return ReasoningOptions(enabled=enabled, effort=EFFORTS.get(wanted, ""))
+    for switch in TEMPLATE_SWITCHES:
+        if template.get(switch) is not None:
+            return ReasoningOptions(enabled=fields.boolean(template[switch], f"{at}.{switch}"), effort=effort)
+    return ReasoningOptions(enabled=False if wanted == "none" else None, effort=effort)
 
 
 def _parse_response_format(value: Any) -> dict[str, Any] | None:

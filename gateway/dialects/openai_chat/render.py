@@ -29,6 +29,7 @@ from shared.events import (
     ToolCallFinished,
     ToolCallStarted,
     Usage,
+    total_usage,
 )
 from shared.messages import ReasoningPart, TextPart, ToolCallPart
 
@@ -76,16 +77,21 @@ def _render_frame(context: RenderContext, kind: str) -> dict[str, Any]:
     return {"id": completion_id(context), "object": kind, "created": context.created_s, "model": context.model}
 
 
-def render_completion(completion: Completion, context: RenderContext) -> dict[str, Any]:
+def render_completion(completions: Sequence[Completion], context: RenderContext) -> dict[str, Any]:
+    choices = [_render_choice(completion, index, context) for index, completion in enumerate(completions)]
+    usage = render_usage(total_usage([completion.usage for completion in completions]))
+    return _render_frame(context, "chat.completion") | {"choices": choices, "usage": usage}
+
+
+def _render_choice(completion: Completion, index: int, context: RenderContext) -> dict[str, Any]:
     calls = [part for part in completion.parts if isinstance(part, ToolCallPart)]
     functions = bool(context.options.get("functions"))
-    choice = {
-        "index": 0,
+    return {
+        "index": index,
         "message": _render_message(completion, calls, functions=functions),
         "logprobs": _render_logprobs(completion.logprobs) if context.options.get("logprobs") else None,
         "finish_reason": _finish_reason(completion.reason, has_calls=bool(calls), functions=functions),
     }
-    return _render_frame(context, "chat.completion") | {"choices": [choice], "usage": render_usage(completion.usage)}
 
 
 def _render_message(completion: Completion, calls: Sequence[ToolCallPart], *, functions: bool) -> dict[str, Any]:
@@ -109,6 +115,39 @@ class ChunkStream:
 
     def __init__(self, context: RenderContext) -> None:
         self._context = context
+        self._choices = [_ChoiceStream(context, index) for index in range(context.choices)]
+        self._usages: dict[int, Usage] = {}
+
+    def start(self) -> bytes:
+        return b"".join([choice.start() for choice in self._choices])
+
+    def keepalive(self, silent_s: float) -> bytes:
+        return _KEEPALIVE
+
+    def feed(self, event: Event, choice: int = 0) -> bytes:
+        if isinstance(event, Failed):
+            return encode_data(render_body(event.error()))
+        data = self._choices[choice].feed(event)
+        if isinstance(event, Finished):
+            self._usages[choice] = event.usage
+            if len(self._usages) == len(self._choices):
+                return data + self._end()
+        return data
+
+    def _end(self) -> bytes:
+        if not self._context.options.get("include_usage"):
+            return DONE
+        usage = total_usage([self._usages[choice] for choice in range(len(self._choices))])
+        frame = _render_frame(self._context, "chat.completion.chunk")
+        return encode_data(frame | {"choices": [], "usage": render_usage(usage)}) + DONE
+
+
+class _ChoiceStream:
+    """The chunks of one choice."""
+
+    def __init__(self, context: RenderContext, index: int) -> None:
+        self._context = context
+        self._index = index
         self._frame = _render_frame(context, "chat.completion.chunk")
         self._functions = bool(context.options.get("functions"))
         self._started = False
@@ -121,15 +160,9 @@ class ChunkStream:
         self._started = True
         return self._chunk({"role": "assistant", "content": None})
 
-    def keepalive(self, silent_s: float) -> bytes:
-        return _KEEPALIVE
-
     def feed(self, event: Event) -> bytes:
-        match event:
-            case Progress() | Started():
-                return self.start()
-            case Failed():
-                return encode_data(render_body(event.error()))
+        if isinstance(event, Progress | Started):
+            return self.start()
         return self.start() + self._feed_content(event)
 
     def _feed_content(self, event: Event) -> bytes:
@@ -171,15 +204,12 @@ class ChunkStream:
     def _finish(self, event: Finished) -> bytes:
         reason = _finish_reason(event.reason, has_calls=self._has_calls, functions=self._functions)
         delta = {} if self._has_text or self._has_calls else {"content": ""}
-        ending = self._chunk(delta, finish_reason=reason)
-        if self._context.options.get("include_usage"):
-            ending += encode_data(self._frame | {"choices": [], "usage": render_usage(event.usage)})
-        return ending + DONE
+        return self._chunk(delta, finish_reason=reason)
 
     def _chunk(
         self, delta: dict[str, Any], *, logprobs: dict[str, Any] | None = None, finish_reason: str | None = None
     ) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        choice = {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         chunk = self._frame | {"choices": [choice]}
         if self._context.options.get("include_usage"):
             chunk["usage"] = None

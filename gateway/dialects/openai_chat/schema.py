@@ -40,4 +40,9 @@ EFFORTS: Final[dict[str, str]] = {
     "max": "max",
 }
 
+# What chat templates call the switch of their reasoning.
+TEMPLATE_SWITCHES: Final = ("enable_thinking", "thinking")
+
 MAX_TOP_LOGPROBS: Final = 20
+# The vendor allows 128. Each is a request in the queue of one model.
+MAX_CHOICES: Final = 32

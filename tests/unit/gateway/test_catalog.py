@@ -4,11 +4,15 @@ import pytest
 from anthropic.types import ModelCapabilities
 
 from gateway.catalog import (
+    Page,
+    cut_page,
+    parse_page,
     render_anthropic_model,
     render_anthropic_models,
     render_openai_model,
     render_openai_models,
 )
+from shared.errors import InvalidRequestError
 from shared.registry import Fleet, ModelRecord
 from tests.support.fleet import host, lease
 
@@ -23,7 +27,7 @@ def test_openai_clients_see_plain_ids_of_everything_that_can_be_asked_for() -> N
 
 
 def test_anthropic_clients_see_ids_that_claude_code_discovers() -> None:
-    listed = render_anthropic_models(FLEET)
+    listed = render_anthropic_models(FLEET, Page())
     assert [model["id"] for model in listed["data"]] == ["anthropic/big", "anthropic/tiny"]
     assert (listed["first_id"], listed["last_id"]) == ("anthropic/big", "anthropic/tiny")
     assert [model["display_name"] for model in listed["data"]] == ["big", "tiny"]
@@ -51,8 +55,47 @@ def test_a_models_date_is_said_in_each_vendors_form(made_at_s: int, text: str) -
     assert render_anthropic_model(fleet, "tiny")["created_at"] == text
     assert render_openai_model(fleet, "tiny")["created"] == made_at_s
     assert render_openai_models(fleet)["data"][1]["created"] == made_at_s
-    assert render_anthropic_models(fleet)["data"][1]["created_at"] == text
+    assert render_anthropic_models(fleet, Page())["data"][1]["created_at"] == text
 
 
 def test_an_empty_list_has_no_first_and_last() -> None:
-    assert render_anthropic_models(Fleet()) == {"data": [], "has_more": False, "first_id": None, "last_id": None}
+    assert render_anthropic_models(Fleet(), Page()) == {
+        "data": [],
+        "has_more": False,
+        "first_id": None,
+        "last_id": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "page", "has_more"),
+    [
+        ({}, "abcde", False),
+        ({"limit": "2"}, "ab", True),
+        ({"limit": "5"}, "abcde", False),
+        ({"limit": "2", "after_id": "anthropic/b"}, "cd", True),
+        ({"limit": "2", "after_id": "c"}, "de", False),
+        ({"after_id": "e"}, "", False),
+        ({"limit": "2", "before_id": "anthropic/d"}, "bc", True),
+        ({"limit": "9", "before_id": "d"}, "abc", False),
+        ({"before_id": "a"}, "", False),
+    ],
+)
+def test_a_page_is_what_stands_next_to_its_cursor(query: dict[str, str], page: str, has_more: bool) -> None:
+    assert cut_page(tuple("abcde"), parse_page(query)) == (tuple(page), has_more)
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ({"limit": "0"}, "limit"),
+        ({"limit": "1001"}, "limit"),
+        ({"limit": "many"}, "limit"),
+        ({"after_id": "gone"}, "after_id"),
+        ({"before_id": "gone"}, "before_id"),
+        ({"after_id": "a", "before_id": "b"}, "after_id"),
+    ],
+)
+def test_a_page_that_cannot_be_is_refused_by_the_fields_name(query: dict[str, str], named: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"^{named}: "):
+        cut_page(("a", "b"), parse_page(query))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +24,26 @@ from tests.support.gateway import FINISHED, STARTED, HandWorker, text, until
 
 
 class BrokenMessages(MessageStream):
-    def feed(self, event: Event) -> bytes:
+    def feed(self, event: Event, choice: int = 0) -> bytes:
         if isinstance(event, TextDelta):
             raise KeyError("a bug")
-        return super().feed(event)
+        return super().feed(event, choice)
 
 
 class BrokenChunks(ChunkStream):
-    def feed(self, event: Event) -> bytes:
+    def feed(self, event: Event, choice: int = 0) -> bytes:
         if isinstance(event, TextDelta):
             raise KeyError("a bug")
-        return super().feed(event)
+        return super().feed(event, choice)
 
 
 class BrokenAnthropic(AnthropicDialect):
     def renderer(self, context: RenderContext) -> MessageStream:
         return BrokenMessages(context)
 
-    def render_completion(self, completion: Completion, context: RenderContext) -> dict[str, Any]:
+    def render_completion(
+        self, completion: Completion, context: RenderContext, others: Sequence[Completion] = ()
+    ) -> dict[str, Any]:
         raise KeyError("a bug")
 
 
@@ -48,7 +51,9 @@ class BrokenOpenAIChat(OpenAIChatDialect):
     def renderer(self, context: RenderContext) -> ChunkStream:
         return BrokenChunks(context)
 
-    def render_completion(self, completion: Completion, context: RenderContext) -> dict[str, Any]:
+    def render_completion(
+        self, completion: Completion, context: RenderContext, others: Sequence[Completion] = ()
+    ) -> dict[str, Any]:
         raise KeyError("a bug")
 
 

@@ -18,6 +18,7 @@ from rq.utils import utcparse
 
 from gateway.app import build_clients
 from gateway.jobs import RQ_VERSION, JobQueue, JobState, job_fields, job_id, queue_key
+from gateway.presence import away_error
 from shared import keys, wire
 from shared.config import Settings
 from shared.errors import BrokerUnavailableError
@@ -240,10 +241,18 @@ def test_without_redis_every_call_says_so(redis_server: RedisServer) -> None:
             with pytest.raises(BrokerUnavailableError) as raised:
                 await call
             assert raised.value.retryable
+            assert raised.value.retry_after_s
         await client.aclose()
         await subscriber.aclose()
 
     asyncio.run(main())
+
+
+def test_redis_that_is_silent_is_named_in_words_with_a_time_to_come_back() -> None:
+    error = away_error("the request could not be queued", TimeoutError())
+    assert error.message == "the request could not be queued: it does not answer"
+    assert error.retry_after_s
+    assert away_error("x", OSError("refused")).message == "x: refused"
 
 
 def test_a_cancellation_waits_for_redis_to_come_back(redis_server: RedisServer) -> None:

@@ -115,6 +115,25 @@ def test_reasoning_that_was_switched_off_is_not_allowed(compiler, tokenizer):
         assert accepted(compiler, tokenizer, grammar, '{"n": 1}')
 
 
+@pytest.mark.parametrize(
+    "demand", [{"response_schema": {}}, {"tools": (BASH,), "tool_choice": ToolChoice(mode="any")}], ids=["json", "call"]
+)
+def test_reasoning_before_a_form_is_the_models_own_wish_and_only_at_the_start(compiler, tokenizer, demand):
+    (think,) = tokenizer.encode("<think>").ids
+    size = tokenizer.get_vocab_size()
+
+    def voluntary(state):
+        tokens = state.voluntary(size)
+        return None if tokens is None else set(np.flatnonzero(tokens).tolist())
+
+    state = compiler.start(compiler.compile(request(**demand), in_reasoning=False))
+    assert voluntary(state) == {think}
+    assert state.allowed(size)[think]
+    state.accept(think)
+    assert voluntary(state) is None
+    assert voluntary(compiler.start(compiler.compile(request(**demand), in_reasoning=True))) is None
+
+
 def test_a_deferred_tool_is_called_only_after_it_was_referenced(compiler, tokenizer):
     deferred = ToolDefinition(name="Read", parameters=READ.parameters, deferred=True)
     wanted = request(tools=(BASH, deferred), tool_choice=ToolChoice(mode="any"))

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tests.unit.worker.prompt_models import tokenizer_of
-from worker.detokenize import byte_level_table, detokenizer_factory
+from worker.detokenize import TokenTexts, byte_level_table
 
 SENTENCES = ["Hello, world", "the quick brown fox", "naïve café", "你好世界", "a b  c", "x = [1, 2]\n\treturn x"]
 
@@ -61,7 +61,7 @@ each_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=T
 
 
 def pieces_of(tokenizer: TokenizerWrapper, tokens: list[int]) -> list[str]:
-    detokenizer = detokenizer_factory(tokenizer)()
+    detokenizer = TokenTexts(tokenizer).new_detokenizer()
     return [*(detokenizer.add(token) for token in tokens), detokenizer.flush()]
 
 
@@ -78,7 +78,7 @@ def test_the_pieces_of_a_text_are_what_the_tokenizer_decodes(tokenizer: Tokenize
 @settings(max_examples=60, deadline=None)
 def test_any_tokens_make_some_text_and_never_fail(tokenizer: TokenizerWrapper, data: Any) -> None:
     tokens = data.draw(st.lists(st.integers(0, len(tokenizer) + 10), max_size=40))
-    detokenizer = detokenizer_factory(tokenizer)()
+    detokenizer = TokenTexts(tokenizer).new_detokenizer()
     shown = "".join([*(detokenizer.add(token) for token in tokens), detokenizer.flush()])
     assert isinstance(shown, str)
 
@@ -90,6 +90,21 @@ def test_a_character_of_several_tokens_appears_whole(name: str, text: str) -> No
     tokenizer = TOKENIZERS[name]
     pieces = pieces_of(tokenizer, tokenizer.encode(text, add_special_tokens=False))
     assert not any("\ufffd" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("name", ["byte level", "sentencepiece", "sentencepiece without trimming"])
+@pytest.mark.parametrize("text", ["naïve 👋🏽 café", "你好 x"])
+def test_the_bytes_of_tokens_are_those_of_their_text_also_inside_a_character(name: str, text: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    texts, tokens = TokenTexts(tokenizer), tokenizer.encode(text, add_special_tokens=False)
+    assert len(tokens) > len(text.split())
+    assert b"".join(texts.bytes_of(token) for token in tokens).decode().removeprefix(" ") == text
+
+
+def test_a_token_of_no_fixed_bytes_has_those_of_what_it_decodes_to() -> None:
+    tokenizer = TOKENIZERS["other"]
+    (token,) = tokenizer.encode("Hello", add_special_tokens=False)
+    assert TokenTexts(tokenizer).bytes_of(token) == b"Hello"
 
 
 def test_a_character_that_never_becomes_whole_is_shown_as_such_at_the_end() -> None:

@@ -49,6 +49,16 @@ def test_a_response_schema_is_kept_whatever_the_weights_say(driver: Driver) -> N
     assert 0 <= value["count"] <= 9
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_that_would_not_reason_answers_in_the_form_at_once(demo_model: Path, temperature: float) -> None:
+    sampling = SamplingParams(max_tokens=400, temperature=temperature, seed=1)
+    (answer,) = Driver(demo_model).run(asked("r", response_schema=SCHEMA, sampling=sampling))
+    assert answer.reason == "stop"
+    (part,) = answer.parts
+    assert isinstance(part, TextPart)
+    jsonschema.validate(json.loads(part.text), SCHEMA)
+
+
 @pytest.mark.parametrize(
     ("choice", "names"),
     [

@@ -14,7 +14,7 @@ import pytest
 from shared.errors import InvalidRequestError, PromptTooLongError
 from shared.events import Finished, Progress, Started, TextDelta, assemble
 from shared.messages import Message, TextPart, ToolCallPart
-from shared.request import GenerateRequest, Priority, SamplingParams, ToolDefinition
+from shared.request import GenerateRequest, Priority, SamplingParams, ToolChoice, ToolDefinition
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.documentation import documented_metrics
 from tests.support.mlx_engine import Driver, message, request
@@ -75,6 +75,16 @@ def test_trained_model_answers_and_calls_tools_with_its_own_defaults(demo_model:
     assert second.reason == "tool_calls"
 
 
+def test_one_call_at_most_means_one_though_the_model_would_make_two(demo_model: Path) -> None:
+    twice = GenerateRequest(id="a", model="m", messages=(message("user", "run twice: `ls -la`"),), tools=(SHELL,))
+    once = replace(twice, id="b", tool_choice=ToolChoice(parallel=False))
+    both, one = Driver(demo_model).run(twice, once)
+    assert [type(part) for part in both.parts] == [ToolCallPart, ToolCallPart]
+    assert [type(part) for part in one.parts] == [ToolCallPart]
+    assert one.reason == "tool_calls"
+    assert one.usage.output_tokens < both.usage.output_tokens
+
+
 def test_usage_counts_the_prompt_the_cached_part_and_every_generated_token(driver: Driver) -> None:
     (first,) = driver.run(ask("a"))
     (second,) = driver.run(ask("b"))
@@ -119,10 +129,12 @@ def test_answer_that_fills_the_context_says_so(full: Path) -> None:
 
 def test_too_long_prompt_is_refused_with_the_numbers(full: Path) -> None:
     driver = Driver(full, max_context_tokens=64)
+    asked = request("a", [message("user", "word " * 90)])
     with pytest.raises(PromptTooLongError) as caught:
-        driver.engine.prepare(request("a", [message("user", "word " * 90)]))
+        driver.engine.prepare(asked)
     assert caught.value.details["context_tokens"] == 64
     assert caught.value.details["prompt_tokens"] > 64
+    assert driver.engine.count_tokens(asked) == caught.value.details["prompt_tokens"]
 
 
 def test_context_is_no_larger_than_memory_allows(full: Path) -> None:
@@ -240,6 +252,16 @@ def test_logprobs_come_with_their_alternatives_best_first(driver: Driver) -> Non
     (part,) = answer.parts
     assert isinstance(part, TextPart)
     assert text.strip() == part.text.strip()
+
+
+def test_logprobs_of_a_characters_parts_carry_its_bytes(demo_model: Path) -> None:
+    driver = Driver(demo_model)
+    tokens = driver.engine._model.tokenizer.encode("👋", add_special_tokens=False)
+    assert len(tokens) > 1
+    biases = [{token: 100.0} for token in tokens]
+    asked = [ask(str(n), max_tokens=1, logit_bias=bias, top_logprobs=0) for n, bias in enumerate(biases)]
+    entries = [answer.logprobs[0] for answer in driver.run(*asked)]
+    assert b"".join(entry.token_bytes for entry in entries).decode() == "👋"
 
 
 def test_logprobs_stay_with_their_request_while_others_come_and_go(driver: Driver) -> None:

@@ -6,7 +6,7 @@ import importlib
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -84,7 +84,7 @@ def events_of(
     for piece in pieces:
         for token in tokenizer.encode(piece, add_special_tokens=False):
             events += stream.feed(token)
-            if stream.stopped is not None:
+            if stream.is_over:
                 break
     last, finish_reason, stop = stream.finish(reason)
     events += last
@@ -320,6 +320,25 @@ def test_stop_sequences_do_not_end_reasoning_or_arguments(tokenizer: TokenizerWr
     completion = answer(tokenizer, f"<think>ls</think>Go.\n{CALL}\nNow ls ends.", request)
     assert said(completion) == [("think", "ls"), "Go.", LS, "Now "]
     assert completion.stop_sequence == "ls"
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("json_tools", f"Go.\n{CALL}"),
+        ("json_tools", f"Go.\n{CALL}\n{CALL}\n"),
+        ("json_tools", f"Go.\n{CALL}\nAnd now?"),
+        ("pythonic", 'Go.<|tool_call_start|>[Bash(command="ls"), Read(path="x")]<|tool_call_end|>'),
+    ],
+)
+@pytest.mark.parametrize("cut", [list, lambda text: [text]], ids=["characters", "whole"])
+def test_an_answer_that_may_call_once_ends_with_its_call(
+    tokenizer: TokenizerWrapper, family: str, text: str, cut: Callable[[str], list[str]]
+) -> None:
+    request = request_of(tool_choice=ToolChoice(parallel=False))
+    completion = answer(with_family(tokenizer, family), cut(text), request)
+    assert said(completion) == ["Go.", LS]
+    assert completion.reason == "tool_calls"
 
 
 def test_a_continued_message_keeps_its_leading_whitespace(tokenizer: TokenizerWrapper) -> None:

@@ -189,8 +189,6 @@ class MlxEngine:
     def prepare(self, request: GenerateRequest) -> Prepared:
         loaded = self._model
         prompt = self._builder.build(request)
-        if len(prompt.tokens) >= self._context_tokens:
-            raise PromptTooLongError.of(len(prompt.tokens), self._context_tokens)
         params = row_params(request.sampling, loaded.defaults, loaded.vocab)
         grammar = self._constraints.compile(request, in_reasoning=prompt.in_reasoning)
         return Prepared(
@@ -201,7 +199,7 @@ class MlxEngine:
         )
 
     def count_tokens(self, request: GenerateRequest) -> int:
-        return len(self._builder.build(request).tokens)
+        return self._builder.count_tokens(request)
 
     def stats(self) -> EngineStats:
         return self._stats
@@ -324,7 +322,7 @@ class MlxEngine:
         events = stream.feed(token.token, self._logprob(token))
         if was_reasoning or stream.is_reasoning:
             sequence.reasoning_tokens += 1
-        if stream.stopped is not None or token.token in self._model.tokenizer.eos_token_ids:
+        if stream.is_over or token.token in self._model.tokenizer.eos_token_ids:
             reason = "stop"
         elif len(sequence.generated) >= sequence.max_new_tokens:
             reason = "context_length" if sequence.ends_at_context else "length"
@@ -337,7 +335,7 @@ class MlxEngine:
     def _logprob(self, token: Token) -> TokenLogprob | None:
         if token.logprobs is None:
             return None
-        return named_logprob(self._model.tokenizer, token.token, token.logprobs)
+        return named_logprob(output_format(self._model.tokenizer).texts, token.token, token.logprobs)
 
     # -- prefill --------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class HarmonyStream(OutputStream):
         tokens = prompt.tokens
         at = next((i for i in range(len(tokens) - 1, -1, -1) if tokens[i] == start), len(tokens))
         begun = TEXT
-        detokenizer = self._format.new_detokenizer()
+        detokenizer = self._format.texts.new_detokenizer()
         for token in tokens[at:]:
             control = self._control.get(token)
             steps = self._turn.text(detokenizer.add(token)) if control is None else self._turn.control(control)
@@ -73,7 +73,7 @@ class HarmonyStream(OutputStream):
 
     def _follow(self, steps: list[Step]) -> None:
         for step in steps:
-            if self.stopped is not None:
+            if self.is_over:
                 return
             match step:
                 case Opened(kind="call", recipient=recipient):

@@ -10,6 +10,7 @@ Rules that make the events independent of how the text is cut into tokens, and a
 - With no tools, or `tool_choice` none, the markup of a call is text. (The tools stay in the prompt all the same, so
   that its prefix stays.)
 - What looked like a call and is none comes back as text, markers included.
+- Where the client wants one call at most, the answer ends with the first.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from shared.events import (
     ToolCallStarted,
 )
 from shared.request import GenerateRequest
-from worker.detokenize import Detokenizer, detokenizer_factory
+from worker.detokenize import TokenTexts
 from worker.harmony import is_harmony
 from worker.prompt import Prompt, Said
 from worker.reasoning import BARE_TOOL, HEADER, REASONING, STRAY, TEXT, TOOL, Markers, mode_table
@@ -45,7 +46,7 @@ class OutputFormat:
     """What is known of a model's answers; built once per tokenizer (`output_format`)."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self.new_detokenizer: Callable[[], Detokenizer] = detokenizer_factory(tokenizer)
+        self.texts = TokenTexts(tokenizer)
         self.ends = frozenset(tokenizer.eos_token_ids)
         self.initial: str = tokenizer.response_initial_state or TEXT
         self.harmony_tokens = _harmony_tokens(tokenizer)
@@ -90,7 +91,7 @@ class OutputStream:
         self, tokenizer: Any, request: GenerateRequest, prompt: Prompt, make_tool_id: Callable[[], str]
     ) -> None:
         self._format = output_format(tokenizer)
-        self._detokenizer = self._format.new_detokenizer()
+        self._detokenizer = self._format.texts.new_detokenizer()
         self._make_tool_id = make_tool_id
         self._request = request
         self._prompt = prompt
@@ -113,9 +114,17 @@ class OutputStream:
         self._header = ""
         self._calls = 0
         self._calls_before_region = 0
+        self._is_single = not request.tool_choice.parallel
+        self._has_only_call = False
+        self._is_cut = False  # more was generated than was said
         self._logprobs: list[TokenLogprob] = []
         self._events: list[Event] = []
         self.stopped: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer has ended although the model might go on."""
+        return self.stopped is not None or self._has_only_call
 
     @property
     def is_reasoning(self) -> bool:
@@ -123,8 +132,8 @@ class OutputStream:
         return self._mode == REASONING and self._reader is None
 
     def feed(self, token: int, logprob: TokenLogprob | None = None) -> list[Event]:
-        """Events that this token makes certain. Tokens that end the answer, and any after a stop sequence, add none."""
-        if token in self._format.ends or self.stopped is not None:
+        """Events that this token makes certain. Tokens that end the answer, and any once it is over, add none."""
+        if token in self._format.ends or self.is_over:
             return []
         self._tokens.append(token)
         self._take_token(token, logprob)
@@ -140,17 +149,17 @@ class OutputStream:
 
     def finish(self, reason: Literal["stop", "length", "context_length"]) -> tuple[list[Event], FinishReason, str]:
         """The last events, why the answer ended, and the stop sequence if one matched."""
-        if self.stopped is None:
+        if not self.is_over:
             if rest := self._detokenizer.flush():
                 self._take(rest)
             self._close(complete=reason == "stop")
         events, self._events = self._events, []
-        if self.stopped is None:
+        if self.stopped is None and not self._is_cut:
             # (What a stop sequence cut is less than what was generated: that answer cannot be put back whole.)
             self._prompt.remember(self._said(), self._tokens)
         if self.stopped is not None:
             return events, "stop_sequence", self.stopped
-        if reason == "stop" and self._calls:
+        if self._calls and (reason == "stop" or self._has_only_call):
             return events, "tool_calls", ""
         return events, reason, ""
 
@@ -161,7 +170,7 @@ class OutputStream:
     # From text to blocks and calls.
 
     def _take(self, text: str) -> None:
-        while text and self.stopped is None:
+        while text and not self.is_over:
             if self._reader is not None:
                 text = self._read_call(self._reader, text)
             elif self._bare_json and not self._begun and self._mode == TEXT and text.lstrip().startswith("{"):
@@ -292,6 +301,7 @@ class OutputStream:
         if not reader.done:
             return ""
         self._leave_call()
+        self._is_cut = self._is_cut or (self._has_only_call and bool(reader.rest.strip()))
         return reader.rest
 
     def _leave_call(self) -> None:
@@ -300,6 +310,7 @@ class OutputStream:
         if self._calls > self._calls_before_region:
             self._mode = TEXT
             self._markers = self._modes[TEXT]
+            self._has_only_call = self._is_single
 
     def _convert(self, events: list[CallEvent]) -> None:
         for event in events:
@@ -307,6 +318,9 @@ class OutputStream:
                 case CallDelta(arguments=arguments):
                     self._arguments[-1][1].append(arguments)
                     self._events.append(ToolCallDelta(index=self._calls - 1, arguments=arguments))
+                case CallBegun() if self._is_single and self._calls:
+                    self._has_only_call = self._is_cut = True
+                    return
                 case CallBegun(name=name):
                     # Never the model's own id: models repeat theirs, and a client loses one of two calls of one id.
                     self._end_block()
@@ -330,18 +344,18 @@ class OutputStream:
     # The end.
 
     def _close(self, *, complete: bool) -> None:
-        while self.stopped is None and self._reader is not None:
+        while not self.is_over and self._reader is not None:
             reader = self._reader
             self._convert(reader.finish(complete=complete))
             self._leave_call()
             self._take(reader.rest)
-        if self.stopped is None and self._held:
+        if not self.is_over and self._held:
             held, self._held = self._held, ""
             self._emit(held)
         if self._mode == HEADER and self._header.strip() and not self._calls and not self._begun:
             # A model that keeps to no format at all: nothing was shown, so show what it said.
             self._enter(TEXT)
             self._emit(self._header)
-        if self.stopped is None:
+        if not self.is_over:
             self._flush_stop()
             self._emit_space()

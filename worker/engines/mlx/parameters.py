@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from shared.errors import InvalidRequestError
 from shared.events import TokenLogprob
 from shared.request import SamplingParams
+from worker.detokenize import TokenTexts
 from worker.engines.mlx.sampling import Logprobs, RowParams, SamplingDefaults
 
 _STRONGEST = 1e4  # bias or penalty: more changes nothing, and infinities would
@@ -44,11 +43,11 @@ def row_params(sampling: SamplingParams, defaults: SamplingDefaults, vocab: int)
     )
 
 
-def named_logprob(tokenizer: Any, token: int, logprobs: Logprobs) -> TokenLogprob:
+def named_logprob(texts: TokenTexts, token: int, logprobs: Logprobs) -> TokenLogprob:
     """A token's logprobs with texts in the place of ids."""
 
     def named(token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        text = tokenizer.decode([token])
-        return TokenLogprob(token=text, logprob=logprob, token_bytes=text.encode(), top=top)
+        data = texts.bytes_of(token)
+        return TokenLogprob(token=data.decode(errors="replace"), logprob=logprob, token_bytes=data, top=top)
 
     return named(token, logprobs.chosen, tuple(named(other, value) for other, value in logprobs.top))

@@ -157,9 +157,16 @@ class RowSampler:
             logits = mx.where(self._seen, penalised, logits)
         if self._counts is not None:
             logits = logits - params.frequency_penalty * self._counts - params.presence_penalty * (self._counts > 0)
-        if self.constraint is not None:
-            logits = mx.where(mx.array(self.constraint.allowed(logits.shape[-1])), logits, -mx.inf)
-        return logits
+        return logits if self.constraint is None else _constrained(logits, self.constraint)
+
+
+def _constrained(logits: mx.array, constraint: Constraint) -> mx.array:
+    allowed = mx.array(constraint.allowed(logits.shape[-1]))
+    voluntary = constraint.voluntary(logits.shape[-1])
+    if voluntary is not None:
+        wanted = mx.array(voluntary)
+        allowed = mx.logical_and(allowed, mx.logical_or(mx.logical_not(wanted), wanted[mx.argmax(logits)]))
+    return mx.where(allowed, logits, -mx.inf)
 
 
 class BatchSampler:

@@ -245,6 +245,8 @@ def test_logprobs(body: dict[str, Any], expected: int | None) -> None:
         ({"reasoning_effort": "high"}, ReasoningOptions(effort="high")),
         ({"reasoning_effort": "none"}, ReasoningOptions(enabled=False)),
         ({"chat_template_kwargs": {"enable_thinking": False}}, ReasoningOptions(enabled=False)),
+        ({"chat_template_kwargs": {"thinking": True}}, ReasoningOptions(enabled=True)),
+        ({"chat_template_kwargs": {"enable_thinking": False, "thinking": True}}, ReasoningOptions(enabled=False)),
         (
             {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "none"},
             ReasoningOptions(enabled=True),
@@ -312,7 +314,8 @@ ASSISTANT = {"role": "assistant", "content": "a"}
             "messages[0].tool_calls[0].function.name",
             "Field required",
         ),
-        ({"n": 2}, "n", "only one choice per request is supported"),
+        ({"n": 0}, "n", "Input should be greater than or equal to 1"),
+        ({"n": 33}, "n", "Input should be less than or equal to 32"),
         ({"top_logprobs": 2}, "top_logprobs", "needs `logprobs` to be true"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "Input should be less than or equal to 20"),
         ({"max_tokens": 0}, "max_tokens", "Input should be greater than or equal to 1"),
@@ -337,3 +340,8 @@ def test_what_is_wrong_is_named(body: dict[str, Any], param: str, message: str) 
         parse(**body)
     assert caught.value.details["param"] == param
     assert caught.value.message.startswith(f"{param}: {message}")
+
+
+@pytest.mark.parametrize(("n", "choices"), [(None, 1), (1, 1), (3, 3)])
+def test_how_many_choices_are_wanted(n: int | None, choices: int) -> None:
+    assert parse(n=n).choices == choices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import anthropic
@@ -121,6 +122,31 @@ def test_openai_stream_accumulates_to_the_whole_answer(
     assert completion.usage.to_dict() == whole["usage"]
     logprobs = choice.logprobs.to_dict()["content"] if choice.logprobs else []
     assert logprobs == ((expected["logprobs"] or {}).get("content") or [])
+
+
+@settings(deadline=None)
+@given(told=st.lists(answers(valid_only=False), min_size=2, max_size=3), data=st.data())
+def test_openai_choices_accumulate_to_the_whole_answer_however_they_come(told: list[list[Event]], data: Any) -> None:
+    using = replace(context(include_usage=True), choices=len(told))
+    first, *others = [assemble(events) for events in told]
+    whole = OPENAI.render_completion(first, using, others)
+    turns = data.draw(st.permutations([choice for choice, events in enumerate(told) for _ in events]))
+    renderer, left = OPENAI.renderer(using), [iter(events) for events in told]
+
+    body = renderer.start() + b"".join(renderer.feed(next(left[choice]), choice) for choice in turns)
+
+    completion = read_openai_stream(body)
+    assert [choice.index for choice in completion.choices] == [choice["index"] for choice in whole["choices"]]
+    for choice, expected in zip(completion.choices, whole["choices"], strict=True):
+        message = choice.message.to_dict()
+        assert (message.get("content"), _calls(message)) == (
+            expected["message"]["content"],
+            _calls(expected["message"]),
+        )
+        assert choice.finish_reason == expected["finish_reason"]
+    assert completion.usage.to_dict() == whole["usage"]
+    assert whole["usage"]["completion_tokens"] == sum(each.usage.output_tokens for each in (first, *others))
+    assert body.count(b"data: [DONE]") == 1
 
 
 @settings(deadline=None)
