@@ -39,6 +39,7 @@ from worker.engines.mlx.scheduler import PrefillCost
 from worker.engines.mlx.sequence import Sequence
 from worker.engines.mlx.speculation import build_speculation, parse_options
 from worker.engines.mlx.store import PrefixStore
+from worker.engines.mlx.trial import tried
 from worker.engines.mlx.vision import Vision
 from worker.images import ImageReader
 from worker.model_folder import find_model
@@ -89,7 +90,7 @@ class MlxEngine:
         claim(self._neighbours, weight_file_bytes(folder), memory_limit(settings, machine_bytes()))
         loaded = load(folder, max_context_tokens=settings.max_context_tokens, report=report)
         model = loaded.model
-        self._layout = Layout.of(model)
+        self._layout = tried(model, Layout.of(model))
         self._size = CacheSize.of(model, self._layout)
         mode, draft_source = parse_options(self._spec.options)
         draft = load_draft(draft_source, loaded) if draft_source else None
