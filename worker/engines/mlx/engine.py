@@ -150,6 +150,8 @@ class MlxEngine:
             f"{self._size.token_bytes} bytes of cache per token, prefix cache of {self.store.max_bytes >> 20} MB, "
             f"at most {self._plan.limit_bytes >> 20} MB in all"
         )
+        if self._layout.unknown:
+            text += f"; nothing is known of {', '.join(sorted(self._layout.unknown))}: prefixes are kept in memory only"
         if self._context_tokens < self._model.context_tokens:
             text += f"; memory has no room for the model's whole context of {self._model.context_tokens}"
         return text
