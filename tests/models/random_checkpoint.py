@@ -258,13 +258,30 @@ def build_checkpoint(
 
     `wordy` makes the model say whole words only and never end; without it any token may come, the end token too.
     """
+    return write_random_checkpoint(out, _sized(PRESETS[preset].config, params), seed=seed, dtype=dtype, wordy=wordy)
+
+
+def write_random_checkpoint(
+    out: Path,
+    config: dict[str, Any],
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    wordy: bool = True,
+    filled: bool = False,
+) -> Path:
+    """The folder `out` with seeded weights for this config. `filled` gives numbers to what begins as zeros, too: what
+    a model does not use yet cannot come out wrong."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
-    config = _sized(PRESETS[preset].config, params)
     mx.random.seed(seed)
     model = _build_model(config)
     weights = {name: _spread(name, value) for name, value in tree_flatten(model.parameters())}
+    if filled:
+        weights = {
+            name: value if value.any() else 0.2 * mx.random.normal(value.shape) for name, value in weights.items()
+        }
     tokenizer = tokenizer_json(IMAGE_SPECIAL if "vision_config" in config else ())
     if wordy:
         _say_words_only(weights, tokenizer)

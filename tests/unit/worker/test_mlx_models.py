@@ -148,6 +148,8 @@ def truncate(path: Path) -> None:
         (lambda f: (f / "config.json").write_text("[]"), "not a JSON object"),
         (lambda f: rewrite(f, model_type=7), "model_type"),
         (lambda f: rewrite(f, model_type="no_such_type"), "no_such_type"),
+        (lambda f: rewrite(f, model_type="olmo"), "mlx-lm gave up"),
+        (lambda f: rewrite(f, layer_types=["full_attention"]), "tokenizer"),
         (lambda f: rewrite(f, model_file="custom.py"), "its own model code"),
         (lambda f: rewrite(f, hidden_size=31), "cannot be loaded"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights"),

@@ -3,10 +3,11 @@
 mlx-lm gives every layer its own cache object. For keeping, only three kinds differ:
 
 tokens   `KVCache`: one key and value per token. Can be cut anywhere.
-window   `RotatingKVCache`: only the last `max_size` tokens matter. A segment keeps its last `max_size` tokens at most;
-         what a later segment needs beyond its own start, it finds at the end of the one before.
-state    everything else (recurrent states, chunked attention): one opaque value at one depth. A segment keeps the
-         value at its end, if a forward pass ended there.
+window   `RotatingKVCache`, `ChunkedKVCache`: only the last `max_size` tokens, or those of a chunk, matter. A segment
+         keeps so many of its last tokens at most; what a later segment needs beyond its own start, it finds at the end
+         of the one before.
+state    everything else (recurrent states, caches of unknown classes): one opaque value at one depth. A segment keeps
+         the value at its end, if a forward pass ended there.
 
 So a model of `tokens` layers resumes at any depth, any other model only at checkpoints: ends of segments that were
 captured while the running cache stood there.
@@ -24,12 +25,13 @@ from typing import Any, Literal
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache, make_prompt_cache
 
 Kind = Literal["tokens", "window", "state"]
 Pair = tuple[mx.array, mx.array]  # keys and values, [1, heads, tokens, dim]
 
 _BATCHABLE = (KVCache, RotatingKVCache, ArraysCache)
+_KNOWN = (*_BATCHABLE, ChunkedKVCache)
 
 
 def leaves(cache: Sequence[Any]) -> list[Any]:
@@ -43,18 +45,25 @@ def leaves(cache: Sequence[Any]) -> list[Any]:
 def _kind_of(leaf: Any) -> Kind:
     if type(leaf) is KVCache:
         return "tokens"
+    return "window" if _window_of(leaf) else "state"
+
+
+def _window_of(leaf: Any) -> int:
+    """How many of the last tokens suffice, 0 where more or other things are needed."""
     if type(leaf) is RotatingKVCache and leaf.keep == 0:
-        return "window"
-    return "state"
+        return int(leaf.max_size)
+    return int(leaf.chunk_size) if type(leaf) is ChunkedKVCache else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """The kinds of a model's cache leaves; `windows` has each leaf's window, 0 where it has none."""
+    """The kinds of a model's cache leaves; `windows` has each leaf's window, 0 where it has none. `unknown` names the
+    classes among them of which nothing is known: kept as states, in memory only."""
 
     kinds: tuple[Kind, ...]
     windows: tuple[int, ...]
     can_batch: bool
+    unknown: frozenset[str] = frozenset()
 
     @property
     def is_divisible(self) -> bool:
@@ -69,8 +78,9 @@ class Layout:
         flat = leaves(make_prompt_cache(model))
         return cls(
             kinds=tuple(_kind_of(leaf) for leaf in flat),
-            windows=tuple(leaf.max_size if _kind_of(leaf) == "window" else 0 for leaf in flat),
+            windows=tuple(_window_of(leaf) for leaf in flat),
             can_batch=all(isinstance(leaf, _BATCHABLE) for leaf in flat),
+            unknown=frozenset(type(leaf).__name__ for leaf in flat if type(leaf) not in _KNOWN),
         )
 
 
@@ -184,14 +194,16 @@ def capture(layout: Layout, cache: Sequence[Any], *, start: int, end: int, depth
 
 
 def _capture_window(leaf: Any, start: int, end: int, depth: int) -> Pair:
-    """Tokens `start..end` of a rotating cache at `depth`, oldest first, or as many of the last as it still holds."""
+    """Tokens `start..end` of a windowed cache at `depth`, oldest first, or as many of the last as it still holds."""
     keys, values = (_in_order(leaf, array) for array in (leaf.keys, leaf.values))
     first = depth - keys.shape[2]  # the oldest token held
     return _slice_pair((keys, values), max(start, first) - first, max(end, first) - first)
 
 
 def _in_order(leaf: Any, array: mx.array) -> mx.array:
-    """The ring buffer `array` of a rotating cache with its tokens oldest first and unused room left out."""
+    """The buffer `array` of a windowed cache with its tokens oldest first and unused room left out."""
+    if type(leaf) is ChunkedKVCache:
+        return array[:, :, : leaf.offset - leaf.start_position]
     if leaf._idx == array.shape[2] or leaf._idx >= leaf.offset:
         return array[:, :, : leaf._idx]
     return mx.concatenate([array[:, :, leaf._idx :], array[:, :, : leaf._idx]], axis=2)
@@ -282,7 +294,11 @@ def _restore_window(leaf: Any, pairs: Sequence[Pair | None], depth: int, window:
     assert missing == 0, "a checkpoint without its window"
     picked.reverse()
     leaf.keys, leaf.values = (mx.concatenate([pair[side] for pair in picked], axis=2) for side in (0, 1))
-    leaf.offset, leaf._idx = depth, wanted
+    leaf.offset = depth
+    if type(leaf) is ChunkedKVCache:
+        leaf.start_position = depth - wanted
+    else:
+        leaf._idx = wanted
 
 
 def leaf_bytes(leaf: Any) -> int:

@@ -41,6 +41,7 @@ from worker.engines.mlx.scheduler import PrefillCost
 from worker.engines.mlx.sequence import Sequence
 from worker.engines.mlx.speculation import Mode, build_speculation, parse_options
 from worker.engines.mlx.store import PrefixStore
+from worker.engines.mlx.trial import tried
 from worker.engines.mlx.vision import Vision
 from worker.images import ImageReader
 from worker.model_folder import find_model
@@ -85,7 +86,7 @@ class MlxEngine:
         mode, draft_source = parse_options(self._spec.options)
         folder = self._claim_room()
         loaded = load(folder, max_context_tokens=self._settings.max_context_tokens, report=report)
-        self._layout = Layout.of(loaded.model)
+        self._layout = tried(loaded.model, Layout.of(loaded.model))
         self._size = CacheSize.of(loaded.model, self._layout)
         draft = load_draft(draft_source, loaded) if draft_source else None
         self._plan_memory(loaded, draft)
@@ -160,6 +161,8 @@ class MlxEngine:
             f"{self._size.token_bytes} bytes of cache per token, prefix cache of {self.store.max_bytes >> 20} MB, "
             f"at most {self._plan.limit_bytes >> 20} MB in all"
         )
+        if self._layout.unknown:
+            text += f"; nothing is known of {', '.join(sorted(self._layout.unknown))}: prefixes are kept in memory only"
         if self._context_tokens < self._model.context_tokens:
             text += f"; memory has no room for the model's whole context of {self._model.context_tokens}"
         return text

@@ -17,6 +17,7 @@ USABLE_SHARE = 0.9  # of the device's memory
 CACHE_SHARE = 0.4  # of what the weights leave, for the prefix cache
 _LEAST_CACHE_BYTES = 64 << 20
 _PROBE_TOKENS = 8
+_GROWTH_TOKENS = (256, 512)  # where a cache of an unknown class is measured, to see how it grows
 _FREED_SHARE = 16
 
 
@@ -54,13 +55,11 @@ class CacheSize:
 
     @classmethod
     def of(cls, model: Any, layout: Layout) -> CacheSize:
-        """Measured on a short prompt."""
-        cache = make_prompt_cache(model)
-        model(mx.zeros((1, _PROBE_TOKENS), mx.int32), cache=cache)
-        flat = leaves(cache)
-        mx.eval([leaf.state for leaf in flat])
+        """Measured on a short prompt, and on longer ones where a layer keeps its tokens in a way of its own."""
         per_token, windows, states = 0, [], 0
-        for kind, window, leaf in zip(layout.kinds, layout.windows, flat, strict=True):
+        for kind, window, leaf in zip(layout.kinds, layout.windows, _filled(model, _PROBE_TOKENS), strict=True):
+            if type(leaf).__name__ in layout.unknown:
+                continue
             if kind == "state":
                 states += leaf_bytes(leaf)
                 continue
@@ -69,7 +68,27 @@ class CacheSize:
                 per_token += each
             else:
                 windows.append((window, each))
+        if layout.unknown:
+            shorter, longer = (_unknown_bytes(model, layout, tokens) for tokens in _GROWTH_TOKENS)
+            growth = max(0, longer - shorter) // (_GROWTH_TOKENS[1] - _GROWTH_TOKENS[0])
+            per_token += growth
+            states += max(0, shorter - growth * _GROWTH_TOKENS[0])
         return cls(token_bytes=per_token, windows=tuple(windows), state_bytes=states)
+
+
+def _filled(model: Any, tokens: int) -> list[Any]:
+    """The leaves of a cache that holds so many tokens."""
+    cache = make_prompt_cache(model)
+    model(mx.zeros((1, tokens), mx.int32), cache=cache)
+    flat = leaves(cache)
+    mx.eval([leaf.state for leaf in flat])
+    return flat
+
+
+def _unknown_bytes(model: Any, layout: Layout, tokens: int) -> int:
+    """What the leaves of unknown classes take of a cache that holds so many tokens."""
+    flat = _filled(model, tokens)
+    return sum(leaf_bytes(leaf) for leaf in flat if type(leaf).__name__ in layout.unknown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

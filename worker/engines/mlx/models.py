@@ -22,16 +22,6 @@ from worker.model_folder import check_folder, parse_json
 
 DEFAULT_CONTEXT_TOKENS = 32768  # for models that do not say
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
-_LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    ImportError,
-    NotImplementedError,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +59,15 @@ def load(folder: Path, *, max_context_tokens: int, report: Callable[[float], Non
         logits = model(mx.array([[0]], mx.int32))
         mx.eval(logits)
         processor = load_processor(model, config)
-    except _LOADING_ERRORS as error:
+    except Exception as error:
         raise ModelUnavailableError(f"{folder} ({config['model_type']}) cannot be loaded: {error}") from error
+    except SystemExit as error:  # a module of mlx-lm that lacks a package prints so and ends the process
+        raise ModelUnavailableError(
+            f"{folder} ({config['model_type']}) cannot be loaded: mlx-lm gave up; the worker's log says why"
+        ) from error
     try:
         tokenizer = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
-    except _LOADING_ERRORS as error:
+    except Exception as error:
         raise ModelUnavailableError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
     vocabulary = tokenizer.get_vocab()
     if is_harmony(vocabulary):

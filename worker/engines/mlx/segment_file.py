@@ -20,7 +20,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache
+from mlx_lm.models.cache import ArraysCache, RotatingKVCache
 
 from worker.engines.mlx.cache import Layout, Pair, Segment, build_segment
 from worker.prefix_cache.tokens import count_tokens
@@ -30,7 +30,7 @@ _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 64 << 20
 _TOKENS = "tokens"
 # States that can be rebuilt from their `state`; a model with any other keeps its checkpoints in memory only.
-_STATE_CLASSES = {cls.__name__: cls for cls in (ArraysCache, ChunkedKVCache, RotatingKVCache)}
+_STATE_CLASSES = {cls.__name__: cls for cls in (ArraysCache, RotatingKVCache)}
 _DTYPES = {
     "BOOL": mx.bool_,
     "U8": mx.uint8,

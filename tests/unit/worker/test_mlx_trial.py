@@ -1,0 +1,46 @@
+"""Models whose code in mlx-lm goes wrong in a batch are found when they are loaded, and decode their rows alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlx_lm.utils import load_model
+
+from shared.request import SamplingParams
+from tests.models.architectures import build_architecture
+from tests.models.random_checkpoint import standard_library_text
+from tests.support.mlx_engine import Driver, message, request
+from tests.support.models import CheckpointMaker
+from worker.engines.mlx.cache import Layout
+from worker.engines.mlx.trial import tried
+
+# What goes wrong: a mask's axes meet the wrong ones, a row's offset is read from its padded keys, an offset is taken
+# for a number, blocks of keys are counted from the padding.
+WRONG_IN_BATCHES = ("gemma2", "afm7", "gpt_bigcode", "minimax_m3_vl")
+
+
+@pytest.mark.parametrize("architecture", WRONG_IN_BATCHES)
+def test_model_that_is_wrong_in_a_batch_answers_together_as_alone(architecture: str, tmp_path: Path) -> None:
+    folder = build_architecture(architecture, tmp_path)
+    sampling = SamplingParams(max_tokens=8, temperature=0.0, top_logprobs=0)
+    requests = [
+        request(str(i), [message("user", standard_library_text(20 + 400 * i))], sampling=sampling) for i in range(3)
+    ]
+    alone, together = Driver(folder, cache_bytes=1), Driver(folder, cache_bytes=1)
+    expected = [alone.run(item)[0] for item in requests]
+    answers = together.run(*requests)
+    assert together.tokens == alone.tokens
+    for mine, theirs in zip(answers, expected, strict=True):
+        assert [entry.logprob for entry in mine.logprobs] == pytest.approx(
+            [entry.logprob for entry in theirs.logprobs], abs=2e-3
+        )
+
+
+@pytest.mark.parametrize("preset", ["full", "window", "gpt-oss", "hybrid", "qwen3-next", "falcon-h1", "mamba2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_model_that_is_right_in_a_batch_is_batched(preset: str, dtype: str, random_checkpoint: CheckpointMaker) -> None:
+    if preset == "gpt-oss" and dtype == "bfloat16":
+        pytest.skip("mlx has no experts in bfloat16 on the CPU")
+    model = load_model(random_checkpoint(preset, dtype=dtype))[0]
+    assert tried(model, Layout.of(model)).can_batch

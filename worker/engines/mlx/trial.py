@@ -1,0 +1,80 @@
+"""Whether a model says the same in a batch as alone: tried once, when it is loaded.
+
+mlx-lm's batch caches make an array of every row's offset and a mask of every row's padding. Not every model's code
+expects that: one raises, another goes on and gives wrong logits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
+from worker.engines.mlx.cache import Layout, leaves
+
+log = logging.getLogger(__name__)
+
+# Models whose attention picks whole blocks of keys by where they lie in the cache, which padding moves. It shows only
+# in prompts much longer than those tried here.
+_BLOCKWISE = frozenset({"minimax_m3_vl"})
+_SHORT_TOKENS, _LONG_TOKENS = 3, 24
+_STEPS = 2
+# Of the logits' spread. Rounding makes a few hundredths; what a padded row reads or where it stands makes 0.2 to 1.2.
+_TOLERANCE = 0.15
+
+
+def tried(model: Any, layout: Layout) -> Layout:
+    """The layout, which can be batched only if the model says the same in a batch as alone."""
+    if not layout.can_batch or _is_batchable(model):
+        return layout
+    log.warning("requests are decoded one by one: in a batch, this model would answer something else than alone")
+    return replace(layout, can_batch=False)
+
+
+def _is_batchable(model: Any) -> bool:
+    if getattr(model, "model_type", "") in _BLOCKWISE:
+        return False
+    try:
+        return _difference(model) < _TOLERANCE
+    except Exception:  # whatever a model's code raises for what it does not expect
+        log.info("a batch of two rows made the model raise", exc_info=True)
+        return False
+
+
+def _difference(model: Any) -> float:
+    """How far the logits of two rows of different length are from those of each alone, as a part of their spread: the
+    worse row's, in the better step, because rounding may make a router choose another expert now and then."""
+    alone = [_prefilled(model, length) for length in (_SHORT_TOKENS, _LONG_TOKENS)]
+    together = [one.merge([one]) for one in alone[0]]
+    for mine, theirs in zip(together, alone[1], strict=True):
+        mine.extend(theirs.merge([theirs]))
+    nearest = [math.inf, math.inf]
+    for step in range(_STEPS):
+        tokens = mx.array([[step + 1], [step + 2]], mx.int32)
+        mixed = model(tokens, cache=together)[:, -1].astype(mx.float32)
+        for row, cache in enumerate(alone):
+            expected = model(tokens[row : row + 1], cache=cache)[0, -1].astype(mx.float32)
+            nearest[row] = min(nearest[row], _distance(mixed[row], expected))
+    return max(nearest)
+
+
+def _prefilled(model: Any, length: int) -> list[Any]:
+    cache: list[Any] = make_prompt_cache(model)
+    model(mx.arange(1, length + 1, dtype=mx.int32)[None], cache=cache)
+    mx.eval([leaf.state for leaf in leaves(cache)])
+    return cache
+
+
+def _distance(logits: mx.array, expected: mx.array) -> float:
+    """Tokens that a model never says have logits of minus infinity, which count for nothing."""
+    finite = mx.isfinite(expected) & mx.isfinite(logits)
+    count = mx.maximum(finite.sum(), 1)
+    mean = mx.where(finite, expected, 0).sum() / count
+    spread = mx.where(finite, mx.square(expected - mean), 0).sum()
+    error = mx.where(finite, mx.square(logits - expected), 0).sum()
+    ratio: Any = mx.sqrt(error / spread).item()
+    return ratio if math.isfinite(ratio) else math.inf
