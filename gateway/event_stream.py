@@ -99,6 +99,7 @@ class EventStream:
         self.opened_s = self.heard_s = time.monotonic()
         self.is_running = False
         self.is_started = False
+        self.has_tokens = False
         self.has_ended = False
         self.was_ended_by_worker = False
         self._next_seq = 0
@@ -151,6 +152,7 @@ class EventStream:
             return
         self.heard_s = time.monotonic()
         self._next_seq += 1
+        self.has_tokens = self.has_tokens or bool(entry.token_ids)
         events = entry.events
         if events:
             if not self.is_started or isinstance(events[-1], _LAST):

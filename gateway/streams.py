@@ -12,6 +12,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,13 +25,14 @@ from gateway.presence import Presence, reason_of
 from gateway.tasks import cancel_all
 from shared import keys, wire
 from shared.errors import GatewayError, WireError
-from shared.wire import Frame
+from shared.wire import Frame, FrameEntry
 
 logger = logging.getLogger(__name__)
 
 _RECONNECT_S = (0.02, 1.0)  # first and longest pause
 _LOG_TIMEOUT_S = 5.0
 _REPAIR_RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0)
+_ENTRIES_AT_ONCE = 8
 
 
 @dataclass(slots=True)
@@ -67,6 +69,7 @@ class FrameHub(Presence):
         self._on_gap = on_gap
         self._streams: dict[str, EventStream] = {}
         self._sources: dict[str, _Source] = {}
+        self._undelivered: deque[tuple[_Source, FrameEntry]] = deque()
         self._listening: asyncio.Task[None] | None = None
 
     @property
@@ -169,11 +172,29 @@ class FrameHub(Presence):
             self._start_repair(source)
 
     def _deliver(self, source: _Source, frame: Frame) -> None:
+        """Pass a frame's entries on, after those of earlier frames: first to those who wait for their first token."""
         source.last_seq = frame.seq
-        for entry in frame.entries:
-            stream = self._streams.get(entry.request_id)
-            if stream is not None:
-                stream.take(entry, source.worker, source.epoch)
+        is_idle = not self._undelivered
+        self._undelivered.extend((source, entry) for entry in sorted(frame.entries, key=self._has_tokens))
+        if is_idle:
+            self._deliver_some()
+
+    def _has_tokens(self, entry: FrameEntry) -> bool:
+        stream = self._streams.get(entry.request_id)
+        return stream is not None and stream.has_tokens
+
+    def _deliver_some(self) -> None:
+        """A few entries for each turn of the event loop, which writes at its end: the first need not wait until all
+        are rendered, nor does a request that comes meanwhile."""
+        try:
+            for _ in range(min(_ENTRIES_AT_ONCE, len(self._undelivered))):
+                source, entry = self._undelivered.popleft()
+                stream = self._streams.get(entry.request_id)
+                if stream is not None:
+                    stream.take(entry, source.worker, source.epoch)
+        finally:  # a bug met by one entry is that of its request
+            if self._undelivered:
+                asyncio.get_running_loop().call_soon(self._deliver_some)
 
     def forget(self, worker: str) -> None:
         """A worker that is gone for good."""

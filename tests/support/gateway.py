@@ -63,10 +63,10 @@ class HandWorker:
         self.seq += 1
         return Frame(worker=self.worker, epoch=self.epoch, seq=self.seq, entries=entries)
 
-    def entry(self, request_id: str, *events: Event, attempt: int = 1) -> FrameEntry:
+    def entry(self, request_id: str, *events: Event, attempt: int = 1, token_ids: tuple[int, ...] = ()) -> FrameEntry:
         seq = self.entry_seqs.get(request_id, 0)
         self.entry_seqs[request_id] = seq + 1
-        return FrameEntry(request_id=request_id, attempt=attempt, seq=seq, token_ids=(), events=events)
+        return FrameEntry(request_id=request_id, attempt=attempt, seq=seq, token_ids=token_ids, events=events)
 
     async def log(self, frame: Frame) -> None:
         data = {"f": wire.encode_frame(frame)}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from shared import keys
+from gateway.event_stream import EventReader
+from shared import keys, wire
 from shared.errors import OverloadedError
-from shared.events import Failed, Progress
+from shared.events import Event, Failed, Progress
 from shared.redis_server import RedisServer
 from tests.support.gateway import (
+    DEADLINE_S,
     FINISHED,
     STARTED,
     HandWorker,
@@ -159,6 +162,52 @@ def test_a_frame_that_does_not_decode_is_repaired_like_a_lost_one(play: Callable
             assert texts(await collect(stream, 9)) == "12"
 
     play(scenario)
+
+
+def test_who_waits_for_a_first_token_is_served_before_the_streams_that_run(play: Callable[[Scenario], None]) -> None:
+    async def scenario(parts: Parts) -> None:
+        worker = parts.worker()
+        names = [f"r{number}" for number in range(30)]
+        woken: list[str] = []
+
+        async def listen(name: str, reader: EventReader) -> None:
+            await reader.wait(DEADLINE_S)
+            woken.append(name)
+
+        with contextlib.ExitStack() as stack:
+            readers = {name: stack.enter_context(opened(parts, name)).join() for name in names}
+            feed(parts, worker, names, STARTED, text("a"))
+            for reader in readers.values():
+                assert await reader.wait(DEADLINE_S)
+            readers["new"] = stack.enter_context(opened(parts, "new")).join()
+            async with asyncio.TaskGroup() as tasks:
+                for name, reader in readers.items():
+                    tasks.create_task(listen(name, reader))
+                await asyncio.sleep(0)
+                feed(parts, worker, [*names, "new"], text("b"))
+            assert woken == ["new", *names]
+
+    play(scenario)
+
+
+def test_frames_that_come_faster_than_they_are_passed_on_stay_in_order(play: Callable[[Scenario], None]) -> None:
+    async def scenario(parts: Parts) -> None:
+        worker = parts.worker()
+        names = [f"r{number}" for number in range(30)]
+        with contextlib.ExitStack() as stack:
+            streams = [stack.enter_context(opened(parts, name)) for name in names]
+            for events in ([STARTED], [text("a")], [text("b")], [text("c"), FINISHED]):
+                feed(parts, worker, names, *events)
+            for stream in streams:
+                assert texts(await collect(stream, 9)) == "abc"
+
+    play(scenario)
+
+
+def feed(parts: Parts, worker: HandWorker, names: Sequence[str], *events: Event) -> None:
+    """One frame in which every named request gets these events and a token."""
+    entries = [worker.entry(name, *events, token_ids=(1,)) for name in names]
+    parts.hub.feed(wire.encode_frame(worker.frame(*entries)))
 
 
 def test_two_workers_are_numbered_apart(play: Callable[[Scenario], None]) -> None:
