@@ -29,8 +29,8 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
     body, _ = fields.body_object(body)
     model = fields.name(body.get("model"), "model")
     top_logprobs = _parse_logprobs(body)
-    tools = _parse_tools(body)
-    tool_choice, tools = _parse_tool_choice(body, tools)
+    tools, dropped = _parse_tools(body)
+    tool_choice, tools = _parse_tool_choice(body, tools, has_dropped=bool(dropped))
     request = GenerateRequest(
         id=request_id,
         model=model,
@@ -55,6 +55,7 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
             "functions": _uses_functions(body),
         },
         choices=_parse_choices(body.get("n")),
+        warnings=(f"not available here: {', '.join(dropped)}",) if dropped else (),
     )
 
 
@@ -94,15 +95,20 @@ def _parse_logprobs(body: Mapping[str, Any]) -> int | None:
     return (count or 0) if wanted else None
 
 
-def _parse_tools(body: Mapping[str, Any]) -> tuple[ToolDefinition, ...]:
-    """`tools`, else `functions`. Tools that are no functions run on the vendor's side, so they are left out."""
+def _parse_tools(body: Mapping[str, Any]) -> tuple[tuple[ToolDefinition, ...], tuple[str, ...]]:
+    """(`tools`, else `functions`; the names of tools that are no functions, which models here cannot call)."""
     tools: dict[str, ToolDefinition] = {}
+    dropped: list[str] = []
     key = "functions" if _uses_functions(body) else "tools"
     for index, item in enumerate(fields.optional_sequence(body.get(key), key)):
         at = f"{key}[{index}]"
         tool = fields.mapping(item, at)
         if key == "tools":
-            if fields.string(tool.get("type"), f"{at}.type") != "function":
+            kind = fields.string(tool.get("type"), f"{at}.type")
+            if kind != "function":
+                named = tool.get(kind)
+                name = named.get("name") if isinstance(named, dict) else None
+                dropped.append(name if isinstance(name, str) else kind)
                 continue
             at = f"{at}.function"
             tool = fields.mapping(tool.get("function"), at)
@@ -115,13 +121,13 @@ def _parse_tools(body: Mapping[str, Any]) -> tuple[ToolDefinition, ...]:
         if definition.name in tools:
             fields.refuse(f"{at}.name", f"function names must be unique, {definition.name!r} is used twice")
         tools[definition.name] = definition
-    return tuple(tools.values())
+    return tuple(tools.values()), tuple(dropped)
 
 
 def _parse_tool_choice(
-    body: Mapping[str, Any], tools: tuple[ToolDefinition, ...]
+    body: Mapping[str, Any], tools: tuple[ToolDefinition, ...], *, has_dropped: bool
 ) -> tuple[ToolChoice, tuple[ToolDefinition, ...]]:
-    """(the choice, the tools it leaves)."""
+    """(the choice, the tools it leaves). What can only be met by a tool that was dropped is not demanded."""
     at = "function_call" if _uses_functions(body) else "tool_choice"
     parallel = fields.boolean(body.get("parallel_tool_calls"), "parallel_tool_calls", default=True)
     parallel = parallel and not _uses_functions(body)
@@ -130,6 +136,8 @@ def _parse_tool_choice(
         allowed = fields.mapping(value.get("allowed_tools"), f"{at}.allowed_tools")
         tools = _allowed(allowed.get("tools"), tools, f"{at}.allowed_tools.tools")
         at, value = f"{at}.allowed_tools.mode", allowed.get("mode")
+    if isinstance(value, dict) and value.get("type") == "custom" and has_dropped:
+        return ToolChoice(parallel=parallel), tools
     if isinstance(value, dict):
         return _named_choice(value, tools, at, parallel=parallel), tools
     match value:
@@ -139,6 +147,8 @@ def _parse_tool_choice(
             return ToolChoice(mode="none"), tools
         case "required" if tools:
             return ToolChoice(mode="any", parallel=parallel), tools
+        case "required" if has_dropped:
+            return ToolChoice(parallel=parallel), tools
         case "required":
             fields.refuse(at, "may be 'required' only with function tools")
     fields.refuse(at, "Input should be 'none', 'auto', 'required' or a tool to call")

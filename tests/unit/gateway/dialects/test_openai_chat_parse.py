@@ -345,3 +345,29 @@ def test_what_is_wrong_is_named(body: dict[str, Any], param: str, message: str) 
 @pytest.mark.parametrize(("n", "choices"), [(None, 1), (1, 1), (3, 3)])
 def test_how_many_choices_are_wanted(n: int | None, choices: int) -> None:
     assert parse(n=n).choices == choices
+
+
+CUSTOM = {"type": "custom", "custom": {"name": "code", "description": "Run code."}}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        None,
+        "required",
+        {"type": "custom", "custom": {"name": "code"}},
+        {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [CUSTOM]}},
+    ],
+)
+def test_tools_that_are_no_functions_are_dropped_with_a_warning_and_never_demanded(choice: Any) -> None:
+    parsed = parse(tools=[CUSTOM, {"type": "web_search"}], tool_choice=choice)
+    assert parsed.request.tools == ()
+    assert parsed.request.tool_choice == ToolChoice()
+    assert parsed.warnings == ("not available here: code, web_search",)
+
+
+def test_beside_tools_that_were_dropped_functions_can_be_demanded() -> None:
+    function = {"type": "function", "function": {"name": "f"}}
+    parsed = parse(tools=[CUSTOM, function], tool_choice="required")
+    assert parsed.request.tool_choice == ToolChoice(mode="any")
+    assert [tool.name for tool in parsed.request.tools] == ["f"]
