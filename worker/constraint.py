@@ -1,7 +1,8 @@
 """Which tokens may come next: requests that demand a form, compiled to llguidance grammars.
 
 A request demands a form when it has a response schema, when its tool choice is `any` or `tool`, or when one of its
-tools is `strict`. The grammar covers the whole answer, an open reasoning block included. Grammars are written in
+tools is `strict`. With a response schema, an answer is JSON or calls where the model may choose, and calls where they
+are demanded. The grammar covers the whole answer, an open reasoning block included. Grammars are written in
 llguidance's Lark dialect (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md).
 
 The grammar of a call depends on how the model writes calls: `worker.call_forms` has one for every format that is read.
@@ -75,11 +76,13 @@ class _Think:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Calls:
-    """How calls are written, whether one must be made, and whether there may be several."""
+    """How calls are written, whether one must be made, and whether there may be several. `answer` is the schema of the
+    JSON that may stand in their place."""
 
     form: CallForm
     required: bool
     parallel: bool
+    answer: dict[str, Any] | None = None
 
 
 class Constraint:
@@ -169,18 +172,27 @@ class ConstraintCompiler:
         return replace(grammar, unreasoned=unreasoned.text)
 
     def _demanded(self, request: GenerateRequest, think: _Think) -> Grammar | None:
-        if request.response_schema is not None:
-            return self._answer(request.response_schema, think)
         demanded, required = demanded_tools(request)
-        if not demanded:
-            return None
+        if request.response_schema is not None and not required:
+            return self._answer(request, request.response_schema, think)
+        return self._demanded_calls(request, demanded, think, required=required) if demanded else None
+
+    def _demanded_calls(
+        self,
+        request: GenerateRequest,
+        tools: Sequence[ToolDefinition],
+        think: _Think,
+        *,
+        required: bool,
+        answer: dict[str, Any] | None = None,
+    ) -> Grammar:
         form = self._markers.form or CALL_FORMS.get(self._markers.parser)
         if form is None or not self._markers.call_start:
             parser = self._markers.parser or "unknown"
             return Grammar(text="", warnings=(f"tool calls of the `{parser}` format cannot be enforced",))
-        calls = _Calls(form=form, required=required, parallel=request.tool_choice.parallel)
+        calls = _Calls(form=form, required=required, parallel=request.tool_choice.parallel, answer=answer)
         try:
-            return self._calls(calls, demanded, think)
+            return self._calls(calls, tools, think)
         except Exception as error:  # noqa: BLE001 (a client's schema may be malformed in any way: it is served all the same)
             return Grammar(text="", warnings=(f"tool calls are not enforced, a schema is malformed: {error}",))
 
@@ -209,16 +221,23 @@ class ConstraintCompiler:
                 self._matchers.popitem(last=False)
         return matcher
 
-    def _answer(self, schema: dict[str, Any], think: _Think) -> Grammar:
+    def _answer(self, request: GenerateRequest, schema: dict[str, Any], think: _Think) -> Grammar:
         def build(fitted: dict[str, Any]) -> Grammar:
             rules = Rules(self._tokenizer)
-            begun = f"{self._reasoning(rules, think)} {rules.literal(self._markers.answer_start)}"
-            return Grammar(text=rules.text(f"{begun} {SPACE} {rules.json(fitted)}"))
+            return Grammar(text=rules.text(f"{self._reasoning(rules, think)} {self._json(rules, fitted)}"))
 
         fitted, warnings, error = self._fit(schema or _ANY_OBJECT, build)
         if error:
             return Grammar(text="", warnings=(f"the schema is not enforced: {error}",))
+        if request.tool_choice.mode == "auto" and (tools := shown_tools(request)):
+            either = self._demanded_calls(request, tools, think, required=False, answer=fitted)
+            warnings += either.warnings
+            if either.text:
+                return replace(either, warnings=tuple(warnings))
         return replace(build(fitted), warnings=tuple(warnings))
+
+    def _json(self, rules: Rules, schema: dict[str, Any]) -> str:
+        return f"{rules.literal(self._markers.answer_start)} {SPACE} {rules.json(schema)}"
 
     def _calls(self, calls: _Calls, tools: Sequence[ToolDefinition], think: _Think) -> Grammar:
         """All tools as they are if llguidance takes them, else each with as much of its schema as it takes."""
@@ -258,16 +277,18 @@ class ConstraintCompiler:
         start, end = self._markers.call_start, self._markers.call_end
         region = calls.form.region(rules, written, start=start, end=end, parallel=calls.parallel)
         reasoning = self._reasoning(rules, think)
-        if not calls.required and self._markers.answer_start:
+        call = f"{rules.literal(start)} {region}"
+        more = f" ({SPACE} {call})*" if calls.parallel and end else ""
+        if calls.answer is not None:
+            body = f"({self._json(rules, calls.answer)} | {SPACE} {call}{more})"
+        elif not calls.required and self._markers.answer_start:
             # Control tokens stand before both, which free text cannot hold.
             text = f"{rules.literal(self._markers.answer_start)} {rules.free()}"
-            body = f"({rules.literal(start)} {region} | {text})"
+            body = f"({call} | {text})"
         elif not calls.required:
             head, text = rules.until(start), rules.free(start)
             body = f"({head} {region})* {text}" if end else f"({head} {region} | {text})"
         else:
-            call = f"{rules.literal(start)} {region}"
-            more = f" ({SPACE} {call})*" if calls.parallel and end else ""
             body = f"{SPACE} {call}{more}"
         return Grammar(text=rules.text(f"{reasoning} {body}"), warnings=rules.warnings)
 
@@ -303,8 +324,7 @@ class ConstraintCompiler:
 
 def demanded_tools(request: GenerateRequest) -> tuple[tuple[ToolDefinition, ...], bool]:
     """The tools whose calls must have the right form, and whether a call must be made at all."""
-    known = _referenced(request.messages)
-    tools = tuple(tool for tool in request.tools if not tool.deferred or tool.name in known)
+    tools = shown_tools(request)
     match request.tool_choice.mode:
         case "any":
             return tools, True
@@ -314,6 +334,12 @@ def demanded_tools(request: GenerateRequest) -> tuple[tuple[ToolDefinition, ...]
             return tools, False
         case _:
             return (), False
+
+
+def shown_tools(request: GenerateRequest) -> tuple[ToolDefinition, ...]:
+    """Those whose definitions the model can see."""
+    known = _referenced(request.messages)
+    return tuple(tool for tool in request.tools if not tool.deferred or tool.name in known)
 
 
 def _referenced(messages: Sequence[Message]) -> set[str]:

@@ -94,6 +94,48 @@ def test_a_response_schema_allows_only_json_that_fits(compiler, tokenizer):
     assert not accepted(compiler, tokenizer, grammar, "Hello")
 
 
+TITLE = {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}
+
+
+@pytest.mark.parametrize(
+    ("choice", "json_fits", "call_fits", "two_fit"),
+    [
+        (ToolChoice(), True, True, True),
+        (ToolChoice(parallel=False), True, True, False),
+        (ToolChoice(mode="none"), True, False, False),
+        (ToolChoice(mode="any"), False, True, True),
+        (ToolChoice(mode="tool", name="Bash", parallel=False), False, True, False),
+    ],
+)
+def test_beside_a_response_schema_tools_can_be_called_and_are_where_that_is_demanded(
+    compiler, tokenizer, choice, json_fits, call_fits, two_fit
+):
+    asked = request(response_schema=TITLE, tools=(BASH,), tool_choice=choice)
+    grammar = compiler.compile(asked, in_reasoning=False)
+    assert not grammar.warnings
+    for text, expected in (
+        ('{"title": "x"}', json_fits),
+        (CALL, call_fits),
+        (CALL + "\n" + CALL, two_fit),
+        (f"<think>\nwell\n</think>\n\n{CALL}", call_fits),
+        (WRONG, False),
+        ('{"name": "x"}', False),
+        ("just text", False),
+        (CALL + '{"title": "x"}', False),
+    ):
+        assert accepted(compiler, tokenizer, grammar, text) is expected, text
+
+
+def test_a_response_schema_is_kept_beside_tools_that_cannot_be_written(tokenizer):
+    text = (MODEL / "tokenizer.json").read_text()
+    size = tokenizer.get_vocab_size()
+    odd = ConstraintCompiler(text, eos_token_ids=[2], vocabulary=size, markers=replace(MARKERS, parser="unknown"))
+    grammar = odd.compile(request(response_schema=TITLE, tools=(BASH,)), in_reasoning=False)
+    assert accepted(odd, tokenizer, grammar, '{"title": "x"}')
+    assert not accepted(odd, tokenizer, grammar, CALL)
+    assert "cannot be enforced" in grammar.warnings[0]
+
+
 def test_an_empty_schema_asks_for_any_object(compiler, tokenizer):
     grammar = compiler.compile(request(response_schema={}), in_reasoning=False)
     assert accepted(compiler, tokenizer, grammar, '{"a": [1, {"b": null}]}')

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -57,6 +58,16 @@ def test_a_model_that_would_not_reason_answers_in_the_form_at_once(demo_model: P
     (part,) = answer.parts
     assert isinstance(part, TextPart)
     jsonschema.validate(json.loads(part.text), SCHEMA)
+
+
+@pytest.mark.parametrize("mode", ["auto", "any"])
+def test_a_model_calls_its_tools_also_when_its_answers_have_a_schema(demo_model: Path, mode: Any) -> None:
+    tools = {"tools": TOOLS, "tool_choice": ToolChoice(mode=mode, parallel=False)}
+    (answer,) = Driver(demo_model).run(asked("r", response_schema=SCHEMA, **tools))
+    assert answer.reason == "tool_calls"
+    (call,) = answer.parts
+    assert isinstance(call, ToolCallPart)
+    jsonschema.validate(json.loads(call.arguments), SCHEMA)
 
 
 @pytest.mark.parametrize(
