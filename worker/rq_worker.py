@@ -375,6 +375,8 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         self._record_all()
 
     def _record_all(self) -> None:
+        if not self._unrecorded:
+            return
         with self._patience("record ended jobs"):
             while self._unrecorded:
                 slot, ended = self._unrecorded[0]

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from rq.job import Job
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.worker import Worker as StockWorker
@@ -457,6 +458,25 @@ def test_a_redis_that_restarts_finds_the_worker_there_again(redis_server: RedisS
             after.count("one two three")
             assert after.counted() == 3
         assert worker.process.poll() is None
+
+
+def test_a_redis_that_takes_nothing_is_said_once_by_each_part_and_worked_with_when_it_does(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """A full Redis, here; an outage of hours must not fill the log."""
+    with TestGateway(redis_server.url) as gateway, running_worker(redis_server.url, tmp_path) as worker:
+        gateway.wait_ready()
+        gateway.client.config_set("maxmemory", 1)
+        wait_until(lambda: refusals(gateway.client) >= 24, "it was tried again and again")
+        for said, parts in (("could not beat", 1), ("the lease cannot", 1), ("no jobs can be taken", 2)):
+            assert worker.output().count(said) == parts
+        gateway.client.config_set("maxmemory", 0)
+        gateway.ask("hi")
+        assert isinstance(gateway.wait_end(), Finished)
+
+
+def refusals(client: redis.Redis) -> int:
+    return int(client.info("errorstats").get("errorstat_OOM", {}).get("count", 0))
 
 
 def test_a_frozen_redis_is_waited_for(redis_server: RedisServer, tmp_path: Path) -> None:
