@@ -17,6 +17,7 @@ from gateway.dialects.anthropic.schema import (
 from gateway.dialects.anthropic.server_work import asked_safeguards, demanded_search, unavailable_note
 from gateway.dialects.anthropic.tools import parse_tool_choice, parse_tools, unavailable
 from gateway.dialects.base import Parsed
+from gateway.dialects.priority import asked_priority
 from gateway.dialects.sampling import parse_sampling
 from shared.errors import InvalidRequestError
 from shared.messages import Message, TextPart
@@ -58,7 +59,7 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
         ),
         reasoning=_parse_reasoning(body.get("thinking"), output_config.get("effort")),
         response_schema=schema,
-        priority=_priority(body, headers, messages, schema),
+        priority=asked_priority(headers) or _priority(body, headers, messages, schema),
         session=_session(headers),
     )
     return Parsed(

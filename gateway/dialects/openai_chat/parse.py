@@ -15,8 +15,9 @@ from gateway.dialects.openai_chat.schema import (
     SESSION_HEADERS,
     TEMPLATE_SWITCHES,
 )
+from gateway.dialects.priority import asked_priority
 from gateway.dialects.sampling import parse_sampling
-from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
+from shared.request import GenerateRequest, Priority, ReasoningOptions, ToolChoice, ToolDefinition
 
 _MAX_SESSION_LENGTH = 200
 
@@ -42,6 +43,7 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
         ),
         reasoning=_parse_reasoning(body),
         response_schema=_parse_response_format(body.get("response_format")),
+        priority=asked_priority(headers) or _priority(body),
         session=_session(body, headers),
     )
     stream_options = fields.optional_mapping(body.get("stream_options"), "stream_options")
@@ -204,6 +206,11 @@ def _parse_response_format(value: Any) -> dict[str, Any] | None:
             outer = fields.mapping(wanted.get("json_schema"), f"{at}.json_schema")
             return dict(fields.optional_mapping(outer.get("schema"), f"{at}.json_schema.schema"))
     fields.refuse(f"{at}.type", "Input should be 'text', 'json_object' or 'json_schema'")
+
+
+def _priority(body: Mapping[str, Any]) -> Priority:
+    """The API's `service_tier` "flex" is for what may take its time."""
+    return "batch" if body.get("service_tier") == "flex" else "interactive"
 
 
 def _session(body: Mapping[str, Any], headers: Mapping[str, str]) -> str:

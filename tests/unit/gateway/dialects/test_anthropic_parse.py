@@ -403,6 +403,18 @@ def test_session_and_agent_name_the_conversation() -> None:
     assert (subagent.session, subagent.priority) == ("s/a", "subagent")
 
 
+@pytest.mark.parametrize("name", ["interactive", "subagent", "side", "batch"])
+def test_clients_may_name_the_class_of_their_request(name: str) -> None:
+    title = {"output_config": {"format": {"type": "json_schema", "schema": {}}}, "tools": []}
+    assert parse({"x-mlx-gateway-priority": name}).request.priority == name
+    assert parse({"x-mlx-gateway-priority": f" {name.upper()} "}, **title).request.priority == name
+
+
+def test_a_class_that_there_is_not_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="x-mlx-gateway-priority: Input should be one of interactive"):
+        parse({"x-mlx-gateway-priority": "urgent"})
+
+
 def test_a_title_request_yields() -> None:
     title = {"output_config": {"format": {"type": "json_schema", "schema": {}}}}
     assert parse(tools=[], **title).request.priority == "side"

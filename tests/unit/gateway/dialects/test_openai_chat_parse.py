@@ -61,6 +61,14 @@ def test_fields_that_mean_nothing_here_are_accepted() -> None:
     assert parse(**ignored) == parse()
 
 
+def test_flexible_requests_are_batch_work_unless_the_header_names_another_class() -> None:
+    assert parse().request.priority == "interactive"
+    assert parse(service_tier="flex").request.priority == "batch"
+    assert parse({"x-mlx-gateway-priority": "side"}, service_tier="flex").request.priority == "side"
+    with pytest.raises(InvalidRequestError, match="x-mlx-gateway-priority"):
+        parse({"x-mlx-gateway-priority": ""})
+
+
 def test_a_tool_conversation() -> None:
     got = messages(
         {"role": "developer", "content": "be brief"},
