@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx_lm
 import pytest
 from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList, KVCache, RotatingKVCache
+from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache
 from mlx_lm.utils import load_model
 
 from shared.messages import Message
@@ -17,7 +17,7 @@ from tests.support.models import CheckpointMaker
 from worker.engines.mlx.cache import Layout
 
 
-def fill(cache: KVCache | RotatingKVCache, *lengths: int) -> None:
+def fill(cache: KVCache | RotatingKVCache | ChunkedKVCache, *lengths: int) -> None:
     """Feed runs of tokens; token n has keys n and values -n."""
     for length in lengths:
         start = cache.offset
@@ -64,6 +64,17 @@ def test_rotating_cache_wraps_at_its_index(lengths: tuple[int, ...]) -> None:
     ordered = held[: cache._idx] if cache._idx in (len(held), end) else held[cache._idx :] + held[: cache._idx]
     assert ordered == list(range(end - len(ordered), end))
     assert len(ordered) >= min(8, end)
+
+
+@pytest.mark.parametrize("lengths", [(3,), (8,), (20,), (3, 1, 1), (20, 5, 1), (300, 7)])
+def test_chunked_cache_holds_the_tokens_since_its_start_in_order(lengths: tuple[int, ...]) -> None:
+    cache = ChunkedKVCache(chunk_size=8)
+    for length in lengths:
+        cache.maybe_trim_front()  # as the model does before each pass
+        fill(cache, length)
+    held = cache.offset - cache.start_position
+    assert numbers(cache.keys)[:held] == list(range(cache.start_position, cache.offset))
+    assert held >= min(8, cache.offset)
 
 
 def test_batch_cache_holds_rows_right_justified_behind_their_padding() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -10,11 +11,27 @@ import pytest
 from mlx_lm.models.cache import QuantizedKVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import load_model
 
+from tests.models.architectures import build_architecture
 from tests.support.models import CheckpointMaker
 from worker.engines.mlx.cache import Layout
 from worker.engines.mlx.rewind import Mark, can_rewind, drop_last
 
 PRESETS = ("full", "window", "gemma3", "gpt-oss", "hybrid", "qwen3-next", "mamba2", "falcon-h1")
+# What their layers keep is put together in other ways than in those.
+RARER = (
+    "baichuan_m1",
+    "bailing_moe_v3",
+    "deepseek_v32",
+    "gemma3n",
+    "iquestloopcoder",
+    "kimi_linear",
+    "longcat_flash_ngram",
+    "nemotron_h",
+    "olmo_hybrid",
+    "plamo2",
+    "recurrent_gemma",
+    "rwkv7",
+)
 LENGTHS = (1, 126, 127, 128, 129, 254, 255, 256, 257, 300)  # windows are of 128 and 256
 NUMBERS = random.Random(1)
 TEXT = [NUMBERS.randrange(2000) for _ in range(340)]
@@ -48,7 +65,16 @@ class Reader:
 def test_a_cache_goes_back_to_where_it_was_marked(
     preset: str, one_by_one: int, random_checkpoint: CheckpointMaker
 ) -> None:
-    model, _ = load_model(random_checkpoint(preset))
+    check_goes_back(load_model(random_checkpoint(preset))[0], one_by_one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", RARER)
+def test_so_does_one_of_rarer_layers(architecture: str, tmp_path: Path) -> None:
+    check_goes_back(load_model(build_architecture(architecture, tmp_path))[0], 3)
+
+
+def check_goes_back(model: Any, one_by_one: int) -> None:
     for length in LENGTHS:
         read = TEXT[:length]
         reader = Reader(model, read, one_by_one=min(one_by_one, length - 1))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_model
 
@@ -43,4 +45,22 @@ def test_model_that_is_right_in_a_batch_is_batched(preset: str, dtype: str, rand
     if preset == "gpt-oss" and dtype == "bfloat16":
         pytest.skip("mlx has no experts in bfloat16 on the CPU")
     model = load_model(random_checkpoint(preset, dtype=dtype))[0]
+    assert tried(model, Layout.of(model)).can_batch
+
+
+class Rough:
+    """A model whose logits are off by as much as rounding can make, each time otherwise."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.layers = model.layers
+
+    def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
+        logits: mx.array = self.model(tokens, cache=cache)
+        return logits + 0.2 * mx.std(logits) * mx.random.normal(logits.shape)
+
+
+def test_rounding_alone_keeps_no_model_from_being_batched(random_checkpoint: CheckpointMaker) -> None:
+    mx.random.seed(0)
+    model = Rough(load_model(random_checkpoint("full"))[0])
     assert tried(model, Layout.of(model)).can_batch

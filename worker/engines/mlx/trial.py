@@ -25,6 +25,8 @@ _SHORT_TOKENS, _LONG_TOKENS = 3, 24
 _STEPS = 2
 # Of the logits' spread. Rounding makes a few hundredths; what a padded row reads or where it stands makes 0.2 to 1.2.
 _TOLERANCE = 0.15
+# Where rounding makes more, as it can in deep models of many experts, rows without padding show how much.
+_OF_ROUNDING = 3.0
 
 
 def tried(model: Any, layout: Layout) -> Layout:
@@ -39,20 +41,21 @@ def _is_batchable(model: Any) -> bool:
     if getattr(model, "model_type", "") in _BLOCKWISE:
         return False
     try:
-        return _difference(model) < _TOLERANCE
+        padded = _difference(model, _SHORT_TOKENS, _LONG_TOKENS)
+        return padded < _TOLERANCE or padded < _OF_ROUNDING * _difference(model, _LONG_TOKENS, _LONG_TOKENS)
     except Exception:  # whatever a model's code raises for what it does not expect
         log.info("a batch of two rows made the model raise", exc_info=True)
         return False
 
 
-def _difference(model: Any) -> float:
-    """How far the logits of two rows of different length are from those of each alone, as a part of their spread: the
+def _difference(model: Any, *lengths: int) -> float:
+    """How far the logits of two rows of these lengths are from those of each alone, as a part of their spread: the
     worse row's, in the better step, because rounding may make a router choose another expert now and then."""
-    alone = [_prefilled(model, length) for length in (_SHORT_TOKENS, _LONG_TOKENS)]
+    alone = [_prefilled(model, length) for length in lengths]
     together = [one.merge([one]) for one in alone[0]]
     for mine, theirs in zip(together, alone[1], strict=True):
         mine.extend(theirs.merge([theirs]))
-    nearest = [math.inf, math.inf]
+    nearest = [math.inf] * len(alone)
     for step in range(_STEPS):
         tokens = mx.array([[step + 1], [step + 2]], mx.int32)
         mixed = model(tokens, cache=together)[:, -1].astype(mx.float32)
