@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from shared.errors import OverloadedError
 from shared.registry import Fleet
+from shared.request import Priority
 
 _SHORTEST_S, _LONGEST_S = 1, 60  # Claude Code shows longer waits as an error instead of waiting
 _SMOOTHING = 0.2
@@ -25,6 +26,11 @@ class Load:
     queued: int
     outstanding: int
     service_s: float
+
+
+def queue_of(priority: Priority, max_queue: int) -> int:
+    """How many requests may wait before one of this class is refused: batch work leaves half of the queue to people."""
+    return max(1, max_queue // 2) if priority == "batch" else max_queue
 
 
 def admit(fleet: Fleet, model: str, load: Load, *, max_queue: int, deadline_s: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.admission import History, Load, admit
+from gateway.admission import History, Load, admit, queue_of
 from gateway.attaching import Attachables
 from gateway.fleet import FleetWatcher
 from gateway.jobs import JobQueue
@@ -80,4 +80,5 @@ class Services:
             service_s=self.history.service_s(model),
         )
         deadline_s = self.deadline_s(priority)
-        admit(self.fleet.snapshot, model, load, max_queue=self.settings.max_queue, deadline_s=deadline_s)
+        max_queue = queue_of(priority, self.settings.max_queue)
+        admit(self.fleet.snapshot, model, load, max_queue=max_queue, deadline_s=deadline_s)

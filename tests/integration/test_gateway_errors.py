@@ -180,14 +180,17 @@ def test_a_full_queue_is_refused_with_a_time_to_try_again(redis_url: str, tmp_pa
         served(redis_url, tmp_path, max_queue=2, stream_grace_s=0.1) as gateway,
         gateway.worker(MLX_GATEWAY_CAPACITY=1),
     ):
-        held = [gateway.stream(MESSAGES, message("echo:hang", stream=True)) for _ in range(3)]
+        held = [gateway.stream(MESSAGES, message("echo:hang", stream=True)) for _ in range(2)]
+        batch = {"x-mlx-gateway-priority": "batch"}
+        assert gateway.post(MESSAGES, message("x"), batch).status == 529, "it would fill more than half of the queue"
+        held.append(gateway.stream(MESSAGES, message("echo:hang", stream=True)))
         for path, status in ((MESSAGES, 529), (CHAT, 503)):
             for stream in (False, True):
                 reply = gateway.post(path, message("x", stream=stream))
                 assert reply.status == status
                 assert 1 <= int(reply.headers["retry-after"]) <= 60
                 assert "waiting" in problem(reply, path)["message"]
-        assert 'gw_admission_rejections_total{reason="queue_full"} 4.0' in gateway.get("/metrics").body.decode()
+        assert 'gw_admission_rejections_total{reason="queue_full"} 5.0' in gateway.get("/metrics").body.decode()
         for source in held:
             source.leave()
         wait_until(lambda: "gw_inflight 0.0" in gateway.get("/metrics").body.decode(), "the gateway sees them leave")

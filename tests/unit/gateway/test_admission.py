@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.admission import History, Load, admit, predicted_wait_s
+from gateway.admission import History, Load, admit, predicted_wait_s, queue_of
 from shared.errors import OverloadedError
 from shared.registry import Fleet
 from tests.support.fleet import lease
@@ -33,6 +33,12 @@ def test_running_requests_do_not_count_as_waiting() -> None:
 
 def test_one_request_more_than_batch_and_queue_hold_is_refused() -> None:
     assert refusal(outstanding=4 + 3).details["reason"] == "queue_full"
+
+
+def test_batch_work_leaves_half_of_the_queue_to_people() -> None:
+    assert queue_of("batch", 64) == 32
+    assert queue_of("batch", 1) == 1
+    assert {queue_of(priority, 64) for priority in ("interactive", "subagent", "side")} == {64}
 
 
 def test_the_queue_that_all_gateways_share_counts_too() -> None:
