@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,9 @@ def test_a_model_on_demand_is_loaded_when_somebody_asks(tmp_path: Path, redis_ur
     write_models(tmp_path / "config", echo("later", load="on-demand"), echo("other", load="on-demand"))
     with host(tmp_path, redis_url) as under_test:
         under_test.wait_for("later", "available")
-        wait_until(lambda: under_test.client.publish(keys.LOADS, wire.encode(["later"])), "the host listens")
+        for garbage in (b"\xff", wire.encode([["later"], {"later": 1}, None, 7]), wire.encode({"later": 1})):
+            wait_until(partial(under_test.client.publish, keys.LOADS, garbage), "the host listens")
+        under_test.client.publish(keys.LOADS, wire.encode(["later"]))
         under_test.wait_for_lease("later")
         model = under_test.model("other")
         assert model is not None
