@@ -243,6 +243,14 @@ def test_workers_end_with_their_host(tmp_path: Path, redis_url: str, number: sig
             assert under_test.record() is None
 
 
+def test_a_model_may_have_any_name(tmp_path: Path, redis_url: str) -> None:
+    names = ["--help", "qwen:7b", "x" * 300]
+    write_models(tmp_path / "config", *(echo(name) for name in names))
+    with host(tmp_path, redis_url) as under_test:
+        for name in names:
+            under_test.wait_for_lease(name)
+
+
 def test_two_models_of_one_name_are_refused(tmp_path: Path, redis_url: str) -> None:
     write_models(tmp_path / "config", echo("same"), echo("same"))
     with host(tmp_path, redis_url) as under_test:
