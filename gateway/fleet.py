@@ -126,4 +126,4 @@ class FleetWatcher(Presence):
 
 
 def _names(members: set[bytes]) -> list[str]:
-    return sorted(member.decode() for member in members)
+    return sorted(member.decode(errors="replace") for member in members)  # what is no name of ours has no lease

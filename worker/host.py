@@ -244,7 +244,7 @@ class Host:
             logger.warning("a request to load a model was not understood: %s", error)
             return
         for key in value if isinstance(value, list) else ():
-            if key in self._supervisors:
+            if isinstance(key, str) and key in self._supervisors:
                 self._supervisors[key][0].want()
 
     async def _publish(self) -> None:

@@ -25,6 +25,7 @@ from worker.status import EXIT_NO_REDIS, EXIT_STOPPED, Status, parse_status
 logger = logging.getLogger(__name__)
 
 _NO_REDIS_PAUSE_S = 3.0  # a worker has waited by itself before it gave up
+_LONGEST_NAME = 100
 _END_S = 4.0  # for a drained worker to give back what it still holds, and to end
 
 
@@ -47,6 +48,11 @@ class Surroundings:
     stamp: Callable[[str], object]
 
 
+def log_name(model: str) -> str:
+    """Of the log of a model's workers: short enough for any file system."""
+    return f"worker-{re.sub(r'[^A-Za-z0-9._-]+', '-', model).strip('-')[:_LONGEST_NAME]}.log"
+
+
 class ModelSupervisor:
     """One model of this host.
 
@@ -58,7 +64,7 @@ class ModelSupervisor:
     def __init__(self, spec: ModelSpec, surroundings: Surroundings) -> None:
         self.spec = spec
         self.worker = ""
-        self.log = surroundings.logs / f"worker-{re.sub(r'[^A-Za-z0-9._-]+', '-', spec.id).strip('-')}.log"
+        self.log = surroundings.logs / log_name(spec.id)
         self._surroundings = surroundings
         self._log_start = 0
         self._wanted = asyncio.Event()
@@ -117,7 +123,7 @@ class ModelSupervisor:
         spec = self.spec
         # -P: a folder of the person's own called `worker` is not ours.
         command = [sys.executable, "-P", "-m", "worker", "--model", spec.source, "--engine", spec.engine]
-        command += ["--name", spec.id, "--host", self._surroundings.host]
+        command += [f"--name={spec.id}", f"--host={self._surroundings.host}"]  # one word: either may begin with a dash
         command += [word for key, value in spec.options.items() for word in ("--option", f"{key}={value}")]
         try:
             with open_log(self.log) as output:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,9 @@ def test_a_model_on_demand_is_loaded_when_somebody_asks(tmp_path: Path, redis_ur
     write_models(tmp_path / "config", echo("later", load="on-demand"), echo("other", load="on-demand"))
     with host(tmp_path, redis_url) as under_test:
         under_test.wait_for("later", "available")
-        wait_until(lambda: under_test.client.publish(keys.LOADS, wire.encode(["later"])), "the host listens")
+        for garbage in (b"\xff", wire.encode([["later"], {"later": 1}, None, 7]), wire.encode({"later": 1})):
+            wait_until(partial(under_test.client.publish, keys.LOADS, garbage), "the host listens")
+        under_test.client.publish(keys.LOADS, wire.encode(["later"]))
         under_test.wait_for_lease("later")
         model = under_test.model("other")
         assert model is not None
@@ -245,6 +248,14 @@ def test_workers_end_with_their_host(tmp_path: Path, redis_url: str, number: sig
             assert under_test.process.process.returncode == 0
             assert under_test.client.smembers(keys.HOSTS) == set()
             assert under_test.record() is None
+
+
+def test_a_model_may_have_any_name(tmp_path: Path, redis_url: str) -> None:
+    names = ["--help", "qwen:7b", "x" * 300]
+    write_models(tmp_path / "config", *(echo(name) for name in names))
+    with host(tmp_path, redis_url) as under_test:
+        for name in names:
+            under_test.wait_for_lease(name)
 
 
 def test_two_models_of_one_name_are_refused(tmp_path: Path, redis_url: str) -> None:

@@ -89,7 +89,8 @@ def test_a_refresh_sees_what_happened_a_moment_ago(play: Callable[[Scenario], No
 
 def test_records_that_do_not_decode_are_left_out(play: Callable[[Scenario], None]) -> None:
     async def scenario(parts: Parts) -> None:
-        await parts.client.sadd(keys.WORKERS, "odd", "other")
+        await parts.client.sadd(keys.WORKERS, "odd", "other", b"\xff")
+        await parts.client.sadd(keys.HOSTS, b"\xff")
         await parts.client.set(keys.lease("odd"), b"\xc1")
         await parts.client.set(keys.lease("other"), wire.encode(HostRecord(host="h", pid=1)))
         await parts.worker().renew()

@@ -10,6 +10,7 @@ from shared.errors import ConfigError
 from shared.registry import ModelSpec
 from shared.routing import Target
 from worker.host import DEMO_MODEL, demo_model, give_drafts, merge_models, named_models, source_stamp
+from worker.supervision import log_name
 
 
 def _spec(name: str, source: str = "s") -> ModelSpec:
@@ -57,6 +58,12 @@ def test_tiers_that_disagree_on_a_draft_model_are_refused() -> None:
     tiers = {"opus": Target(model="coder", draft_model="one"), "sonnet": Target(model="coder", draft_model="two")}
     with pytest.raises(ConfigError, match=r"two tiers name different draft models for 'coder'"):
         give_drafts({"coder": _spec("coder")}, tiers)
+
+
+@pytest.mark.parametrize("name", ["org/model", "qwen:7b", "x" * 300, "../../etc", "模型"])
+def test_any_models_log_has_a_name_that_a_folder_can_hold(name: str, tmp_path: Path) -> None:
+    (tmp_path / log_name(name)).touch()
+    assert [path.name for path in tmp_path.iterdir()] == [log_name(name)]
 
 
 def test_the_demo_model_is_in_the_package() -> None:
