@@ -20,24 +20,27 @@ from worker.bodies import Body
 _MAX_BODY_BYTES = 128 * 1024  # of all jobs of one claim: Redis does nothing else meanwhile
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # RQ's own format
 
-# KEYS: queue keys. ARGV: free places, worker, now (text), now (s), execution TTL (s), what execution ids begin with,
-# the most bytes of bodies to bring along, what keys of bodies and of cancellations begin with, then a (queue key, job
-# id) per popped job.
+# What ends at some time ends by the clock of Redis: those of two machines differ, and the one that is ahead would take
+# the other's workers for dead.
+
+# KEYS: queue keys. ARGV: free places, worker, now (text), execution TTL (s), what execution ids begin with, the most
+# bytes of bodies to bring along, what keys of bodies and of cancellations begin with, then a (queue key, job id) per
+# popped job.
 # A popped job starts only if it still lies in the intermediate list: whoever took it out of there owns it. Free
 # places are filled with the oldest job of all queues. Gives [queue name, job id, execution id, job hash, body,
 # cancellation] per job; the body is missing when it is big. What RQ could not have queued is dropped: keys of other
 # types, and names that RQ refuses, which would end whoever makes a job of them.
 # The entry in rq:executions ends before its execution or with it: RQ's `job.cancel()` fails at one without a hash.
 _CLAIM = """
-local free, worker, text, now, ttl = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local room = tonumber(ARGV[7])
+local free, worker, text, ttl, room = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
+local now = tonumber(redis.call('TIME')[1])
 local started = {}
 local function start(queue, id)
   local key = 'rq:job:' .. id
   if not string.match(id, '^[%w_-]+$') or redis.pcall('HGET', key, 'status') ~= 'queued' then return end
   local hash = redis.call('HGETALL', key)
   local name = string.sub(queue, 10)
-  local execution = string.format('%s%04x', ARGV[6], #started)
+  local execution = string.format('%s%04x', ARGV[5], #started)
   local both = id .. ':' .. execution
   redis.call('HSET', 'rq:execution:' .. both, 'id', execution, 'created_at', now, 'last_heartbeat', now,
              'worker_name', worker)
@@ -50,15 +53,15 @@ local function start(queue, id)
   redis.call('HSET', 'rq:worker:' .. worker, 'state', 'busy', 'current_job', id)
   local request = string.match(id, '^(.*)%-%d+$') or ''
   local body = false
-  local size = redis.pcall('STRLEN', ARGV[8] .. request)
+  local size = redis.pcall('STRLEN', ARGV[7] .. request)
   if type(size) == 'number' and size > 0 and size <= room then
-    body = redis.call('GET', ARGV[8] .. request)
+    body = redis.call('GET', ARGV[7] .. request)
     room = room - size
   end
-  local cancelled = redis.pcall('GET', ARGV[9] .. request)
+  local cancelled = redis.pcall('GET', ARGV[8] .. request)
   started[#started + 1] = {name, id, execution, hash, body, type(cancelled) == 'string' and cancelled}
 end
-for i = 10, #ARGV, 2 do
+for i = 9, #ARGV, 2 do
   local queue, id = ARGV[i], ARGV[i + 1]
   if redis.call('LREM', queue .. ':intermediate', 1, id) == 1 then start(queue, id) end
 end
@@ -78,18 +81,18 @@ end
 return started
 """
 
-# ARGV: worker, now (text), now (s), execution TTL (s), worker TTL (s), what keys of cancellations begin with, then
+# ARGV: worker, now (text), execution TTL (s), worker TTL (s), what keys of cancellations begin with, then
 # (queue name, job id, execution id) each.
 # Gives nothing when Redis does not know the worker (it came back empty); else [is suspended, status of each job]. A job
 # whose request was cancelled counts as cancelled: nobody may have heard of it.
 _BEAT = """
-local worker, text, now, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local worker, text, now, ttl = ARGV[1], ARGV[2], tonumber(redis.call('TIME')[1]), tonumber(ARGV[3])
 local key = 'rq:worker:' .. worker
 if redis.call('HEXISTS', key, 'birth') == 0 then return {} end
 redis.call('HSET', key, 'last_heartbeat', text)
-redis.call('EXPIRE', key, ARGV[5])
+redis.call('EXPIRE', key, ARGV[4])
 local out = {redis.call('EXISTS', 'rq:suspended')}
-for i = 7, #ARGV, 3 do
+for i = 6, #ARGV, 3 do
   local queue, id, execution = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local both = id .. ':' .. execution
   local status = redis.call('HGET', 'rq:job:' .. id, 'status')
@@ -102,7 +105,7 @@ for i = 7, #ARGV, 3 do
     redis.call('ZADD', 'rq:wip:' .. queue, 'XX', now + ttl, both)
     redis.call('HSET', 'rq:job:' .. id, 'last_heartbeat', text)
     local request = string.match(id, '^(.*)%-%d+$') or ''
-    if redis.call('EXISTS', ARGV[6] .. request) == 1 then status = 'canceled' end
+    if redis.call('EXISTS', ARGV[5] .. request) == 1 then status = 'canceled' end
   end
   out[#out + 1] = status or ''
 end
@@ -195,7 +198,7 @@ class Claims:
 
     def claim(self, queue_keys: Sequence[str], popped: Sequence[Popped], free: int, now: datetime) -> list[Claimed]:
         """Start the popped jobs, then the oldest others until `free` have been started."""
-        arguments: list[Any] = [free, self._worker, now.strftime(_TIME), now.timestamp(), self._ttl_s]
+        arguments: list[Any] = [free, self._worker, now.strftime(_TIME), self._ttl_s]
         arguments += [uuid4().hex[:-4], _MAX_BODY_BYTES, keys.body(""), keys.cancelled("")]
         for pop in popped:
             arguments += [pop.queue_key, pop.raw_id]
@@ -203,7 +206,7 @@ class Claims:
 
     def beat(self, held: Sequence[Held], now: datetime) -> Pulse | None:
         """Keep worker and jobs alive. None: Redis has forgotten this worker."""
-        arguments: list[Any] = [self._worker, now.strftime(_TIME), now.timestamp(), self._ttl_s, self._worker_ttl_s]
+        arguments: list[Any] = [self._worker, now.strftime(_TIME), self._ttl_s, self._worker_ttl_s]
         arguments.append(keys.cancelled(""))
         for job in held:
             arguments += [job.queue, job.job_id, job.execution_id]

@@ -7,7 +7,6 @@ transaction per job takes the entry out and fails the job, watched so that the f
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable
 from typing import cast
 
@@ -51,9 +50,10 @@ def reap(client: redis.Redis, dead_worker: str) -> int:
 def reap_expired(client: redis.Redis, queues: Iterable[SafeQueue]) -> int:
     """Fail the jobs whose worker has not beaten for its execution TTL; how many."""
     failed = 0
+    now_s = client.time()[0]  # the clock by which workers are alive
     for queue in queues:
-        entries = cast(list[bytes], client.zrangebyscore(queue.started_job_registry.key, 0, time.time()))
-        failed += sum(_fail(client, queue, entry, dead_worker=None) for entry in entries)
+        entries = cast(list[bytes], client.zrangebyscore(queue.started_job_registry.key, 0, now_s))
+        failed += sum(_fail(client, queue, entry, expired_s=now_s) for entry in entries)
     return failed
 
 
@@ -82,8 +82,10 @@ def _queue_names(client: redis.Redis, worker: str) -> set[str]:
     return known
 
 
-def _fail(client: redis.Redis, queue: SafeQueue, raw_entry: bytes, *, dead_worker: str | None) -> bool:
-    """Fail the job of one started-registry entry when it has expired, or belongs to the dead worker."""
+def _fail(
+    client: redis.Redis, queue: SafeQueue, raw_entry: bytes, *, dead_worker: str = "", expired_s: float = 0
+) -> bool:
+    """Fail the job of one started-registry entry when it belongs to the dead worker, or was to end by `expired_s`."""
     entry = raw_entry.decode(errors="replace")
     job_id = entry.partition(":")[0]
     if not is_job_id(job_id):
@@ -97,9 +99,7 @@ def _fail(client: redis.Redis, queue: SafeQueue, raw_entry: bytes, *, dead_worke
                 pipe.watch(key, execution_key)  # type: ignore[no-untyped-call]
                 score = pipe.zscore(queue.started_job_registry.key, raw_entry)
                 holder = pipe.hget(execution_key, "worker_name") or pipe.hget(key, "worker_name")
-                is_dead = score is not None and (
-                    score <= time.time() if dead_worker is None else holder == dead_worker.encode()
-                )
+                is_dead = score is not None and (holder == dead_worker.encode() if dead_worker else score <= expired_s)
                 if not is_dead:
                     return False
                 is_started = pipe.hget(key, "status") == JobStatus.STARTED.encode()

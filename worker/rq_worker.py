@@ -22,11 +22,12 @@ from typing import Any
 
 import redis
 from rq.executions import Execution
+from rq.job import JobStatus
 from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
 
 from shared import keys
-from shared.errors import RequestCancelledError, WireError, WorkerLostError
+from shared.errors import GatewayError, RequestCancelledError, WireError, WorkerLostError
 from shared.events import Usage
 from shared.registry import WorkerLease
 from shared.wire import JobSerializer
@@ -409,9 +410,14 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         for slot, status in zip(slots, pulse.statuses, strict=True):
             if status != "started":
                 log.info("job %s is %s: ending it", slot.job_id, status or "gone")
-                self._runner.cancel(slot.ticket.request_id, RequestCancelledError("the job was cancelled"))
+                self._runner.cancel(slot.ticket.request_id, self._ended_by_others(status))
         if pulse.is_suspended != self._is_suspended:
             self._suspend(pulse.is_suspended)
+
+    def _ended_by_others(self, status: str) -> GatewayError:
+        if status == JobStatus.FAILED:
+            return WorkerLostError("this worker was taken for dead", worker=self.name)
+        return RequestCancelledError("the job was cancelled")
 
     def _suspend(self, is_suspended: bool) -> None:
         """`rq suspend` and `rq resume`: take no new jobs meanwhile."""
@@ -444,6 +450,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
                 pipe.execute()
         self.set_state(WorkerStatus.BUSY if slots else self._resting_state())
         self.set_current_job_id(next(iter(self._slots), None))
+        self._next_beat_s = 0.0  # RQ's entries end by our clock, those of a beat by that of Redis
 
     def _end_stalled(self) -> None:
         """A hung engine: say so, stop beating for its jobs, and make room for a new worker."""

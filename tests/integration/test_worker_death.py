@@ -252,7 +252,7 @@ def test_a_worker_that_slept_does_not_start_what_was_given_away(
                 wait_until(lambda: failed_jobs(gateway) == [job_id], "the failure", deadline_s=10)
         finally:
             sleeper.signal(signal.SIGCONT)
-        assert gateway.wait_for(Failed, timeout_s=5).code == "cancelled"
+        assert gateway.wait_for(Failed, timeout_s=5).code == "worker_lost"
         wait_until(lambda: gateway.leases() and gateway.leases()[0].in_flight == 0, "an idle worker")
         assert gateway.job_status(job_id) == "failed"
         gateway.ask("awake again", "r2")

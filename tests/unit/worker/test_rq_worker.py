@@ -208,6 +208,30 @@ def test_only_queued_jobs_start(redis_client: redis.Redis, status: str | None) -
     assert redis_client.llen(KEY) == 0
 
 
+def expire_all(client: redis.Redis) -> None:
+    """As if nobody had beaten for these jobs for long."""
+    key = f"rq:wip:{MODEL}"
+    client.zadd(key, dict.fromkeys(client.zrange(key, 0, -1), 1.0))
+
+
+@pytest.mark.parametrize("ahead_s", [-60, 60])
+def test_machines_whose_clocks_differ_do_not_take_each_other_for_dead(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    enqueue(redis_client, "j")
+    elsewhere = datetime.fromtimestamp(time.time() + ahead_s, UTC)
+    claims = claims_of(redis_client)
+    held = [Held(job.queue, job.job_id, job.execution_id) for job in claims.claim([KEY], [], 1, elsewhere)]
+    redis_client.hset(f"rq:worker:{ME}", "birth", "x")
+    for _ in ("claimed", "beaten"):
+        real = time.time
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda real=real: real() - ahead_s)
+            assert reap_expired(redis_client, [queue_of(redis_client)]) == 0
+        assert redis_client.zscore(f"rq:wip:{MODEL}", f"j:{held[0].execution_id}") == pytest.approx(real() + 6, abs=2)
+        claims.beat(held, elsewhere)
+
+
 def test_a_beat_keeps_jobs_alive_and_says_what_became_of_them(redis_client: redis.Redis) -> None:
     enqueue(redis_client, "a", "b", "c")
     claims = claims_of(redis_client)
@@ -215,14 +239,12 @@ def test_a_beat_keeps_jobs_alive_and_says_what_became_of_them(redis_client: redi
     redis_client.hset(f"rq:worker:{ME}", "birth", "x")
     redis_client.hset("rq:job:b", "status", "canceled")
     redis_client.delete("rq:job:c")
-    later = datetime.fromtimestamp(time.time() + 100, UTC)
-    pulse = claims.beat(held, later)
+    expire_all(redis_client)
+    pulse = claims.beat(held, now())
     assert pulse is not None
     assert (pulse.is_suspended, pulse.statuses) == (False, ("started", "canceled", ""))
-    assert redis_client.zscore(f"rq:wip:{MODEL}", f"a:{held[0].execution_id}") == pytest.approx(
-        time.time() + 106, abs=2
-    )
-    assert redis_client.zscore(f"rq:wip:{MODEL}", f"b:{held[1].execution_id}") == pytest.approx(time.time() + 6, abs=2)
+    assert redis_client.zscore(f"rq:wip:{MODEL}", f"a:{held[0].execution_id}") == pytest.approx(time.time() + 6, abs=2)
+    assert redis_client.zscore(f"rq:wip:{MODEL}", f"b:{held[1].execution_id}") == 1
     assert not redis_client.exists("rq:job:c")
     assert 0 < redis_client.ttl(f"rq:worker:{ME}") <= 15
 
@@ -368,7 +390,8 @@ def test_three_reapers_at_once_fail_each_job_once(redis_url: str, redis_client: 
     barrier, results = context.Barrier(3), context.Queue()
     names = [f"j{number}" for number in range(24)]
     enqueue(redis_client, *names)
-    claims_of(redis_client, ttl_s=1).claim([KEY], [], 24, datetime.fromtimestamp(time.time() - 60, UTC))
+    claims_of(redis_client, ttl_s=1).claim([KEY], [], 24, now())
+    expire_all(redis_client)
     processes = [context.Process(target=_reap_expired_together, args=(redis_url, barrier, results)) for _ in range(3)]
     for process in processes:
         process.start()
