@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from gateway.resolve import DISCOVERY_PREFIX, TIERS
-from gateway.running import answers, read_running
+from gateway.running import read_running
 from shared.config import Settings, child_environment
 from shared.errors import ConfigError
 from shared.processes import GuardedProcess
@@ -183,8 +183,9 @@ def started_stack(settings: Settings, up_arguments: Sequence[str]) -> Iterator[G
 
 
 def wait_until_ready(up: GuardedProcess, settings: Settings) -> None:
-    """Until a model answers. Raises `ConfigError` when the stack ends instead; it has said why."""
-    while (running := read_running(settings.state_dir)) is None or not answers(running.url, "/ready"):
+    """Until a model answers and `up` has said its last word, for the terminal is the agent's then. Raises `ConfigError`
+    when the stack ends instead; it has said why."""
+    while (running := read_running(settings.state_dir)) is None or not running.is_ready:
         if up.poll() is not None:
             raise ConfigError("`mlx-gateway up` ended")
         time.sleep(_POLL_S)

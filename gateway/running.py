@@ -7,7 +7,7 @@ import fcntl
 import http.client
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,11 +22,13 @@ _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # what listens everywhere is rea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """What `up` leaves for the other commands while it runs; the file is its owner's alone."""
+    """What `up` leaves for the other commands while it runs; the file is its owner's alone. `is_ready`: a model has
+    answered, and `up` has said so."""
 
     pid: int
     url: str
     redis_url: str
+    is_ready: bool = False
 
 
 def read_running(state_dir: Path) -> Running | None:
@@ -39,12 +41,14 @@ def read_running(state_dir: Path) -> Running | None:
 
 
 def write_running(state_dir: Path, running: Running) -> Path:
+    """Whole at every moment: who reads it finds this or what was there before."""
     path = state_dir / "up.json"
-    content = {"pid": running.pid, "url": running.url, "redis_url": running.redis_url}
+    written = state_dir / "up.json.new"
     with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(orjson.dumps(content))
+        written.unlink()
+    with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(orjson.dumps(asdict(running)))
+    written.replace(path)
     return path
 
 

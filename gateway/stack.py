@@ -143,8 +143,7 @@ class Stack:
                 server = stack.enter_context(RedisServer())
                 self.settings = replace(self.settings, redis_url=server.url)
             load_secret(self.settings)
-            running = Running(pid=os.getpid(), url=self.url, redis_url=self.settings.redis_url)
-            note = write_running(self.settings.state_dir, running)
+            note = write_running(self.settings.state_dir, self._running())
             stack.callback(note.unlink, missing_ok=True)
             await self._supervise(listener, note, server)
 
@@ -152,6 +151,9 @@ class Stack:
     def url(self) -> str:
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         return f"http://{host}:{self.settings.port}"
+
+    def _running(self) -> Running:
+        return Running(pid=os.getpid(), url=self.url, redis_url=self.settings.redis_url, is_ready=self._is_ready)
 
     async def _supervise(self, listener: socket.socket, note: Path, server: RedisServer | None) -> None:
         logs = self.settings.state_dir / "logs"
@@ -210,6 +212,7 @@ class Stack:
         if await asyncio.to_thread(answers, self.url, "/ready"):
             self._is_ready = True
             self._announce(self.url)
+            write_running(self.settings.state_dir, self._running())
 
     def _show(self, models: Sequence[ModelRecord], shown: dict[str, ModelRecord]) -> None:
         for model in models:

@@ -97,7 +97,7 @@ def test_a_model_that_reads_images_says_so(gateway: Served) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ({"type": "base64", "media_type": "image/png", "data": "aGVsbG8="}, "no PNG, JPEG, GIF or WebP"),
+        ({"type": "base64", "media_type": "image/png", "data": "aGVsbG8="}, "not a PNG, JPEG, GIF or WebP"),
         ({"type": "base64", "media_type": "image/png", "data": "?"}, "not base64"),
         ({"type": "url", "url": "http://127.0.0.1:1/a.png"}, "image URLs are not fetched"),
     ],
