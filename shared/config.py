@@ -179,6 +179,9 @@ def load_secret(settings: Settings) -> bytes:
         raise ConfigError(f"the state folder {settings.state_dir} cannot be used: {error}") from error
 
 
+_GONE = ()  # in place of a file's stamp
+
+
 class SettingsFile:
     """One JSON file of the config folder, read again when it changes. Missing means empty."""
 
@@ -201,10 +204,19 @@ class SettingsFile:
                 self._stamp = stamp
                 self._data = orjson.loads(self.path.read_bytes())
         except FileNotFoundError:
-            self._stamp, self._data = None, {}
+            if self._data and not self.path.parent.is_dir():  # nobody takes settings back by taking the folder away
+                self._note_lost_folder(self.path.parent)
+            else:
+                self._stamp, self._data = None, {}
         except (OSError, orjson.JSONDecodeError) as error:
             raise ConfigError(f"{self.path}: {error}") from error
         return self._data
+
+    def _note_lost_folder(self, folder: Path) -> None:
+        """Raises `ConfigError`, once."""
+        if self._stamp != _GONE:
+            self._stamp = _GONE
+            raise ConfigError(f"{folder}: the folder is gone")
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

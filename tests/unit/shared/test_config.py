@@ -200,3 +200,22 @@ def test_models_are_looked_for_where_hugging_face_and_lm_studio_keep_them(tmp_pa
 def test_the_environment_of_the_process_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "MLX_GATEWAY_PORT", "8111")
     assert load_settings().port == 8111
+
+
+def test_a_settings_folder_that_is_gone_is_reported_once_and_takes_nothing_away(tmp_path: Path) -> None:
+    folder = tmp_path / "config"
+    folder.mkdir()
+    (folder / "models.json").write_text(json.dumps({"models": ["a"]}))
+    file = _file(folder)
+    assert file.load() == {"models": ["a"]}
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="the folder is gone"):
+        file.load()
+    assert file.load() == {"models": ["a"]}
+    (tmp_path / "elsewhere").rename(folder)
+    (folder / "models.json").write_text(json.dumps({"models": []}))
+    assert file.load() == {"models": []}
+    (folder / "models.json").unlink()
+    assert file.load() == {}
+    (folder / "models.json").write_text(json.dumps({"models": ["a"]}))
+    assert file.load() == {"models": ["a"]}
