@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import redis.asyncio
 
+from gateway.command.runfile import read_running
 from gateway.fleet import FleetWatcher
-from gateway.running import read_running
 from shared.processes import GuardedProcess
 from tests.bench.prompts import Renderer, Request
 from tests.bench.wire import Answer, Connection, chat
@@ -112,7 +112,16 @@ class Stack(HttpContender):
         self._config = config
 
     async def start(self) -> None:
-        command = [sys.executable, "-m", "gateway.cli", "up", "--port", "0", "--state", str(self._folder / "state")]
+        command = [
+            sys.executable,
+            "-m",
+            "gateway.command.cli",
+            "up",
+            "--port",
+            "0",
+            "--state",
+            str(self._folder / "state"),
+        ]
         if self._config is None:
             command += ["--model", str(self._model), "--engine", self._engine]
         else:

@@ -27,7 +27,7 @@ def test_launch_brings_everything_up_answers_and_takes_everything_down(tmp_path:
     launch = ["launch", "claude", "--model", str(DEMO_MODEL), "--state", str(state)]
     arguments = ["-p", "run: `cat notes.txt`", "--allowedTools", "Bash", "--output-format", "json"]
     said = subprocess.run(
-        [sys.executable, "-m", "gateway.cli", *launch, "--", *arguments],
+        [sys.executable, "-m", "gateway.command.cli", *launch, "--", *arguments],
         capture_output=True,
         text=True,
         timeout=200,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.running import read_running
+from gateway.command.runfile import read_running
 from tests.support.processes import is_running, wait_until
 from tests.support.up import Up, message, run_command, up
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.running import read_running
+from gateway.command.runfile import read_running
 from tests.support.processes import REPOSITORY, Running, descendants, is_running, running, wait_until
 
 READY_S = 60.0
@@ -99,7 +99,7 @@ def up(folder: Path, *arguments: str, env: Mapping[str, str | None] | None = Non
     state, temporary = folder / "state", folder / "t"
     temporary.mkdir(parents=True, exist_ok=True)
     engine = () if "--engine" in arguments else ("--engine", "echo")
-    words = ("-m", "gateway.cli", "up", "--port", str(port), "--state", str(state), *engine, *arguments)
+    words = ("-m", "gateway.command.cli", "up", "--port", str(port), "--state", str(state), *engine, *arguments)
     environment = {**NO_SETTINGS, "TMPDIR": str(temporary), **(env or {})}
     with running(*words, log=folder / "up.log", env=environment) as process:
         yield Up(process=process, state=state, temporary=temporary)
@@ -109,7 +109,7 @@ def run_command(*arguments: str, env: Mapping[str, str | None] | None = None) ->
     """`mlx-gateway *arguments`, to its end."""
     environment = {k: v for k, v in {**os.environ, **NO_SETTINGS, **(env or {})}.items() if v is not None}
     return subprocess.run(
-        [sys.executable, "-m", "gateway.cli", *arguments],
+        [sys.executable, "-m", "gateway.command.cli", *arguments],
         capture_output=True,
         text=True,
         timeout=60,

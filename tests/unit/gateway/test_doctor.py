@@ -6,7 +6,7 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.doctor import examine, find_models
+from gateway.command.doctor import examine, find_models
 from shared.config import load_settings
 
 

@@ -10,11 +10,11 @@ import sys
 
 class Interrupted:
     def find_spec(self, name, *_):
-        if name == "gateway.stack":
+        if name == "gateway.command.stack":
             raise KeyboardInterrupt
 
 sys.meta_path.insert(0, Interrupted())
-from gateway.entry import main
+from gateway.command.entry import main
 sys.exit(main())
 """
 

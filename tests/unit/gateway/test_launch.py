@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.launch import ServedModels, build_claude_environment, merged, output_tokens, run_agent
+from gateway.command.launch import ServedModels, build_claude_environment, merged, output_tokens, run_agent
 from tests.support.processes import wait_until
 
 

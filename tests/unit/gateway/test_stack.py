@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.running import Running, only_one, read_running, write_running
-from gateway.stack import check_redis, describe_model, listen, models_of
+from gateway.command.runfile import Running, only_one, read_running, write_running
+from gateway.command.stack import check_redis, describe_model, listen, models_of
 from shared import wire
 from shared.config import load_settings
 from shared.errors import ConfigError

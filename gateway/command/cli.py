@@ -15,10 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.doctor import examine
-from gateway.fleet import FleetWatcher
-from gateway.jobs import drain
-from gateway.launch import (
+from gateway.command.doctor import examine
+from gateway.command.launch import (
     REMOVED,
     build_claude_environment,
     merged,
@@ -27,8 +25,10 @@ from gateway.launch import (
     started_stack,
     wait_until_ready,
 )
-from gateway.running import reachable, read_running
-from gateway.stack import Stack, describe_model
+from gateway.command.runfile import reachable, read_running
+from gateway.command.stack import Stack, describe_model
+from gateway.fleet import FleetWatcher
+from gateway.jobs import drain
 from shared.config import Settings, child_environment, load_settings, plain_environment, resolve_source
 from shared.connections import build_async_redis
 from shared.errors import BrokerUnavailableError, ConfigError, GatewayError

@@ -8,7 +8,7 @@ import signal
 def main() -> int:
     """The command's exit status, without a traceback for an interruption."""
     try:
-        from gateway import cli
+        from gateway.command import cli
 
         return cli.main()
     except KeyboardInterrupt:

@@ -19,8 +19,8 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 
+from gateway.command.runfile import read_running
 from gateway.resolve import DISCOVERY_PREFIX, TIERS
-from gateway.running import read_running
 from shared.config import Settings, child_environment
 from shared.errors import ConfigError
 from shared.processes import GuardedProcess
@@ -174,7 +174,7 @@ class _Gateway:
 @contextlib.contextmanager
 def started_stack(settings: Settings, up_arguments: Sequence[str]) -> Iterator[GuardedProcess]:
     """`mlx-gateway up` in the background until the block ends; it shows its progress on our stderr."""
-    command = [sys.executable, "-P", "-m", "gateway.cli", "up", *up_arguments]
+    command = [sys.executable, "-P", "-m", "gateway.command.cli", "up", *up_arguments]
     up = GuardedProcess(command, env=child_environment(settings), output=2, grace_s=settings.drain_s + _GRACE_S)
     try:
         yield up

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.running import read_running
-from gateway.stack import check_redis, listen
+from gateway.command.runfile import read_running
+from gateway.command.stack import check_redis, listen
 from shared.config import Settings, model_folders
 from shared.errors import ConfigError
 from shared.redis_server import find_redis, redis_version

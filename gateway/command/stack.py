@@ -15,7 +15,7 @@ from pathlib import Path
 
 from redis.exceptions import AuthenticationError, RedisError
 
-from gateway.running import Running, answers, only_one, write_running
+from gateway.command.runfile import Running, answers, only_one, write_running
 from shared import keys, wire
 from shared.config import Settings, child_environment, load_secret, resolve_source
 from shared.connections import build_async_redis, build_redis

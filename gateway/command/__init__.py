@@ -1,0 +1,1 @@
+"""The `mlx-gateway` command: what a person types, and what it starts."""
