@@ -17,21 +17,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.admission import History
-from gateway.attaching import Attachables
-from gateway.auth import Authentication
 from gateway.dialects.registry import DIALECTS
-from gateway.endpoints import CountTokens, Generate
-from gateway.fleet import FleetWatcher
-from gateway.jobs import JobQueue
+from gateway.dispatch.admission import History
+from gateway.dispatch.coalescing import Attachables
+from gateway.dispatch.fleet import FleetWatcher
+from gateway.dispatch.jobs import JobQueue
+from gateway.dispatch.streams import FrameHub
+from gateway.dispatch.tasks import cancel_all
+from gateway.dispatch.watchdog import Patience, Watchdog
+from gateway.http.auth import Authentication
+from gateway.http.endpoints import CountTokens, Generate
+from gateway.http.middleware import BodyLimit, ErrorAnswers, RequestContext
+from gateway.http.status import Health, MetricsPage, Model, Models, Ready, Root
 from gateway.metrics import Metrics
-from gateway.middleware import BodyLimit, ErrorAnswers, RequestContext
-from gateway.policies import Policies
+from gateway.models.settings_files import Policies
 from gateway.services import Services
-from gateway.status import Health, MetricsPage, Model, Models, Ready, Root
-from gateway.streams import FrameHub
-from gateway.tasks import cancel_all
-from gateway.watchdog import Patience, Watchdog
 from shared.config import Settings, load_secret
 from shared.connections import build_async_redis
 from shared.errors import BrokerUnavailableError, MethodNotAllowedError, OverloadedError, RouteNotFoundError

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.fleet import FleetWatcher
+from gateway.dispatch.fleet import FleetWatcher
 from shared.errors import GatewayError, InvalidRequestError
 from shared.events import Event, Failed, Finished, Progress, Started, Usage, total_usage
 from shared.registry import WorkerLease

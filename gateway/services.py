@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.admission import History, Load, admit, queue_of
-from gateway.attaching import Attachables
-from gateway.fleet import FleetWatcher
-from gateway.jobs import JobQueue
+from gateway.dispatch.admission import History, Load, admit, queue_of
+from gateway.dispatch.coalescing import Attachables
+from gateway.dispatch.fleet import FleetWatcher
+from gateway.dispatch.jobs import JobQueue
+from gateway.dispatch.presence import away_error
+from gateway.dispatch.streams import FrameHub
 from gateway.metrics import Metrics
-from gateway.policies import Policies
-from gateway.presence import away_error
-from gateway.resolve import resolve
-from gateway.streams import FrameHub
+from gateway.models.resolve import resolve
+from gateway.models.settings_files import Policies
 from shared.config import Settings
 from shared.errors import ModelNotFoundError, OverloadedError
 from shared.request import Priority
@@ -33,7 +33,7 @@ class Services:
     attachables: Attachables
 
     async def resolve(self, name: str) -> Target:
-        """The model behind a client's name for it. See `gateway.resolve.resolve` for the errors; besides them
+        """The model behind a client's name for it. See `gateway.models.resolve.resolve` for the errors; besides them
         `BrokerUnavailableError`, when nothing can be known because Redis is away."""
         try:
             return self._resolve(name)
@@ -62,7 +62,7 @@ class Services:
         return settings.batch_deadline_s if priority == "batch" else settings.interactive_deadline_s
 
     async def admit(self, model: str, priority: Priority) -> None:
-        """Raises `OverloadedError`, only on what is true at this moment. See `gateway.admission.admit`."""
+        """Raises `OverloadedError`, only on what is true at this moment. See `gateway.dispatch.admission.admit`."""
         try:
             self._admit(model, priority)
         except OverloadedError:

@@ -27,8 +27,8 @@ from gateway.command.launch import (
 )
 from gateway.command.runfile import reachable, read_running
 from gateway.command.stack import Stack, describe_model
-from gateway.fleet import FleetWatcher
-from gateway.jobs import drain
+from gateway.dispatch.fleet import FleetWatcher
+from gateway.dispatch.jobs import drain
 from shared.config import Settings, child_environment, load_settings, plain_environment, resolve_source
 from shared.connections import build_async_redis
 from shared.errors import BrokerUnavailableError, ConfigError, GatewayError

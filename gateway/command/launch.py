@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from gateway.command.runfile import read_running
-from gateway.resolve import DISCOVERY_PREFIX, TIERS
+from gateway.models.resolve import DISCOVERY_PREFIX, TIERS
 from shared.config import Settings, child_environment
 from shared.errors import ConfigError
 from shared.processes import GuardedProcess

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import redis.asyncio
 
 from gateway.command.runfile import read_running
-from gateway.fleet import FleetWatcher
+from gateway.dispatch.fleet import FleetWatcher
 from shared.processes import GuardedProcess
 from tests.bench.prompts import Renderer, Request
 from tests.bench.wire import Answer, Connection, chat

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import redis.asyncio
 
 from gateway.app import build_clients
-from gateway.event_stream import EventStream
-from gateway.fleet import FleetWatcher
-from gateway.jobs import JobQueue
-from gateway.streams import FrameHub
-from gateway.tasks import cancel_all
-from gateway.watchdog import Patience, Watchdog
+from gateway.dispatch.event_stream import EventStream
+from gateway.dispatch.fleet import FleetWatcher
+from gateway.dispatch.jobs import JobQueue
+from gateway.dispatch.streams import FrameHub
+from gateway.dispatch.tasks import cancel_all
+from gateway.dispatch.watchdog import Patience, Watchdog
 from shared import keys, wire
 from shared.config import Settings
 from shared.events import Event, Failed, Finished, Started, TextDelta, Usage

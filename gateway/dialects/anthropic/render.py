@@ -24,7 +24,7 @@ from gateway.dialects.anthropic.errors import render_envelope
 from gateway.dialects.anthropic.schema import STOP_REASONS, UNPARSED_INPUT
 from gateway.dialects.anthropic.server_work import render_safeguards, render_search
 from gateway.dialects.base import RenderContext
-from gateway.sse import encode_event
+from gateway.dialects.sse import encode_event
 from shared.events import (
     Completion,
     Event,

@@ -13,7 +13,7 @@ from typing import Any
 from gateway.dialects.base import RenderContext
 from gateway.dialects.openai_chat.errors import render_body
 from gateway.dialects.openai_chat.schema import FINISH_REASONS
-from gateway.sse import DONE, encode_comment, encode_data
+from gateway.dialects.sse import DONE, encode_comment, encode_data
 from shared.events import (
     Completion,
     Event,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.admission import History, Load, admit, predicted_wait_s, queue_of
+from gateway.dispatch.admission import History, Load, admit, predicted_wait_s, queue_of
 from shared.errors import OverloadedError
 from shared.registry import Fleet
 from tests.support.fleet import lease

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app import create_app, running_tasks
-from gateway.streams import FrameHub
+from gateway.dispatch.streams import FrameHub
 from shared.config import Settings
 from shared.errors import ConfigError
 from tests.support.gateway import until

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.attaching import Attachables, may_share
-from gateway.event_stream import EventStream
+from gateway.dispatch.coalescing import Attachables, may_share
+from gateway.dispatch.event_stream import EventStream
 from shared.errors import OverloadedError
 from shared.messages import Message, TextPart
 from shared.request import GenerateRequest, SamplingParams, ToolDefinition

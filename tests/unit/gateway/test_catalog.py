@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from anthropic.types import ModelCapabilities
 
-from gateway.catalog import (
+from gateway.models.catalog import (
     Page,
     cut_page,
     parse_page,

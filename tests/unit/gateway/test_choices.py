@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.choices import ChoiceReaders, envelopes_of
-from gateway.event_stream import EventStream
+from gateway.dispatch.choices import ChoiceReaders, envelopes_of
+from gateway.dispatch.event_stream import EventStream
 from shared.errors import OverloadedError
 from shared.events import Event, Failed
 from shared.request import Envelope, GenerateRequest, SamplingParams

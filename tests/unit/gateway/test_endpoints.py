@@ -16,8 +16,8 @@ from gateway.dialects.anthropic.render import MessageStream
 from gateway.dialects.base import Dialect, RenderContext
 from gateway.dialects.openai_chat.dialect import OpenAIChatDialect
 from gateway.dialects.openai_chat.render import ChunkStream
-from gateway.endpoints import Generate
-from gateway.middleware import ErrorAnswers
+from gateway.http.endpoints import Generate
+from gateway.http.middleware import ErrorAnswers
 from shared.config import Settings
 from shared.events import Completion, Event, TextDelta
 from tests.support.gateway import FINISHED, STARTED, HandWorker, text, until

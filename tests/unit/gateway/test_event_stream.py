@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from gateway.event_stream import PAST_EVENTS, EventStream
+from gateway.dispatch.event_stream import PAST_EVENTS, EventStream
 from shared.errors import OverloadedError
 from shared.events import Event, Failed
 from shared.wire import FrameEntry

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.jobs import job_id
+from gateway.dispatch.jobs import job_id
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError
 from shared.events import Event, Failed

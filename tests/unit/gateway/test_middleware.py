@@ -11,9 +11,9 @@ import orjson
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.auth import Authentication
-from gateway.middleware import BodyLimit, ErrorAnswers, RequestContext
-from gateway.replies import dialect_of, read_body, send_json
+from gateway.http.auth import Authentication
+from gateway.http.middleware import BodyLimit, ErrorAnswers, RequestContext
+from gateway.http.replies import dialect_of, read_body, send_json
 from shared.errors import OverloadedError, RequestTooLargeError
 
 

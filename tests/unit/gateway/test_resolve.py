@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.resolve import Routes, parse_aliases, resolve
+from gateway.models.resolve import Routes, parse_aliases, resolve
 from shared.errors import ConfigError, ModelNotFoundError, ModelUnavailableError, OverloadedError
 from shared.registry import Fleet, HostRecord, ModelRecord
 from shared.routing import Target, parse_tiers

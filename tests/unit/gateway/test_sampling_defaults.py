@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.sampling import fill_sampling, parse_sampling
+from gateway.models.sampling import fill_sampling, parse_sampling
 from shared.errors import ConfigError
 from shared.request import SamplingParams
 

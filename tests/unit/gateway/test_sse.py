@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.sse import DONE, encode_comment, encode_data, encode_event
+from gateway.dialects.sse import DONE, encode_comment, encode_data, encode_event
 
 
 def test_an_event_is_its_name_and_one_line_of_json() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.status import render_readiness
+from gateway.http.status import render_readiness
 from shared.registry import Fleet, ModelRecord, ModelState
 from tests.support.fleet import host, lease
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from gateway.event_stream import EventReader
+from gateway.dispatch.event_stream import EventReader
 from shared import keys, wire
 from shared.errors import OverloadedError
 from shared.events import Event, Failed, Progress

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from gateway.jobs import JobState
-from gateway.watchdog import Facts, Patience, verdict
+from gateway.dispatch.jobs import JobState
+from gateway.dispatch.watchdog import Facts, Patience, verdict
 from shared.registry import Fleet, ModelRecord
 from tests.support.fleet import fleet_of, host
 

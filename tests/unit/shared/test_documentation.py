@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import redis.asyncio
 
-from gateway.fleet import FleetWatcher
+from gateway.dispatch.fleet import FleetWatcher
 from gateway.metrics import Metrics
 from shared.config import Settings, environment_name
 from tests.support.documentation import README, documented_metrics

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.resolve import DISCOVERY_PREFIX
+from gateway.models.resolve import DISCOVERY_PREFIX
 from shared.errors import InvalidRequestError
 from shared.registry import Fleet
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from gateway.jobs import queue_key
-from gateway.presence import Presence, away_error, reason_of
+from gateway.dispatch.jobs import queue_key
+from gateway.dispatch.presence import Presence, away_error, reason_of
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError, WireError
 from shared.registry import Fleet, HostRecord, WorkerLease

@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from gateway.resolve import Routes, parse_aliases
-from gateway.sampling import parse_sampling
+from gateway.models.resolve import Routes, parse_aliases
+from gateway.models.sampling import parse_sampling
 from shared.config import Settings, SettingsFile
 from shared.errors import ConfigError
 from shared.routing import parse_tiers

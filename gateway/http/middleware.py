@@ -9,7 +9,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.replies import ClientDisconnectedError, header, send_error
+from gateway.http.replies import ClientDisconnectedError, header, send_error
 from shared.errors import GatewayError, InternalError, RequestTooLargeError
 
 logger = logging.getLogger(__name__)

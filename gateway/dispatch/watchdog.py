@@ -10,10 +10,10 @@ import logging
 import time
 from dataclasses import dataclass
 
-from gateway.event_stream import EventStream
-from gateway.fleet import FleetWatcher
-from gateway.jobs import JobQueue, JobState, job_id
-from gateway.streams import FrameHub
+from gateway.dispatch.event_stream import EventStream
+from gateway.dispatch.fleet import FleetWatcher
+from gateway.dispatch.jobs import JobQueue, JobState, job_id
+from gateway.dispatch.streams import FrameHub
 from shared.errors import (
     BrokerUnavailableError,
     DeadlineExceededError,

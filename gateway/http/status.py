@@ -7,9 +7,9 @@ from typing import Any
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
-from gateway import catalog
+from gateway.http.replies import is_anthropic_client, send_json, send_reply
 from gateway.metrics import CONTENT_TYPE
-from gateway.replies import is_anthropic_client, send_json, send_reply
+from gateway.models import catalog
 from gateway.services import Services
 from shared.registry import Fleet
 

@@ -18,15 +18,15 @@ from dataclasses import replace
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from gateway.attaching import may_share
 from gateway.canonical import canonicalise
-from gateway.choices import ChoiceReaders, envelopes_of
 from gateway.dialects.base import Dialect, Parsed, RenderContext, StreamRenderer
-from gateway.event_stream import EventReader, EventStream
+from gateway.dispatch.choices import ChoiceReaders, envelopes_of
+from gateway.dispatch.coalescing import may_share
+from gateway.dispatch.event_stream import EventReader, EventStream
+from gateway.dispatch.placement import choose_queue
+from gateway.http.replies import header, read_body, request_id_of, send_json
 from gateway.metrics import RequestRecord, outcome_of
-from gateway.placement import choose_queue
-from gateway.replies import header, read_body, request_id_of, send_json
-from gateway.sampling import fill_sampling
+from gateway.models.sampling import fill_sampling
 from gateway.services import Services
 from shared import keys
 from shared.errors import DeadlineExceededError, GatewayError, InternalError, InvalidRequestError

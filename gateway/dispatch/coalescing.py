@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.event_stream import EventStream
+from gateway.dispatch.event_stream import EventStream
 from shared.messages import TextPart
 from shared.request import GenerateRequest
 

@@ -20,9 +20,9 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from gateway.event_stream import EventStream
-from gateway.presence import Presence, reason_of
-from gateway.tasks import cancel_all
+from gateway.dispatch.event_stream import EventStream
+from gateway.dispatch.presence import Presence, reason_of
+from gateway.dispatch.tasks import cancel_all
 from shared import keys, wire
 from shared.errors import GatewayError, WireError
 from shared.wire import Frame, FrameEntry

@@ -29,7 +29,7 @@ from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry
 
-from gateway.presence import away_error
+from gateway.dispatch.presence import away_error
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError
 from shared.request import Envelope

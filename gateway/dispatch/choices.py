@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gateway.event_stream import EventReader
-from gateway.tasks import cancel_all
+from gateway.dispatch.event_stream import EventReader
+from gateway.dispatch.tasks import cancel_all
 from shared.events import Event, Failed, Finished
 from shared.request import Envelope
 

@@ -1,0 +1,1 @@
+"""A request between the gateway and its worker: queue, frames, readers, endings."""

@@ -1,0 +1,1 @@
+"""One path for every dialect, and what surrounds it: keys, limits, log, health."""
