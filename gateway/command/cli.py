@@ -139,7 +139,7 @@ def _gateway(settings: Settings, _: argparse.Namespace) -> int:
 def _host(settings: Settings, options: argparse.Namespace) -> int:
     models = [word for source in options.model for word in ("--model", source)]
     settings = _with_running_redis(settings)
-    return _become(settings, "worker.host", "--engine", options.engine, "--name", options.name, *models)
+    return _become(settings, "worker.host.host", "--engine", options.engine, "--name", options.name, *models)
 
 
 def _worker(settings: Settings, options: argparse.Namespace) -> int:

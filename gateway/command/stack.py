@@ -187,7 +187,7 @@ class Stack:
 
     def _start_host(self, logs: Path) -> GuardedProcess:
         models = [word for source in self.models for word in ("--model", source)]
-        arguments = ["worker.host", "--engine", self.engine, "--name", self.name, *models]
+        arguments = ["worker.host.host", "--engine", self.engine, "--name", self.name, *models]
         return _start(arguments, self.settings, logs / "host.log", grace_s=self.settings.drain_s + _GRACE_S)
 
     async def _follow(self) -> None:

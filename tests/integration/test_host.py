@@ -80,7 +80,7 @@ def host(folder: Path, redis_url: str, *arguments: str) -> Iterator[HostUnderTes
         "MLX_GATEWAY_CONFIG_DIR": str(folder / "config"),
         "MLX_GATEWAY_DRAIN_S": "0.5",
     }
-    words = ("-m", "worker.host", "--engine", "echo", "--name", HOST, *arguments)
+    words = ("-m", "worker.host.host", "--engine", "echo", "--name", HOST, *arguments)
     with redis.Redis.from_url(redis_url) as client:
         with running(*words, log=folder / "host.log", env=environment) as process:
             yield HostUnderTest(process=process, client=client, config=folder / "config")

@@ -43,7 +43,7 @@ def test_a_gateway_and_a_host_work_under_their_users(
     common = {"MLX_GATEWAY_SECRET": "s", "MLX_GATEWAY_STATE_DIR": str(tmp_path), "MLX_GATEWAY_PORT": str(port)}
     gateway = running("-m", "gateway", log=tmp_path / "gateway.log", env={**common, "REDIS_URL": urls["gateway"]})
     host = running(
-        *("-m", "worker.host", "--engine", "echo", "--name", "acl"),
+        *("-m", "worker.host.host", "--engine", "echo", "--name", "acl"),
         log=tmp_path / "host.log",
         env={**common, "REDIS_URL": urls["worker"], "MLX_GATEWAY_CAPACITY": "1"},
     )

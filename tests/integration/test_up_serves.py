@@ -139,7 +139,7 @@ def _in_flight(served: Up) -> int:
     return int(found[1]) if found else 0
 
 
-@pytest.mark.parametrize("part", ["gateway", "worker.host"])
+@pytest.mark.parametrize("part", ["gateway", "worker.host.host"])
 def test_a_killed_part_is_started_again(served: Up, part: str) -> None:
     before = wait_until(lambda: _pid(served, part), f"the {part} runs")
     os.kill(before, signal.SIGKILL)

@@ -14,7 +14,7 @@ from shared.errors import ConfigError, GatewayError, InternalError, ModelUnavail
 from shared.registry import ModelSpec
 from worker.engines.echo import EchoEngine
 from worker.engines.registry import _ENGINES, _Entry, build_engine
-from worker.host import DEMO_MODEL
+from worker.host.host import DEMO_MODEL
 
 ENGINES = "worker.engines.registry._ENGINES"
 

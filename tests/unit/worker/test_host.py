@@ -9,8 +9,8 @@ import pytest
 from shared.errors import ConfigError
 from shared.registry import ModelSpec
 from shared.routing import Target
-from worker.host import DEMO_MODEL, demo_model, give_drafts, merge_models, named_models, source_stamp
-from worker.supervision import log_name
+from worker.host.host import DEMO_MODEL, demo_model, give_drafts, merge_models, named_models, source_stamp
+from worker.host.supervision import log_name
 
 
 def _spec(name: str, source: str = "s") -> ModelSpec:

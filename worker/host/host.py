@@ -33,12 +33,12 @@ from shared.log import set_up_logging
 from shared.processes import is_running
 from shared.registry import EngineName, HostRecord, ModelSpec, model_id_of, parse_models
 from shared.routing import Target, parse_tiers
+from worker.host.supervision import ModelSupervisor, Surroundings
 from worker.reaping import reap
-from worker.supervision import ModelSupervisor, Surroundings
 
 logger = logging.getLogger(__name__)
 
-DEMO_MODEL = Path(__file__).parent / "demo_model"
+DEMO_MODEL = Path(__file__).parents[1] / "demo_model"
 _CHECK_S = 1.0
 _LISTEN_S = 1.0
 _BURY_S = 5.0

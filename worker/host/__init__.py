@@ -1,0 +1,1 @@
+"""One Mac: which models it serves, and the processes that serve them."""
