@@ -28,7 +28,7 @@ from worker.cancellation import CancelListener
 from worker.engines.registry import ENGINE_NAMES, build_engine
 from worker.model_folder import made_at_s
 from worker.publisher import Publisher
-from worker.rq_worker import EngineWorker, Message, Stop
+from worker.rq.worker import EngineWorker, Message, Stop
 from worker.runner import Runner
 from worker.status import EXIT_BROKEN, EXIT_LOAD_FAILED, EXIT_NO_REDIS, EXIT_ORPHANED, Status, StatusPipe, watch_parent
 

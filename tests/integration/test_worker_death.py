@@ -25,7 +25,7 @@ from shared.redis_server import RedisServer
 from shared.wire import JobSerializer
 from tests.support.processes import REPOSITORY, Running, is_running, wait_until
 from tests.support.worker import MODEL, SECRET, TestGateway, build_request, running_worker
-from worker.reaping import reap
+from worker.rq.reaping import reap
 from worker.status import (
     EXIT_ENGINE_BROKEN,
     EXIT_LOAD_FAILED,

@@ -34,7 +34,7 @@ from shared.processes import is_running
 from shared.registry import EngineName, HostRecord, ModelSpec, model_id_of, parse_models
 from shared.routing import Target, parse_tiers
 from worker.host.supervision import ModelSupervisor, Surroundings
-from worker.reaping import reap
+from worker.rq.reaping import reap
 
 logger = logging.getLogger(__name__)
 

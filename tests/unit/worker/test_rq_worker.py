@@ -31,17 +31,17 @@ from shared.wire import JobSerializer
 from tests.support.documentation import documented_metrics
 from tests.support.processes import wait_until
 from tests.support.worker import MODEL, worker_settings
-from worker import rq_worker
 from worker.__main__ import Worker
 from worker.bodies import Body
-from worker.claims import Claimed, Claims, Held, Popped, move_jobs
 from worker.jobs import Ticket
-from worker.reaping import reap, reap_expired
-from worker.records import Slot
-from worker.recovery import UNCLAIMED_S, Recovery
-from worker.safe_job import SafeJob, SafeQueue, ticket_of
+from worker.rq import worker as rq_worker
+from worker.rq.claims import Claimed, Claims, Held, Popped, move_jobs
+from worker.rq.reaping import reap, reap_expired
+from worker.rq.records import Slot
+from worker.rq.recovery import UNCLAIMED_S, Recovery
+from worker.rq.safe_job import SafeJob, SafeQueue, ticket_of
+from worker.rq.waiter import QueueWaiter
 from worker.status import StatusPipe
-from worker.waiter import QueueWaiter
 
 ME = "tiny.host.e1"
 KEY = f"rq:queue:{MODEL}"

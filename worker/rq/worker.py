@@ -31,17 +31,18 @@ from shared.errors import GatewayError, RequestCancelledError, WireError, Worker
 from shared.events import Usage
 from shared.registry import WorkerLease
 from shared.wire import JobSerializer
-from worker import records
-from worker.claims import Claimed, Claims, Popped
 from worker.jobs import Ticket
 from worker.lease import LeaseKeeper
-from worker.reaping import reap as reap
-from worker.reaping import release_queue
-from worker.records import Slot
-from worker.recovery import Recovery
 from worker.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report
+from worker.rq import records
+from worker.rq.claims import Claimed, Claims, Popped
+from worker.rq.reaping import reap as reap
+from worker.rq.reaping import release_queue
+from worker.rq.records import Slot
+from worker.rq.recovery import Recovery
+from worker.rq.safe_job import SafeJob, SafeQueue, ticket_of
+from worker.rq.waiter import QueueWaiter
 from worker.runner import Runner
-from worker.safe_job import SafeJob, SafeQueue, ticket_of
 from worker.status import (
     EXIT_ENGINE_BROKEN,
     EXIT_LOAD_FAILED,
@@ -50,7 +51,6 @@ from worker.status import (
     Status,
     StatusPipe,
 )
-from worker.waiter import QueueWaiter
 
 log = logging.getLogger(__name__)
 

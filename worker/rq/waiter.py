@@ -9,7 +9,7 @@ from typing import cast
 
 import redis
 
-from worker.claims import Popped
+from worker.rq.claims import Popped
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from shared import keys
 from shared.wire import JobSerializer
-from worker.claims import move_jobs
-from worker.safe_job import SafeJob, SafeQueue, is_job_id, read_job
+from worker.rq.claims import move_jobs
+from worker.rq.safe_job import SafeJob, SafeQueue, is_job_id, read_job
 
 log = logging.getLogger(__name__)
 

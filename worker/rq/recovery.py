@@ -16,9 +16,9 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.worker_registration import clean_worker_registry
 
 from shared import keys
-from worker.claims import Claims, Popped
-from worker.reaping import reap_expired
-from worker.safe_job import SafeQueue
+from worker.rq.claims import Claims, Popped
+from worker.rq.reaping import reap_expired
+from worker.rq.safe_job import SafeQueue
 
 log = logging.getLogger(__name__)
 

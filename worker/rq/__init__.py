@@ -1,0 +1,1 @@
+"""RQ's side of a worker: waiting, claiming, records and recovery."""
