@@ -22,14 +22,14 @@ from shared.connections import build_redis
 from shared.errors import ConfigError, GatewayError, RequestCancelledError
 from shared.log import set_up_logging
 from shared.registry import ModelSpec, WorkerLease, model_id_of
-from worker.bodies import Bodies
-from worker.calls import CallServer
-from worker.cancellation import CancelListener
 from worker.engines.registry import ENGINE_NAMES, build_engine
 from worker.model_folder import made_at_s
-from worker.publisher import Publisher
 from worker.rq.worker import EngineWorker, Message, Stop
-from worker.runner import Runner
+from worker.serving.bodies import Bodies
+from worker.serving.cancellation import CancelListener
+from worker.serving.counting import CallServer
+from worker.serving.publisher import Publisher
+from worker.serving.runner import Runner
 from worker.status import EXIT_BROKEN, EXIT_LOAD_FAILED, EXIT_NO_REDIS, EXIT_ORPHANED, Status, StatusPipe, watch_parent
 
 log = logging.getLogger("worker")

@@ -328,7 +328,9 @@ def refused(gateway: TestGateway, job_id: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("function", ["os.system", "worker.jobs.Ticket", "worker.runner.log.warning", ""])
+@pytest.mark.parametrize(
+    "function", ["os.system", "worker.serving.ticket.Ticket", "worker.serving.runner.log.warning", ""]
+)
 def test_no_function_but_one_is_run(worker: Running, gateway: TestGateway, tmp_path: Path, function: str) -> None:
     mark = tmp_path / "mark"
     gateway.queue().enqueue_call(function or "x", args=[f"touch {mark}"], job_id="bad", description="x")

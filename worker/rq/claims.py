@@ -15,7 +15,7 @@ from uuid import uuid4
 import redis
 
 from shared import keys
-from worker.bodies import Body
+from worker.serving.bodies import Body
 
 _MAX_BODY_BYTES = 128 * 1024  # of all jobs of one claim: Redis does nothing else meanwhile
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # RQ's own format

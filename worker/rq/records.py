@@ -16,10 +16,10 @@ from rq.worker import BaseWorker, WorkerStatus
 
 from shared import keys
 from shared.errors import GatewayError, RequestCancelledError
-from worker.jobs import Ticket
-from worker.reports import Ended
 from worker.rq.claims import Claimed, Held
 from worker.rq.safe_job import SafeJob, SafeQueue, read_job
+from worker.serving.reports import Ended
+from worker.serving.ticket import Ticket
 
 log = logging.getLogger(__name__)
 

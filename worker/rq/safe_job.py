@@ -21,8 +21,8 @@ from rq.queue import Queue
 from shared import keys
 from shared.errors import WireError
 from shared.wire import JobSerializer
-from worker import jobs
-from worker.jobs import Ticket
+from worker.serving import ticket as jobs
+from worker.serving.ticket import Ticket
 
 log = logging.getLogger(__name__)
 

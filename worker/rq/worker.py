@@ -31,9 +31,6 @@ from shared.errors import GatewayError, RequestCancelledError, WireError, Worker
 from shared.events import Usage
 from shared.registry import WorkerLease
 from shared.wire import JobSerializer
-from worker.jobs import Ticket
-from worker.lease import LeaseKeeper
-from worker.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report
 from worker.rq import records
 from worker.rq.claims import Claimed, Claims, Popped
 from worker.rq.reaping import reap as reap
@@ -42,7 +39,10 @@ from worker.rq.records import Slot
 from worker.rq.recovery import Recovery
 from worker.rq.safe_job import SafeJob, SafeQueue, ticket_of
 from worker.rq.waiter import QueueWaiter
-from worker.runner import Runner
+from worker.serving.lease import LeaseKeeper
+from worker.serving.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report
+from worker.serving.runner import Runner
+from worker.serving.ticket import Ticket
 from worker.status import (
     EXIT_ENGINE_BROKEN,
     EXIT_LOAD_FAILED,

@@ -16,9 +16,9 @@ from shared.events import Failed, Started
 from shared.request import Envelope, GenerateRequest
 from tests.support.processes import wait_until
 from tests.support.worker import MODEL, SECRET, TestGateway, build_request
-from worker.calls import CallServer
 from worker.engines.echo_script import count_words
-from worker.publisher import Publisher
+from worker.serving.counting import CallServer
+from worker.serving.publisher import Publisher
 
 
 class PanicError(BaseException):

@@ -10,7 +10,7 @@ import redis
 from shared import keys, wire
 from shared.redis_server import RedisServer
 from tests.support.processes import wait_until
-from worker.cancellation import CancelListener
+from worker.serving.cancellation import CancelListener
 
 
 @contextmanager

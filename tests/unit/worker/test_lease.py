@@ -7,7 +7,7 @@ import redis
 
 from shared import keys, wire
 from tests.support.fleet import lease
-from worker.lease import LeaseKeeper
+from worker.serving.lease import LeaseKeeper
 
 WORKER = lease("m")
 

@@ -21,8 +21,8 @@ from shared.redis_server import RedisServer
 from shared.wire import FrameEntry
 from tests.support.processes import free_port, wait_until
 from tests.support.worker import TestGateway
-from worker import publisher as publishing
-from worker.publisher import Publisher
+from worker.serving import publisher as publishing
+from worker.serving.publisher import Publisher
 
 WORKER, EPOCH = "w.h.e", "e"
 

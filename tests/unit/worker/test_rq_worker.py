@@ -32,8 +32,6 @@ from tests.support.documentation import documented_metrics
 from tests.support.processes import wait_until
 from tests.support.worker import MODEL, worker_settings
 from worker.__main__ import Worker
-from worker.bodies import Body
-from worker.jobs import Ticket
 from worker.rq import worker as rq_worker
 from worker.rq.claims import Claimed, Claims, Held, Popped, move_jobs
 from worker.rq.reaping import reap, reap_expired
@@ -41,6 +39,8 @@ from worker.rq.records import Slot
 from worker.rq.recovery import UNCLAIMED_S, Recovery
 from worker.rq.safe_job import SafeJob, SafeQueue, ticket_of
 from worker.rq.waiter import QueueWaiter
+from worker.serving.bodies import Body
+from worker.serving.ticket import Ticket
 from worker.status import StatusPipe
 
 ME = "tiny.host.e1"

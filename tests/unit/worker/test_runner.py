@@ -20,13 +20,13 @@ from shared.registry import ModelSpec
 from shared.request import Envelope, GenerateRequest, SamplingParams
 from tests.support.processes import wait_until
 from tests.support.worker import SECRET, TestGateway, build_request
-from worker.bodies import Bodies
 from worker.engines.base import Engine, EngineInfo, EngineStats, Prepared, StepOutput
 from worker.engines.echo import EchoEngine
-from worker.jobs import Ticket
-from worker.publisher import Publisher
-from worker.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report
-from worker.runner import Runner
+from worker.serving.bodies import Bodies
+from worker.serving.publisher import Publisher
+from worker.serving.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report
+from worker.serving.runner import Runner
+from worker.serving.ticket import Ticket
 
 
 class Bench:

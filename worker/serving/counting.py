@@ -21,9 +21,9 @@ from shared.errors import GatewayError, InternalError, WireError, WorkerLostErro
 from shared.events import Event, Failed, Started, Usage
 from shared.request import Envelope, GenerateRequest
 from shared.wire import FrameEntry, decode, decode_envelope
-from worker.bodies import check_envelope
-from worker.jobs import Ticket
-from worker.publisher import Publisher
+from worker.serving.bodies import check_envelope
+from worker.serving.publisher import Publisher
+from worker.serving.ticket import Ticket
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shared.errors import GatewayError
 from shared.events import Usage
 from worker.engines.base import EngineInfo
-from worker.jobs import Ticket
+from worker.serving.ticket import Ticket
 
 
 @dataclass(frozen=True, slots=True)

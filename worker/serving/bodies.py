@@ -11,7 +11,7 @@ from shared import keys
 from shared.errors import DeadlineExceededError, RequestCancelledError, WireError
 from shared.request import Envelope
 from shared.wire import is_signed
-from worker.jobs import Ticket
+from worker.serving.ticket import Ticket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,11 +35,11 @@ from shared.errors import (
 )
 from shared.events import Event, EventOrder, Failed, Finished, Progress, Started, Usage
 from shared.wire import FrameEntry, decode_envelope
-from worker.bodies import Bodies, Body, check_envelope
 from worker.engines.base import Engine, EngineInfo, EngineStats, Prepared, StepOutput
-from worker.jobs import Ticket
-from worker.publisher import Publisher
-from worker.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
+from worker.serving.bodies import Bodies, Body, check_envelope
+from worker.serving.publisher import Publisher
+from worker.serving.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
+from worker.serving.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
