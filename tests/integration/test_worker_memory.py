@@ -15,8 +15,8 @@ from tests.models.random_checkpoint import standard_library_text
 from tests.support.models import CheckpointMaker
 from tests.support.processes import Running, running, wait_until
 from tests.support.served import Reply, Served, served
-from worker.neighbours import read_holdings
-from worker.sharing import Holding
+from worker.device.neighbours import read_holdings
+from worker.device.sharing import Holding
 
 ROOM_TOKENS = 9000  # for prompts, answers and caches of both workers
 TOKEN_BYTES = 256

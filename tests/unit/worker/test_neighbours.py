@@ -14,14 +14,14 @@ import pytest
 
 from tests.support.models import REPOSITORY
 from tests.support.processes import wait_until
-from worker.neighbours import Neighbours
-from worker.sharing import Holding
+from worker.device.neighbours import Neighbours
+from worker.device.sharing import Holding
 
 _WRITER = """
 import sys
 from pathlib import Path
-from worker.neighbours import Neighbours
-from worker.sharing import Holding
+from worker.device.neighbours import Neighbours
+from worker.device.sharing import Holding
 mine = Neighbours(Path(sys.argv[1]))
 mine.publish(Holding(base_bytes=7, running_bytes=8, spare_bytes=9))
 print("there", flush=True)

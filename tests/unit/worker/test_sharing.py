@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.sharing import Holding, decide, fill, shares
+from worker.device.sharing import Holding, decide, fill, shares
 
 LIMIT = 1000
 amounts = st.integers(0, 600)

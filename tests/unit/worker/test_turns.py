@@ -7,14 +7,14 @@ import threading
 import time
 from itertools import groupby, pairwise
 
-from worker.turns import Turns
+from worker.device.turns import Turns
 
 # Each process writes down when its turns began and ended, in nanoseconds of the same clock.
 USER = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
-    from worker.turns import Turns
+    from worker.device.turns import Turns
 
     folder, seconds, work_s = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     turns = Turns(folder, lambda: None)

@@ -22,6 +22,8 @@ from shared.errors import InternalError, PromptTooLongError, UnsupportedContentE
 from shared.events import Event, Failed, Finished, Progress, Started, TokenLogprob
 from shared.registry import ModelSpec
 from shared.request import GenerateRequest
+from worker.device.neighbours import Neighbours
+from worker.device.turns import Turns
 from worker.engines.base import EngineInfo, EngineStats, Prepared, StepOutput
 from worker.engines.mlx.batch import Token, first_token
 from worker.engines.mlx.cache import Layout
@@ -45,10 +47,8 @@ from worker.engines.mlx.trial import tried
 from worker.engines.mlx.vision import Vision
 from worker.images import ImageReader
 from worker.model_folder import find_model
-from worker.neighbours import Neighbours
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import PromptBuilder
-from worker.turns import Turns
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import time
 import zlib
 from pathlib import Path
 
-from worker.sharing import Holding
+from worker.device.sharing import Holding
 
 log = logging.getLogger(__name__)
 
