@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from shared.messages import Message, Part, ToolReferencePart, ToolResultPart
 from shared.request import GenerateRequest, ToolDefinition
-from worker.call_forms import CALL_FORMS, SPACE, CallForm, Rules, UnwritableError
-from worker.schemas import names_only, resolvable
+from worker.formats.grammars import CALL_FORMS, SPACE, CallForm, Rules, UnwritableError
+from worker.formats.schemas import names_only, resolvable
 
 # Keywords that llguidance refuses in some or all uses and that an answer can do without. The one it complains about is
 # dropped, else the first of these.

@@ -14,7 +14,6 @@ from typing import Protocol
 
 from shared.errors import PromptTooLongError
 from shared.request import GenerateRequest
-from worker.images import ImageReader
 from worker.prompt import encode, template
 from worker.prompt.by_units import ContradictedError, UnitBuilder
 from worker.prompt.by_whole import WholeBuilder
@@ -22,7 +21,8 @@ from worker.prompt.conversation import Conversation, Converter
 from worker.prompt.encode import Encoder, Shield
 from worker.prompt.harmony import HarmonyThoughts, speaks_harmony
 from worker.prompt.head import Head, Heads
-from worker.prompt.images import ImageAlbum, Patch
+from worker.prompt.image_files import ImageReader
+from worker.prompt.image_pieces import ImageAlbum, Patch
 from worker.prompt.pieces import WINDOW_UNITS, NotLocalError, PieceRenderer
 from worker.prompt.prefill import Prefill, is_prefill
 from worker.prompt.template import Template

@@ -15,7 +15,7 @@ from shared.errors import InvalidRequestError
 from worker.prompt.conversation import Conversation, Unit
 from worker.prompt.encode import Encoder
 from worker.prompt.head import Head, Heads
-from worker.prompt.images import ImageSpan, Patch, find_spans, with_images
+from worker.prompt.image_pieces import ImageSpan, Patch, find_spans, with_images
 from worker.prompt.memory import AnswerMemory, Said
 from worker.prompt.pieces import NotLocalError, Piece, PieceRenderer, Scene, ending
 from worker.prompt.prefill import Prefill

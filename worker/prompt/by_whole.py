@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from shared.errors import InvalidRequestError, UnsupportedContentError
-from worker.images import REFUSAL, Image
 from worker.prompt.conversation import Conversation
 from worker.prompt.encode import Encoder
 from worker.prompt.head import Head, Heads
-from worker.prompt.images import Patch, find_spans, with_images
+from worker.prompt.image_files import REFUSAL, Image
+from worker.prompt.image_pieces import Patch, find_spans, with_images
 from worker.prompt.pieces import PieceRenderer, ending
 from worker.prompt.prefill import Prefill
 from worker.prompt.sequences import common_length

@@ -21,11 +21,11 @@ from shared.messages import (
     ToolResultPart,
 )
 from shared.request import ToolDefinition
-from worker.documents import document_text
-from worker.images import Image
+from worker.prompt.documents import document_text
 from worker.prompt.encode import Shield
 from worker.prompt.harmony import with_preamble
-from worker.prompt.images import Content, ImageAlbum, ImageDict, images_of, joined, text_of
+from worker.prompt.image_files import Image
+from worker.prompt.image_pieces import Content, ImageAlbum, ImageDict, images_of, joined, text_of
 from worker.prompt.template import ToolDict
 from worker.prompt.traits import Traits
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from worker.harmony import ANALYSIS, COMMENTARY, FINAL, NEXT, is_harmony
+from worker.formats.harmony import ANALYSIS, COMMENTARY, FINAL, NEXT, is_harmony
 from worker.prompt.template import Template
 from worker.prompt.thoughts import Thoughts
 

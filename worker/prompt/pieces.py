@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import InvalidRequestError
-from worker.harmony import CALL, END, HEADER
+from worker.formats.harmony import CALL, END, HEADER
 from worker.prompt.conversation import Conversation, Unit
 from worker.prompt.encode import STAND_IN_ANSWER, STAND_IN_OTHER, STAND_IN_USER
 from worker.prompt.sequences import common_length

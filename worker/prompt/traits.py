@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import InvalidRequestError
-from worker.prompt.images import IMAGE_FORMS, Content, ImageDict, text_dict
+from worker.prompt.image_pieces import IMAGE_FORMS, Content, ImageDict, text_dict
 from worker.prompt.template import Template, ToolDict
 
 Dicts = Sequence[dict[str, Any]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worker.prompt.conversation import Unit
-from worker.prompt.images import ImageSpan, cache_keys
+from worker.prompt.image_pieces import ImageSpan, cache_keys
 
 _BUDGET_BYTES = 128 * 1024 * 1024
 # A token takes an integer and a pointer here, and about four bytes of text twice.

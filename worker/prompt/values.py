@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from worker.images import Image
-from worker.prompt.images import ImageSpan, cache_keys
+from worker.prompt.image_files import Image
+from worker.prompt.image_pieces import ImageSpan, cache_keys
 from worker.prompt.memory import Said
 
 

@@ -21,9 +21,9 @@ from tokenizers import AddedToken, Tokenizer
 
 from shared.request import GenerateRequest, ToolChoice, ToolDefinition
 from tests.unit.worker.test_tool_calls import WRITERS, Writer
-from worker.call_forms import CALL_FORMS
 from worker.constraint import Constraint, ConstraintCompiler, Grammar, Markers
-from worker.tool_calls import CallBegun, CallDelta, CallEnded, CallFormat, CallText, definition
+from worker.formats.grammars import CALL_FORMS
+from worker.formats.readers import CallBegun, CallDelta, CallEnded, CallFormat, CallText, definition
 
 MODEL = Path(__file__).parents[2] / "models" / "agent-full"
 FAMILIES = sorted(CALL_FORMS)

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from shared.errors import UnsupportedContentError
-from worker.documents import KeptTexts, document_text
+from worker.prompt.documents import KeptTexts, document_text
 
 
 def pdf(*pages: str) -> bytes:

@@ -29,7 +29,7 @@ from shared.messages import Message, ReasoningPart, TextPart, ToolCallPart, Tool
 from shared.request import GenerateRequest, ReasoningOptions, SamplingParams, ToolChoice, ToolDefinition
 from tests.unit.worker.prompt_models import tokenizer_of
 from worker.engines.mlx.harmony_output import HarmonyStream, open_stream
-from worker.harmony import Closed, Opened, Said, Step, Turn, end_tokens, is_harmony
+from worker.formats.harmony import Closed, Opened, Said, Step, Turn, end_tokens, is_harmony
 from worker.prompt import Prompt, PromptBuilder
 
 TOOLS = (

@@ -23,10 +23,10 @@ from shared.request import GenerateRequest
 from tests.models.random_checkpoint import TEMPLATE
 from tests.support.images import encoded, image_part, picture, shows
 from tests.support.models import CheckpointMaker
-from worker import images
-from worker.images import MAX_BASE64_BYTES, ImageReader, decode_image
 from worker.prompt import Prompt, PromptBuilder, Said
-from worker.prompt.images import ImageSpan, cache_keys
+from worker.prompt import image_files as images
+from worker.prompt.image_files import MAX_BASE64_BYTES, ImageReader, decode_image
+from worker.prompt.image_pieces import ImageSpan, cache_keys
 
 SHOWS_IMAGE = "{{ '<|patch|>' if p.type in ('image', 'image_url') else p.text or '' }}"
 

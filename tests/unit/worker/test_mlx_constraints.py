@@ -15,7 +15,7 @@ from shared.messages import TextPart, ToolCallPart
 from shared.request import ReasoningOptions, SamplingParams, ToolChoice, ToolDefinition
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
-from worker.call_forms import CALL_FORMS
+from worker.formats.grammars import CALL_FORMS
 
 SCHEMA = {
     "type": "object",

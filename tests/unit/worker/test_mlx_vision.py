@@ -27,7 +27,7 @@ from tests.support.images import image_part, shows
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
 from tests.support.muse_spark import run_muse_spark
-from worker.images import ImageReader
+from worker.prompt.image_files import ImageReader
 
 SYSTEM = message("system", "You describe what you see, in a few words and always in the same order of things.")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.reasoning import BARE_TOOL, HEADER, REASONING, STRAY, TEXT, TOOL, Markers, mode_table
+from worker.answers.reasoning import BARE_TOOL, HEADER, REASONING, STRAY, TEXT, TOOL, Markers, mode_table
 
 
 def found_in(markers: Markers, pieces: Sequence[str]) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.request import ToolDefinition
-from worker.tool_calls import CallBegun, CallDelta, CallEnded, CallFormat, CallText, definition
+from worker.formats.readers import CallBegun, CallDelta, CallEnded, CallFormat, CallText, definition
 
 TOOLS = [
     {

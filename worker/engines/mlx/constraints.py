@@ -6,11 +6,11 @@ import threading
 from typing import Any
 
 from shared.request import GenerateRequest
-from worker import harmony
-from worker.call_forms import HARMONY
 from worker.constraint import Constraint, ConstraintCompiler, Grammar, Markers, is_demanding
 from worker.engines.mlx.output import output_format
-from worker.tool_calls import CallFormat, family_of
+from worker.formats import harmony
+from worker.formats.grammars import HARMONY
+from worker.formats.readers import CallFormat, family_of
 
 _DEFAULT_FAMILY = "json_tools"  # the form in which a model without one of its own is asked to call
 

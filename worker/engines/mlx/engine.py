@@ -45,10 +45,10 @@ from worker.engines.mlx.speculation import Mode, build_speculation, parse_option
 from worker.engines.mlx.store import PrefixStore
 from worker.engines.mlx.trial import tried
 from worker.engines.mlx.vision import Vision
-from worker.images import ImageReader
 from worker.model_folder import find_model
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import PromptBuilder
+from worker.prompt.image_files import ImageReader
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from shared.events import TokenLogprob
 from shared.request import GenerateRequest
+from worker.answers.reasoning import REASONING, TEXT
 from worker.engines.mlx.output import OutputStream, output_format
-from worker.harmony import START, Closed, Opened, Said, Step, Turn, call_of
+from worker.formats.harmony import START, Closed, Opened, Said, Step, Turn, call_of
+from worker.formats.readers import BodyCall
 from worker.prompt import Prompt
-from worker.reasoning import REASONING, TEXT
-from worker.tool_calls import BodyCall
 
 # Between two messages of the same kind, which reach the client as one block.
 _GAP = "\n\n"

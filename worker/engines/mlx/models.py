@@ -16,9 +16,9 @@ from mlx_lm.utils import load_model, load_tokenizer
 from shared.errors import ModelUnavailableError
 from worker.engines.mlx.fingerprint import fingerprint
 from worker.engines.mlx.sampling import SamplingDefaults, load_defaults
-from worker.harmony import end_tokens, is_harmony
-from worker.images import Processor
+from worker.formats.harmony import end_tokens, is_harmony
 from worker.model_folder import check_folder, parse_json
+from worker.prompt.image_files import Processor
 
 DEFAULT_CONTEXT_TOKENS = 32768  # for models that do not say
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")

@@ -30,11 +30,20 @@ from shared.events import (
     ToolCallStarted,
 )
 from shared.request import GenerateRequest
+from worker.answers.reasoning import BARE_TOOL, HEADER, REASONING, STRAY, TEXT, TOOL, Markers, mode_table
 from worker.detokenize import TokenTexts
-from worker.harmony import is_harmony
+from worker.formats.harmony import is_harmony
+from worker.formats.readers import (
+    CallBegun,
+    CallDelta,
+    CallEnded,
+    CallEvent,
+    CallFormat,
+    CallReader,
+    definition,
+    family_of,
+)
 from worker.prompt import Prompt, Said
-from worker.reasoning import BARE_TOOL, HEADER, REASONING, STRAY, TEXT, TOOL, Markers, mode_table
-from worker.tool_calls import CallBegun, CallDelta, CallEnded, CallEvent, CallFormat, CallReader, definition, family_of
 
 # The format in which a model without one of its own is asked to call.
 _DEFAULT_FAMILY = "json_tools"

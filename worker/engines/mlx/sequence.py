@@ -14,9 +14,9 @@ from worker.constraint import Grammar
 from worker.engines.mlx.output import OutputStream
 from worker.engines.mlx.sampling import RowParams, RowSampler
 from worker.engines.mlx.store import Lease
-from worker.images import Pixels
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import Prompt
+from worker.prompt.image_files import Pixels
 
 
 @dataclass(slots=True)

@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from worker.engines.mlx.sequence import Sequence, Sight
-from worker.images import ImageReader, Pixels
-from worker.prompt.images import ImageSpan
+from worker.prompt.image_files import ImageReader, Pixels
+from worker.prompt.image_pieces import ImageSpan
 
 
 class Vision:

@@ -7,8 +7,8 @@ import re
 import warnings
 from typing import Any
 
-from worker.tool_calls.region import Region
-from worker.tool_calls.values import WholeValue
+from worker.formats.readers.region import Region
+from worker.formats.readers.values import WholeValue
 
 _NAME = re.compile(r"([A-Za-z_][\w.]*)\s*\(")
 _NAME_PART = re.compile(r"(?:[A-Za-z_][\w.]*)?\s*")

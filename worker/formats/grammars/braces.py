@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.request import ToolDefinition
-from worker.call_forms.base import UnwritableError
-from worker.call_forms.declared import declared, warn_inside
-from worker.call_forms.lark import SPACE, Argument, Rules
-from worker.call_forms.values import Markup, Reading, scalar, value
-from worker.schemas import Schema, branches
+from worker.formats.grammars.base import UnwritableError
+from worker.formats.grammars.declared import declared, warn_inside
+from worker.formats.grammars.lark import SPACE, Argument, Rules
+from worker.formats.grammars.values import Markup, Reading, scalar, value
+from worker.formats.schemas import Schema, branches
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[\w-]+")

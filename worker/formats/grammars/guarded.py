@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from worker.schemas import Schema
+from worker.formats.schemas import Schema
 
 _ANY = {"$ref": "#/$defs/any"}
 _EXACT = 2**53 - 1  # whole numbers up to here are exact in every reader

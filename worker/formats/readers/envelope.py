@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from worker.tool_calls.json_text import JsonText
-from worker.tool_calls.region import Region, whole_text
+from worker.formats.readers.json_text import JsonText
+from worker.formats.readers.region import Region, whole_text
 
 _NAME_KEYS = ("name",)
 _ARGUMENT_KEYS = ("arguments", "parameters")

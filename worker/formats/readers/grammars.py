@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from worker.schemas import stated_types
-from worker.tool_calls.region import Parse, Tools
-from worker.tool_calls.tagged import Grammar
-from worker.tool_calls.values import UNREADABLE, JsonOrText, TextValue, Value, WholeValue
+from worker.formats.readers.region import Parse, Tools
+from worker.formats.readers.tagged import Grammar
+from worker.formats.readers.values import UNREADABLE, JsonOrText, TextValue, Value, WholeValue
+from worker.formats.schemas import stated_types
 
 _QWEN_STRINGS = frozenset({"string", "str", "text", "varchar", "char", "enum"})
 _STRINGS = frozenset({"string", "str", "text"})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from shared.request import ToolDefinition
-from worker.call_forms.lark import Rules
+from worker.formats.grammars.lark import Rules
 
 
 class UnwritableError(Exception):

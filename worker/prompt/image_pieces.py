@@ -16,7 +16,7 @@ from typing import Any
 
 from shared.errors import UnsupportedContentError
 from shared.messages import ImagePart, Message, Part, Role, ToolResultPart
-from worker.images import REFUSAL, Image, ImageReader
+from worker.prompt.image_files import REFUSAL, Image, ImageReader
 
 NO_IMAGES = f"{REFUSAL}: this model reads text only"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from worker.tool_calls.envelope import ArgumentsMixin, JsonCalls
-from worker.tool_calls.markers import find_first
+from worker.formats.readers.envelope import ArgumentsMixin, JsonCalls
+from worker.formats.readers.markers import find_first
 
 _KIMI_BEGIN, _KIMI_END = "<|tool_call_begin|>", "<|tool_call_end|>"
 _KIMI_HEADER = re.compile(r"\s*(?:functions\.)?(.+?):\d+\s*<\|tool_call_argument_begin\|>\s*", re.DOTALL)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from shared.request import ToolDefinition
-from worker.call_forms.lark import Rules
-from worker.schemas import Schema, arguments_of, dereferenced
+from worker.formats.grammars.lark import Rules
+from worker.formats.schemas import Schema, arguments_of, dereferenced
 
 # What is said of the arguments together, and of objects and arrays where no JSON is written.
 _TOGETHER = (

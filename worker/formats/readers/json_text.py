@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable
 
-from worker.tool_calls.markers import partial
+from worker.formats.readers.markers import partial
 
 _MAX_DEPTH = 256
 _SPACE = " \t\r\n"

@@ -7,15 +7,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from worker.tool_calls.braces import BraceCalls
-from worker.tool_calls.envelope import JsonCalls
-from worker.tool_calls.grammars import GRAMMARS
-from worker.tool_calls.headers import KimiK2Calls, MistralCalls
-from worker.tool_calls.pythonic import PythonicCalls
-from worker.tool_calls.reader import CallEvent, CallReader
-from worker.tool_calls.region import Parse, Region, Tools
-from worker.tool_calls.tagged import Grammar, TaggedCalls
-from worker.tool_calls.values import UNREADABLE
+from worker.formats.readers.braces import BraceCalls
+from worker.formats.readers.envelope import JsonCalls
+from worker.formats.readers.grammars import GRAMMARS
+from worker.formats.readers.headers import KimiK2Calls, MistralCalls
+from worker.formats.readers.pythonic import PythonicCalls
+from worker.formats.readers.reader import CallEvent, CallReader
+from worker.formats.readers.region import Parse, Region, Tools
+from worker.formats.readers.tagged import Grammar, TaggedCalls
+from worker.formats.readers.values import UNREADABLE
 
 _QWEN = "<function="
 _GLM = ("glm47", "laguna")

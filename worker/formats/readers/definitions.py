@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared.request import ToolDefinition
-from worker.schemas import arguments_of, stated
+from worker.formats.schemas import arguments_of, stated
 
 
 def definition(tool: ToolDefinition, family: str) -> dict[str, Any]:

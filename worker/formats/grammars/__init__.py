@@ -3,12 +3,12 @@ with arguments that fit its schema."""
 
 from collections.abc import Mapping
 
-from worker.call_forms.base import CallForm, UnwritableError
-from worker.call_forms.braces import BraceForm
-from worker.call_forms.headers import HarmonyForm, JsonForm, KimiK2Form, MistralForm
-from worker.call_forms.lark import SPACE, Rules
-from worker.call_forms.pythonic import PythonicForm
-from worker.call_forms.tagged import GLM, KIMI_K3, LONGCAT, MINICPM5, MINIMAX_M2, MUSE_SPARK, QWEN3_CODER
+from worker.formats.grammars.base import CallForm, UnwritableError
+from worker.formats.grammars.braces import BraceForm
+from worker.formats.grammars.headers import HarmonyForm, JsonForm, KimiK2Form, MistralForm
+from worker.formats.grammars.lark import SPACE, Rules
+from worker.formats.grammars.pythonic import PythonicForm
+from worker.formats.grammars.tagged import GLM, KIMI_K3, LONGCAT, MINICPM5, MINIMAX_M2, MUSE_SPARK, QWEN3_CODER
 
 # By the name of mlx-lm's parser.
 CALL_FORMS: Mapping[str, CallForm] = {

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.request import ToolDefinition
-from worker.call_forms.base import UnwritableError
-from worker.call_forms.declared import declared
-from worker.call_forms.lark import SPACE, Argument, Rules
-from worker.call_forms.values import ALL_KINDS, JSON_WORDS, LITERAL_WORDS, Markup, Reading, value
-from worker.schemas import Schema, branches, stated, stated_types, type_of
+from worker.formats.grammars.base import UnwritableError
+from worker.formats.grammars.declared import declared
+from worker.formats.grammars.lark import SPACE, Argument, Rules
+from worker.formats.grammars.values import ALL_KINDS, JSON_WORDS, LITERAL_WORDS, Markup, Reading, value
+from worker.formats.schemas import Schema, branches, stated, stated_types, type_of
 
 _QWEN_STRINGS = frozenset({"string", "str", "text", "varchar", "char", "enum"})
 _PLAIN = re.compile(r"[^\s<>\"'&{}\[\]()=,]+")

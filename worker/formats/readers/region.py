@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from worker.tool_calls.reader import CallBegun, CallDelta, CallEnded, CallEvent, CallText
+from worker.formats.readers.reader import CallBegun, CallDelta, CallEnded, CallEvent, CallText
 
 Tools = Sequence[dict[str, Any]]
 Parse = Callable[[str, Any], Any]

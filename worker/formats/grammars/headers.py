@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 
 from shared.request import ToolDefinition
-from worker.call_forms.base import UnwritableError
-from worker.call_forms.lark import SPACE, Rules
-from worker.call_forms.values import rooted
-from worker.harmony import CONSTRAIN, MESSAGE
-from worker.schemas import Schema
+from worker.formats.grammars.base import UnwritableError
+from worker.formats.grammars.lark import SPACE, Rules
+from worker.formats.grammars.values import rooted
+from worker.formats.harmony import CONSTRAIN, MESSAGE
+from worker.formats.schemas import Schema
 
 _ANY_OBJECT: Schema = {"type": "object"}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from worker.tool_calls.json_text import JsonText
-from worker.tool_calls.region import Region
+from worker.formats.readers.json_text import JsonText
+from worker.formats.readers.region import Region
 
 _HEADER = re.compile(r"call:([\w-]+)(?=\{)")
 _PART = re.compile(r"c(?:a(?:l(?:l(?::[\w-]*)?)?)?)?")

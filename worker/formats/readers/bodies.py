@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from worker.tool_calls.envelope import ArgumentsMixin
-from worker.tool_calls.reader import CallText
+from worker.formats.readers.envelope import ArgumentsMixin
+from worker.formats.readers.reader import CallText
 
 
 class BodyCall(ArgumentsMixin):

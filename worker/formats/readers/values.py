@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from worker.tool_calls.json_text import escape
-from worker.tool_calls.region import dumps
+from worker.formats.readers.json_text import escape
+from worker.formats.readers.region import dumps
 
 # What a parser raises on text that is not what it reads: its own words, and what falls out of `json`, `ast` and `re`
 # on whatever a model may write.

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from worker.call_forms.guarded import exact_bounds, guarded
-from worker.call_forms.lark import ANY_TEXT, Rules
-from worker.schemas import TYPES, Schema, branches, type_of
+from worker.formats.grammars.guarded import exact_bounds, guarded
+from worker.formats.grammars.lark import ANY_TEXT, Rules
+from worker.formats.schemas import TYPES, Schema, branches, type_of
 
 Mode = Literal["", "any", "word", "plain", "open"]
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.request import ToolDefinition
-from worker.call_forms.base import UnwritableError
-from worker.call_forms.declared import declared
-from worker.call_forms.lark import SPACE, Argument, Rules
-from worker.call_forms.values import rooted, scalar
-from worker.schemas import Schema, branches
+from worker.formats.grammars.base import UnwritableError
+from worker.formats.grammars.declared import declared
+from worker.formats.grammars.lark import SPACE, Argument, Rules
+from worker.formats.grammars.values import rooted, scalar
+from worker.formats.schemas import Schema, branches
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _KEY = re.compile(r"[A-Za-z_]\w*")

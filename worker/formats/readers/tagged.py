@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from worker.tool_calls.json_text import JsonText
-from worker.tool_calls.markers import find_first
-from worker.tool_calls.reader import CallText
-from worker.tool_calls.region import Region, Tools, dumps
-from worker.tool_calls.values import Value
+from worker.formats.readers.json_text import JsonText
+from worker.formats.readers.markers import find_first
+from worker.formats.readers.reader import CallText
+from worker.formats.readers.region import Region, Tools, dumps
+from worker.formats.readers.values import Value
 
 Match = re.Match[str]
 

@@ -1,0 +1,1 @@
+"""What a model says: reasoning, text and calls."""

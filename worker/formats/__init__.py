@@ -1,0 +1,1 @@
+"""How model families write calls and messages: readers, grammars and schemas."""
