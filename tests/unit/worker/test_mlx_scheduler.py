@@ -7,13 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.request import Priority
+from worker.engines.mlx.grouping import GroupShape, choose_group
 from worker.engines.mlx.scheduler import (
     AGEING,
     HANDICAP_S,
     Candidate,
-    GroupShape,
     PrefillCost,
-    choose_group,
     chunk_tokens,
     pick,
 )

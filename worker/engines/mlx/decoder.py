@@ -7,10 +7,10 @@ from typing import Any
 
 from worker.engines.mlx.batch import DecodeGroup, Row, Token
 from worker.engines.mlx.cache import Layout, Segment
+from worker.engines.mlx.grouping import GroupShape, choose_group
 from worker.engines.mlx.memory import CacheSize
 from worker.engines.mlx.room import Room
 from worker.engines.mlx.sampling import RowSampler
-from worker.engines.mlx.scheduler import GroupShape, choose_group
 from worker.engines.mlx.speculation import Speculation
 
 _PASS_OVERHEAD_BYTES = 64 << 20  # what a device could read in the time that starting one more pass takes

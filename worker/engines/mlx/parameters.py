@@ -6,7 +6,8 @@ from shared.errors import InvalidRequestError
 from shared.events import TokenLogprob
 from shared.request import SamplingParams
 from worker.detokenize import TokenTexts
-from worker.engines.mlx.sampling import Logprobs, RowParams, SamplingDefaults
+from worker.engines.mlx.sampling import Logprobs, RowParams
+from worker.engines.mlx.sampling_defaults import SamplingDefaults
 
 _STRONGEST = 1e4  # bias or penalty: more changes nothing, and infinities would
 
