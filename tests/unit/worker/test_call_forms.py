@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from shared.request import GenerateRequest, ToolChoice, ToolDefinition
 from tests.unit.worker.test_tool_calls import WRITERS, Writer
-from worker.constraint import Constraint, ConstraintCompiler, Grammar, Markers
+from worker.engines.mlx.decode.constraint import Constraint, ConstraintCompiler, Grammar, Markers
 from worker.formats.grammars import CALL_FORMS
 from worker.formats.readers import CallBegun, CallDelta, CallEnded, CallFormat, CallText, definition
 

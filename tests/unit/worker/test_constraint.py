@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from shared.messages import Message, ToolReferencePart, ToolResultPart
 from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
-from worker.constraint import ConstraintCompiler, Grammar, Markers
+from worker.engines.mlx.decode.constraint import ConstraintCompiler, Grammar, Markers
 
 MODEL = Path(__file__).parents[2] / "models" / "agent-full"
 BASH = ToolDefinition(

@@ -10,8 +10,8 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from tests.support.models import CheckpointMaker
-from worker.engines.mlx.draft_model import DraftModel
-from worker.engines.mlx.models import LoadedModel, load
+from worker.engines.mlx.decode.draft_model import DraftModel
+from worker.engines.mlx.model.models import LoadedModel, load
 
 MUCH = 1 << 30
 

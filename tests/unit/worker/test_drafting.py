@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.drafting import MOST_DRAFTED, Draft, Lookup, PassSeconds, Payoff
+from worker.engines.mlx.decode.drafting import MOST_DRAFTED, Draft, Lookup, PassSeconds, Payoff
 
 
 def drafted(lookup: Lookup, most: int = MOST_DRAFTED) -> Draft | None:

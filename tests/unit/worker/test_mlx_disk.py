@@ -16,8 +16,8 @@ from shared.messages import Message
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import REPOSITORY, CheckpointMaker
-from worker.engines.mlx.disk import MAX_AGE_S, disk_budget
-from worker.engines.mlx.segment_file import read_file, read_info
+from worker.engines.mlx.kv.disk import MAX_AGE_S, disk_budget
+from worker.engines.mlx.kv.segment_file import read_file, read_info
 
 PRESETS = ("full", "window", "gpt-oss", "hybrid", "qwen3-next", "falcon-h1")
 HEAD = message("system", standard_library_text(3000))

@@ -18,7 +18,7 @@ from shared.messages import Message
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import REPOSITORY, CheckpointMaker
-from worker.engines.mlx.segment_file import DamagedFileError, read_file, read_info
+from worker.engines.mlx.kv.segment_file import DamagedFileError, read_file, read_info
 
 HEAD = message("system", standard_library_text(3000))
 CONVERSATION = [HEAD, message("user", "one two three")]
@@ -80,7 +80,7 @@ def test_after_a_failure_writing_goes_on_with_everything_that_was_missed(
     (cache,) = (tmp_path / "cache").iterdir()
     cache.rmdir()
     cache.touch()
-    with caplog.at_level(logging.WARNING, "worker.engines.mlx.disk"):
+    with caplog.at_level(logging.WARNING, "worker.engines.mlx.kv.disk"):
         say(driver, "a")
         say(driver, "b", NEXT)
     assert len(caplog.records) == 1, "one warning for one trouble"

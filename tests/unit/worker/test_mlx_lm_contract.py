@@ -14,7 +14,7 @@ from shared.request import GenerateRequest
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
-from worker.engines.mlx.cache import Layout
+from worker.engines.mlx.kv.cache import Layout
 
 
 def fill(cache: KVCache | RotatingKVCache | ChunkedKVCache, *lengths: int) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from shared.errors import ModelUnavailableError
 from tests.support.models import CheckpointMaker
-from worker.engines.mlx.fingerprint import fingerprint
-from worker.engines.mlx.models import (
+from worker.engines.mlx.model.fingerprint import fingerprint
+from worker.engines.mlx.model.models import (
     DEFAULT_CONTEXT_TOKENS,
     context_tokens_of,
     load,

@@ -13,8 +13,8 @@ from mlx_lm.utils import load_model
 
 from tests.models.architectures import build_architecture
 from tests.support.models import CheckpointMaker
-from worker.engines.mlx.cache import Layout
-from worker.engines.mlx.rewind import Mark, can_rewind, drop_last
+from worker.engines.mlx.kv.cache import Layout
+from worker.engines.mlx.kv.rewind import Mark, can_rewind, drop_last
 
 PRESETS = ("full", "window", "gemma3", "gpt-oss", "hybrid", "qwen3-next", "mamba2", "falcon-h1")
 # What their layers keep is put together in other ways than in those.

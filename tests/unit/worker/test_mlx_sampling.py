@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from shared.errors import InvalidRequestError
 from shared.request import SamplingParams
-from worker.engines.mlx.parameters import row_params
-from worker.engines.mlx.sampling import BatchSampler, RowParams, RowSampler
-from worker.engines.mlx.sampling_defaults import SamplingDefaults, load_defaults
+from worker.engines.mlx.decode.parameters import row_params
+from worker.engines.mlx.decode.sampling import BatchSampler, RowParams, RowSampler
+from worker.engines.mlx.model.sampling_defaults import SamplingDefaults, load_defaults
 
 VOCAB = 12
 ROW = st.integers(-800, 800).map(lambda n: n / 100)  # apart in single precision, too: ties are no edge

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.request import Priority
-from worker.engines.mlx.grouping import GroupShape, choose_group
-from worker.engines.mlx.scheduler import (
+from worker.engines.mlx.decode.grouping import GroupShape, choose_group
+from worker.engines.mlx.prefill.scheduler import (
     AGEING,
     HANDICAP_S,
     Candidate,

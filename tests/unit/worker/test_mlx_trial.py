@@ -14,8 +14,8 @@ from tests.models.architectures import build_architecture
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
-from worker.engines.mlx.cache import Layout
-from worker.engines.mlx.trial import tried
+from worker.engines.mlx.kv.cache import Layout
+from worker.engines.mlx.model.trial import tried
 
 # What goes wrong: a mask's axes meet the wrong ones, a row's offset is read from its padded keys, an offset is taken
 # for a number, blocks of keys are counted from the padding.

@@ -25,26 +25,33 @@ from shared.request import GenerateRequest
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turns
 from worker.engines.base import EngineInfo, EngineStats, Prepared, StepOutput
-from worker.engines.mlx.batch import Token, first_token
-from worker.engines.mlx.cache import Layout
 from worker.engines.mlx.constraints import Constraints
-from worker.engines.mlx.decoder import Decoder
-from worker.engines.mlx.disk import DiskTier, open_disk
-from worker.engines.mlx.draft_model import DRAFT_CACHE_SHARE, load_draft
+from worker.engines.mlx.decode.batch import Token, first_token
+from worker.engines.mlx.decode.decoder import Decoder
+from worker.engines.mlx.decode.draft_model import DRAFT_CACHE_SHARE, load_draft
+from worker.engines.mlx.decode.parameters import named_logprob, row_params
+from worker.engines.mlx.decode.sampling import RowSampler
+from worker.engines.mlx.decode.speculation import Mode, build_speculation, parse_options
 from worker.engines.mlx.harmony_output import open_stream
-from worker.engines.mlx.memory import CacheSize, machine_bytes, memory_limit, plan_memory, set_limits, weight_file_bytes
-from worker.engines.mlx.models import LoadedModel, load
+from worker.engines.mlx.kv.cache import Layout
+from worker.engines.mlx.kv.disk import DiskTier, open_disk
+from worker.engines.mlx.kv.store import PrefixStore
+from worker.engines.mlx.memory.plan import (
+    CacheSize,
+    machine_bytes,
+    memory_limit,
+    plan_memory,
+    set_limits,
+    weight_file_bytes,
+)
+from worker.engines.mlx.memory.room import Room, claim
+from worker.engines.mlx.model.models import LoadedModel, load
+from worker.engines.mlx.model.trial import tried
 from worker.engines.mlx.output import output_format
-from worker.engines.mlx.parameters import named_logprob, row_params
-from worker.engines.mlx.prefiller import Prefiller
-from worker.engines.mlx.room import Room, claim
-from worker.engines.mlx.sampling import RowSampler
-from worker.engines.mlx.scheduler import PrefillCost
-from worker.engines.mlx.sequence import Sequence
-from worker.engines.mlx.speculation import Mode, build_speculation, parse_options
-from worker.engines.mlx.store import PrefixStore
-from worker.engines.mlx.trial import tried
-from worker.engines.mlx.vision import Vision
+from worker.engines.mlx.prefill.prefiller import Prefiller
+from worker.engines.mlx.prefill.scheduler import PrefillCost
+from worker.engines.mlx.prefill.sequence import Sequence
+from worker.engines.mlx.prefill.vision import Vision
 from worker.model_folder import find_model
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import PromptBuilder

@@ -31,7 +31,7 @@ from shared.events import (
 )
 from shared.request import GenerateRequest
 from worker.answers.reasoning import BARE_TOOL, HEADER, REASONING, STRAY, TEXT, TOOL, Markers, mode_table
-from worker.detokenize import TokenTexts
+from worker.engines.mlx.decode.detokenize import TokenTexts
 from worker.formats.harmony import is_harmony
 from worker.formats.readers import (
     CallBegun,

@@ -17,7 +17,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from worker.engines.mlx.segment_file import DamagedFileError, FileInfo, RawSegment, read_file, read_info, write_file
+from worker.engines.mlx.kv.segment_file import DamagedFileError, FileInfo, RawSegment, read_file, read_info, write_file
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from worker.engines.mlx.cache import Layout, leaves
+from worker.engines.mlx.kv.cache import Layout, leaves
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from shared.errors import ConfigError
-from worker.drafting import MOST_DRAFTED, Lookup, Payoff
-from worker.engines.mlx.batch import DecodeGroup, Token
-from worker.engines.mlx.draft_model import READING_SHARE, DraftModel
-from worker.engines.mlx.models import LoadedModel
+from worker.engines.mlx.decode.batch import DecodeGroup, Token
+from worker.engines.mlx.decode.draft_model import READING_SHARE, DraftModel
+from worker.engines.mlx.decode.drafting import MOST_DRAFTED, Lookup, Payoff
+from worker.engines.mlx.model.models import LoadedModel
 
 Mode = Literal["auto", "always", "off"]
 

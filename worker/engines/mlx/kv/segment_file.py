@@ -22,7 +22,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import ArraysCache, RotatingKVCache
 
-from worker.engines.mlx.cache import Layout, Pair, Segment, build_segment
+from worker.engines.mlx.kv.cache import Layout, Pair, Segment, build_segment
 from worker.prefix_cache.tokens import count_tokens
 
 FORMAT = "2"

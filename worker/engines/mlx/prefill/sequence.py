@@ -10,10 +10,10 @@ import mlx.core as mx
 
 from shared.events import Usage
 from shared.request import GenerateRequest
-from worker.constraint import Grammar
+from worker.engines.mlx.decode.constraint import Grammar
+from worker.engines.mlx.decode.sampling import RowParams, RowSampler
+from worker.engines.mlx.kv.store import Lease
 from worker.engines.mlx.output import OutputStream
-from worker.engines.mlx.sampling import RowParams, RowSampler
-from worker.engines.mlx.store import Lease
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import Prompt
 from worker.prompt.image_files import Pixels

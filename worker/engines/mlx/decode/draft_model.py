@@ -14,11 +14,11 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from shared.config import model_folders
 from shared.errors import ModelUnavailableError
-from worker.engines.mlx.batch import prefill
-from worker.engines.mlx.cache import Layout, cache_bytes, leaves
-from worker.engines.mlx.memory import CacheSize
-from worker.engines.mlx.models import LoadedModel, load
-from worker.engines.mlx.rewind import Mark, can_rewind
+from worker.engines.mlx.decode.batch import prefill
+from worker.engines.mlx.kv.cache import Layout, cache_bytes, leaves
+from worker.engines.mlx.kv.rewind import Mark, can_rewind
+from worker.engines.mlx.memory.plan import CacheSize
+from worker.engines.mlx.model.models import LoadedModel, load
 from worker.model_folder import find_model
 from worker.prefix_cache.tokens import common_tokens, pack_tokens
 

@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from shared.config import Settings
-from worker.engines.mlx.cache import Layout, leaf_bytes, leaves
+from worker.engines.mlx.kv.cache import Layout, leaf_bytes, leaves
 
 USABLE_SHARE = 0.9  # of the device's memory
 CACHE_SHARE = 0.4  # of what the weights leave, for the prefix cache

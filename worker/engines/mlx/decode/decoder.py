@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from worker.engines.mlx.batch import DecodeGroup, Row, Token
-from worker.engines.mlx.cache import Layout, Segment
-from worker.engines.mlx.grouping import GroupShape, choose_group
-from worker.engines.mlx.memory import CacheSize
-from worker.engines.mlx.room import Room
-from worker.engines.mlx.sampling import RowSampler
-from worker.engines.mlx.speculation import Speculation
+from worker.engines.mlx.decode.batch import DecodeGroup, Row, Token
+from worker.engines.mlx.decode.grouping import GroupShape, choose_group
+from worker.engines.mlx.decode.sampling import RowSampler
+from worker.engines.mlx.decode.speculation import Speculation
+from worker.engines.mlx.kv.cache import Layout, Segment
+from worker.engines.mlx.memory.plan import CacheSize
+from worker.engines.mlx.memory.room import Room
 
 _PASS_OVERHEAD_BYTES = 64 << 20  # what a device could read in the time that starting one more pass takes
 _RATE_DECAY = 0.9

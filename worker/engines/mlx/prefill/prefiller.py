@@ -16,14 +16,14 @@ from mlx_lm.models.cache import KVCache
 
 from shared.config import Settings
 from shared.request import Priority
-from worker.engines.mlx.batch import last_pass_tokens, prefill, prefill_last
-from worker.engines.mlx.cache import Layout, Segment, capture
-from worker.engines.mlx.memory import CacheSize
-from worker.engines.mlx.room import Room
-from worker.engines.mlx.scheduler import Candidate, PrefillCost, chunk_tokens, pick
-from worker.engines.mlx.sequence import Sequence
-from worker.engines.mlx.store import MAIN_WEIGHT, Lease, PrefixStore
-from worker.engines.mlx.vision import Vision
+from worker.engines.mlx.decode.batch import last_pass_tokens, prefill, prefill_last
+from worker.engines.mlx.kv.cache import Layout, Segment, capture
+from worker.engines.mlx.kv.store import MAIN_WEIGHT, Lease, PrefixStore
+from worker.engines.mlx.memory.plan import CacheSize
+from worker.engines.mlx.memory.room import Room
+from worker.engines.mlx.prefill.scheduler import Candidate, PrefillCost, chunk_tokens, pick
+from worker.engines.mlx.prefill.sequence import Sequence
+from worker.engines.mlx.prefill.vision import Vision
 from worker.prefix_cache.tokens import common_tokens
 from worker.prompt import Prompt
 

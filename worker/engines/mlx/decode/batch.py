@@ -14,9 +14,9 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, CacheList, KVCache
 
-from worker.engines.mlx.cache import Layout, Segment, capture, leaves
-from worker.engines.mlx.rewind import Mark, can_rewind, drop_last
-from worker.engines.mlx.sampling import BatchSampler, Logprobs, PendingLogprobs, RowSampler
+from worker.engines.mlx.decode.sampling import BatchSampler, Logprobs, PendingLogprobs, RowSampler
+from worker.engines.mlx.kv.cache import Layout, Segment, capture, leaves
+from worker.engines.mlx.kv.rewind import Mark, can_rewind, drop_last
 
 _GPU_LAST_PASS_TOKENS = 48
 _CPU_LAST_PASS_TOKENS = 8

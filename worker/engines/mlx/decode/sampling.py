@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import mlx.core as mx
 
-from worker.constraint import Constraint
+from worker.engines.mlx.decode.constraint import Constraint
 
 Method = Literal["greedy", "plain", "sorted", "top_k"]
 

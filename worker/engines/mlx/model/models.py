@@ -14,8 +14,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model, load_tokenizer
 
 from shared.errors import ModelUnavailableError
-from worker.engines.mlx.fingerprint import fingerprint
-from worker.engines.mlx.sampling_defaults import SamplingDefaults, load_defaults
+from worker.engines.mlx.model.fingerprint import fingerprint
+from worker.engines.mlx.model.sampling_defaults import SamplingDefaults, load_defaults
 from worker.formats.harmony import end_tokens, is_harmony
 from worker.model_folder import check_folder, parse_json
 from worker.prompt.image_files import Processor

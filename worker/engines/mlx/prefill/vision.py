@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from worker.engines.mlx.sequence import Sequence, Sight
+from worker.engines.mlx.prefill.sequence import Sequence, Sight
 from worker.prompt.image_files import ImageReader, Pixels
 from worker.prompt.image_pieces import ImageSpan
 

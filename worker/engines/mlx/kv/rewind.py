@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache
 
-from worker.engines.mlx.cache import leaves
+from worker.engines.mlx.kv.cache import leaves
 
 _KNOWN = (KVCache, RotatingKVCache, ArraysCache)
 

@@ -13,9 +13,9 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-from worker.engines.mlx.cache import Layout, Segment, can_restore, restore
-from worker.engines.mlx.disk import DiskTier
-from worker.engines.mlx.segment_file import (
+from worker.engines.mlx.kv.cache import Layout, Segment, can_restore, restore
+from worker.engines.mlx.kv.disk import DiskTier
+from worker.engines.mlx.kv.segment_file import (
     DamagedFileError,
     FileInfo,
     RawSegment,

@@ -1,0 +1,1 @@
+"""What was computed: kept, restored, rewound and written to disk."""

@@ -1,0 +1,1 @@
+"""A model: loaded, tried and identified."""

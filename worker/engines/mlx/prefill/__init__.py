@@ -1,0 +1,1 @@
+"""The prompt: what is computed next and in which chunks."""
