@@ -192,19 +192,34 @@ def wait_until_ready(up: GuardedProcess, settings: Settings) -> None:
 
 
 def run_agent(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a program in the foreground. Ctrl-C is its business; other signals are passed on. Its exit status, as a
-    shell says it."""
-    agent = subprocess.Popen(list(command), env=dict(environment))
+    """Run a program in the foreground. Ctrl-C is its business; other signals are passed on, and so is everything that
+    comes before it runs. Its exit status, as a shell says it. Raises `ConfigError` when it cannot be run."""
+    agent: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        agent.send_signal(number)
+        if agent is None:
+            early.append(number)
+        elif number != signal.SIGINT:  # the terminal sends Ctrl-C to the agent, too
+            agent.send_signal(number)
 
-    # The terminal sends Ctrl-C to the agent, too. A handler is not inherited by it, unlike SIG_IGN.
-    handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: pass_on, signal.SIGHUP: pass_on}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
+    with _handling(pass_on, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        try:
+            agent = subprocess.Popen(list(command), env=dict(environment))
+        except OSError as error:
+            raise ConfigError(f"{command[0]} cannot be run: {error.strerror}") from error
+        for number in early:
+            agent.send_signal(number)
         status = agent.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return status if status >= 0 else 128 - status
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
+    """With this handler for these signals. A program that is started does not inherit it, unlike SIG_IGN."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

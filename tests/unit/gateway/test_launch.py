@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.command.launch import ServedModels, build_claude_environment, merged, output_tokens, run_agent
+from shared.errors import ConfigError
 from tests.support.processes import wait_until
 
 
@@ -96,3 +98,32 @@ def test_signals_reach_the_agent_but_ctrl_c_is_not_sent_twice(tmp_path: Path, nu
     assert run_agent(["sh", "-c", agent], {"PATH": os.environ["PATH"]}) == status
     person.join()
     assert signal.getsignal(number) is before
+
+
+class _Pressed(tuple[str, ...]):
+    """A command; a signal comes when its words are read, which is before it runs."""
+
+    number = signal.SIGINT
+
+    def __iter__(self) -> Iterator[str]:
+        signal.raise_signal(self.number)
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_before_the_agent_runs_reaches_it(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Pressed, "number", number)
+    before = signal.signal(number, lambda *_: pytest.fail("nobody was there to take the signal"))
+    try:
+        assert run_agent(_Pressed(("sleep", "30")), {"PATH": os.environ["PATH"]}) == 128 + number
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_program_that_cannot_be_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "claude").write_bytes(b"\x00")
+    (tmp_path / "claude").chmod(0o755)
+    with pytest.raises(ConfigError, match=r"claude cannot be run: Exec format error"):
+        run_agent([str(tmp_path / "claude")], {})
