@@ -39,6 +39,7 @@ from shared.errors import BrokerUnavailableError, MethodNotAllowedError, Overloa
 logger = logging.getLogger(__name__)
 
 _DRAIN_S = 5.0
+_LAST_CANCELS_S = 2.0
 _READ_ONLY = ["GET", "HEAD"]
 _PROBED = ("/", "/api/hello", "/anthropic", "/anthropic/", "/anthropic/api/hello")
 
@@ -184,5 +185,5 @@ async def running_tasks(services: Services, fail: Callable[[], None]) -> AsyncIt
     try:
         yield
     finally:
-        await services.jobs.aclose()
+        await services.jobs.settle(_LAST_CANCELS_S)
         await cancel_all(tasks)

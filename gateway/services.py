@@ -19,6 +19,7 @@ from shared.request import Priority
 from shared.routing import Target
 
 _RECONNECTION_S = 1.0
+_SETTLED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Services:
         try:
             self._admit(model, priority)
         except OverloadedError:
+            await self.jobs.settle(_SETTLED_S)  # who has left no longer waits
             await self.fleet.refresh()
             try:
                 self._admit(model, priority)

@@ -30,16 +30,26 @@ _T = TypeVar("_T")
 
 class FleetWatcher(Presence):
     """Refreshes `snapshot` in the background and on demand; it is connected when the last try reached Redis. `depths`
-    maps a model to the jobs in its queue."""
+    maps a model to the jobs in its queue.
 
-    def __init__(self, client: redis.asyncio.Redis, *, every_s: float = 0.25) -> None:
+    One reads at a time: who asks while somebody reads waits for the next read, which is of everybody who asked before
+    it began.
+    """
+
+    def __init__(
+        self, client: redis.asyncio.Redis, *, every_s: float = 0.25, forget_after_s: float = _FORGET_AFTER_S
+    ) -> None:
         super().__init__()
         self._redis = client
         self._every_s = every_s
+        self._forget_after_s = forget_after_s
         self._workers: list[str] = []
         self._hosts: list[str] = []
-        self._leaseless_since_s: dict[str, float] = {}
+        self._absent_since_s: dict[tuple[str, str], float] = {}
         self._undecodable: set[str] = set()
+        self._reading = asyncio.Lock()
+        self._begun = self._ended = 0  # reads, by number
+        self._failure: Exception | None = None  # of the last read that ended
         self.snapshot = Fleet()
         self.depths: Mapping[str, int] = {}
 
@@ -54,15 +64,28 @@ class FleetWatcher(Presence):
 
     async def refresh(self) -> Fleet:
         """The fleet as of now. Raises `BrokerUnavailableError`; `snapshot` then keeps its last content."""
+        begun_before = self._begun
+        async with self._reading:
+            if self._ended <= begun_before:
+                await self._read_next()
+            failure = self._failure
+        if failure is not None:
+            raise away_error("Redis cannot be reached", failure) from failure
+        return self.snapshot
+
+    async def _read_next(self) -> None:
+        self._begun += 1
+        self._failure = None
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 await self._read()
         except (RedisError, OSError, TimeoutError) as error:
+            self._failure = error
             self._note_away(error)
-            raise away_error("Redis cannot be reached", error) from error
-        if self._came():
-            logger.info("Redis is reached")
-        return self.snapshot
+        else:
+            if self._came():
+                logger.info("Redis is reached")
+        self._ended = self._begun
 
     def _note_away(self, error: BaseException) -> None:
         if self._went():
@@ -85,17 +108,19 @@ class FleetWatcher(Presence):
                 self._queue_reads(pipe)
                 leases, records = await pipe.execute()
         self.snapshot = Fleet(
-            workers=self._decoded(self._workers, leases, WorkerLease),
-            hosts=self._decoded(self._hosts, records, HostRecord),
+            workers=self._decoded(workers, leases, WorkerLease), hosts=self._decoded(hosts, records, HostRecord)
         )
         alive = set(self.snapshot.model_ids())
         self.depths = {m: int(n) for m, n in zip(models, depths, strict=True) if n or m in alive}
-        await self._forget_the_dead()
+        await self._forget_the_dead(
+            [(keys.WORKERS, name) for name in _absent(workers, leases)]
+            + [(keys.HOSTS, name) for name in _absent(hosts, records)]
+        )
 
     def _queue_reads(self, pipe: redis.asyncio.client.Pipeline) -> None:
         """One reply for the leases and one for the hosts, also when there are none."""
-        pipe.mget([keys.lease(name) for name in self._workers] or [keys.lease("")])
-        pipe.mget([keys.host(name) for name in self._hosts] or [keys.host("")])
+        pipe.mget([_member(keys.lease(name)) for name in self._workers] or [keys.lease("")])
+        pipe.mget([_member(keys.host(name)) for name in self._hosts] or [keys.host("")])
 
     def _decoded(self, names: Sequence[str], values: Sequence[bytes | None], kind: type[_T]) -> tuple[_T, ...]:
         found: list[_T] = []
@@ -113,17 +138,23 @@ class FleetWatcher(Presence):
                 logger.error("%s says something else than a %s: %s", name, kind.__name__, value)
         return tuple(found)
 
-    async def _forget_the_dead(self) -> None:
-        """Take names out of the set whose lease ended long ago; a worker that lives adds itself again."""
+    async def _forget_the_dead(self, absent: Sequence[tuple[str, str]]) -> None:
+        """Take (set, name) out whose lease or record ended long ago; who lives adds itself again."""
         now_s = time.monotonic()
-        alive = {lease.worker for lease in self.snapshot.workers}
-        self._leaseless_since_s = {
-            name: self._leaseless_since_s.get(name, now_s) for name in self._workers if name not in alive
-        }
-        gone = [name for name, since_s in self._leaseless_since_s.items() if now_s - since_s > _FORGET_AFTER_S]
-        if gone:
-            await self._redis.srem(keys.WORKERS, *gone)
+        self._absent_since_s = {each: self._absent_since_s.get(each, now_s) for each in absent}
+        for (group, name), since_s in self._absent_since_s.items():
+            if now_s - since_s > self._forget_after_s:
+                await self._redis.srem(group, _member(name))
 
 
 def _names(members: set[bytes]) -> list[str]:
-    return sorted(member.decode(errors="replace") for member in members)  # what is no name of ours has no lease
+    """As text, which `_member` turns into the same bytes again: also names that are none of ours must go one day."""
+    return sorted(member.decode(errors="surrogateescape") for member in members)
+
+
+def _member(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")
+
+
+def _absent(names: Sequence[str], values: Sequence[bytes | None]) -> list[str]:
+    return [name for name, value in zip(names, values, strict=False) if value is None]

@@ -212,10 +212,10 @@ class JobQueue:
         async with _asking_redis(f"no host could be asked to load {model}"):
             await self._redis.publish(keys.LOADS, wire.encode([model]))
 
-    async def aclose(self) -> None:
-        """Let cancellations under way end."""
+    async def settle(self, timeout_s: float) -> None:
+        """Let the cancellations that are under way end."""
         if self._cancelling:
-            await asyncio.wait(self._cancelling, timeout=2.0)
+            await asyncio.wait(tuple(self._cancelling), timeout=timeout_s)
 
 
 def _text(value: bytes | str | None) -> str:

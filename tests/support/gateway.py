@@ -142,7 +142,7 @@ async def running_parts(url: str, *, with_watchdog: bool = True) -> AsyncIterato
         await until(lambda: hub.is_connected and fleet.is_connected, "the gateway's connections")
         yield Parts(client, hub, fleet, jobs, watchdog, gaps)
     finally:
-        await jobs.aclose()
+        await jobs.settle(2)
         await cancel_all(tasks)
         await client.aclose()
         await subscriber.aclose()

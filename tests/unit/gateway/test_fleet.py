@@ -6,17 +6,18 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import pytest
 
+from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import job_id
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError
 from shared.events import Event, Failed
 from shared.messages import Message, TextPart
 from shared.redis_server import RedisServer
-from shared.registry import HostRecord, ModelRecord
+from shared.registry import Fleet, HostRecord, ModelRecord
 from shared.request import Envelope, GenerateRequest
 from tests.support.gateway import (
     FINISHED,
@@ -83,6 +84,82 @@ def test_a_refresh_sees_what_happened_a_moment_ago(play: Callable[[Scenario], No
             assert (await parts.fleet.refresh()).workers
             await parts.worker().die()
             assert not (await parts.fleet.refresh()).workers
+
+    play(scenario)
+
+
+def test_all_who_ask_at_once_see_what_was_there_when_they_asked(play: Callable[[Scenario], None]) -> None:
+    """Who asks while others read, of an empty fleet or of names read before, must not be told of those."""
+
+    async def scenario(parts: Parts) -> None:
+        for _ in range(3):
+            await parts.worker().renew()
+            seen = await asyncio.gather(*(FleetWatcher(parts.client).refresh(), *_asked(parts.fleet, 8)))
+            assert [len(fleet.workers) for fleet in seen] == [1] * 9
+            await parts.client.delete(keys.WORKERS)
+            seen = await asyncio.gather(*_asked(parts.fleet, 8))
+            assert [len(fleet.workers) for fleet in seen] == [0] * 8
+
+    async def fresh(parts: Parts) -> None:
+        await parts.worker().renew()
+        watcher = FleetWatcher(parts.client)
+        assert [len(fleet.workers) for fleet in await asyncio.gather(*_asked(watcher, 8))] == [1] * 8
+
+    play(scenario)
+    play(fresh)
+
+
+def _asked(watcher: FleetWatcher, times: int) -> list[Coroutine[None, None, Fleet]]:
+    return [watcher.refresh() for _ in range(times)]
+
+
+class CountingWatcher(FleetWatcher):
+    reads = 0
+
+    async def _read(self) -> None:
+        self.reads += 1
+        await super()._read()
+
+
+def test_who_waited_for_a_read_that_failed_hears_so_without_trying_again(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with running_parts(redis_server.url, with_watchdog=False) as parts:
+            redis_server.process.kill()
+            redis_server.process.wait()
+            watcher = CountingWatcher(parts.client)
+            told = await asyncio.gather(*_asked(watcher, 8), return_exceptions=True)
+            assert all(isinstance(each, BrokerUnavailableError) for each in told)
+            assert watcher.reads == 2, "one of the first, and one of the seven who came while it read"
+
+    asyncio.run(main())
+
+
+def test_who_stops_asking_leaves_the_others_their_answer(play: Callable[[Scenario], None]) -> None:
+    async def scenario(parts: Parts) -> None:
+        await parts.worker().renew()
+        watcher = FleetWatcher(parts.client)
+        impatient = [asyncio.create_task(watcher.refresh()) for _ in range(2)]
+        patient = asyncio.create_task(watcher.refresh())
+        await asyncio.sleep(0)
+        for task in impatient:
+            task.cancel()
+        assert len((await patient).workers) == 1
+
+    play(scenario)
+
+
+def test_the_names_of_the_dead_leave(play: Callable[[Scenario], None]) -> None:
+    async def scenario(parts: Parts) -> None:
+        watcher = FleetWatcher(parts.client, forget_after_s=0.0)
+        await parts.client.sadd(keys.HOSTS, "dead", "h", b"\xff")
+        await parts.client.sadd(keys.WORKERS, "dead", "odd", b"\xff")
+        await parts.client.set(keys.host("h"), wire.encode(HostRecord(host="h", pid=1)))
+        await parts.client.set(keys.lease("odd"), b"\xc1")
+        await parts.worker().renew()
+        for _ in range(2):
+            await watcher.refresh()
+        assert await parts.client.smembers(keys.HOSTS) == {b"h"}
+        assert await parts.client.smembers(keys.WORKERS) == {b"m.host.e1", b"odd"}, "one that is only not understood"
 
     play(scenario)
 

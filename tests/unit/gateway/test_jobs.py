@@ -45,7 +45,7 @@ def play(redis_url: str) -> Callable[[Scenario], None]:
             try:
                 await scenario(jobs, client)
             finally:
-                await jobs.aclose()
+                await jobs.settle(2)
                 await client.aclose()
                 await subscriber.aclose()
 
@@ -264,7 +264,7 @@ def test_a_cancellation_waits_for_redis_to_come_back(redis_server: RedisServer) 
         jobs.cancel_soon("req_1", 1, "m", "the client left")
         await asyncio.sleep(0)
         await asyncio.to_thread(redis_server.restart)
-        await jobs.aclose()
+        await jobs.settle(2)
         assert await client.get(keys.cancelled("req_1")) == b"the client left"
         await client.aclose()
         await subscriber.aclose()

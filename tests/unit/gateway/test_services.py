@@ -1,0 +1,61 @@
+"""Decisions on what is true now, where what was read a moment ago says something else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.app import create_app
+from gateway.services import Services
+from shared import keys, wire
+from shared.config import Settings
+from shared.errors import OverloadedError
+from shared.messages import Message, TextPart
+from shared.registry import HostRecord, ModelRecord
+from shared.request import Envelope, GenerateRequest
+
+
+@pytest.fixture
+def play(redis_url: str, tmp_path: Path) -> Callable[[Callable[[Services], Awaitable[None]]], None]:
+    """Runs one coroutine with the services of a gateway with room for two in each queue."""
+
+    def run(scenario: Callable[[Services], Awaitable[None]]) -> None:
+        async def main() -> None:
+            app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path, max_queue=2))
+            async with app.router.lifespan_context(app):
+                await scenario(app.services)
+
+        asyncio.run(main())
+
+    return run
+
+
+def queued(number: int) -> Envelope:
+    message = Message(role="user", parts=(TextPart(text="hi"),))
+    request = GenerateRequest(id=f"r{number}", model="m", messages=(message,))
+    return Envelope(request=request, gateway="gw", attempt=1, deadline_s=time.time() + 60)
+
+
+def test_a_queue_that_was_just_left_has_room(play: Callable[[Callable[[Services], Awaitable[None]]], None]) -> None:
+    """Its depth was read before they left, and their jobs may not be out of Redis yet."""
+
+    async def scenario(services: Services) -> None:
+        record = HostRecord(host="h", pid=1, models=(ModelRecord(id="m", state="ready"),))
+        await services.jobs._redis.set(keys.host("h"), wire.encode(record))
+        await services.jobs._redis.sadd(keys.HOSTS, "h")
+        await services.fleet.refresh()
+        for _ in range(3):
+            for number in range(2):
+                await services.jobs.submit(queued(number), "m")
+            await services.fleet.refresh()
+            with pytest.raises(OverloadedError, match="2 requests are already waiting"):
+                await services.admit("m", "interactive")
+            for number in range(2):
+                services.jobs.cancel_soon(f"r{number}", 1, "m", "the client left")
+            await services.admit("m", "interactive")
+
+    play(scenario)
