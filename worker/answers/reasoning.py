@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 # Modes, by mlx-lm's names for them. A header is routing information of the model's own, not shown.
 Mode = str
@@ -23,14 +22,16 @@ BARE_TOOL: Mode = "bare tool"
 STRAY: Mode = "stray"
 
 
-class Tokenizer(Protocol):
-    """The parts of mlx-lm's tokenizer wrapper that say how an answer is marked up."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Markup:
+    """How a model's answers are marked up: the markers around reasoning (empty: it has none), those that may stand
+    between messages and mean nothing, and, for a model with headers, which markers lead from one mode to which."""
 
-    think_start: str | None
-    think_end: str | None
-    structural_markers: Sequence[str]
-    response_transitions: Mapping[str, Sequence[tuple[str, str]]]
-    response_initial_state: str | None
+    think_start: str = ""
+    think_end: str = ""
+    structural: Sequence[str] = ()
+    transitions: Mapping[Mode, Sequence[tuple[str, Mode]]] = field(default_factory=dict)
+    initial: Mode = TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +74,23 @@ class Markers:
 
 
 def mode_table(
-    tokenizer: Tokenizer, *, calls: tuple[str, str] | None, bare_starts: Sequence[str] = ()
+    markup: Markup, *, calls: tuple[str, str] | None, bare_starts: Sequence[str] = ()
 ) -> dict[Mode, Markers]:
     """Markers of every mode of a model. `calls` are the start and end markers of its tool calls; without them nothing
     leads to a call, and its markup is text. `bare_starts` begin a call whose start marker is missing."""
     edges: dict[Mode, list[tuple[str, Mode]]] = {TEXT: [], REASONING: [], HEADER: []}
-    transitions = tokenizer.response_transitions
-    if tokenizer.think_start and tokenizer.think_end:
-        edges[TEXT] += [(tokenizer.think_end, STRAY), (tokenizer.think_start, REASONING)]
-        edges[REASONING] += [(tokenizer.think_start, STRAY), (tokenizer.think_end, TEXT)]
+    if markup.think_start and markup.think_end:
+        edges[TEXT] += [(markup.think_end, STRAY), (markup.think_start, REASONING)]
+        edges[REASONING] += [(markup.think_start, STRAY), (markup.think_end, TEXT)]
     if calls:
         edges[TEXT].append((calls[1], STRAY))
         # A response format that leads to calls itself decides where they begin.
-        if all(target != TOOL for pairs in transitions.values() for _, target in pairs):
+        if all(target != TOOL for pairs in markup.transitions.values() for _, target in pairs):
             edges[TEXT].append((calls[0], TOOL))
         edges[REASONING].append((calls[0], TOOL))
         for mode in (TEXT, HEADER):
             edges[mode] += [(marker, BARE_TOOL) for marker in bare_starts]
-    edges[TEXT] += [(marker, TEXT) for marker in tokenizer.structural_markers]
-    for mode, pairs in transitions.items():
+    edges[TEXT] += [(marker, TEXT) for marker in markup.structural]
+    for mode, pairs in markup.transitions.items():
         edges.setdefault(mode, []).extend(pair for pair in pairs if calls or pair[1] != TOOL)
     return {mode: Markers(pairs) for mode, pairs in edges.items()}

@@ -28,7 +28,7 @@ from shared.events import (
 from shared.messages import Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 from shared.request import GenerateRequest, ReasoningOptions, SamplingParams, ToolChoice, ToolDefinition
 from tests.unit.worker.prompt_models import tokenizer_of
-from worker.engines.mlx.harmony_output import HarmonyStream, open_stream
+from worker.engines.mlx.output import OutputStream
 from worker.formats.harmony import Closed, Opened, Said, Step, Turn, end_tokens, is_harmony
 from worker.prompt import Prompt, PromptBuilder
 
@@ -71,11 +71,10 @@ def events_of(
 ) -> list[Event]:
     """As the engine feeds them: up to the first token that ends the answer. Checks that the order is legal."""
     ids = itertools.count(1)
-    stream = open_stream(TOKENIZER, request or request_of(), prompt or begun(), lambda: f"call_{next(ids)}")
-    assert isinstance(stream, HarmonyStream)
+    stream = OutputStream(TOKENIZER, request or request_of(), prompt or begun(), lambda: f"call_{next(ids)}")
     events: list[Event] = [Started(usage=Usage())]
     for token in (token for piece in pieces for token in TOKENIZER.encode(piece, add_special_tokens=False)):
-        if stream.stopped is not None:
+        if stream.is_over:
             break
         if token in ENDS:
             reason = "stop"
@@ -238,7 +237,7 @@ def test_a_character_cut_by_a_control_token_is_replaced_not_moved() -> None:
     assert len(wave) > 1
     ids = TOKENIZER.encode("<|channel|>analysis<|message|>a", add_special_tokens=False) + wave[:1]
     ids += TOKENIZER.encode("<|end|><|start|>assistant<|channel|>final<|message|>b", add_special_tokens=False)
-    stream = open_stream(TOKENIZER, request_of(), begun(), lambda: "id")
+    stream = OutputStream(TOKENIZER, request_of(), begun(), lambda: "id")
     events = [event for token in ids for event in stream.feed(token)] + stream.finish("stop")[0]
     assert events == [ReasoningDelta(text="a"), ReasoningDelta(text="\ufffd"), TextDelta(text="b")]
 
@@ -252,7 +251,7 @@ def test_stop_sequences_count_in_text_only() -> None:
 
 @pytest.mark.parametrize("before", ["", THINK, "<|channel|>commentary<|message|>  <|end|><|start|>assistant"])
 def test_headers_and_reasoning_have_no_logprobs(before: str) -> None:
-    stream = open_stream(TOKENIZER, request_of(), begun(), lambda: "id")
+    stream = OutputStream(TOKENIZER, request_of(), begun(), lambda: "id")
     text = f"{before}<|channel|>final<|message|>Yes, of course.<|return|>"
     ids = TOKENIZER.encode(text, add_special_tokens=False)
     events = [e for token in ids for e in stream.feed(token, TokenLogprob(token=TOKENIZER.decode([token]), logprob=0))]
@@ -319,7 +318,7 @@ def _merged(pieces: Sequence[str]) -> list[str]:
 @given(tokens=st.lists(st.integers(0, len(TOKENIZER) + 3), max_size=60), reason=st.sampled_from(["stop", "length"]))
 @settings(max_examples=150, deadline=None)
 def test_random_token_ids_are_no_crash(tokens: list[int], reason: Any) -> None:
-    stream = open_stream(TOKENIZER, request_of(), begun(), lambda: "id")
+    stream = OutputStream(TOKENIZER, request_of(), begun(), lambda: "id")
     order = EventOrder()
     order.feed(Started(usage=Usage()))
     for token in tokens:

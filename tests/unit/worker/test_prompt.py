@@ -34,7 +34,7 @@ from shared.messages import (
 )
 from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
 from tests.unit.worker.prompt_models import FAMILIES, tokenizer_of
-from worker.engines.mlx.harmony_output import open_stream
+from worker.engines.mlx.output import OutputStream
 from worker.prompt import Prompt, PromptBuilder
 
 each_family = pytest.mark.parametrize("name", FAMILIES)
@@ -184,7 +184,7 @@ def generate(name: str, prompt: Prompt, request: GenerateRequest, text: str) -> 
     """An answer as the engine would make it: the message a client gets, and its tokens."""
     tokenizer = tokenizer_of(name)
     ids = (f"toolu_{len(request.messages)}_{index}" for index in itertools.count())
-    stream = open_stream(tokenizer, request, prompt, lambda: next(ids))
+    stream = OutputStream(tokenizer, request, prompt, lambda: next(ids))
     events: list[Event] = [Started(usage=Usage())]
     tokens = [
         token

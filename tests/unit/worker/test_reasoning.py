@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.answers.reasoning import BARE_TOOL, HEADER, REASONING, STRAY, TEXT, TOOL, Markers, mode_table
+from worker.answers.reasoning import BARE_TOOL, HEADER, REASONING, STRAY, TEXT, TOOL, Markers, Markup, mode_table
 
 
 def found_in(markers: Markers, pieces: Sequence[str]) -> tuple[str, str, str]:
@@ -70,22 +70,12 @@ def test_text_that_cannot_match_holds_nothing_of_a_marker(text: str, markers: li
         assert (found.text, found.marker, found.rest) == (text, "", "")
 
 
-@dataclass
-class Markup:
-    """What mlx-lm's tokenizer wrapper says of a model's answers."""
-
-    think_start: str | None = "<think>"
-    think_end: str | None = "</think>"
-    structural_markers: Sequence[str] = ()
-    response_transitions: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
-    response_initial_state: str | None = None
-
-
+THINKING = Markup(think_start="<think>", think_end="</think>")
 CALLS = ("<call>", "</call>")
 
 
 def test_calls_are_looked_for_in_text_and_reasoning() -> None:
-    table = mode_table(Markup(), calls=CALLS, bare_starts=("<function=",))
+    table = mode_table(THINKING, calls=CALLS, bare_starts=("<function=",))
     assert table[TEXT].targets == {
         "</think>": STRAY,
         "<think>": REASONING,
@@ -97,19 +87,19 @@ def test_calls_are_looked_for_in_text_and_reasoning() -> None:
 
 
 def test_without_tools_call_markup_leads_nowhere() -> None:
-    table = mode_table(Markup(), calls=None, bare_starts=("<function=",))
+    table = mode_table(THINKING, calls=None, bare_starts=("<function=",))
     assert set(table[TEXT].targets) == {"<think>", "</think>"}
     assert set(table[REASONING].targets) == {"<think>", "</think>"}
 
 
 def test_a_model_without_reasoning_has_no_such_markers() -> None:
-    assert not mode_table(Markup(None, None), calls=None)[TEXT].targets
+    assert not mode_table(Markup(), calls=None)[TEXT].targets
 
 
 def test_a_response_format_decides_where_calls_begin() -> None:
     transitions = {HEADER: [("to=user", TEXT), ("<call>", TOOL)], TEXT: [("<eom>", HEADER)]}
-    table = mode_table(Markup(response_transitions=transitions), calls=CALLS)
+    table = mode_table(replace(THINKING, transitions=transitions), calls=CALLS)
     assert table[HEADER].targets == {"to=user": TEXT, "<call>": TOOL}
     assert "<call>" not in table[TEXT].targets
     assert table[TEXT].targets["<eom>"] == HEADER
-    assert "<call>" not in mode_table(Markup(response_transitions=transitions), calls=None)[HEADER].targets
+    assert "<call>" not in mode_table(replace(THINKING, transitions=transitions), calls=None)[HEADER].targets

@@ -32,7 +32,6 @@ from worker.engines.mlx.decode.draft_model import DRAFT_CACHE_SHARE, load_draft
 from worker.engines.mlx.decode.parameters import named_logprob, row_params
 from worker.engines.mlx.decode.sampling import RowSampler
 from worker.engines.mlx.decode.speculation import Mode, build_speculation, parse_options
-from worker.engines.mlx.harmony_output import open_stream
 from worker.engines.mlx.kv.cache import Layout
 from worker.engines.mlx.kv.disk import DiskTier, open_disk
 from worker.engines.mlx.kv.store import PrefixStore
@@ -47,7 +46,7 @@ from worker.engines.mlx.memory.plan import (
 from worker.engines.mlx.memory.room import Room, claim
 from worker.engines.mlx.model.models import LoadedModel, load
 from worker.engines.mlx.model.trial import tried
-from worker.engines.mlx.output import output_format
+from worker.engines.mlx.output import OutputStream, output_format
 from worker.engines.mlx.prefill.prefiller import Prefiller
 from worker.engines.mlx.prefill.scheduler import PrefillCost
 from worker.engines.mlx.prefill.sequence import Sequence
@@ -229,7 +228,7 @@ class MlxEngine:
             grammar=grammar,
             max_new_tokens=room if wanted is None else min(wanted, room),
             ends_at_context=wanted is None or wanted > room,
-            stream=open_stream(self._model.tokenizer, request, prompt, _make_tool_id),
+            stream=OutputStream(self._model.tokenizer, request, prompt, _make_tool_id),
             submitted_s=time.monotonic(),
         )
         self._update_stats()

@@ -2,71 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from shared.events import TokenLogprob
+from shared.events import Event, TokenLogprob
 from shared.request import GenerateRequest
 from worker.answers.reasoning import REASONING, TEXT
-from worker.engines.mlx.output import OutputStream, output_format
-from worker.formats.harmony import START, Closed, Opened, Said, Step, Turn, call_of
+from worker.answers.stream import AnswerFormat, AnswerStream, Beginning
+from worker.formats.harmony import Closed, Opened, Said, Step, Turn, call_of
 from worker.formats.readers import BodyCall
-from worker.prompt import Prompt
 
 # Between two messages of the same kind, which reach the client as one block.
 _GAP = "\n\n"
 
 
-def open_stream(
-    tokenizer: Any, request: GenerateRequest, prompt: Prompt, make_tool_id: Callable[[], str]
-) -> OutputStream:
-    """The stream for an answer of this model."""
-    kind = HarmonyStream if output_format(tokenizer).harmony_tokens else OutputStream
-    return kind(tokenizer, request, prompt, make_tool_id)
-
-
-class HarmonyStream(OutputStream):
-    """Control tokens are known by their ids and never shown; a message to a tool is a call, when the request has
-    tools and lets the model call."""
+class HarmonyStream(AnswerStream):
+    """Control tokens are never shown; a message to a tool is a call, when the request has tools and lets the model
+    call. `opening` is what the prompt has begun of the message that the answer goes on with, in pieces: text, and
+    whether it is a control token."""
 
     def __init__(
-        self, tokenizer: Any, request: GenerateRequest, prompt: Prompt, make_tool_id: Callable[[], str]
+        self,
+        form: AnswerFormat,
+        request: GenerateRequest,
+        beginning: Beginning,
+        make_tool_id: Callable[[], str],
+        opening: Iterable[tuple[str, bool]] = (),
     ) -> None:
-        super().__init__(tokenizer, request, prompt, make_tool_id)
-        self._control = self._format.harmony_tokens
+        super().__init__(form, request, beginning, make_tool_id)
         self._offered = [tool.name for tool in request.tools] if request.tool_choice.mode != "none" else []
         self._gap = ""
         self._turn = Turn(self._is_call)
-        self._begin_after(prompt)
+        self._begin_after(opening)
+        self._begun = beginning.continues and self._turn.in_body
 
-    def _begin_after(self, prompt: Prompt) -> None:
-        """The answer goes on in the message that the prompt has begun."""
-        start = next((id_ for id_, text in self._control.items() if text == START), None)
-        tokens = prompt.tokens
-        at = next((i for i in range(len(tokens) - 1, -1, -1) if tokens[i] == start), len(tokens))
+    def _begin_after(self, opening: Iterable[tuple[str, bool]]) -> None:
         begun = TEXT
-        detokenizer = self._format.texts.new_detokenizer()
-        for token in tokens[at:]:
-            control = self._control.get(token)
-            steps = self._turn.text(detokenizer.add(token)) if control is None else self._turn.control(control)
+        for text, is_control in opening:
+            steps = self._turn.control(text) if is_control else self._turn.text(text)
             kinds = [step.kind for step in steps if isinstance(step, Opened)]
             begun = REASONING if kinds[-1:] == ["reasoning"] else TEXT if kinds else begun
         self._turn.go_on()
         self._enter(begun)
-        self._begun = prompt.continues and self._turn.in_body
 
     def _is_call(self, recipient: str) -> bool:
         return bool(self._offered) and bool(call_of(recipient, self._offered))
 
-    def _take_token(self, token: int, logprob: TokenLogprob | None) -> None:
-        control = self._control.get(token)
-        if control is not None:
-            self._take(self._detokenizer.flush())
-            self._follow(self._turn.control(control))
-            return
-        if logprob is not None and self._turn.in_body and self._mode == TEXT and self._reader is None:
-            self._logprobs.append(logprob)
-        self._take(self._detokenizer.add(token))
+    def control(self, mark: str, logprob: TokenLogprob | None = None) -> list[Event]:
+        if not self.is_over:
+            self._follow(self._turn.control(mark))
+        return self._drain()
+
+    def _is_in_text(self) -> bool:
+        return self._turn.in_body and super()._is_in_text()
 
     def _take(self, text: str) -> None:
         self._follow(self._turn.text(text))

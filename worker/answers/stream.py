@@ -1,0 +1,360 @@
+"""One answer of any engine: generated text in, events out. Streaming and whole answers are the same because there is
+only this.
+
+Rules that make the events independent of how the text is cut, and a replayed answer render as it was:
+
+- Whitespace at the start of a text or reasoning block, and at its end before reasoning or a tool call, is markup and
+  is dropped; at the end of the answer it is kept.
+- Reasoning opens at the start of a line only, so that prose may mention its marker. A tool call inside reasoning ends
+  the reasoning.
+- Stop sequences are looked for in visible text; not in reasoning, not in tool calls. The text never contains one.
+- With no tools, or `tool_choice` none, the markup of a call is text. (The tools stay in the prompt all the same, so
+  that its prefix stays.)
+- What looked like a call and is none comes back as text, markers included.
+- Where the client wants one call at most, the answer ends with the first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shared.events import (
+    Event,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCallFinished,
+    ToolCallStarted,
+)
+from shared.request import GenerateRequest
+from worker.answers.reasoning import BARE_TOOL, HEADER, REASONING, STRAY, TEXT, TOOL, Markers, Markup, mode_table
+from worker.formats.readers import (
+    CallBegun,
+    CallDelta,
+    CallEnded,
+    CallEvent,
+    CallFormat,
+    CallReader,
+    definition,
+)
+
+EndReason = Literal["stop", "length", "context_length"]
+
+
+class AnswerFormat:
+    """What is known of a model's answers; built once per model."""
+
+    def __init__(self, markup: Markup, calls: CallFormat) -> None:
+        self.markup = markup
+        self.calls = calls
+        self._modes = {
+            has_calls: mode_table(
+                markup, calls=(calls.start, calls.end) if has_calls else None, bare_starts=calls.bare_starts
+            )
+            for has_calls in (False, True)
+        }
+
+    def modes(self, *, calls: bool) -> dict[str, Markers]:
+        return self._modes[calls]
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """How an answer begins: inside reasoning that the prompt has opened, or going on with a message of the prompt's."""
+
+    in_reasoning: bool = False
+    continues: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What an answer came to: text, calls with their arguments as JSON text, reasoning."""
+
+    text: str
+    calls: tuple[tuple[str, str], ...]
+    reasoning: str
+
+
+class AnswerStream:
+    """Not thread-safe; one per answer. Emits text, reasoning and tool call events only. Whatever engine generates feeds
+    it text in pieces, and control tokens by their text where it can tell them from text that only spells one."""
+
+    def __init__(
+        self, form: AnswerFormat, request: GenerateRequest, beginning: Beginning, make_tool_id: Callable[[], str]
+    ) -> None:
+        self._format = form
+        self._make_tool_id = make_tool_id
+        self._request = request
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._arguments: list[tuple[str, list[str]]] = []
+        calls = bool(request.tools) and request.tool_choice.mode != "none"
+        self._modes = form.modes(calls=calls)
+        self._bare_json = calls and request.response_schema is None
+        stop = tuple(sequence for sequence in request.sampling.stop if sequence)
+        self._stop = Markers((sequence, STRAY) for sequence in stop) if stop else None
+        self._mode = REASONING if beginning.in_reasoning else form.markup.initial
+        self._markers = self._modes[self._mode]
+        self._reader: CallReader | None = None
+        self._held = ""  # may become a marker
+        self._stop_held = ""  # may become a stop sequence
+        self._space = ""  # whitespace that may turn out to end its block
+        self._begun = beginning.continues  # whether the block has anything but whitespace
+        self._header = ""
+        self._calls = 0
+        self._calls_before_region = 0
+        self._is_single = not request.tool_choice.parallel
+        self._has_only_call = False
+        self._is_cut = False  # more was generated than was said
+        self._logprobs: list[TokenLogprob] = []
+        self._events: list[Event] = []
+        self.stopped: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer has ended although the model might go on."""
+        return self.stopped is not None or self._has_only_call
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether the answer is inside reasoning at the moment."""
+        return self._mode == REASONING and self._reader is None
+
+    def text(self, text: str, logprob: TokenLogprob | None = None) -> list[Event]:
+        """Events that this text makes certain; once the answer is over, none. `logprob` is the token's that it came
+        with: a token that completes no character has one too."""
+        if self.is_over:
+            return []
+        if logprob is not None and self._is_in_text():
+            self._logprobs.append(logprob)
+        if text:
+            self._take(text)
+        return self._drain()
+
+    def control(self, mark: str, logprob: TokenLogprob | None = None) -> list[Event]:
+        """A control token, by its text."""
+        return self.text(mark, logprob)
+
+    def finish(self, reason: EndReason) -> tuple[list[Event], FinishReason, str]:
+        """The last events, why the answer ended, and the stop sequence if one matched."""
+        if not self.is_over:
+            self._close(complete=reason == "stop")
+        events = self._drain()
+        if self.stopped is not None:
+            return events, "stop_sequence", self.stopped
+        if self._calls and (reason == "stop" or self._has_only_call):
+            return events, "tool_calls", ""
+        return events, reason, ""
+
+    @property
+    def whole(self) -> Whole | None:
+        """What was said, once finished; None when more was generated: that answer cannot be put back."""
+        if self.stopped is not None or self._is_cut:
+            return None
+        calls = tuple((name, "".join(pieces)) for name, pieces in self._arguments)
+        return Whole("".join(self._text), calls, "".join(self._reasoning))
+
+    def _is_in_text(self) -> bool:
+        return self._mode == TEXT and self._reader is None
+
+    def _drain(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    # From text to blocks and calls.
+
+    def _take(self, text: str) -> None:
+        while text and not self.is_over:
+            if self._reader is not None:
+                text = self._read_call(self._reader, text)
+            elif self._bare_json and not self._begun and self._mode == TEXT and text.lstrip().startswith("{"):
+                text = text.lstrip()
+                self._open_call(self._format.calls.bare_reader("", self._definitions))
+            elif not self._held and self._markers.cannot_match(text):
+                self._emit(text)
+                return
+            else:
+                text = self._take_marked(text)
+
+    def _take_marked(self, text: str) -> str:
+        found = self._markers.find(self._held + text)
+        self._held = ""
+        if found.text:
+            self._emit(found.text)
+            if self.stopped is not None:
+                return ""
+        if found.marker:
+            self._cross(found.marker)
+            return found.rest
+        self._held = found.rest
+        return ""
+
+    def _cross(self, marker: str) -> None:
+        target = self._markers.targets[marker]
+        if target == TOOL:
+            self._open_call(self._format.calls.reader(marker, self._definitions))
+        elif target == BARE_TOOL and (self._mode == HEADER or self._at_line_start()):
+            self._open_call(self._format.calls.bare_reader(marker, self._definitions))
+        elif target == STRAY and not self._begun:
+            pass  # the end of a block that was ended already, or the start of one that is open
+        elif target in (STRAY, BARE_TOOL) or (target == REASONING and self._mode == TEXT and not self._at_line_start()):
+            self._emit(marker)
+        else:
+            self._enter(target)
+
+    def _at_line_start(self) -> bool:
+        return not self._begun or "\n" in self._space or self._stop_held.endswith("\n")
+
+    def _enter(self, mode: str) -> None:
+        if mode != self._mode:
+            self._end_block()
+        self._mode = mode
+        self._markers = self._modes[mode]
+
+    def _end_block(self) -> None:
+        self._flush_stop()
+        self._logprobs.clear()
+        self._space = ""
+        self._begun = False
+
+    def _emit(self, text: str) -> None:
+        if self._mode == HEADER:
+            self._header += text
+            return
+        if not self._begun:
+            text = text.lstrip()
+            if not text:
+                return
+            self._begun = True
+        if self._stop is not None and self._mode == TEXT:
+            self._emit_until_stop(self._stop, text)
+        else:
+            self._emit_trimmed(text)
+
+    def _emit_until_stop(self, stop: Markers, text: str) -> None:
+        if not self._stop_held and stop.cannot_match(text):
+            self._emit_trimmed(text)
+            return
+        found = stop.find(self._stop_held + text)
+        self._stop_held = ""
+        if found.text:
+            self._emit_trimmed(found.text)
+        if found.marker:
+            self._emit_space()
+            self.stopped = found.marker
+        else:
+            self._stop_held = found.rest
+
+    def _flush_stop(self) -> None:
+        held, self._stop_held = self._stop_held, ""
+        if held:
+            self._emit_trimmed(held)
+
+    def _emit_trimmed(self, text: str) -> None:
+        """Whitespace at the end waits: what follows decides whether it is shown."""
+        if self._space:
+            text = self._space + text
+            self._space = ""
+        if text[-1].isspace():
+            shown = text.rstrip()
+            self._space = text[len(shown) :]
+            text = shown
+            if not text:
+                return
+        self._emit_exactly(text)
+
+    def _emit_space(self) -> None:
+        space, self._space = self._space, ""
+        if space and self._mode == TEXT:
+            self._emit_exactly(space)
+
+    def _emit_exactly(self, text: str) -> None:
+        if self._mode == REASONING:
+            self._reasoning.append(text)
+            self._events.append(ReasoningDelta(text=text))
+            return
+        self._text.append(text)
+        if self._logprobs:
+            self._events.append(TextDelta(text=text, logprobs=tuple(self._logprobs)))
+            self._logprobs.clear()
+        else:
+            self._events.append(TextDelta(text=text))
+
+    # Tool calls.
+
+    @functools.cached_property
+    def _definitions(self) -> list[dict[str, Any]]:
+        return [definition(tool, self._format.calls.family) for tool in self._request.tools]
+
+    def _open_call(self, reader: CallReader) -> None:
+        self._reader = reader
+        self._calls_before_region = self._calls
+
+    def _read_call(self, reader: CallReader, text: str) -> str:
+        self._convert(reader.feed(text))
+        if not reader.done:
+            return ""
+        self._leave_call()
+        self._is_cut = self._is_cut or (self._has_only_call and bool(reader.rest.strip()))
+        return reader.rest
+
+    def _leave_call(self) -> None:
+        """Text follows a call, also one inside reasoning. What was no call changed nothing."""
+        self._reader = None
+        if self._calls > self._calls_before_region:
+            self._mode = TEXT
+            self._markers = self._modes[TEXT]
+            self._has_only_call = self._is_single
+
+    def _convert(self, events: list[CallEvent]) -> None:
+        for event in events:
+            match event:
+                case CallDelta(arguments=arguments):
+                    self._arguments[-1][1].append(arguments)
+                    self._events.append(ToolCallDelta(index=self._calls - 1, arguments=arguments))
+                case CallBegun() if self._is_single and self._calls:
+                    self._has_only_call = self._is_cut = True
+                    return
+                case CallBegun(name=name):
+                    # Never the model's own id: models repeat theirs, and a client loses one of two calls of one id.
+                    self._end_block()
+                    name = self._tool_name(name)
+                    self._arguments.append((name, []))
+                    self._events.append(ToolCallStarted(index=self._calls, id=self._make_tool_id(), name=name))
+                    self._calls += 1
+                case CallEnded(is_valid=is_valid):
+                    self._events.append(ToolCallFinished(index=self._calls - 1, is_valid=is_valid))
+                case _:
+                    if self.stopped is None:
+                        self._emit(event.text)
+
+    def _tool_name(self, name: str) -> str:
+        names = [tool.name for tool in self._request.tools]
+        if name in names:
+            return name
+        alike = [known for known in names if known.casefold() == name.casefold()]
+        return alike[0] if len(alike) == 1 else name
+
+    # The end.
+
+    def _close(self, *, complete: bool) -> None:
+        while not self.is_over and self._reader is not None:
+            reader = self._reader
+            self._convert(reader.finish(complete=complete))
+            self._leave_call()
+            self._take(reader.rest)
+        if not self.is_over and self._held:
+            held, self._held = self._held, ""
+            self._emit(held)
+        if self._mode == HEADER and self._header.strip() and not self._calls and not self._begun:
+            # A model that keeps to no format at all: nothing was shown, so show what it said.
+            self._enter(TEXT)
+            self._emit(self._header)
+        if not self.is_over:
+            self._flush_stop()
+            self._emit_space()
