@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 _DRAIN_S = 5.0
 _LAST_CANCELS_S = 2.0
 _READ_ONLY = ["GET", "HEAD"]
-_PROBED = ("/", "/api/hello", "/anthropic", "/anthropic/", "/anthropic/api/hello")
+_PROBED = ("/", "/api/hello", "/anthropic", "/anthropic/api/hello")
 
 
 class GatewayApp(FastAPI):

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from shared.errors import InvalidRequestError
 from shared.messages import (
     Message,
     Part,
@@ -43,29 +42,35 @@ _P = TypeVar("_P", Part, ResultPart)
 
 
 class CallLedger:
-    """Follows the tool calls and results of one conversation, in the client's order, and refuses impossible ones.
+    """Follows the tool calls and results of one conversation, in the client's order.
 
-    `at` names the field in the client's own notation. A call without a result is accepted: clients leave such calls
-    behind when a person interrupts, and templates render them.
+    A call without a result is accepted: clients leave such calls behind when a person interrupts, and templates render
+    them. A result that answers no open call (its call was cut away, or has a result already) becomes text.
     """
 
     def __init__(self) -> None:
-        self._answered: dict[str, bool] = {}
+        self._open: dict[str, bool] = {}  # id -> whether its last call waits for a result
+        self._names: dict[str, str] = {}
 
-    def call(self, call_id: str, at: str) -> None:
-        """Raises `InvalidRequestError` when the id already names a call that has no result yet."""
-        if self._answered.get(call_id) is False:
-            raise InvalidRequestError(f"{at}: tool call ids must be unique, {call_id!r} is used twice", param=at)
-        self._answered[call_id] = False
+    def call(self, call_id: str, name: str) -> bool:
+        """Whether the id is free: False when it already names a call that has no result yet."""
+        is_free = not self._open.get(call_id)
+        self._open[call_id] = True
+        self._names[call_id] = name
+        return is_free
 
-    def result(self, call_id: str, at: str) -> None:
-        """Raises `InvalidRequestError` for a result without an earlier call, or a second one."""
-        answered = self._answered.get(call_id)
-        if answered is None:
-            raise InvalidRequestError(f"{at}: tool result without its call, no earlier call is {call_id!r}", param=at)
-        if answered:
-            raise InvalidRequestError(f"{at}: the call {call_id!r} already has a result", param=at)
-        self._answered[call_id] = True
+    def result(self, result: ToolResultPart, name: str = "") -> tuple[Part, ...]:
+        """The result itself, or what a user would say of it. `name` is the tool's, where the client sends it along."""
+        if self._open.get(result.call_id):
+            self._open[result.call_id] = False
+            return (result,)
+        return _stray_result(result, self._names.get(result.call_id, name))
+
+
+def _stray_result(result: ToolResultPart, name: str) -> tuple[Part, ...]:
+    what = "Error" if result.is_error else "Result"
+    heading = f"{what} of an earlier call of the tool {name}:" if name else f"{what} of an earlier tool call:"
+    return (TextPart(text=heading), *result.parts)
 
 
 def arguments_text(value: Any) -> str:
@@ -79,11 +84,18 @@ def normal_arguments(text: str) -> str:
         value = json.loads(text)
         if not isinstance(value, dict):
             return text
-        normal = arguments_text(value)
-        normal.encode()  # an escaped half of a surrogate pair is legal JSON, but no text
+        return whole_characters(arguments_text(value))
     except (ValueError, RecursionError):
         return text
-    return normal
+
+
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair: an escaped one is legal JSON, but no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def canonicalise(request: GenerateRequest) -> GenerateRequest:

@@ -15,7 +15,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-import orjson
 from starlette.types import Receive, Scope, Send
 
 from gateway.canonical import canonicalise
@@ -25,11 +24,12 @@ from gateway.dispatch.coalescing import may_share
 from gateway.dispatch.event_stream import EventReader, EventStream
 from gateway.dispatch.placement import choose_queue
 from gateway.http.replies import header, read_body, request_id_of, send_json
+from gateway.intake.json_text import parse_json
 from gateway.metrics import RequestRecord, outcome_of
 from gateway.models.sampling import fill_sampling
 from gateway.services import Services
 from shared import keys
-from shared.errors import DeadlineExceededError, GatewayError, InternalError, InvalidRequestError
+from shared.errors import DeadlineExceededError, GatewayError, InternalError
 from shared.events import Event, Failed, Progress, Started, assemble
 from shared.request import Envelope, GenerateRequest
 
@@ -59,10 +59,7 @@ class _Endpoint:
 
     async def parse(self, scope: Scope, receive: Receive, *, counting: bool) -> Parsed:
         body = await read_body(receive)
-        try:
-            data = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise InvalidRequestError(f"the request body is not valid JSON: {error}{_encoding_hint(scope)}") from None
+        data = parse_json(body, _encoding_hint(scope))
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         return self.dialect.parse_request(data, headers, request_id=request_id_of(scope), counting=counting)
 

@@ -9,6 +9,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.http.paths import normal_path
 from gateway.http.replies import ClientDisconnectedError, header, send_error
 from shared.errors import GatewayError, InternalError, RequestTooLargeError
 
@@ -20,7 +21,7 @@ _MAX_DRAIN_S = 30.0
 
 
 class RequestContext:
-    """Gives the request its id and start time, every response its id headers, and the log one line."""
+    """Gives the request a normal path, its id and start time, every response its id headers, and the log one line."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -29,6 +30,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope["path"] = normal_path(scope["path"])
         request_id = f"req_{secrets.token_hex(12)}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id

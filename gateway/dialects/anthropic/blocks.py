@@ -50,8 +50,6 @@ def parse_messages(value: Any) -> tuple[tuple[Message, ...], Mapping[str, ToolDe
         fields.refuse("messages", "at least one message is required")
     reading = _Reading()
     parsed = tuple(_parse_message(message, f"messages.{index}", reading) for index, message in enumerate(messages))
-    if not any(message.parts for message in parsed):
-        fields.refuse("messages", "at least one message must have non-empty content")
     return parsed, reading.added
 
 
@@ -77,7 +75,7 @@ def _parse_message(value: Any, at: str, reading: _Reading) -> Message:
             case "assistant":
                 own = _parse_said(block, kind, at, reading)
             case "user" if kind == "tool_result":
-                own = (_parse_tool_result(block, at, reading.ledger),)
+                own = reading.ledger.result(_parse_tool_result(block, at))
             case "system" if kind in ("tool_addition", "tool_removal"):
                 own = parse_tool_change(block, kind, at, reading.added)
         return _parse_plain_block(block, kind, at) if own is None else own
@@ -207,12 +205,11 @@ def _parse_plain_content(value: Any, at: str) -> tuple[ResultPart, ...]:
 
 def _parse_tool_use(block: Mapping[str, Any], at: str, ledger: CallLedger) -> ToolCallPart:
     call_id = fields.name(block.get("id"), f"{at}.id")
-    ledger.call(call_id, f"{at}.id")
-    return ToolCallPart(
-        id=call_id,
-        name=fields.name(block.get("name"), f"{at}.name"),
-        arguments=_parse_input(fields.optional_mapping(block.get("input"), f"{at}.input")),
-    )
+    name = fields.name(block.get("name"), f"{at}.name")
+    if not ledger.call(call_id, name):
+        fields.refuse(at, f"`tool_use` ids must be unique, {call_id!r} is used twice")  # clients look for these words
+    arguments = _parse_input(fields.optional_mapping(block.get("input"), f"{at}.input"))
+    return ToolCallPart(id=call_id, name=name, arguments=arguments)
 
 
 def _parse_input(value: Mapping[str, Any]) -> str:
@@ -223,12 +220,10 @@ def _parse_input(value: Mapping[str, Any]) -> str:
     return arguments_text(value)
 
 
-def _parse_tool_result(block: Mapping[str, Any], at: str, ledger: CallLedger) -> ToolResultPart:
-    call_id = fields.name(block.get("tool_use_id"), f"{at}.tool_use_id")
-    ledger.result(call_id, f"{at}.tool_use_id")
+def _parse_tool_result(block: Mapping[str, Any], at: str) -> ToolResultPart:
     content = block.get("content")
     return ToolResultPart(
-        call_id=call_id,
+        call_id=fields.name(block.get("tool_use_id"), f"{at}.tool_use_id"),
         parts=_parse_plain_content(content, f"{at}.content") if content is not None else (),
         is_error=fields.boolean(block.get("is_error"), f"{at}.is_error"),
     )

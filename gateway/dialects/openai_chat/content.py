@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.canonical import CallLedger, arguments_text, normal_arguments
 from gateway.dialects import fields
-from gateway.dialects.openai_chat.schema import ROLES
+from gateway.dialects.openai_chat.schema import REASONING_KINDS, ROLES
 from shared.errors import UnsupportedContentError
 from shared.messages import (
     DocumentPart,
@@ -21,6 +21,8 @@ from shared.messages import (
     ToolResultPart,
 )
 
+_P = TypeVar("_P", Part, ResultPart)
+
 
 def parse_messages(value: Any) -> tuple[Message, ...]:
     """One message per wire message, in order; `developer` is `system`, and `canonicalise` does the rest."""
@@ -28,10 +30,7 @@ def parse_messages(value: Any) -> tuple[Message, ...]:
     if not messages:
         fields.refuse("messages", "at least one message is required")
     parser = _MessageParser()
-    parsed = tuple(parser.parse(message, f"messages[{index}]") for index, message in enumerate(messages))
-    if not any(message.parts for message in parsed):
-        fields.refuse("messages", "at least one message must have non-empty content")
-    return parsed
+    return tuple(parser.parse(message, f"messages[{index}]") for index, message in enumerate(messages))
 
 
 class _MessageParser:
@@ -51,7 +50,7 @@ class _MessageParser:
             return Message(role=role, parts=self._assistant_parts(message, at))
         content = _parse_content(message.get("content"), f"{at}.content")
         if role == "tool":
-            return Message(role=role, parts=(self._result(message, wire_role, content, at),))
+            return self._result(message, wire_role, content, at)
         if message.get("content") is None:
             fields.refuse(f"{at}.content", "Field required")
         return Message(role=role, parts=content)
@@ -62,7 +61,7 @@ class _MessageParser:
         reasoning = fields.optional_string(message.get(key), f"{at}.{key}")
         if reasoning:
             parts.append(ReasoningPart(text=reasoning))
-        parts.extend(_parse_content(message.get("content"), f"{at}.content"))
+        parts.extend(_parse_said(message.get("content"), f"{at}.content"))
         refusal = fields.optional_string(message.get("refusal"), f"{at}.refusal")
         if refusal:
             parts.append(TextPart(text=refusal))
@@ -75,33 +74,33 @@ class _MessageParser:
     def _call(self, value: Any, at: str) -> ToolCallPart:
         call = fields.mapping(value, at)
         call_id = fields.name(call.get("id"), f"{at}.id")
-        self._ledger.call(call_id, f"{at}.id")
         if call.get("type") == "custom":
             custom = fields.mapping(call.get("custom"), f"{at}.custom")
             text = fields.optional_string(custom.get("input"), f"{at}.custom.input")
-            name = fields.name(custom.get("name"), f"{at}.custom.name")
-            return ToolCallPart(id=call_id, name=name, arguments=arguments_text({"input": text}))
-        name, arguments = _parse_function(call.get("function"), f"{at}.function")
+            name, arguments = fields.name(custom.get("name"), f"{at}.custom.name"), arguments_text({"input": text})
+        else:
+            name, arguments = _parse_function(call.get("function"), f"{at}.function")
+        if not self._ledger.call(call_id, name):
+            fields.refuse(f"{at}.id", f"tool call ids must be unique, {call_id!r} is used twice")
         return ToolCallPart(id=call_id, name=name, arguments=arguments)
 
     def _function_call(self, value: Any, at: str) -> ToolCallPart:
         name, arguments = _parse_function(value, at)
         call_id = self._functions[name] = f"{at}:{name}"
-        self._ledger.call(call_id, at)
+        self._ledger.call(call_id, name)
         return ToolCallPart(id=call_id, name=name, arguments=arguments)
 
-    def _result(
-        self, message: Mapping[str, Any], wire_role: str, content: tuple[ResultPart, ...], at: str
-    ) -> ToolResultPart:
+    def _result(self, message: Mapping[str, Any], wire_role: str, content: tuple[ResultPart, ...], at: str) -> Message:
+        """A `tool` message, or a user's, where no call waits for this result."""
         if wire_role == "function":
-            field = f"{at}.name"
-            name = fields.name(message.get("name"), field)
+            name = fields.name(message.get("name"), f"{at}.name")
             call_id = self._functions.get(name, name)
         else:
-            field = f"{at}.tool_call_id"
-            call_id = fields.name(message.get("tool_call_id"), field)
-        self._ledger.result(call_id, field)
-        return ToolResultPart(call_id=call_id, parts=content)
+            name = fields.optional_string(message.get("name"), f"{at}.name")
+            call_id = fields.name(message.get("tool_call_id"), f"{at}.tool_call_id")
+        result = ToolResultPart(call_id=call_id, parts=content)
+        parts = self._ledger.result(result, name)
+        return Message(role="tool" if parts == (result,) else "user", parts=parts)
 
 
 def _parse_function(value: Any, at: str) -> tuple[str, str]:
@@ -118,14 +117,36 @@ def _parse_function(value: Any, at: str) -> tuple[str, str]:
 
 def _parse_content(value: Any, at: str) -> tuple[ResultPart, ...]:
     """A string, a list of content parts, or null."""
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return (TextPart(text=value),) if value else ()
+    return _spoken([_parse_part(part, where) for part, where in _items(value, at)])
+
+
+def _parse_said(value: Any, at: str) -> tuple[Part, ...]:
+    """The same of an answer, in which some clients keep its reasoning."""
+    return _spoken([_parse_reasoning(part, where) or _parse_part(part, where) for part, where in _items(value, at)])
+
+
+def _spoken(parts: list[_P]) -> tuple[_P, ...]:
+    return tuple(part for part in parts if not (isinstance(part, TextPart) and not part.text))
+
+
+def _items(value: Any, at: str) -> list[tuple[Any, str]]:
+    """Every part of a message's content, with its name."""
+    if value is None or isinstance(value, str):
+        return [(value, at)] if value else []
     if not isinstance(value, list):
         fields.refuse(at, "Input should be a valid string or list")
-    parts = [_parse_part(part, f"{at}[{index}]") for index, part in enumerate(value)]
-    return tuple(part for part in parts if not (isinstance(part, TextPart) and not part.text))
+    return [(part, f"{at}[{index}]") for index, part in enumerate(value)]
+
+
+def _parse_reasoning(value: Any, at: str) -> ReasoningPart | None:
+    """A part of the kinds that hold reasoning: its text stands in the part itself or in parts of its own."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind not in REASONING_KINDS:
+        return None
+    key = next((key for key in ("thinking", "reasoning", "text") if value.get(key) is not None), "text")
+    held = value.get(key, "")
+    texts = [_parse_part(part, where) for part, where in _items(held, f"{at}.{key}")]
+    return ReasoningPart(text="".join(part.text for part in texts if isinstance(part, TextPart)))
 
 
 def _parse_part(value: Any, at: str) -> ResultPart:

@@ -22,6 +22,9 @@ ROLES: Final[dict[str, Role]] = {
     "function": "tool",
 }
 
+# Parts of an answer that hold reasoning: Mistral's, and what clients make of other vendors'.
+REASONING_KINDS: Final = frozenset({"thinking", "reasoning", "redacted_thinking"})
+
 FINISH_REASONS: Final[dict[FinishReason, str]] = {
     "stop": "stop",
     "stop_sequence": "stop",

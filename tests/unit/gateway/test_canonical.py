@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from gateway.canonical import FILLER, CallLedger, arguments_text, canonicalise, normal_arguments
-from shared.errors import InvalidRequestError
 from shared.messages import (
     ImagePart,
     Message,
@@ -187,22 +186,24 @@ def test_a_result_without_a_call_is_kept_last() -> None:
     assert messages[2:] == (tool(result("call00000")), tool(result("lost")))
 
 
-def test_the_ledger_refuses_a_result_without_its_call() -> None:
-    with pytest.raises(InvalidRequestError, match=r"messages\.3: tool result without its call.*'x'") as caught:
-        CallLedger().result("x", "messages.3")
-    assert caught.value.details["param"] == "messages.3"
-
-
-def test_the_ledger_refuses_a_second_result_and_a_second_open_call() -> None:
+def test_the_ledger_tells_an_open_call_of_the_same_id() -> None:
     ledger = CallLedger()
-    ledger.call("x", "a")
-    with pytest.raises(InvalidRequestError, match="used twice"):
-        ledger.call("x", "b")
-    ledger.result("x", "c")
-    with pytest.raises(InvalidRequestError, match="already has a result"):
-        ledger.result("x", "d")
-    ledger.call("x", "e")
-    ledger.result("x", "f")
+    assert ledger.call("x", "Bash")
+    assert not ledger.call("x", "Bash")
+    assert ledger.result(result("x")) == (result("x"),)
+    assert ledger.call("x", "Read")
+    assert ledger.result(result("x")) == (result("x"),)
+
+
+def test_a_result_that_answers_no_open_call_becomes_text() -> None:
+    ledger = CallLedger()
+    image = ImagePart(media_type="image/png", data="AAAA")
+    assert ledger.result(result("x", image)) == (text("Result of an earlier tool call:"), image)
+    assert ledger.result(result("x"), "Read") == (text("Result of an earlier call of the tool Read:"),)
+    ledger.call("x", "Bash")
+    ledger.result(result("x"))
+    again = ToolResultPart(call_id="x", parts=(text("no"),), is_error=True)
+    assert ledger.result(again, "ignored") == (text("Error of an earlier call of the tool Bash:"), text("no"))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,8 @@ def test_the_ledger_refuses_a_second_result_and_a_second_open_call() -> None:
         ('{"b": "\\u00e9"}', '{"b": "é"}'),
         ("{'a': 1}", "{'a': 1}"),
         ("[1,2]", "[1,2]"),
-        ('{"a":"\\ud800"}', '{"a":"\\ud800"}'),
+        ('{"a":"\\ud800"}', '{"a": "\ufffd"}'),
+        ('{"\\ud83d":["\\ud83d\\ude00 \\udc00"]}', '{"\ufffd": ["😀 \ufffd"]}'),
         ("", ""),
     ],
 )

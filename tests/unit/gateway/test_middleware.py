@@ -150,3 +150,26 @@ def test_keys_that_are_strange_are_wrong_and_not_an_error(key: str) -> None:
 )
 def test_a_path_has_the_dialect_of_its_clients(path: str, headers: dict[str, str], dialect: str) -> None:
     assert dialect_of(scope_of(path, headers=headers)).name == dialect
+
+
+@pytest.mark.parametrize(
+    ("joined", "path"),
+    [
+        ("//v1/messages", "/v1/messages"),
+        ("/v1/messages/", "/v1/messages"),
+        ("/anthropic//v1///messages//count_tokens/", "/anthropic/v1/messages/count_tokens"),
+        ("//", "/"),
+        ("/health/", "/health"),
+        ("/v1/models/", "/v1/models/"),
+        ("//v1//models//folder//of a model", "/v1/models//folder//of a model"),
+        ("/anthropic//v1/models/a/b", "/anthropic/v1/models/a/b"),
+    ],
+)
+def test_slashes_too_many_do_not_matter_but_in_the_id_of_a_model(joined: str, path: str) -> None:
+    seen = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["path"])
+
+    call(RequestContext(app), scope_of(joined))
+    assert seen == [path]

@@ -439,6 +439,32 @@ def test_a_suggestion_request_yields(content: Any) -> None:
     assert parse(messages=later).request.priority == "interactive"
 
 
+@pytest.mark.parametrize("content", ["", [], [{"type": "text", "text": ""}]])
+def test_a_lone_empty_user_message_is_served(content: Any) -> None:
+    assert parse(messages=[{"role": "user", "content": content}]).request.messages == (Message(role="user", parts=()),)
+
+
+def test_a_result_whose_call_is_gone_is_shown_as_text() -> None:
+    result = {"type": "tool_result", "tool_use_id": "gone", "content": "late"}
+    messages = [
+        USER,
+        {"role": "assistant", "content": "ok"},
+        {"role": "user", "content": [result, {"type": "text", "text": "go on"}]},
+    ]
+    last = canonicalise(parse(messages=messages).request).messages[-1]
+    assert last == Message(role="user", parts=(TextPart(text="Result of an earlier tool call:\nlate\ngo on"),))
+
+
+def test_a_second_result_of_a_call_is_shown_as_text_with_the_name_of_its_tool() -> None:
+    first = {"type": "tool_result", "tool_use_id": "t1", "content": "1"}
+    again = first | {"content": [{"type": "text", "text": "2"}], "is_error": True}
+    messages = canonicalise(parse(messages=[*CALLED, {"role": "user", "content": [first, again]}]).request).messages
+    assert messages[-2] == Message(
+        role="tool", parts=(ToolResultPart(call_id="call00000", parts=(TextPart(text="1"),)),)
+    )
+    assert messages[-1] == Message(role="user", parts=(TextPart(text="Error of an earlier call of the tool Bash:\n2"),))
+
+
 def test_counting_needs_no_max_tokens() -> None:
     assert parse(max_tokens=..., counting=True, tools=[]).request.sampling.max_tokens is None
     assert refusal(max_tokens=...).message == "max_tokens: Field required"
@@ -454,7 +480,6 @@ def test_counting_needs_no_max_tokens() -> None:
         ({"messages": ...}, "messages: Field required"),
         ({"messages": {}}, "messages: Input should be a valid list"),
         ({"messages": []}, "messages: at least one message is required"),
-        ({"messages": [{"role": "user", "content": ""}]}, "messages: at least one message must have non-empty content"),
         ({"messages": ["x"]}, "messages.0: Input should be an object"),
         (
             {"messages": [{"role": "robot", "content": "x"}]},
@@ -475,12 +500,12 @@ def test_counting_needs_no_max_tokens() -> None:
             "messages.0.content.0: `tool_use` blocks can only be in `assistant` messages",
         ),
         (
-            {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x"}]}]},
-            "messages.0.content.0.tool_use_id: tool result without its call, no earlier call is 'x'",
+            {"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]},
+            "messages.0.content.0.tool_use_id: Field required",
         ),
         (
             {"messages": [*CALLED, CALLED[1]]},
-            "messages.2.content.0.id: tool call ids must be unique, 't1' is used twice",
+            "messages.2.content.0: `tool_use` ids must be unique, 't1' is used twice",
         ),
         (
             {"messages": [USER, {"role": "assistant", "content": [{"type": "image", "source": PNG}]}]},

@@ -15,6 +15,9 @@ from shared.request import ReasoningOptions, ToolChoice, ToolDefinition
 USER = {"role": "user", "content": "hi"}
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "Bash", "arguments": "{}"}}
+
+
 def function(name: str, **more: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": {"type": "object"}} | more}
 
@@ -90,6 +93,53 @@ def test_a_tool_conversation() -> None:
         ),
         Message(role="tool", parts=(ToolResultPart(call_id="c1", parts=(TextPart(text="out"),)),)),
     )
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thinking", "thinking": "hm"},
+        {
+            "type": "thinking",
+            "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}],
+            "closed": True,
+        },
+        {"type": "reasoning", "text": "hm"},
+        {"type": "reasoning", "reasoning": "hm", "signature": "s"},
+    ],
+)
+def test_parts_of_an_answer_may_hold_its_reasoning(part: dict[str, Any]) -> None:
+    (answer,) = messages({"role": "assistant", "content": [part, {"type": "text", "text": "yes"}]})
+    assert answer.parts == (ReasoningPart(text="hm"), TextPart(text="yes"))
+
+
+def test_reasoning_that_nobody_can_read_is_no_text() -> None:
+    (answer,) = messages({"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}, "yes"]})
+    assert answer.parts == (ReasoningPart(text=""), TextPart(text="yes"))
+
+
+@pytest.mark.parametrize("content", ["", [], [{"type": "text", "text": ""}]])
+def test_a_lone_empty_user_message_is_served(content: Any) -> None:
+    assert messages({"role": "user", "content": content}) == (Message(role="user", parts=()),)
+
+
+@pytest.mark.parametrize(
+    ("stray", "shown"),
+    [
+        ({"role": "tool", "tool_call_id": "gone", "content": "late"}, "Result of an earlier tool call:"),
+        (
+            {"role": "tool", "tool_call_id": "gone", "name": "Read", "content": "late"},
+            "Result of an earlier call of the tool Read:",
+        ),
+        ({"role": "tool", "tool_call_id": "c1", "content": "late"}, "Result of an earlier call of the tool Bash:"),
+        ({"role": "function", "name": "Read", "content": "late"}, "Result of an earlier call of the tool Read:"),
+    ],
+)
+def test_a_result_that_answers_no_open_call_is_shown_as_text(stray: dict[str, Any], shown: str) -> None:
+    answered = {"role": "tool", "tool_call_id": "c1", "content": "1"}
+    *_, result, last = messages(USER, {"role": "assistant", "tool_calls": [CALL]}, answered, stray)
+    assert result == Message(role="tool", parts=(ToolResultPart(call_id="c1", parts=(TextPart(text="1"),)),))
+    assert last == Message(role="user", parts=(TextPart(text=shown), TextPart(text="late")))
 
 
 def test_reasoning_is_accepted_back_under_both_names() -> None:
@@ -285,11 +335,6 @@ ASSISTANT = {"role": "assistant", "content": "a"}
     [
         ({"model": ...}, "model", "Field required"),
         ({"messages": []}, "messages", "at least one message is required"),
-        (
-            {"messages": [{"role": "user", "content": ""}]},
-            "messages",
-            "at least one message must have non-empty content",
-        ),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "Input should be one of 'system', "),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "Field required"),
         (
@@ -308,14 +353,14 @@ ASSISTANT = {"role": "assistant", "content": "a"}
             "Input should be an http(s) or base64 data URL",
         ),
         (
-            {"messages": [USER, {"role": "tool", "tool_call_id": "x", "content": ""}]},
+            {"messages": [USER, {"role": "tool", "content": ""}]},
             "messages[1].tool_call_id",
-            "tool result without its call",
+            "Field required",
         ),
         (
-            {"messages": [USER, {"role": "function", "name": "f", "content": ""}]},
-            "messages[1].name",
-            "tool result without",
+            {"messages": [ASSISTANT | {"tool_calls": [CALL, CALL]}]},
+            "messages[0].tool_calls[1].id",
+            "tool call ids must be unique, 'c1' is used twice",
         ),
         (
             {"messages": [ASSISTANT | {"tool_calls": [{"id": "x", "function": {"arguments": "{}"}}]}]},
