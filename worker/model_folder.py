@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import struct
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +102,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def parse_json(path: Path) -> dict[str, Any]:
+    """A byte order mark at its beginning does not matter. Raises `ModelUnavailableError`."""
     try:
-        parsed = json.loads(path.read_text())
+        parsed = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ModelUnavailableError(f"{path} cannot be read: {error}") from error
     if not isinstance(parsed, dict):
@@ -111,21 +114,46 @@ def parse_json(path: Path) -> dict[str, Any]:
 
 def _check_weights(folder: Path) -> None:
     present = {path.name for path in folder.glob("model*.safetensors")}
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = parse_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise ModelUnavailableError(f"{index} has no weight_map")
-        wanted = set(map(str, weight_map.values()))
-        missing = sorted(wanted - present)
-        if missing:
-            raise ModelUnavailableError(
-                f"{folder} lacks {len(missing)} of {len(wanted)} weight files, e.g. {missing[0]}"
-            )
     if not present:
         raise ModelUnavailableError(f"{folder} has no weights (model*.safetensors)")
+    wanted = _indexed(folder / "model.safetensors.index.json")
+    missing = sorted(wanted - present)
+    # An index of which no file is here was left behind by weights that have been merged: nobody reads it.
+    if missing and wanted & present:
+        raise ModelUnavailableError(f"{folder} lacks {len(missing)} of {len(wanted)} weight files, e.g. {missing[0]}")
     for name in sorted(present):
         _check_safetensors(folder / name)
+
+
+def _indexed(index: Path) -> set[str]:
+    """The weight files that an index lists; none where it says nothing that can be read."""
+    weight_map: Any = None
+    with contextlib.suppress(ModelUnavailableError):
+        weight_map = parse_json(index).get("weight_map")
+    return set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+
+
+@contextlib.contextmanager
+def without_byte_order_marks(folder: Path) -> Iterator[Path]:
+    """The folder itself, or, where JSON files in it begin with a byte order mark (editors of Windows write one, readers
+    of models refuse it), one that links to its files and holds copies of those without it."""
+    marked = [path for path in folder.glob("*.json") if path.is_file() and _begins_with_mark(path)]
+    if not marked:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="mlxgw-model-") as name:
+        clean = Path(name)
+        for path in folder.iterdir():
+            if path in marked:
+                (clean / path.name).write_bytes(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+            else:
+                (clean / path.name).symlink_to(path.absolute())
+        yield clean
+
+
+def _begins_with_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def _check_safetensors(path: Path) -> None:

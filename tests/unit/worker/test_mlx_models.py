@@ -114,9 +114,26 @@ def test_an_impossible_date_is_none(tmp_path: Path, date_s: int) -> None:
     assert made_at_s(str(tmp_path)) == 0
 
 
-def test_an_index_that_lists_nothing_is_named(folder: Path) -> None:
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": ["model.safetensors"]}')
-    assert "weight_map" in reason(lambda: check_folder(folder))
+@pytest.mark.parametrize(
+    "index",
+    [
+        '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}',
+        '{"weight_map": {}}',
+        '{"weight_map": ["model.safetensors"]}',
+        "{}",
+        "",
+    ],
+)
+def test_an_index_left_behind_by_other_weights_does_not_matter(index: str, folder: Path) -> None:
+    """mlx-lm reads no index either."""
+    (folder / "model.safetensors.index.json").write_text(index)
+    assert check_folder(folder)["model_type"]
+
+
+def test_a_folder_of_which_a_part_is_missing_is_named(folder: Path) -> None:
+    index = '{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}'
+    (folder / "model.safetensors.index.json").write_text(index)
+    assert "lacks 1 of 2 weight files, e.g. model-2.safetensors" in reason(lambda: check_folder(folder))
 
 
 # --- loading ------------------------------------------------------------------------------------------------------
@@ -141,6 +158,26 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors.index.json",
+    ],
+)
+def test_a_byte_order_mark_in_a_json_file_does_not_matter(name: str, folder: Path) -> None:
+    plain = load_it(folder)
+    path = folder / name
+    path.write_bytes(b"\xef\xbb\xbf" + (path.read_bytes() if path.exists() else b"{}"))
+    marked = load_it(folder)
+    assert (marked.config, marked.defaults) == (plain.config, plain.defaults)
+    assert marked.tokenizer.eos_token_ids == plain.tokenizer.eos_token_ids
+    assert marked.tokenizer.encode("a b") == plain.tokenizer.encode("a b")
+
+
+@pytest.mark.parametrize(
     ("damage", "expected"),
     [
         (lambda f: (f / "config.json").unlink(), "config.json"),
@@ -156,10 +193,6 @@ def truncate(path: Path) -> None:
         (lambda f: truncate(f / "model.safetensors"), "cut short"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "not a safetensors file"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "not a safetensors file"),
-        (
-            lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}'),
-            "lacks 1 of 1 weight files",
-        ),
         (lambda f: [(f / n).unlink() for n in ("tokenizer.json", "tokenizer_config.json")], "no tokenizer"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer"),
     ],

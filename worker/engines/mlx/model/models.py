@@ -17,7 +17,7 @@ from shared.errors import ModelUnavailableError
 from worker.engines.mlx.model.fingerprint import fingerprint
 from worker.engines.mlx.model.sampling_defaults import SamplingDefaults, load_defaults
 from worker.formats.harmony import end_tokens, is_harmony
-from worker.model_folder import check_folder, parse_json
+from worker.model_folder import check_folder, parse_json, without_byte_order_marks
 from worker.prompt.image_files import Processor
 
 DEFAULT_CONTEXT_TOKENS = 32768  # for models that do not say
@@ -51,7 +51,13 @@ def context_tokens_of(config: dict[str, Any], tokenizer_limit: int, cap: int) ->
 
 def load(folder: Path, *, max_context_tokens: int, report: Callable[[float], None]) -> LoadedModel:
     """Load weights and tokenizer from `folder`. Raises `ModelUnavailableError` with the reason."""
-    config = check_folder(folder)
+    check_folder(folder)
+    with without_byte_order_marks(folder) as readable:
+        return _load(readable, folder, max_context_tokens, report)
+
+
+def _load(folder: Path, name: Path, max_context_tokens: int, report: Callable[[float], None]) -> LoadedModel:
+    config = parse_json(folder / "config.json")
     report(0.0)
     try:
         model, config = load_model(folder, lazy=True)
@@ -60,15 +66,15 @@ def load(folder: Path, *, max_context_tokens: int, report: Callable[[float], Non
         mx.eval(logits)
         processor = load_processor(model, config)
     except Exception as error:
-        raise ModelUnavailableError(f"{folder} ({config['model_type']}) cannot be loaded: {error}") from error
+        raise ModelUnavailableError(f"{name} ({config['model_type']}) cannot be loaded: {error}") from error
     except SystemExit as error:  # a module of mlx-lm that lacks a package prints so and ends the process
         raise ModelUnavailableError(
-            f"{folder} ({config['model_type']}) cannot be loaded: mlx-lm gave up; the worker's log says why"
+            f"{name} ({config['model_type']}) cannot be loaded: mlx-lm gave up; the worker's log says why"
         ) from error
     try:
         tokenizer = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
     except Exception as error:
-        raise ModelUnavailableError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+        raise ModelUnavailableError(f"the tokenizer in {name} cannot be loaded: {error}") from error
     vocabulary = tokenizer.get_vocab()
     if is_harmony(vocabulary):
         tokenizer.eos_token_ids = end_tokens(vocabulary, tokenizer.eos_token_ids)
