@@ -10,7 +10,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
 from tests.models.architectures import build_architecture
-from worker.engines.mlx.kv.cache import Layout, cache_bytes
+from worker.engines.mlx.kv.cache import Layout
+from worker.engines.mlx.kv.classes import cache_bytes
 from worker.engines.mlx.memory.plan import CacheSize
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import BatchKVCache, CacheList, KVCache
 
 from worker.engines.mlx.decode.sampling import BatchSampler, Logprobs, PendingLogprobs, RowSampler
-from worker.engines.mlx.kv.cache import Layout, Segment, capture, leaves
+from worker.engines.mlx.kv.cache import Layout, Segment, capture
+from worker.engines.mlx.kv.classes import leaves, row_of
 from worker.engines.mlx.kv.rewind import Mark, can_rewind, drop_last
 
 _GPU_LAST_PASS_TOKENS = 48
@@ -192,7 +192,7 @@ class DecodeGroup:
         if len(self.rows) == 1:
             return capture(self._layout, self._cache, start=start, end=end, depth=row.length)
         return capture(
-            self._layout, [_row_cache(item, index) for item in self._cache], start=start, end=end, depth=row.length
+            self._layout, [row_of(item, index) for item in self._cache], start=start, end=end, depth=row.length
         )
 
     def rewind(self, key: str) -> None:
@@ -235,20 +235,6 @@ class DecodeGroup:
 def _merged(cache: list[Any]) -> list[Any]:
     """The batch caches of a single sequence's caches."""
     return [item.merge([item]) for item in cache]
-
-
-def _row_cache(item: Any, index: int) -> Any:
-    """One row of a batch cache as a single sequence's cache, without copying what grows with its length."""
-    if isinstance(item, CacheList):
-        return CacheList(*(_row_cache(inner, index) for inner in item.caches))
-    if not isinstance(item, BatchKVCache):
-        return item.extract(index)
-    padding = item.left_padding.tolist()[index]
-    single = KVCache()
-    single.keys = item.keys[index : index + 1, :, padding : item._idx]
-    single.values = item.values[index : index + 1, :, padding : item._idx]
-    single.offset = item._idx - padding
-    return single
 
 
 def _pending_logprobs(logits: mx.array, tokens: mx.array, samplers: Sequence[RowSampler]) -> PendingLogprobs | None:

@@ -10,13 +10,14 @@ from itertools import takewhile
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 
 from shared.config import model_folders
 from shared.errors import ModelUnavailableError
 from worker.engines.mlx.decode.batch import prefill
-from worker.engines.mlx.kv.cache import Layout, cache_bytes, leaves
-from worker.engines.mlx.kv.rewind import Mark, can_rewind
+from worker.engines.mlx.kv.cache import Layout
+from worker.engines.mlx.kv.classes import cache_bytes
+from worker.engines.mlx.kv.rewind import Mark, can_rewind, drop_last
 from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.model.models import LoadedModel, load
 from worker.model_folder import find_model
@@ -144,9 +145,8 @@ class DraftModel:
         if best is None:
             return _Reading(cache=make_prompt_cache(self._model))
         self._ended.remove(best)
-        for leaf in leaves(best.cache) if most < len(best.tokens) else ():
-            assert type(leaf) is KVCache
-            leaf.offset = most
+        if most < len(best.tokens):
+            drop_last(best.cache, len(best.tokens) - most)
         del best.tokens[most:]
         return best
 

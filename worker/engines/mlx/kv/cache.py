@@ -18,41 +18,14 @@ tokens (bytes = tokens times bytes per token), so that dropping one really frees
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
-from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 
-Kind = Literal["tokens", "window", "state"]
-Pair = tuple[mx.array, mx.array]  # keys and values, [1, heads, tokens, dim]
-
-_BATCHABLE = (KVCache, RotatingKVCache, ArraysCache)
-_KNOWN = (*_BATCHABLE, ChunkedKVCache)
-
-
-def leaves(cache: Sequence[Any]) -> list[Any]:
-    """The innermost cache objects of a layer list, composite ones flattened, in a fixed order."""
-    flat: list[Any] = []
-    for item in cache:
-        flat.extend(leaves(item.caches) if isinstance(item, CacheList) else [item])
-    return flat
-
-
-def _kind_of(leaf: Any) -> Kind:
-    if type(leaf) is KVCache:
-        return "tokens"
-    return "window" if _window_of(leaf) else "state"
-
-
-def _window_of(leaf: Any) -> int:
-    """How many of the last tokens suffice, 0 where more or other things are needed."""
-    if type(leaf) is RotatingKVCache and leaf.keep == 0:
-        return int(leaf.max_size)
-    return int(leaf.chunk_size) if type(leaf) is ChunkedKVCache else 0
+from worker.engines.mlx.kv.classes import STEP_TOKENS, Kind, Pair, class_of, leaf_bytes, leaves, nested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +50,10 @@ class Layout:
     def of(cls, model: Any) -> Layout:
         flat = leaves(make_prompt_cache(model))
         return cls(
-            kinds=tuple(_kind_of(leaf) for leaf in flat),
-            windows=tuple(_window_of(leaf) for leaf in flat),
-            can_batch=all(isinstance(leaf, _BATCHABLE) for leaf in flat),
-            unknown=frozenset(type(leaf).__name__ for leaf in flat if type(leaf) not in _KNOWN),
+            kinds=tuple(class_of(leaf).kind for leaf in flat),
+            windows=tuple(class_of(leaf).window(leaf) for leaf in flat),
+            can_batch=all(class_of(leaf).is_batched for leaf in flat),
+            unknown=frozenset(type(leaf).__name__ for leaf in flat if not class_of(leaf).is_known),
         )
 
 
@@ -165,14 +138,6 @@ def _slice_pair(pair: Pair, start: int, end: int) -> Pair:
     return mx.contiguous(keys[:, :, start:end]), mx.contiguous(values[:, :, start:end])
 
 
-def _compact(state: Any) -> Any:
-    """A copy of a `state` leaf that shares no larger buffer with the running cache and is not changed by it."""
-    kept = copy.deepcopy(state)
-    if isinstance(kept, ArraysCache):
-        kept.cache = [None if array is None else mx.contiguous(array) for array in kept.cache]
-    return kept
-
-
 def capture(layout: Layout, cache: Sequence[Any], *, start: int, end: int, depth: int) -> Segment:
     """A segment for tokens `start..end` of a single sequence's cache that now holds `depth` tokens.
 
@@ -183,30 +148,19 @@ def capture(layout: Layout, cache: Sequence[Any], *, start: int, end: int, depth
     for kind, window, leaf in zip(layout.kinds, layout.windows, leaves(cache), strict=True):
         pairs.append(None)
         states.append(None)
-        if kind == "tokens":
-            pairs[-1] = _slice_pair((leaf.keys, leaf.values), start, end)
-        elif kind == "window":
-            pairs[-1] = _capture_window(leaf, max(start, end - window), end, depth)
-        elif end == depth:
-            states[-1] = _compact(leaf)
+        if kind == "state":
+            states[-1] = class_of(leaf).copied(leaf) if end == depth else None
+        else:
+            pairs[-1] = _capture_pair(leaf, max(start, end - window) if window else start, end, depth)
     mx.eval(pairs, [state.state for state in states if state is not None])
     return build_segment(layout, end - start, tuple(pairs), tuple(states))
 
 
-def _capture_window(leaf: Any, start: int, end: int, depth: int) -> Pair:
-    """Tokens `start..end` of a windowed cache at `depth`, oldest first, or as many of the last as it still holds."""
-    keys, values = (_in_order(leaf, array) for array in (leaf.keys, leaf.values))
-    first = depth - keys.shape[2]  # the oldest token held
-    return _slice_pair((keys, values), max(start, first) - first, max(end, first) - first)
-
-
-def _in_order(leaf: Any, array: mx.array) -> mx.array:
-    """The buffer `array` of a windowed cache with its tokens oldest first and unused room left out."""
-    if type(leaf) is ChunkedKVCache:
-        return array[:, :, : leaf.offset - leaf.start_position]
-    if leaf._idx == array.shape[2] or leaf._idx >= leaf.offset:
-        return array[:, :, : leaf._idx]
-    return mx.concatenate([array[:, :, leaf._idx :], array[:, :, : leaf._idx]], axis=2)
+def _capture_pair(leaf: Any, start: int, end: int, depth: int) -> Pair:
+    """Tokens `start..end` of a cache at `depth`, oldest first, or as many of the last as it still holds."""
+    held = class_of(leaf).held(leaf)
+    first = depth - held[0].shape[2]  # the oldest token held
+    return _slice_pair(held, max(start, first) - first, max(end, first) - first)
 
 
 def can_restore(layout: Layout, segments: Sequence[Segment], depth: int) -> bool:
@@ -246,29 +200,16 @@ def restore(model: Any, layout: Layout, segments: Sequence[Segment], *, depth: i
             _restore_window(leaf, [segment.pairs[index] for segment in segments], depth, window)
         else:
             assert excess == 0
-            flat[index] = copy.deepcopy(segments[-1].states[index])
+            flat[index] = class_of(segments[-1].states[index]).copied(segments[-1].states[index])
     mx.eval([leaf.state for leaf in flat])
-    return _nested(cache, iter(flat))
-
-
-def _nested(cache: Sequence[Any], flat: Iterator[Any]) -> list[Any]:
-    """The layer list `cache` with its leaves replaced by those of `flat`, in order."""
-    nested = []
-    for item in cache:
-        if isinstance(item, CacheList):
-            item.caches = tuple(_nested(item.caches, flat))
-            nested.append(item)
-        else:
-            nested.append(next(flat))
-    return nested
+    return nested(cache, iter(flat))
 
 
 def _restore_tokens(leaf: Any, pairs: Sequence[Pair | None], depth: int, room: int) -> None:
-    step = leaf.step
-    capacity = (depth + room + step - 1) // step * step
+    capacity = -(-(depth + room) // STEP_TOKENS) * STEP_TOKENS
     held = [pair for pair in pairs if pair is not None]
-    leaf.keys, leaf.values = (_joined([pair[side] for pair in held], depth, capacity) for side in (0, 1))
-    leaf.offset = depth
+    keys, values = (_joined([pair[side] for pair in held], depth, capacity) for side in (0, 1))
+    class_of(leaf).fill(leaf, (keys, values), depth, depth)
 
 
 def _joined(arrays: Sequence[mx.array], depth: int, capacity: int) -> mx.array:
@@ -293,17 +234,5 @@ def _restore_window(leaf: Any, pairs: Sequence[Pair | None], depth: int, window:
             break
     assert missing == 0, "a checkpoint without its window"
     picked.reverse()
-    leaf.keys, leaf.values = (mx.concatenate([pair[side] for pair in picked], axis=2) for side in (0, 1))
-    leaf.offset = depth
-    if type(leaf) is ChunkedKVCache:
-        leaf.start_position = depth - wanted
-    else:
-        leaf._idx = wanted
-
-
-def leaf_bytes(leaf: Any) -> int:
-    return sum(array.nbytes for _, array in tree_flatten(leaf.state) if isinstance(array, mx.array))
-
-
-def cache_bytes(cache: Sequence[Any]) -> int:
-    return sum(leaf_bytes(leaf) for leaf in leaves(cache))
+    keys, values = (mx.concatenate([pair[side] for pair in picked], axis=2) for side in (0, 1))
+    class_of(leaf).fill(leaf, (keys, values), depth, wanted)

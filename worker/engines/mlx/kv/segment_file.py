@@ -20,17 +20,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.models.cache import ArraysCache, RotatingKVCache
 
-from worker.engines.mlx.kv.cache import Layout, Pair, Segment, build_segment
+from worker.engines.mlx.kv.cache import Layout, Segment, build_segment
+from worker.engines.mlx.kv.classes import STORED_CLASSES, Pair, class_of
 from worker.prefix_cache.tokens import count_tokens
 
 FORMAT = "2"
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 64 << 20
 _TOKENS = "tokens"
-# States that can be rebuilt from their `state`; a model with any other keeps its checkpoints in memory only.
-_STATE_CLASSES = {cls.__name__: cls for cls in (ArraysCache, RotatingKVCache)}
 _DTYPES = {
     "BOOL": mx.bool_,
     "U8": mx.uint8,
@@ -80,7 +78,8 @@ class RawSegment:
 
 
 def can_store(segment: Segment) -> bool:
-    return all(state is None or type(state).__name__ in _STATE_CLASSES for state in segment.states)
+    """A model with states of other classes keeps its checkpoints in memory only."""
+    return all(state is None or class_of(state).is_stored for state in segment.states)
 
 
 # -- on the engine thread --------------------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ def _state(prefix: str, description: Mapping[str, Any], arrays: Mapping[str, mx.
     leaves = [(name.removeprefix(prefix), array) for name, array in arrays.items() if name.startswith(prefix)]
     leaves += list(description["scalars"].items())
     state = tree_unflatten(sorted(leaves, key=lambda leaf: [int(part) for part in leaf[0].split(".")]))
-    return _STATE_CLASSES[description["class"]].from_state(state)
+    return STORED_CLASSES[description["class"]].from_state(state)
 
 
 # -- on any thread ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from shared.config import Settings
-from worker.engines.mlx.kv.cache import Layout, leaf_bytes, leaves
+from worker.engines.mlx.kv.cache import Layout
+from worker.engines.mlx.kv.classes import leaf_bytes, leaves, token_bytes
 
 USABLE_SHARE = 0.9  # of the device's memory
 CACHE_SHARE = 0.4  # of what the weights leave, for the prefix cache
@@ -63,11 +64,10 @@ class CacheSize:
             if kind == "state":
                 states += leaf_bytes(leaf)
                 continue
-            each = (leaf.keys.nbytes + leaf.values.nbytes) // leaf.keys.shape[2]
             if kind == "tokens":
-                per_token += each
+                per_token += token_bytes(leaf)
             else:
-                windows.append((window, each))
+                windows.append((window, token_bytes(leaf)))
         if layout.unknown:
             shorter, longer = (_unknown_bytes(model, layout, tokens) for tokens in _GROWTH_TOKENS)
             growth = max(0, longer - shorter) // (_GROWTH_TOKENS[1] - _GROWTH_TOKENS[0])

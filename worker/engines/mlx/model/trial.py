@@ -14,7 +14,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from worker.engines.mlx.kv.cache import Layout, leaves
+from worker.engines.mlx.kv.cache import Layout
+from worker.engines.mlx.kv.classes import leaves
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from collections.abc import Collection
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache
 
 from shared.config import Settings
 from shared.request import Priority
 from worker.engines.mlx.decode.batch import last_pass_tokens, prefill, prefill_last
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
+from worker.engines.mlx.kv.classes import STEP_TOKENS
 from worker.engines.mlx.kv.store import MAIN_WEIGHT, Lease, PrefixStore
 from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.memory.room import Room
@@ -119,8 +119,7 @@ class Prefiller:
     def expected_tokens(sequence: Sequence) -> int:
         """Tokens that its cache will probably come to have space for; it grows in whole steps."""
         expected = min(sequence.longest, sequence.total + _EXPECTED_ANSWER_TOKENS)
-        step = int(KVCache.step)
-        return -(-expected // step) * step
+        return -(-expected // STEP_TOKENS) * STEP_TOKENS
 
     # -- how ------------------------------------------------------------------------------------------------------
 
