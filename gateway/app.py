@@ -5,35 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import AsyncIterator, Callable
 
-import redis.asyncio
 from fastapi import FastAPI
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.dialects.registry import DIALECTS
-from gateway.dispatch.admission import History
-from gateway.dispatch.coalescing import Attachables
-from gateway.dispatch.fleet import FleetWatcher
-from gateway.dispatch.jobs import JobQueue
-from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
 from gateway.http.auth import Authentication
 from gateway.http.endpoints import CountTokens, Generate
 from gateway.http.middleware import BodyLimit, ErrorAnswers, RequestContext
 from gateway.http.status import Health, MetricsPage, Model, Models, Ready, Root
-from gateway.metrics import Metrics
-from gateway.models.settings_files import Policies
-from gateway.services import Services
-from shared.config import Settings, load_secret
-from shared.connections import build_async_redis
+from gateway.parts import Parts, build_parts
+from shared.config import Settings
 from shared.errors import BrokerUnavailableError, MethodNotAllowedError, OverloadedError, RouteNotFoundError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +35,7 @@ _PROBED = ("/", "/api/hello", "/anthropic", "/anthropic/api/hello")
 class GatewayApp(FastAPI):
     """The ASGI application, with what its process must be able to tell it."""
 
-    services: Services
+    parts: Parts
     request_exit: Callable[[], None] | None = None  # set by the process that serves the application
     has_failed = False
     _draining: asyncio.Task[None] | None = None
@@ -64,8 +52,8 @@ class GatewayApp(FastAPI):
             self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
-        await asyncio.sleep(drain_s(self.services.settings))
-        self.services.hub.fail_all(OverloadedError("the gateway is restarting", retry_after_s=1))
+        await asyncio.sleep(drain_s(self.parts.settings))
+        self.parts.hub.fail_all(OverloadedError("the gateway is restarting", retry_after_s=1))
 
 
 def drain_s(settings: Settings) -> float:
@@ -77,32 +65,17 @@ def drain_s(settings: Settings) -> float:
 def create_app(settings: Settings) -> GatewayApp:
     """A gateway with its routes and background tasks. Redis may come later; a settings file or a URL that cannot be
     used raises `ConfigError`."""
-    policies = Policies(settings)
-    client, subscriber = build_clients(settings)
-    fleet = FleetWatcher(client)
-    metrics = Metrics(fleet)
-    hub = FrameHub(subscriber, client, f"gw{secrets.token_hex(6)}", on_gap=metrics.gap)
-    services = Services(
-        settings=settings,
-        policies=policies,
-        fleet=fleet,
-        jobs=JobQueue(client, load_secret(settings)),
-        hub=hub,
-        metrics=metrics,
-        history=History(),
-        attachables=Attachables(),
-    )
+    parts = build_parts(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with running_tasks(services, app.fail):
+        async with running_tasks(parts, app.fail):
             yield
-        await client.aclose()
-        await subscriber.aclose()
+        await parts.aclose()
 
     app = GatewayApp(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
-    app.services = services
-    app.router.routes[:] = _routes(services)
+    app.parts = parts
+    app.router.routes[:] = _routes(parts)
     app.add_exception_handler(HTTPException, _refuse_route)
     # The last one added is the outermost.
     app.add_middleware(Authentication, api_key=settings.api_key)
@@ -112,43 +85,34 @@ def create_app(settings: Settings) -> GatewayApp:
     return app
 
 
-def build_clients(settings: Settings) -> tuple[redis.asyncio.Redis, redis.asyncio.Redis]:
-    """One client for commands, one for the subscription. Neither retries by itself: a job must not be queued twice,
-    and a broken subscription must be seen. Neither has time-outs: whoever asks has one for the whole."""
-    client, subscriber = (build_async_redis(settings, socket_timeout_s=None) for _ in range(2))
-    for each in (client, subscriber):
-        each.set_retry(Retry(NoBackoff(), 0))
-    return client, subscriber
-
-
-def _routes(services: Services) -> list[BaseRoute]:
+def _routes(parts: Parts) -> list[BaseRoute]:
     anthropic, openai_chat = DIALECTS["anthropic"], DIALECTS["openai_chat"]
     routes: list[BaseRoute] = []
     for prefix in ("", "/anthropic"):
-        generate = Generate(services, anthropic, route="messages")
-        count = CountTokens(services, anthropic, route="count_tokens")
+        generate = Generate(parts, anthropic, route="messages")
+        count = CountTokens(parts, anthropic, route="count_tokens")
         routes += [
             Route(f"{prefix}/v1/messages", generate, methods=["POST"]),
             Route(f"{prefix}/v1/messages/count_tokens", count, methods=["POST"]),
         ]
     return [
         *routes,
-        Route("/v1/chat/completions", Generate(services, openai_chat, route="chat_completions"), methods=["POST"]),
-        *_model_routes("/v1/models", services, is_anthropic=False),
-        *_model_routes("/anthropic/v1/models", services, is_anthropic=True),
+        Route("/v1/chat/completions", Generate(parts, openai_chat, route="chat_completions"), methods=["POST"]),
+        *_model_routes("/v1/models", parts, is_anthropic=False),
+        *_model_routes("/anthropic/v1/models", parts, is_anthropic=True),
         *(Route(path, Root(), methods=_READ_ONLY) for path in _PROBED),
         Route("/health", Health(), methods=_READ_ONLY),
-        Route("/ready", Ready(services), methods=_READ_ONLY),
-        Route("/metrics", MetricsPage(services), methods=_READ_ONLY),
+        Route("/ready", Ready(parts), methods=_READ_ONLY),
+        Route("/metrics", MetricsPage(parts), methods=_READ_ONLY),
     ]
 
 
-def _model_routes(path: str, services: Services, *, is_anthropic: bool) -> list[BaseRoute]:
-    listed = Models(services, is_anthropic=is_anthropic)
+def _model_routes(path: str, parts: Parts, *, is_anthropic: bool) -> list[BaseRoute]:
+    listed = Models(parts, is_anthropic=is_anthropic)
     return [
         Route(path, listed, methods=_READ_ONLY),
         Route(f"{path}/", listed, methods=_READ_ONLY),  # and not the model with an empty id
-        Route(path + "/{id:path}", Model(services, is_anthropic=is_anthropic), methods=_READ_ONLY),
+        Route(path + "/{id:path}", Model(parts, is_anthropic=is_anthropic), methods=_READ_ONLY),
     ]
 
 
@@ -164,14 +128,14 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
 
 
 @contextlib.asynccontextmanager
-async def running_tasks(services: Services, fail: Callable[[], None]) -> AsyncIterator[None]:
+async def running_tasks(parts: Parts, fail: Callable[[], None]) -> AsyncIterator[None]:
     """The background tasks. One that ends by itself is a bug: `fail` is called."""
-    hub, fleet = services.hub, services.fleet
+    hub, fleet = parts.hub, parts.fleet
     try:
         await fleet.refresh()
     except BrokerUnavailableError as error:
         logger.warning("starting without Redis: %s", error)
-    watchdog = Watchdog(hub, fleet, services.jobs, Patience.of(services.settings.execution_ttl_s))
+    watchdog = Watchdog(hub, fleet, parts.jobs, Patience.of(parts.settings.execution_ttl_s))
 
     def report_end(task: asyncio.Task[None]) -> None:
         if not task.cancelled():
@@ -185,5 +149,6 @@ async def running_tasks(services: Services, fail: Callable[[], None]) -> AsyncIt
     try:
         yield
     finally:
-        await services.jobs.settle(_LAST_CANCELS_S)
+        await parts.dispatcher.aclose()
+        await parts.jobs.settle(_LAST_CANCELS_S)
         await cancel_all(tasks)

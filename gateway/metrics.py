@@ -166,12 +166,15 @@ class Metrics:
         self._rejections = Counter(
             "gw_admission_rejections", "Requests refused before they waited", ("reason",), registry=registry
         )
-        self.cancels = Counter("gw_cancels", "Requests stopped by their clients", ("stage",), registry=registry)
-        self.attached = Counter(
+        self._cancellations = Counter("gw_cancels", "Requests stopped by their clients", ("stage",), registry=registry)
+        self._attachments = Counter(
             "gw_attached",
             "Requests that were given the answer to the same request under way",
             ("model",),
             registry=registry,
+        )
+        self._redispatches = Counter(
+            "gw_redispatches", "Requests given to another worker after one was lost", ("model",), registry=registry
         )
         self._gaps = Counter("gw_stream_gaps", "Holes in workers' frames", ("outcome",), registry=registry)
         self._overhead = Histogram(
@@ -190,6 +193,15 @@ class Metrics:
 
     def rejection(self, error: GatewayError) -> None:
         self._rejections.labels(str(error.details.get("reason", error.code))).inc()
+
+    def cancellation(self, stage: str) -> None:
+        self._cancellations.labels(stage).inc()
+
+    def attachment(self, model: str) -> None:
+        self._attachments.labels(model).inc()
+
+    def redispatch(self, model: str) -> None:
+        self._redispatches.labels(model).inc()
 
     def answer(self, route: str, model: str, outcome: str) -> None:
         self._requests.labels(route, model, outcome).inc()

@@ -6,26 +6,26 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gateway.dispatch.event_stream import EventReader
+from gateway.dispatch.readers import EventReader
 from gateway.dispatch.tasks import cancel_all
 from shared.events import Event, Failed, Finished
-from shared.request import Envelope
+from shared.request import GenerateRequest
 
 _LONG_S = 3600.0
 _SEED_BITS = 0x7FFF_FFFF_FFFF_FFFF
 
 
-def envelopes_of(envelope: Envelope, choices: int) -> list[Envelope]:
+def requests_of(request: GenerateRequest, choices: int) -> list[GenerateRequest]:
     """One for each choice, the first under the request's own id. A seed becomes a row of seeds, so that choices differ
     and the same request gets the same ones; without chance they are the same, and computed once."""
-    return [envelope, *(_of_choice(envelope, choice) for choice in range(1, choices))]
+    return [request, *(_of_choice(request, choice) for choice in range(1, choices))]
 
 
-def _of_choice(envelope: Envelope, choice: int) -> Envelope:
-    request, sampling = envelope.request, envelope.request.sampling
+def _of_choice(request: GenerateRequest, choice: int) -> GenerateRequest:
+    sampling = request.sampling
     if sampling.seed is not None and sampling.temperature != 0:
         sampling = replace(sampling, seed=(sampling.seed + choice) & _SEED_BITS)
-    return replace(envelope, request=replace(request, id=f"{request.id}_{choice}", sampling=sampling))
+    return replace(request, id=f"{request.id}_{choice}", sampling=sampling)
 
 
 class ChoiceReaders:

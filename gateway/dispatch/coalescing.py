@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.dispatch.event_stream import EventStream
+from gateway.dispatch.dispatch import Dispatch
 from shared.messages import TextPart
 from shared.request import GenerateRequest
 
@@ -22,25 +22,25 @@ class Attachables:
     """The requests under way on this gateway, found by what they ask for."""
 
     def __init__(self) -> None:
-        self._running: dict[_Key, list[tuple[GenerateRequest, EventStream]]] = {}
-        self._keys: dict[EventStream, _Key] = {}
+        self._running: dict[_Key, list[tuple[GenerateRequest, Dispatch]]] = {}
+        self._keys: dict[Dispatch, _Key] = {}
 
-    def find(self, request: GenerateRequest) -> EventStream | None:
+    def find(self, request: GenerateRequest) -> Dispatch | None:
         """A request under way that is the same in all but its id, and whose answer can still be had from its
         beginning."""
         nameless = replace(request, id="")
-        for other, stream in self._running.get(_key(request), ()):
-            if stream.may_be_joined and not stream.has_ended and other == nameless:
-                return stream
+        for other, dispatch in self._running.get(_key(request), ()):
+            if dispatch.may_be_joined and other == nameless:
+                return dispatch
         return None
 
-    def add(self, request: GenerateRequest, stream: EventStream) -> None:
-        self._keys[stream] = key = _key(request)
-        self._running.setdefault(key, []).append((replace(request, id=""), stream))
+    def add(self, dispatch: Dispatch) -> None:
+        self._keys[dispatch] = key = _key(dispatch.request)
+        self._running.setdefault(key, []).append((replace(dispatch.request, id=""), dispatch))
 
-    def remove(self, stream: EventStream) -> None:
-        key = self._keys.pop(stream)
-        left = [entry for entry in self._running[key] if entry[1] is not stream]
+    def remove(self, dispatch: Dispatch) -> None:
+        key = self._keys.pop(dispatch)
+        left = [entry for entry in self._running[key] if entry[1] is not dispatch]
         if left:
             self._running[key] = left
         else:

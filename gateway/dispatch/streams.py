@@ -20,7 +20,7 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from gateway.dispatch.event_stream import EventStream
+from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.presence import Presence, reason_of
 from gateway.dispatch.tasks import cancel_all
 from shared import keys, wire
@@ -67,38 +67,36 @@ class FrameHub(Presence):
         self._subscriber = subscriber
         self._redis = client
         self._on_gap = on_gap
-        self._streams: dict[str, EventStream] = {}
+        self._dispatches: dict[str, Dispatch] = {}
         self._sources: dict[str, _Source] = {}
         self._undelivered: deque[tuple[_Source, FrameEntry]] = deque()
         self._listening: asyncio.Task[None] | None = None
 
     @property
-    def streams(self) -> Mapping[str, EventStream]:
+    def dispatches(self) -> Mapping[str, Dispatch]:
         """The requests under way, by id."""
-        return self._streams
+        return self._dispatches
 
     def unheard_s(self, worker: str) -> float:
         """Seconds since any frame or beat of this worker came; infinite when none ever did."""
         source = self._sources.get(worker)
         return float("inf") if source is None else time.monotonic() - source.heard_s
 
-    def begin(self, request_id: str, *, attempt: int, model: str, deadline_s: float, queue: str = "") -> EventStream:
-        """Register a request before it is submitted. `deadline_s` is Unix time; `queue` that of its job."""
-        stream = EventStream(request_id, attempt=attempt, model=model, queue=queue, deadline_s=deadline_s)
-        self._streams[request_id] = stream
-        return stream
+    def add(self, dispatch: Dispatch) -> None:
+        """What comes for this request from now on is its own. Before it is submitted."""
+        self._dispatches[dispatch.request_id] = dispatch
 
-    def end(self, stream: EventStream) -> None:
+    def remove(self, dispatch: Dispatch) -> None:
         """Nobody reads this request any more."""
-        del self._streams[stream.request_id]
+        del self._dispatches[dispatch.request_id]
 
     def outstanding(self, model: str) -> int:
         """This gateway's generating requests of a model, claimed or not."""
-        return sum(stream.has_job and stream.model == model for stream in self._streams.values())
+        return sum(dispatch.has_job and dispatch.model == model for dispatch in self._dispatches.values())
 
     def fail_all(self, error: GatewayError) -> None:
-        for stream in tuple(self._streams.values()):
-            stream.fail(error)
+        for dispatch in tuple(self._dispatches.values()):
+            dispatch.fail(error)
 
     async def run(self) -> None:
         """Listen for ever, reconnecting."""
@@ -180,8 +178,8 @@ class FrameHub(Presence):
             self._deliver_some()
 
     def _has_tokens(self, entry: FrameEntry) -> bool:
-        stream = self._streams.get(entry.request_id)
-        return stream is not None and stream.has_tokens
+        dispatch = self._dispatches.get(entry.request_id)
+        return dispatch is not None and dispatch.has_tokens
 
     def _deliver_some(self) -> None:
         """A few entries for each turn of the event loop, which writes at its end: the first need not wait until all
@@ -189,9 +187,9 @@ class FrameHub(Presence):
         try:
             for _ in range(min(_ENTRIES_AT_ONCE, len(self._undelivered))):
                 source, entry = self._undelivered.popleft()
-                stream = self._streams.get(entry.request_id)
-                if stream is not None:
-                    stream.take(entry, source.worker, source.epoch)
+                dispatch = self._dispatches.get(entry.request_id)
+                if dispatch is not None:
+                    dispatch.take(entry, source.worker, source.epoch)
         finally:  # a bug met by one entry is that of its request
             if self._undelivered:
                 asyncio.get_running_loop().call_soon(self._deliver_some)

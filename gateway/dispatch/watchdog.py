@@ -10,7 +10,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from gateway.dispatch.event_stream import EventStream
+from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue, JobState, job_id
 from gateway.dispatch.streams import FrameHub
@@ -136,59 +136,60 @@ class Watchdog:
 
     async def tick(self) -> None:
         """One look. Raises `BrokerUnavailableError` or `TimeoutError` when Redis is away (and not yet for too long)."""
-        streams = [stream for stream in self._hub.streams.values() if not stream.has_ended]
+        dispatches = [dispatch for dispatch in self._hub.dispatches.values() if not dispatch.has_ended]
         self._note_served()
         self._forget_workers()
         if max(self._fleet.away_s, self._hub.away_s) > self._patience.broker_away_s:
             self._hub.fail_all(BrokerUnavailableError("Redis cannot be reached", retry_after_s=5))
             return
         if not (self._fleet.is_connected and self._hub.is_connected):
-            self._check_deadlines(streams)
+            self._check_deadlines(dispatches)
             return
-        now_s = time.monotonic()
-        fleet = self._fleet.snapshot
-        silence_s = self._patience.silence_s
-        silent = [
-            s
-            for s in streams
-            if s.has_job and (now_s - s.heard_s >= silence_s or (s.worker and not _is_alive(s.worker, s.epoch, fleet)))
-        ]
+        silent = [dispatch for dispatch in dispatches if dispatch.has_job and self._is_silent(dispatch)]
         async with asyncio.timeout(_LOOK_S):  # a Redis that hangs must not hold up the looks to come
-            states = await self._jobs.states([job_id(s.request_id, s.attempt) for s in silent]) if silent else []
-        known = {s.request_id: state for s, state in zip(silent, states, strict=True)}
-        for stream in streams:
-            self._judge(stream, known.get(stream.request_id))
+            jobs = [job_id(dispatch.request_id, dispatch.attempt.number) for dispatch in silent]
+            states = await self._jobs.states(jobs) if jobs else []
+        known = dict(zip(jobs, states, strict=True))
+        for dispatch in dispatches:
+            self._judge(dispatch, known.get(job_id(dispatch.request_id, dispatch.attempt.number)))
 
-    def _judge(self, stream: EventStream, job: JobState | None) -> None:
-        now_s = time.monotonic()
+    def _is_silent(self, dispatch: Dispatch) -> bool:
+        """Whether it is time to ask RQ."""
+        attempt = dispatch.attempt
+        if time.monotonic() - attempt.heard_s >= self._patience.silence_s:
+            return True
+        return bool(attempt.worker) and not _is_alive(attempt.worker, attempt.epoch, self._fleet.snapshot)
+
+    def _judge(self, dispatch: Dispatch, job: JobState | None) -> None:
+        now_s, attempt = time.monotonic(), dispatch.attempt
         # A silence that Redis's own absence explains does not count.
         steady_s = min(self._fleet.connected_s, self._hub.connected_s)
-        heard_s = now_s - stream.heard_s
-        unheard_s = min(steady_s, heard_s, self._hub.unheard_s(stream.worker))
+        heard_s = now_s - attempt.heard_s
+        unheard_s = min(steady_s, heard_s, self._hub.unheard_s(attempt.worker))
         facts = Facts(
-            model=stream.model,
-            remaining_s=_remaining_s(stream),
+            model=dispatch.model,
+            remaining_s=_remaining_s(dispatch),
             silent_s=min(steady_s, heard_s),
             unheard_s=unheard_s,
-            unserved_s=now_s - max(stream.opened_s, self._served_s.get(stream.model, 0.0)),
-            worker=stream.worker,
-            epoch=stream.epoch,
+            unserved_s=now_s - max(dispatch.opened_s, self._served_s.get(dispatch.model, 0.0)),
+            worker=attempt.worker,
+            epoch=attempt.epoch,
             job=job,
         )
         error = verdict(facts, self._fleet.snapshot, self._patience)
         silence_s = self._patience.silence_s
         if error is not None:
-            logger.warning("request %s fails: %s", stream.request_id, error)
-            stream.fail(error)
-        elif stream.worker and silence_s <= unheard_s < silence_s + 2 * TICK_S:
+            logger.warning("attempt %d of request %s fails: %s", attempt.number, dispatch.request_id, error)
+            dispatch.lose(error)
+        elif attempt.worker and silence_s <= unheard_s < silence_s + 2 * TICK_S:
             # Alive, at work and never heard: the subscription is deaf. A new one repairs from the log.
-            logger.warning("worker %s is alive but was not heard for %.1f s", stream.worker, unheard_s)
+            logger.warning("worker %s is alive but was not heard for %.1f s", attempt.worker, unheard_s)
             self._hub.reconnect()
 
-    def _check_deadlines(self, streams: list[EventStream]) -> None:
-        for stream in streams:
-            if _remaining_s(stream) <= 0:
-                stream.fail(DeadlineExceededError("no worker had time for the request before its deadline"))
+    def _check_deadlines(self, dispatches: list[Dispatch]) -> None:
+        for dispatch in dispatches:
+            if _remaining_s(dispatch) <= 0:
+                dispatch.fail(DeadlineExceededError("no worker had time for the request before its deadline"))
 
     def _note_served(self) -> None:
         now_s = time.monotonic()
@@ -202,5 +203,5 @@ class Watchdog:
                 self._hub.forget(worker)
 
 
-def _remaining_s(stream: EventStream) -> float:
-    return float("inf") if stream.is_running else stream.deadline_s - time.time()
+def _remaining_s(dispatch: Dispatch) -> float:
+    return float("inf") if dispatch.attempt.is_running else dispatch.remaining_s

@@ -13,31 +13,24 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.canonical import canonicalise
 from gateway.dialects.base import Dialect, Parsed, RenderContext, StreamRenderer
-from gateway.dispatch.choices import ChoiceReaders, envelopes_of
-from gateway.dispatch.coalescing import may_share
-from gateway.dispatch.event_stream import EventReader, EventStream
-from gateway.dispatch.placement import choose_queue
+from gateway.dispatch.choices import ChoiceReaders, requests_of
+from gateway.dispatch.dispatch import Dispatch
+from gateway.dispatch.readers import EventReader
 from gateway.http.replies import header, read_body, request_id_of, send_json
 from gateway.intake.json_text import parse_json
 from gateway.metrics import RequestRecord, outcome_of
-from gateway.models.sampling import fill_sampling
-from gateway.services import Services
-from shared import keys
-from shared.errors import DeadlineExceededError, GatewayError, InternalError
+from gateway.parts import Parts
+from shared.errors import GatewayError, InternalError
 from shared.events import Event, Failed, Progress, Started, assemble
-from shared.request import Envelope, GenerateRequest
 
 logger = logging.getLogger(__name__)
 
 WARNINGS_HEADER = "x-mlx-gateway-warnings"
 _MAX_WARNINGS = 1000  # characters
-_FIRST_ATTEMPT = 1
 _SESSION_HEADER = b"x-claude-code-session-id"
 _Told = list[tuple[int, Event]]  # choice, event
 _PATIENCE_S = 3600.0  # between two looks at a request whose client waits without keep-alives
@@ -52,8 +45,11 @@ _STREAM_HEADERS = [
 class _Endpoint:
     """What generating and counting have in common."""
 
-    def __init__(self, services: Services, dialect: Dialect, *, route: str) -> None:
-        self.services = services
+    def __init__(self, parts: Parts, dialect: Dialect, *, route: str) -> None:
+        self.settings = parts.settings
+        self.intake = parts.intake
+        self.dispatcher = parts.dispatcher
+        self.metrics = parts.metrics
         self.dialect = dialect
         self.route = route
 
@@ -62,21 +58,6 @@ class _Endpoint:
         data = parse_json(body, _encoding_hint(scope))
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         return self.dialect.parse_request(data, headers, request_id=request_id_of(scope), counting=counting)
-
-    async def build_envelope(self, parsed: Parsed, *, patience_s: float) -> Envelope:
-        """The canonical request for the model behind the client's name, addressed back to this gateway."""
-        services = self.services
-        target = await services.resolve(parsed.request.model)
-        request = canonicalise(parsed.request)
-        sampling = fill_sampling(request.sampling, services.policies.sampling(), target.model)
-        now_s = time.time()
-        return Envelope(
-            request=replace(request, model=target.model, sampling=sampling),
-            gateway=services.hub.gateway_id,
-            attempt=_FIRST_ATTEMPT,
-            deadline_s=now_s + patience_s,
-            enqueued_at_s=now_s,
-        )
 
 
 class Generate(_Endpoint):
@@ -87,96 +68,42 @@ class Generate(_Endpoint):
         parsed = await self.parse(scope, receive, counting=False)
         record.warnings = parsed.warnings
         parsed_s = record.note_stage("parse", record.started_s)
-        services, priority = self.services, parsed.request.priority
-        envelope = await self.build_envelope(parsed, patience_s=services.deadline_s(priority))
-        request = envelope.request
+        request = await self.intake.take(parsed.request)
         # (Choices that are left to chance are not each other's repetition.)
         is_repeated = parsed.choices == 1 and _is_repeated(scope)
-        shared = await self._shared(request, is_repeated=is_repeated)
+        first = await self.dispatcher.admit(request, is_repeated=is_repeated)
         record.note_stage("route", parsed_s)
-        services.metrics.inflight.inc()
+        self.metrics.inflight.inc()
         outcome = "internal"
         try:
             async with contextlib.AsyncExitStack() as leaving:
-                stream, reader = await leaving.enter_async_context(self._joined(envelope, shared, record))
-                readers = [reader]
-                for other in envelopes_of(envelope, parsed.choices)[1:]:
-                    found = await self._shared(other.request, is_repeated=False)
-                    readers.append((await leaving.enter_async_context(self._joined(other, found, record)))[1])
+                readers = await self._join(leaving, first, parsed.choices, record)
                 client = await leaving.enter_async_context(_reading(receive, readers))
-                answer = _Answer(self, parsed, stream, client, record, send)
+                answer = _Answer(self, parsed, first, client, record, send)
                 outcome = await (answer.stream_it() if parsed.stream else answer.send_whole())
         except GatewayError as error:
             outcome = outcome_of(error)
             raise
         finally:
-            services.metrics.inflight.dec()
-            services.metrics.answer(self.route, request.model, outcome)
-            whose = f" of {shared.request_id}" if shared is not None else ""
+            self.metrics.inflight.dec()
+            self.metrics.answer(self.route, request.model, outcome)
+            whose = "" if first.request is request else f" of {first.request_id}"
             logger.info("%s %s %s%s: %s", request.id, request.model, outcome, whose, record.summary())
-        if outcome == "ok" and shared is None:
-            services.metrics.finished(request.model, priority, record)
-            services.history.note(request.model, time.monotonic() - record.started_s)
+        if outcome == "ok" and first.request is request:
+            self.metrics.finished(request.model, request.priority, record)
+            self.dispatcher.note_answer(request.model, time.monotonic() - record.started_s)
 
-    async def _shared(self, request: GenerateRequest, *, is_repeated: bool) -> EventStream | None:
-        """The same request under way, when one is; else this one may be put under way. Raises `OverloadedError` and
-        `BrokerUnavailableError` when it may not."""
-        services = self.services
-        shared = services.attachables.find(request) if may_share(request, is_repeated=is_repeated) else None
-        if shared is None:
-            services.check_broker()
-            await services.admit(request.model, request.priority)
-        return shared
-
-    @contextlib.asynccontextmanager
-    async def _joined(
-        self, envelope: Envelope, shared: EventStream | None, record: RequestRecord
-    ) -> AsyncIterator[tuple[EventStream, EventReader]]:
-        """A reader of the request's events, which is put under way unless it is `shared`. When its last reader has left
-        before the answer ended, the work is cancelled."""
-        services, request = self.services, envelope.request
-        stream = shared or services.hub.begin(
-            request.id,
-            attempt=envelope.attempt,
-            model=request.model,
-            queue=choose_queue(services.fleet.snapshot, request.model),
-            deadline_s=envelope.deadline_s,
-        )
-        reader = stream.join()
-        try:
-            if shared is None:
-                began_s = time.monotonic()
-                await self._submit(envelope, stream)
-                record.note_stage("enqueue", began_s)
-            else:
-                services.metrics.attached.labels(request.model).inc()
-            yield stream, reader
-        finally:
-            stream.leave(reader)
-            if not stream.is_read:
-                self._let_go(stream, is_wanted=not reader.is_abandoned)
-
-    async def _submit(self, envelope: Envelope, stream: EventStream) -> None:
-        """Raises `BrokerUnavailableError`, to everyone who waits for this request."""
-        services = self.services
-        services.attachables.add(envelope.request, stream)
-        try:
-            await services.jobs.submit(envelope, stream.queue)
-            await services.wake(envelope.request.model)
-        except GatewayError as error:
-            stream.fail(error)
-            raise
-
-    def _let_go(self, stream: EventStream, *, is_wanted: bool) -> None:
-        services = self.services
-        services.hub.end(stream)
-        services.attachables.remove(stream)
-        if not stream.was_ended_by_worker:
-            # Also when it could not be queued: it may have arrived although the answer did not.
-            reason = "the gateway gave up" if is_wanted else "the client left"
-            services.jobs.cancel_soon(stream.request_id, stream.attempt, stream.queue, reason)
-            if not is_wanted:
-                services.metrics.cancels.labels(stream.stage).inc()
+    async def _join(
+        self, leaving: contextlib.AsyncExitStack, first: Dispatch, choices: int, record: RequestRecord
+    ) -> list[EventReader]:
+        """A reader for each choice, until `leaving` is left."""
+        began_s = time.monotonic()
+        readers = [await leaving.enter_async_context(self.dispatcher.joined(first))]
+        for request in requests_of(first.request, choices)[1:]:
+            other = await self.dispatcher.admit(request, is_repeated=False)
+            readers.append(await leaving.enter_async_context(self.dispatcher.joined(other)))
+        record.note_stage("enqueue", began_s)
+        return readers
 
 
 def _encoding_hint(scope: Scope) -> str:
@@ -215,20 +142,20 @@ class _Answer:
         self,
         endpoint: Generate,
         parsed: Parsed,
-        stream: EventStream,
+        dispatch: Dispatch,
         client: ChoiceReaders,
         record: RequestRecord,
         send: Send,
     ) -> None:
-        self.settings = endpoint.services.settings
+        self.settings = endpoint.settings
         self.dialect = endpoint.dialect
         self.client = client
         self.record = record
         self.send = send
         self.context = RenderContext(
-            request_id=stream.request_id,
+            request_id=dispatch.request_id,
             model=parsed.request.model,
-            created_s=stream.created_s,
+            created_s=dispatch.created_s,
             options=parsed.options,
             choices=parsed.choices,
             noop_s=self.settings.noop_s,
@@ -327,37 +254,14 @@ class CountTokens(_Endpoint):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parsed = await self.parse(scope, receive, counting=True)
-        envelope = await self.build_envelope(parsed, patience_s=keys.CALL_TTL_S)
-        self.services.check_broker()
+        request = await self.intake.take(parsed.request)
         outcome = "internal"
         try:
-            count = await self._count(envelope)
+            count = await self.dispatcher.count(request)
             outcome = "ok"
         except GatewayError as error:
             outcome = outcome_of(error)
             raise
         finally:
-            self.services.metrics.answer(self.route, envelope.request.model, outcome)
+            self.metrics.answer(self.route, request.model, outcome)
         await send_json(send, 200, {"input_tokens": count})
-
-    async def _count(self, envelope: Envelope) -> int:
-        services, request = self.services, envelope.request
-        stream = services.hub.begin(
-            request.id, attempt=envelope.attempt, model=request.model, deadline_s=envelope.deadline_s
-        )
-        reader = stream.join()
-        try:
-            await services.jobs.count(envelope)
-            await services.wake(request.model)
-            while True:
-                events = await reader.wait(envelope.deadline_s - time.time())
-                for event in events:
-                    if isinstance(event, Started):
-                        return event.usage.input_tokens
-                    if isinstance(event, Failed):
-                        raise event.error()
-                if time.time() >= envelope.deadline_s:
-                    raise DeadlineExceededError(f"no worker of {request.model} counted the tokens in time")
-        finally:
-            stream.leave(reader)
-            services.hub.end(stream)

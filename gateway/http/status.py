@@ -10,19 +10,19 @@ from starlette.types import Receive, Scope, Send
 from gateway.http.replies import is_anthropic_client, send_json, send_reply
 from gateway.metrics import CONTENT_TYPE
 from gateway.models import catalog
-from gateway.services import Services
+from gateway.parts import Parts
 from shared.registry import Fleet
 
 
 class Models:
     """`GET /v1/models` in the shape that the client's headers ask for; `is_anthropic` where the path says it."""
 
-    def __init__(self, services: Services, *, is_anthropic: bool = False) -> None:
-        self.services = services
+    def __init__(self, parts: Parts, *, is_anthropic: bool = False) -> None:
+        self.parts = parts
         self.is_anthropic = is_anthropic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        fleet = self.services.fleet.snapshot
+        fleet = self.parts.fleet.snapshot
         if self.is_anthropic or is_anthropic_client(scope):
             page = catalog.parse_page(QueryParams(scope["query_string"]))
             await send_json(send, 200, catalog.render_anthropic_models(fleet, page))
@@ -35,8 +35,8 @@ class Model(Models):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name: str = scope["path_params"]["id"]
-        target = await self.services.resolve(name)
-        fleet = self.services.fleet.snapshot
+        target = await self.parts.intake.names.resolve(name)
+        fleet = self.parts.fleet.snapshot
         if self.is_anthropic or is_anthropic_client(scope):
             await send_json(send, 200, catalog.render_anthropic_model(fleet, target.model, name=name))
         else:
@@ -53,13 +53,13 @@ class Health:
 class Ready:
     """`GET /ready`: 200 when a model can answer, else 503 with what is missing."""
 
-    def __init__(self, services: Services) -> None:
-        self.services = services
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        services = self.services
-        is_connected = services.fleet.is_connected and services.hub.is_connected
-        answer = render_readiness(services.fleet.snapshot, is_connected=is_connected)
+        parts = self.parts
+        is_connected = parts.fleet.is_connected and parts.hub.is_connected
+        answer = render_readiness(parts.fleet.snapshot, is_connected=is_connected)
         await send_json(send, 200 if answer["ready"] else 503, answer)
 
 
@@ -84,11 +84,11 @@ def render_readiness(fleet: Fleet, *, is_connected: bool) -> dict[str, Any]:
 class MetricsPage:
     """`GET /metrics`: Prometheus text."""
 
-    def __init__(self, services: Services) -> None:
-        self.services = services
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_reply(send, 200, self.services.metrics.render(), media_type=CONTENT_TYPE.encode())
+        await send_reply(send, 200, self.parts.metrics.render(), media_type=CONTENT_TYPE.encode())
 
 
 class Root:

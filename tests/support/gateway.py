@@ -10,17 +10,19 @@ from dataclasses import dataclass, field
 
 import redis.asyncio
 
-from gateway.app import build_clients
-from gateway.dispatch.event_stream import EventStream
+from gateway.dispatch.attempt import Attempt
+from gateway.dispatch.dispatch import Dispatch, Ways
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue
 from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
+from gateway.parts import build_clients
 from shared import keys, wire
 from shared.config import Settings
 from shared.events import Event, Failed, Finished, Started, TextDelta, Usage
 from shared.registry import WorkerLease
+from shared.request import GenerateRequest
 from shared.wire import Frame, FrameEntry
 from tests.support.fleet import lease
 
@@ -164,20 +166,28 @@ def player(url: str, *, with_watchdog: bool = True) -> Callable[[Scenario], None
     return play
 
 
+def new_dispatch(request_id: str = "r1", *, deadline_s: float | None = None, ways: Ways | None = None) -> Dispatch:
+    """A request for model `m` that has been sent to its queue."""
+    deadline_s = time.time() + 60 if deadline_s is None else deadline_s
+    request = GenerateRequest(id=request_id, model="m", messages=())
+    return Dispatch(request, queue="m", deadline_s=deadline_s, ways=ways)
+
+
 @contextlib.contextmanager
 def opened(
     parts: Parts, request_id: str = "r1", *, attempt: int = 1, deadline_s: float | None = None
-) -> Iterator[EventStream]:
+) -> Iterator[Dispatch]:
     """A request under way, which nobody reads yet. `deadline_s` is Unix time, by default a minute from now."""
-    deadline_s = time.time() + 60 if deadline_s is None else deadline_s
-    stream = parts.hub.begin(request_id, attempt=attempt, model="m", queue="m", deadline_s=deadline_s)
+    dispatch = new_dispatch(request_id, deadline_s=deadline_s)
+    dispatch.attempt = Attempt(attempt, "m")
+    parts.hub.add(dispatch)
     try:
-        yield stream
+        yield dispatch
     finally:
-        parts.hub.end(stream)
+        parts.hub.remove(dispatch)
 
 
-async def collect(stream: EventStream, count: int, *, deadline_s: float = DEADLINE_S) -> list[Event]:
+async def collect(stream: Dispatch, count: int, *, deadline_s: float = DEADLINE_S) -> list[Event]:
     """The stream's events from the first, at least `count` of them or up to its end."""
     events: list[Event] = []
     end_s = time.monotonic() + deadline_s

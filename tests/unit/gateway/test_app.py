@@ -28,9 +28,9 @@ def test_a_background_task_that_ends_asks_for_the_process_to_be_replaced(
         app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path))
         exits: list[bool] = []
         app.request_exit = lambda: exits.append(True)
-        client = app.services.jobs._redis
-        hub = BrokenHub(client, client, "gw", on_gap=app.services.metrics.gap)
-        async with running_tasks(replace(app.services, hub=hub), app.fail):
+        client = app.parts.jobs._redis
+        hub = BrokenHub(client, client, "gw", on_gap=app.parts.metrics.gap)
+        async with running_tasks(replace(app.parts, hub=hub), app.fail):
             await until(lambda: exits, "the process is asked to end")
         assert exits == [True]
         assert app.has_failed
@@ -45,7 +45,7 @@ def test_an_orderly_stop_is_no_failure(redis_url: str, tmp_path: Path) -> None:
     async def main() -> None:
         app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path))
         async with app.router.lifespan_context(app):
-            await until(lambda: app.services.hub.is_connected, "everything runs")
+            await until(lambda: app.parts.hub.is_connected, "everything runs")
         assert not app.has_failed
 
     asyncio.run(main())

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
-from gateway.dispatch.choices import ChoiceReaders, envelopes_of
-from gateway.dispatch.event_stream import EventStream
+from gateway.dispatch.choices import ChoiceReaders, requests_of
 from shared.errors import OverloadedError
 from shared.events import Event, Failed
-from shared.request import Envelope, GenerateRequest, SamplingParams
+from shared.request import GenerateRequest, SamplingParams
 from shared.wire import FrameEntry
-from tests.support.gateway import FINISHED, STARTED, text
+from tests.support.gateway import FINISHED, STARTED, new_dispatch, text
 
 
-def envelope(**sampling: Any) -> Envelope:
-    request = GenerateRequest(id="r", model="m", messages=(), sampling=SamplingParams(**sampling))
-    return Envelope(request=request, gateway="g")
+def request(**sampling: Any) -> GenerateRequest:
+    return GenerateRequest(id="r", model="m", messages=(), sampling=SamplingParams(**sampling))
 
 
 @pytest.mark.parametrize(
@@ -33,19 +30,18 @@ def envelope(**sampling: Any) -> Envelope:
     ],
 )
 def test_choices_have_ids_of_their_own_and_a_row_of_seeds(sampling: dict[str, Any], seeds: list[int | None]) -> None:
-    requests = [each.request for each in envelopes_of(envelope(**sampling), 3)]
-    assert [request.sampling.seed for request in requests] == seeds
+    requests = requests_of(request(**sampling), 3)
+    assert [each.sampling.seed for each in requests] == seeds
     assert requests[0].id == "r"
-    assert len({request.id for request in requests}) == 3
-    assert not any(":" in request.id for request in requests)
+    assert len({each.id for each in requests}) == 3
+    assert not any(":" in each.id for each in requests)
 
 
 class Client:
     """Streams of two choices, and the client who reads them."""
 
     def __init__(self) -> None:
-        deadline_s = time.time() + 60
-        self.streams = [EventStream(f"r{n}", attempt=1, model="m", queue="m", deadline_s=deadline_s) for n in range(2)]
+        self.streams = [new_dispatch(f"r{n}") for n in range(2)]
         self.readers = ChoiceReaders([stream.join() for stream in self.streams])
         self.said = [0, 0]
 

@@ -62,8 +62,8 @@ PATHS = {BrokenAnthropic: "/v1/messages", BrokenOpenAIChat: "/v1/chat/completion
 
 async def exchange(app: GatewayApp, dialect: Dialect, path: str, *, stream: bool) -> tuple[int, bytes]:
     """Status and body of an answer of a few words, as far as the gateway gets with it."""
-    services = app.services
-    endpoint = ErrorAnswers(Generate(services, dialect, route="generate"))
+    parts = app.parts
+    endpoint = ErrorAnswers(Generate(parts, dialect, route="generate"))
     body = {"model": "m", "max_tokens": 9, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
     sent: list[Any] = []
     requests = [{"type": "http.request", "body": orjson.dumps(body)}]
@@ -78,14 +78,14 @@ async def exchange(app: GatewayApp, dialect: Dialect, path: str, *, stream: bool
         sent.append(message)
 
     scope = {"type": "http", "path": path, "headers": [], "state": {"request_id": "req_1", "started_s": 0.0}}
-    worker = HandWorker(services.jobs._redis, services.hub.gateway_id)
+    worker = HandWorker(parts.jobs._redis, parts.hub.gateway_id)
     async with worker.living():
-        await until(lambda: services.fleet.snapshot.workers, "the worker is seen")
+        await until(lambda: parts.fleet.snapshot.workers, "the worker is seen")
         answering = asyncio.create_task(endpoint(scope, receive, send))
-        await until(lambda: services.hub.streams, "the request is under way")
+        await until(lambda: parts.hub.dispatches, "the request is under way")
         await worker.say("req_1", STARTED, text("a word"), FINISHED)
         await answering
-    assert not services.hub.streams
+    assert not parts.hub.dispatches
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
@@ -97,7 +97,7 @@ def test_a_bug_while_an_answer_is_rendered_is_told_to_its_client(
     async def main() -> tuple[int, bytes]:
         app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path))
         async with app.router.lifespan_context(app):
-            await until(lambda: app.services.hub.is_connected, "the gateway listens")
+            await until(lambda: app.parts.hub.is_connected, "the gateway listens")
             return await exchange(app, dialect(), PATHS[dialect], stream=stream)
 
     status, body = asyncio.run(main())

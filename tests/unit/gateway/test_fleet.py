@@ -269,7 +269,9 @@ def test_a_redis_that_hangs_does_not_hold_up_the_looks_to_come(redis_server: Red
             worker = parts.worker()
             with opened(parts) as stream:
                 await worker.say("r1", STARTED)
-                await until(lambda: time.monotonic() - stream.heard_s > PATIENCE.silence_s, "a silence to be looked at")
+                await until(
+                    lambda: time.monotonic() - stream.attempt.heard_s > PATIENCE.silence_s, "a silence to be looked at"
+                )
                 os.kill(redis_server.process.pid, signal.SIGSTOP)
                 began_s = time.monotonic()
                 with pytest.raises((BrokerUnavailableError, TimeoutError)):

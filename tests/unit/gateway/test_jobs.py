@@ -16,9 +16,9 @@ from rq.job import Job
 from rq.registry import CanceledJobRegistry
 from rq.utils import utcparse
 
-from gateway.app import build_clients
 from gateway.dispatch.jobs import RQ_VERSION, JobQueue, JobState, job_fields, job_id, queue_key
 from gateway.dispatch.presence import away_error
+from gateway.parts import build_clients
 from shared import keys, wire
 from shared.config import Settings
 from shared.errors import BrokerUnavailableError

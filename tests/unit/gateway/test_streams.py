@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from gateway.dispatch.event_stream import EventReader
+from gateway.dispatch.readers import EventReader
 from shared import keys, wire
 from shared.errors import OverloadedError
 from shared.events import Event, Failed, Progress
@@ -44,9 +44,9 @@ def test_events_reach_the_request_they_belong_to(play: Callable[[Scenario], None
             await worker.send(worker.entry("r2", text("c"), FINISHED), worker.entry("r1", FINISHED))
             assert texts(await collect(one, 9)) == "a"
             assert texts(await collect(two, 9)) == "bc"
-            assert one.was_ended_by_worker
-            assert (one.worker, one.epoch, one.stage) == ("m.host.e1", "e1", "decode")
-        assert parts.hub.streams == {}
+            assert one.attempt.is_over
+            assert (one.attempt.worker, one.attempt.epoch, one.stage) == ("m.host.e1", "e1", "decode")
+        assert parts.hub.dispatches == {}
 
     play(scenario)
 
@@ -128,7 +128,7 @@ def test_a_second_worker_may_take_over_until_an_answer_has_started(play: Callabl
             await third.say("r1", STARTED, text("third"))
             await second.say("r1", FINISHED)
             assert texts(await collect(stream, 9)) == "second"
-            assert stream.worker == "m.b.e2"
+            assert stream.attempt.worker == "m.b.e2"
 
     play(scenario)
 
@@ -145,7 +145,7 @@ def test_what_can_not_be_repaired_fails_the_request_and_is_never_skipped(play: C
             assert texts(events) == ""
             assert isinstance(events[-1], Failed)
             assert events[-1].code == "worker_lost"
-            assert not broken.was_ended_by_worker
+            assert not broken.attempt.is_over
             assert texts(await collect(whole, 9)) == "fine"
         assert parts.gaps == [False]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app import create_app
-from gateway.services import Services
+from gateway.parts import Parts
 from shared import keys, wire
 from shared.config import Settings
 from shared.errors import OverloadedError
@@ -20,14 +20,14 @@ from shared.request import Envelope, GenerateRequest
 
 
 @pytest.fixture
-def play(redis_url: str, tmp_path: Path) -> Callable[[Callable[[Services], Awaitable[None]]], None]:
-    """Runs one coroutine with the services of a gateway with room for two in each queue."""
+def play(redis_url: str, tmp_path: Path) -> Callable[[Callable[[Parts], Awaitable[None]]], None]:
+    """Runs one coroutine with the parts of a gateway with room for two in each queue."""
 
-    def run(scenario: Callable[[Services], Awaitable[None]]) -> None:
+    def run(scenario: Callable[[Parts], Awaitable[None]]) -> None:
         async def main() -> None:
             app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path, max_queue=2))
             async with app.router.lifespan_context(app):
-                await scenario(app.services)
+                await scenario(app.parts)
 
         asyncio.run(main())
 
@@ -40,22 +40,22 @@ def queued(number: int) -> Envelope:
     return Envelope(request=request, gateway="gw", attempt=1, deadline_s=time.time() + 60)
 
 
-def test_a_queue_that_was_just_left_has_room(play: Callable[[Callable[[Services], Awaitable[None]]], None]) -> None:
+def test_a_queue_that_was_just_left_has_room(play: Callable[[Callable[[Parts], Awaitable[None]]], None]) -> None:
     """Its depth was read before they left, and their jobs may not be out of Redis yet."""
 
-    async def scenario(services: Services) -> None:
+    async def scenario(parts: Parts) -> None:
         record = HostRecord(host="h", pid=1, models=(ModelRecord(id="m", state="ready"),))
-        await services.jobs._redis.set(keys.host("h"), wire.encode(record))
-        await services.jobs._redis.sadd(keys.HOSTS, "h")
-        await services.fleet.refresh()
+        await parts.jobs._redis.set(keys.host("h"), wire.encode(record))
+        await parts.jobs._redis.sadd(keys.HOSTS, "h")
+        await parts.fleet.refresh()
         for _ in range(3):
             for number in range(2):
-                await services.jobs.submit(queued(number), "m")
-            await services.fleet.refresh()
+                await parts.jobs.submit(queued(number), "m")
+            await parts.fleet.refresh()
             with pytest.raises(OverloadedError, match="2 requests are already waiting"):
-                await services.admit("m", "interactive")
+                await parts.dispatcher.admit(queued(9).request, is_repeated=False)
             for number in range(2):
-                services.jobs.cancel_soon(f"r{number}", 1, "m", "the client left")
-            await services.admit("m", "interactive")
+                parts.jobs.cancel_soon(f"r{number}", 1, "m", "the client left")
+            await parts.dispatcher.admit(queued(9).request, is_repeated=False)
 
     play(scenario)

@@ -7,18 +7,15 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from gateway.dispatch.event_stream import PAST_EVENTS, EventStream
+from gateway.dispatch.dispatch import Dispatch
+from gateway.dispatch.readers import MOST_EVENT_BYTES, MOST_ID_BYTES, Told
 from shared.errors import OverloadedError
-from shared.events import Event, Failed
+from shared.events import Event, Failed, TextDelta, TokenLogprob
 from shared.wire import FrameEntry
-from tests.support.gateway import FINISHED, STARTED, text, texts
+from tests.support.gateway import FINISHED, STARTED, new_dispatch, text, texts
 
 
-def new_stream() -> EventStream:
-    return EventStream("r1", attempt=1, model="m", queue="m", deadline_s=time.time() + 60)
-
-
-def say(stream: EventStream, seq: int, *events: Event) -> None:
+def say(stream: Dispatch, seq: int, *events: Event) -> None:
     entry = FrameEntry(request_id="r1", attempt=1, seq=seq, token_ids=(), events=events)
     stream.take(entry, "worker", "epoch")
 
@@ -29,7 +26,7 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 def test_waiting_ends_with_its_timeout() -> None:
     async def scenario() -> None:
-        reader = new_stream().join()
+        reader = new_dispatch().join()
         for timeout_s in (0.05, 0.01, 0.03, 0.0):
             began_s = time.monotonic()
             assert await reader.wait(timeout_s) == []
@@ -40,7 +37,7 @@ def test_waiting_ends_with_its_timeout() -> None:
 
 def test_a_wait_is_not_cut_short_by_what_an_earlier_one_would_have_waited() -> None:
     async def scenario() -> None:
-        stream = new_stream()
+        stream = new_dispatch()
         reader = stream.join()
         waiting = asyncio.create_task(reader.wait(0.05))
         await asyncio.sleep(0)
@@ -55,7 +52,7 @@ def test_a_wait_is_not_cut_short_by_what_an_earlier_one_would_have_waited() -> N
 
 def test_a_client_that_leaves_is_not_waited_for() -> None:
     async def scenario() -> None:
-        stream = new_stream()
+        stream = new_dispatch()
         reader = stream.join()
         waiting = asyncio.create_task(reader.wait(60))
         await asyncio.sleep(0)
@@ -69,7 +66,7 @@ def test_a_client_that_leaves_is_not_waited_for() -> None:
 
 def test_a_reader_leaves_no_timer_behind() -> None:
     async def scenario() -> None:
-        stream = new_stream()
+        stream = new_dispatch()
         reader = stream.join()
         waiting = asyncio.create_task(reader.wait(3600))
         await asyncio.sleep(0)
@@ -85,7 +82,7 @@ def test_a_reader_leaves_no_timer_behind() -> None:
 
 def test_whoever_comes_later_reads_everything_too() -> None:
     async def scenario() -> None:
-        stream = new_stream()
+        stream = new_dispatch()
         first = stream.join()
         say(stream, 0, STARTED, text("one "))
         second = stream.join()
@@ -98,7 +95,7 @@ def test_whoever_comes_later_reads_everything_too() -> None:
 
 def test_who_leaves_takes_nothing_from_who_stays() -> None:
     async def scenario() -> None:
-        stream = new_stream()
+        stream = new_dispatch()
         first, second = stream.join(), stream.join()
         say(stream, 0, STARTED, text("one"))
         stream.leave(first)
@@ -113,30 +110,48 @@ def test_who_leaves_takes_nothing_from_who_stays() -> None:
 
 def test_a_failure_is_told_to_all_and_to_who_comes_after_it() -> None:
     async def scenario() -> None:
-        stream = new_stream()
+        stream = new_dispatch()
         first = stream.join()
         stream.fail(OverloadedError("the gateway is restarting"))
         for reader in (first, stream.join()):
             (failed,) = await reader.wait(1)
             assert isinstance(failed, Failed)
-        assert not stream.was_ended_by_worker
+        assert not stream.attempt.is_over
 
     run(scenario())
 
 
 def test_an_answer_that_has_grown_long_can_not_be_joined_and_goes_on() -> None:
     async def scenario() -> None:
-        stream = new_stream()
+        stream = new_dispatch()
         reader = stream.join()
         say(stream, 0, STARTED)
-        for number in range(1, PAST_EVENTS):
-            say(stream, number, text("word "))
+        half = text("w" * (MOST_EVENT_BYTES // 2))
+        say(stream, 1, half)
         assert stream.may_be_joined
-        say(stream, PAST_EVENTS, text("word "))
+        say(stream, 2, half)
         assert not stream.may_be_joined
-        say(stream, PAST_EVENTS + 1, FINISHED)
-        events = await reader.wait(1)
-        assert len(events) == PAST_EVENTS + 2
-        assert stream.was_ended_by_worker
+        say(stream, 3, FINISHED)
+        assert await reader.wait(1) == [STARTED, half, half, FINISHED]
+        assert stream.attempt.is_over
 
     run(scenario())
+
+
+def test_logprobs_count_among_the_bytes_of_an_answer() -> None:
+    alternatives = tuple(TokenLogprob(token="a", logprob=-1.0) for _ in range(20))
+    event = TextDelta(text="a", logprobs=(TokenLogprob(token="a", logprob=-1.0, top=alternatives),))
+    told = Told()
+    told.push([event] * (MOST_EVENT_BYTES // 5000))
+    assert not told.is_whole
+
+
+def test_token_ids_are_kept_within_their_budget() -> None:
+    told = Told()
+    told.note_ids((1, 2))
+    told.note_ids((3,))
+    assert told.token_ids == (1, 2, 3)
+    told.note_ids((7,) * (MOST_ID_BYTES // 4))
+    assert told.token_ids is None
+    told.forget_ids()
+    assert told.token_ids == ()

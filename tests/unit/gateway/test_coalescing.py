@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.dispatch.coalescing import Attachables, may_share
-from gateway.dispatch.event_stream import EventStream
+from gateway.dispatch.dispatch import Dispatch
 from shared.errors import OverloadedError
 from shared.messages import Message, TextPart
 from shared.request import GenerateRequest, SamplingParams, ToolDefinition
@@ -20,9 +20,9 @@ def request(request_id: str = "r1", *, words: str = "hello", **fields: object) -
     return GenerateRequest(id=request_id, **values)  # type: ignore[arg-type]
 
 
-def running(asked: GenerateRequest, attachables: Attachables) -> EventStream:
-    stream = EventStream(asked.id, attempt=1, model=asked.model, queue="m", deadline_s=time.time() + 60)
-    attachables.add(asked, stream)
+def running(asked: GenerateRequest, attachables: Attachables) -> Dispatch:
+    stream = Dispatch(asked, queue="m", deadline_s=time.time() + 60)
+    attachables.add(stream)
     return stream
 
 

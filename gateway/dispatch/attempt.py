@@ -1,0 +1,36 @@
+"""One attempt at a request: which worker answers, how far it is, and which of its entries come next."""
+
+from __future__ import annotations
+
+import time
+
+
+class Attempt:
+    """`number` counts from 1 and is part of every frame that answers. `queue` is the RQ queue of its job, empty
+    without one.
+
+    `worker` and `epoch` say who answers, empty until the first entry. Once a worker has started the answer, entries
+    of any other are fenced off; before that a second worker may take over (RQ gave it the job again).
+    """
+
+    __slots__ = ("epoch", "heard_s", "is_over", "is_running", "is_started", "next_seq", "number", "queue", "worker")
+
+    def __init__(self, number: int, queue: str) -> None:
+        self.number = number
+        self.queue = queue
+        self.worker = ""
+        self.epoch = ""
+        self.heard_s = time.monotonic()
+        self.next_seq = 0
+        self.is_running = False  # its prefill has begun
+        self.is_started = False
+        self.is_over = False  # its worker has ended it
+
+    def accepts(self, seq: int, worker: str, epoch: str) -> bool:
+        """Whether an entry is news from who answers. Numbers begin anew with another worker."""
+        if worker == self.worker and epoch == self.epoch:
+            return seq >= self.next_seq
+        if self.worker and (self.is_started or seq != 0):
+            return False
+        self.worker, self.epoch, self.next_seq = worker, epoch, 0
+        return True

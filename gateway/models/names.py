@@ -1,0 +1,44 @@
+"""Clients' names for models, resolved on what is served and configured at this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.models.resolve import resolve
+from gateway.models.settings_files import Policies
+from shared.errors import ModelNotFoundError, OverloadedError
+from shared.registry import Fleet
+from shared.routing import Target
+
+
+class FleetSource(Protocol):
+    """Who knows what is served."""
+
+    @property
+    def snapshot(self) -> Fleet: ...
+
+    async def refresh(self) -> Fleet:
+        """As of now. Raises `BrokerUnavailableError`."""
+
+
+class ModelNames:
+    """`last_used` gives the model that `current-model` means."""
+
+    def __init__(self, policies: Policies, fleet: FleetSource, last_used: Callable[[], str]) -> None:
+        self._policies = policies
+        self._fleet = fleet
+        self._last_used = last_used
+
+    async def resolve(self, name: str) -> Target:
+        """The model behind a client's name for it. See `gateway.models.resolve.resolve` for the errors; besides them
+        `BrokerUnavailableError`, when nothing can be known because Redis is away."""
+        try:
+            return self._resolve(name)
+        except (ModelNotFoundError, OverloadedError):
+            # The snapshot may be older than the model.
+            await self._fleet.refresh()
+            return self._resolve(name)
+
+    def _resolve(self, name: str) -> Target:
+        return resolve(name, self._fleet.snapshot, self._policies.routes(), last_used=self._last_used())

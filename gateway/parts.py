@@ -1,0 +1,71 @@
+"""The parts of one gateway process, built from its settings and wired to each other. Nothing here decides anything."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from gateway.dispatch.admission import History
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.fleet import FleetWatcher
+from gateway.dispatch.jobs import JobQueue
+from gateway.dispatch.limits import Limits
+from gateway.dispatch.streams import FrameHub
+from gateway.intake.intake import Intake
+from gateway.metrics import Metrics
+from gateway.models.names import ModelNames
+from gateway.models.settings_files import Policies
+from shared.config import Settings, load_secret
+from shared.connections import build_async_redis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    settings: Settings
+    fleet: FleetWatcher
+    hub: FrameHub
+    jobs: JobQueue
+    dispatcher: Dispatcher
+    intake: Intake
+    metrics: Metrics
+    clients: tuple[redis.asyncio.Redis, ...]
+
+    async def aclose(self) -> None:
+        for client in self.clients:
+            await client.aclose()
+
+
+def build_parts(settings: Settings) -> Parts:
+    """Redis may come later; a settings file or a URL that cannot be used raises `ConfigError`."""
+    policies = Policies(settings)
+    client, subscriber = build_clients(settings)
+    fleet = FleetWatcher(client)
+    metrics = Metrics(fleet)
+    hub = FrameHub(subscriber, client, f"gw{secrets.token_hex(6)}", on_gap=metrics.gap)
+    jobs = JobQueue(client, load_secret(settings))
+    history = History()
+    return Parts(
+        settings=settings,
+        fleet=fleet,
+        hub=hub,
+        jobs=jobs,
+        dispatcher=Dispatcher(
+            hub=hub, fleet=fleet, jobs=jobs, history=history, limits=Limits.of(settings), observer=metrics
+        ),
+        intake=Intake(ModelNames(policies, fleet, lambda: history.last_model), policies),
+        metrics=metrics,
+        clients=(client, subscriber),
+    )
+
+
+def build_clients(settings: Settings) -> tuple[redis.asyncio.Redis, redis.asyncio.Redis]:
+    """One client for commands, one for the subscription. Neither retries by itself: a job must not be queued twice,
+    and a broken subscription must be seen. Neither has time-outs: whoever asks has one for the whole."""
+    client, subscriber = (build_async_redis(settings, socket_timeout_s=None) for _ in range(2))
+    for each in (client, subscriber):
+        each.set_retry(Retry(NoBackoff(), 0))
+    return client, subscriber

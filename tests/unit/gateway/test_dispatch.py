@@ -1,0 +1,177 @@
+"""A request whose worker is lost before its client heard a word of the answer is given to another; the client hears
+one answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from gateway.dispatch.dispatch import Dispatch
+from shared.errors import GatewayError, InternalError, WireError, WorkerLostError
+from shared.events import Event, Failed, Progress, Started, Usage, assemble
+from shared.wire import FrameEntry
+from tests.support.gateway import FINISHED, STARTED, new_dispatch, text, texts
+
+QUEUED, PREFILLING = Progress(phase="queued"), Progress(phase="prefill")
+LOST = WorkerLostError("worker a stopped", worker="a")
+STARTED_COLD = Started(usage=Usage(input_tokens=3), worker="b")
+
+
+class FewWorkers:
+    """Workers `a`, `b`, …; what is sent to them is put down."""
+
+    def __init__(self, *workers: str) -> None:
+        self.workers = workers
+        self.sent: list[tuple[int, str]] = []
+        self.tried: list[frozenset[str]] = []
+
+    def other_queue(self, dispatch: Dispatch) -> str:
+        self.tried.append(dispatch.tried)
+        return next((f"m@{worker}" for worker in self.workers if worker not in dispatch.tried), "")
+
+    def send(self, dispatch: Dispatch) -> None:
+        self.sent.append((dispatch.attempt.number, dispatch.attempt.queue))
+
+
+class Play:
+    """A dispatch, its reader, and workers who say what they are told to."""
+
+    def __init__(self, *workers: str, **fields: Any) -> None:
+        self.ways = FewWorkers(*workers)
+        self.dispatch = new_dispatch(ways=self.ways, **fields)
+        self.reader = self.dispatch.join()
+        self._said: dict[tuple[str, int], int] = {}
+
+    def say(self, worker: str, *events: Event, attempt: int = 1, ids: tuple[int, ...] = ()) -> None:
+        seq = self._said.get((worker, attempt), 0)
+        self._said[worker, attempt] = seq + 1
+        entry = FrameEntry(request_id="r1", attempt=attempt, seq=seq, token_ids=ids, events=events)
+        self.dispatch.take(entry, worker, "e")
+
+    async def heard(self) -> list[Event]:
+        return await self.reader.wait(1)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scenario, 10))
+
+
+def failures(events: list[Event]) -> list[str]:
+    return [event.message for event in events if isinstance(event, Failed)]
+
+
+@pytest.mark.parametrize("before", [(), (QUEUED,), (QUEUED, PREFILLING), (QUEUED, STARTED), (STARTED, PREFILLING)])
+@pytest.mark.parametrize("how", ["died", "gave it back"])
+def test_before_the_first_word_another_worker_answers_and_the_client_hears_one_answer(
+    before: tuple[Event, ...], how: str
+) -> None:
+    async def scenario() -> None:
+        play = Play("a", "b")
+        if before:
+            play.say("a", *before)
+        if how == "died":
+            play.dispatch.lose(LOST)
+        else:
+            play.say("a", Failed.of(WorkerLostError("the worker is stopping", worker="a")))
+        assert play.ways.sent == [(2, "m@b")]
+        assert play.dispatch.stage == "queued"
+        play.say("b", QUEUED, STARTED_COLD, text("from b"), FINISHED, attempt=2)
+        events = await play.heard()
+        assert texts(events) == "from b"
+        assert assemble(events).usage == FINISHED.usage
+        assert play.dispatch.has_ended
+
+    run(scenario())
+
+
+def test_what_the_lost_attempt_still_says_is_dropped() -> None:
+    async def scenario() -> None:
+        play = Play("a", "b")
+        play.say("a", STARTED)
+        play.dispatch.lose(LOST)
+        play.say("a", text("late"), FINISHED)
+        play.say("b", STARTED_COLD, text("new"), attempt=2)
+        play.say("a", Failed.of(LOST))
+        play.say("b", FINISHED, attempt=2)
+        assert texts(await play.heard()) == "new"
+
+    run(scenario())
+
+
+def test_once_a_word_was_told_the_request_fails() -> None:
+    async def scenario() -> None:
+        play = Play("a", "b")
+        play.say("a", STARTED, text("half an"))
+        play.dispatch.lose(LOST)
+        assert play.ways.sent == []
+        assert failures(await play.heard()) == [LOST.message]
+
+    run(scenario())
+
+
+def test_a_request_is_tried_elsewhere_twice_at_most_and_never_on_the_same_worker() -> None:
+    async def scenario() -> None:
+        play = Play("a", "b", "c", "d")
+        for attempt, worker in enumerate("abc", start=1):
+            play.say(worker, QUEUED, Failed.of(WorkerLostError(f"{worker} stopped", worker=worker)), attempt=attempt)
+        assert play.ways.sent == [(2, "m@b"), (3, "m@c")]
+        assert play.ways.tried == [frozenset("a"), frozenset("ab"), frozenset("abc")]
+        assert failures(await play.heard()) == ["c stopped"]
+
+    run(scenario())
+
+
+def test_a_worker_that_died_before_its_first_word_is_not_tried_again() -> None:
+    """Only RQ's record says who took the job; the fault carries its name."""
+    play = Play("a")
+    play.dispatch.lose(LOST)
+    assert play.ways.tried == [frozenset("a")]
+    assert play.dispatch.has_ended
+
+
+@pytest.mark.parametrize("fault", [InternalError("a bug"), WireError("another secret")])
+def test_only_a_fault_of_the_worker_moves_the_request(fault: GatewayError) -> None:
+    play = Play("a", "b")
+    play.say("a", Failed.of(fault))
+    assert bool(play.ways.sent) == isinstance(fault, WireError)
+
+
+def test_after_its_deadline_a_request_is_not_tried_elsewhere() -> None:
+    play = Play("a", "b", deadline_s=time.time() - 1)
+    play.dispatch.lose(LOST)
+    assert play.ways.sent == []
+    assert play.dispatch.has_ended
+
+
+def test_an_attempt_that_may_still_run_is_not_doubled() -> None:
+    """A hole in what it said cannot be filled, but it goes on."""
+    play = Play("a", "b")
+    play.dispatch.take(FrameEntry(request_id="r1", attempt=1, seq=1, token_ids=(), events=(STARTED,)), "a", "e")
+    assert play.ways.sent == []
+    assert play.dispatch.has_ended
+    assert not play.dispatch.attempt.is_over
+
+
+def test_token_ids_are_those_of_the_answer_that_is_told() -> None:
+    play = Play("a", "b")
+    play.say("a", STARTED, ids=(1, 2))
+    assert play.dispatch.has_tokens
+    play.dispatch.lose(LOST)
+    assert not play.dispatch.has_tokens
+    play.say("b", STARTED_COLD, text("x"), attempt=2, ids=(3,))
+    play.say("b", attempt=2, ids=(4, 5))
+    assert play.dispatch.token_ids == (3, 4, 5)
+
+
+def test_what_has_ended_is_not_lost_again() -> None:
+    async def scenario() -> None:
+        play = Play("a", "b")
+        play.say("a", STARTED, FINISHED)
+        play.dispatch.lose(LOST)
+        assert await play.heard() == [STARTED, FINISHED]
+
+    run(scenario())
