@@ -200,6 +200,9 @@ def _parse_response_format(value: Any) -> dict[str, Any] | None:
     match fields.string(wanted.get("type"), f"{at}.type"):
         case "text":
             return None
+        case "json_object" | "json_schema" if wanted.get("schema") is not None:
+            # As other local servers and vendors spell it.
+            return dict(fields.mapping(wanted["schema"], f"{at}.schema"))
         case "json_object":
             return {}
         case "json_schema":

@@ -241,6 +241,12 @@ def test_parallel_tool_calls_can_be_switched_off() -> None:
         ({"type": "json_object"}, {}),
         ({"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}, {"type": "object"}),
         ({"type": "json_schema", "json_schema": {"name": "n"}}, {}),
+        ({"type": "json_schema", "schema": {"type": "array"}}, {"type": "array"}),
+        (
+            {"type": "json_object", "schema": {"type": "object", "required": ["a"]}},
+            {"type": "object", "required": ["a"]},
+        ),
+        ({"type": "json_object", "schema": None}, {}),
     ],
 )
 def test_response_format(wanted: dict[str, Any], schema: dict[str, Any] | None) -> None:
@@ -382,6 +388,12 @@ ASSISTANT = {"role": "assistant", "content": "a"}
             {"tool_choice": {"type": "function", "function": {"name": "g"}}},
             "tool_choice.function.name",
             "there is no function 'g' among the tools",
+        ),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "Field required"),
+        (
+            {"response_format": {"type": "json_object", "schema": []}},
+            "response_format.schema",
+            "Input should be an object",
         ),
         ({"response_format": {"type": "xml"}}, "response_format.type", "Input should be 'text', 'json_object' or"),
         ({"stream_options": []}, "stream_options", "Input should be an object"),
