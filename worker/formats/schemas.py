@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ Schema = dict[str, Any]
 
 TYPES = ("string", "number", "boolean", "object", "array", "null")
 _MAX_REFERENCES = 16  # that lead from one to the next
-_MAX_DEPTH = 5  # of unions inside unions, which may contain themselves
+_MAX_ALTERNATIVES = 512
 _LARGEST = frozenset({"minLength", "minimum", "exclusiveMinimum", "minItems", "minProperties"})
 _SMALLEST = frozenset({"maxLength", "maximum", "exclusiveMaximum", "maxItems", "maxProperties"})
 
@@ -41,26 +42,50 @@ def _at(root: Schema, pointer: Any) -> Any:
     return value
 
 
-def branches(schema: Any, root: Schema, depth: int = 0) -> list[Schema]:
+def branches(schema: Any, root: Schema) -> list[Schema]:
     """Schemas of one type each, or of the values in their `enum`, one of which every valid value fits.
 
-    `anyOf` and `oneOf` are unions (that only one may fit is not kept), `allOf` is merged. Nothing fits `False`.
+    `anyOf` and `oneOf` are unions (that only one may fit is not kept), `allOf` is merged. Nothing fits `False`. A union
+    that contains itself adds nothing to itself; one of more alternatives than can be written out is anything.
     """
-    if schema is False:
-        return []
-    schema = dereferenced(schema, root)
-    if depth > _MAX_DEPTH:
-        return [{"type": kind} for kind in TYPES]
+    found: list[Schema] = []
+    seen: set[str] = set()
+    waiting = [schema]
+    while waiting:
+        option = waiting.pop()
+        if option is False:
+            continue
+        option = dereferenced(option, root)
+        key = json.dumps(option, sort_keys=True, default=repr)
+        if key in seen:
+            continue
+        seen.add(key)
+        if len(seen) > _MAX_ALTERNATIVES:
+            return [{"type": kind} for kind in TYPES]
+        inner = _parts(option, root)
+        if inner is None:
+            found += _alternatives(option)
+        else:
+            waiting += reversed(inner)
+    return found
+
+
+def _parts(schema: Schema, root: Schema) -> list[Schema] | None:
+    """The schemas of which a union or an intersection is made; None for a schema that is neither."""
     for word in ("anyOf", "oneOf"):
         if isinstance(schema.get(word), list):
             base = {key: value for key, value in schema.items() if key != word}
-            options = (dereferenced(option, root) for option in schema[word] if option is not False)
-            return [branch for option in options for branch in branches(_merged(base, option), root, depth + 1)]
-    if isinstance(schema.get("allOf"), list):
-        base = {key: value for key, value in schema.items() if key != "allOf"}
-        for option in schema["allOf"]:
-            base = _merged(base, dereferenced(option, root))
-        return branches(base, root, depth + 1)
+            return [_merged(base, dereferenced(option, root)) for option in schema[word] if option is not False]
+    if not isinstance(schema.get("allOf"), list):
+        return None
+    base = {key: value for key, value in schema.items() if key != "allOf"}
+    for option in schema["allOf"]:
+        base = _merged(base, dereferenced(option, root))
+    return [base]
+
+
+def _alternatives(schema: Schema) -> list[Schema]:
+    """Of a schema that is no union."""
     if "const" in schema:
         return [{"enum": [schema["const"]]}]
     if isinstance(schema.get("enum"), list):

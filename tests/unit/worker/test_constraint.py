@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from shared.messages import Message, ToolReferencePart, ToolResultPart
+from shared.errors import InvalidRequestError
+from shared.messages import Message, TextPart, ToolReferencePart, ToolResultPart
 from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
 from worker.engines.mlx.decode.constraint import ConstraintCompiler, Grammar, Markers
 
@@ -206,11 +207,129 @@ def test_a_keyword_that_cannot_be_enforced_is_dropped_with_a_warning(compiler, t
     assert not accepted(compiler, tokenizer, grammar, json.dumps({"other": "anything"}))
 
 
-def test_a_schema_beyond_help_is_served_free_with_a_warning(compiler):
+def test_a_schema_of_which_nothing_can_be_enforced_asks_for_any_json(compiler, tokenizer):
     grammar = compiler.compile(request(response_schema={"$ref": "https://example.com/away.json"}), in_reasoning=False)
-    assert not grammar.text
-    assert "not enforced" in grammar.warnings[0]
-    assert compiler.start(grammar) is None
+    assert grammar.warnings == ("`$ref` is not enforced",)
+    assert accepted(compiler, tokenizer, grammar, '["x"]')
+    assert not accepted(compiler, tokenizer, grammar, "x")
+
+
+ODD = {
+    "minimum": {"type": "integer", "minimum": -9223372036854775808},
+    "type": {"type": "int"},
+    "enum": {"type": "integer", "enum": 7},
+    "multipleOf": {"type": "integer", "multipleOf": 0},
+    "exclusiveMaximum": {"type": "integer", "exclusiveMaximum": "9"},
+    "format": {"type": "integer", "format": "int64"},
+    "not": {"type": "integer", "not": {"type": "string"}},
+}
+
+
+@pytest.mark.parametrize("keyword", ODD)
+@pytest.mark.parametrize("place", ["property", "definition", "list", "union"])
+def test_one_keyword_that_cannot_be_enforced_is_all_that_is_lost(compiler, tokenizer, keyword, place):
+    """As a tool's parameter and in an answer's schema; its neighbours keep their own such keywords."""
+    odd = ODD[keyword]
+    value = {
+        "property": odd,
+        "definition": {"$ref": "#/$defs/odd"},
+        "list": {"type": "array", "items": odd, "minItems": 1},
+        "union": {"anyOf": [odd, {"type": "boolean"}]},
+    }[place]
+    schema = {
+        "type": "object",
+        "properties": {"n": value, "kept": {"type": "integer", "minimum": 5}},
+        "required": ["n", "kept"],
+        "additionalProperties": False,
+        "$defs": {"odd": odd},
+    }
+    good, wrong_kept = ("[7]", "[7]") if place == "list" else ("7", "7")
+    wrong_n = None if keyword == "type" else '["x"]' if place == "list" else '"x"'
+    tool = ToolDefinition(name="T", parameters=schema)
+    for wanted, form in (
+        (request(response_schema=schema), "%s"),
+        (
+            request(tools=(BASH, tool), tool_choice=ToolChoice(mode="any")),
+            '<tool_call>\n{"name": "T", "arguments": %s}\n</tool_call>',
+        ),
+    ):
+        grammar = compiler.compile(wanted, in_reasoning=False)
+        assert set(grammar.warnings) <= {f"`{keyword}` is not enforced"}
+        assert accepted(compiler, tokenizer, grammar, form % f'{{"n": {good}, "kept": 5}}')
+        assert not accepted(compiler, tokenizer, grammar, form % f'{{"n": {wrong_kept}, "kept": 4}}')
+        if wrong_n:
+            assert not accepted(compiler, tokenizer, grammar, form % f'{{"n": {wrong_n}, "kept": 5}}')
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "expected"),
+    [
+        ({"type": "integer"}, "1" * 40, False),
+        ({"type": "integer"}, "-9223372036854775808", True),
+        ({"type": "integer"}, "18446744073709551615", True),
+        ({"type": "integer", "minimum": 1}, "1" * 40, False),
+        ({"type": "number"}, "0." + "3" * 40, False),
+        ({"type": "number"}, "1e" + "9" * 40, False),
+        ({"type": "number"}, "-2.2250738585072014e-308", True),
+        ({}, "1" * 40, False),
+        ({}, json.dumps("1" * 100), True),
+        ({}, json.dumps("x" + "1" * 100 + "y"), True),
+        ({"type": "string", "pattern": "^[0-9]{40}$"}, json.dumps("1" * 40), True),
+        ({"type": "string", "pattern": "^[0-9]*$"}, json.dumps("1" * 40), True),
+        ({"const": 10**39}, str(10**39), True),
+        ({"type": "number", "exclusiveMinimum": 0}, "0." + "0" * 30 + "1", False),
+        ({"type": "number", "exclusiveMinimum": 0}, "0." + "0" * 20 + "1", True),
+    ],
+)
+def test_numbers_come_to_an_end(compiler, tokenizer, schema, text, expected):
+    whole = {"type": "object", "properties": {"n": schema}, "required": ["n"], "additionalProperties": False}
+    grammar = compiler.compile(request(response_schema=whole), in_reasoning=False)
+    assert accepted(compiler, tokenizer, grammar, f'{{"n": {text}}}') is expected
+    assert accepted(compiler, tokenizer, grammar, f'{{"n": [{text}, {text}]}}') is (expected and schema == {})
+
+
+def test_a_number_in_free_text_beside_calls_may_be_long(compiler, tokenizer):
+    wanted = request(tools=(replace(BASH, strict=True),))
+    grammar = compiler.compile(wanted, in_reasoning=False)
+    assert accepted(compiler, tokenizer, grammar, "1" * 100)
+
+
+def begun(text: str) -> tuple[Message, ...]:
+    return (
+        Message(role="user", parts=(TextPart(text="x"),)),
+        Message(role="assistant", parts=(TextPart(text=text),)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("beginning", "rest", "expected"),
+    [
+        ("{", '"title": "x"}', True),
+        ('{"title": "a "', "}", True),
+        ('{"title": "a ', 'b"}', True),
+        ("{", '"other": 1}', False),
+        ("{", '{"title": "x"}', False),
+        ("\n", '{"title": "x"}', True),
+    ],
+)
+def test_an_answer_that_the_client_began_goes_on_in_its_form(compiler, tokenizer, beginning, rest, expected):
+    for tools in ((), (BASH,)):
+        wanted = request(response_schema=TITLE, tools=tools)
+        grammar = compiler.compile(replace(wanted, messages=begun(beginning)), in_reasoning=False, continues=True)
+        assert accepted(compiler, tokenizer, grammar, rest) is expected
+
+
+@pytest.mark.parametrize("beginning", ["Here it is:", '{"title": 5', "```json\n{", '{"other"'])
+def test_a_beginning_that_does_not_fit_the_form_is_refused(compiler, beginning):
+    wanted = replace(request(response_schema=TITLE), messages=begun(beginning))
+    with pytest.raises(InvalidRequestError, match="does not begin JSON that does"):
+        compiler.compile(wanted, in_reasoning=False, continues=True)
+
+
+def test_a_demanded_call_may_stand_behind_any_beginning(compiler, tokenizer):
+    wanted = request(tools=(BASH,), tool_choice=ToolChoice(mode="any"))
+    grammar = compiler.compile(replace(wanted, messages=begun("Well:")), in_reasoning=False, continues=True)
+    assert accepted(compiler, tokenizer, grammar, CALL)
 
 
 def test_every_construct_that_claude_code_sends_compiles_without_loss(compiler):

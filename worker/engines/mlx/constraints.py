@@ -25,9 +25,12 @@ class Constraints:
         self._lock = threading.Lock()
         self._compiler: ConstraintCompiler | None = None
 
-    def compile(self, request: GenerateRequest, *, in_reasoning: bool) -> Grammar | None:
-        """The grammar that the request demands; None when it demands nothing."""
-        return self._built().compile(request, in_reasoning=in_reasoning) if is_demanding(request) else None
+    def compile(self, request: GenerateRequest, *, in_reasoning: bool, continues: bool) -> Grammar | None:
+        """The grammar that the request demands; None when it demands nothing. Raises `InvalidRequestError` for the
+        beginning of an answer (`continues`) that does not fit it."""
+        if not is_demanding(request):
+            return None
+        return self._built().compile(request, in_reasoning=in_reasoning, continues=continues)
 
     def start(self, grammar: Grammar | None) -> Constraint | None:
         return None if grammar is None else self._built().start(grammar)

@@ -199,7 +199,7 @@ class MlxEngine:
         loaded = self._model
         prompt = self._builder.build(request)
         params = row_params(request.sampling, loaded.defaults, loaded.vocab)
-        grammar = self._constraints.compile(request, in_reasoning=prompt.in_reasoning)
+        grammar = self._constraints.compile(request, in_reasoning=prompt.in_reasoning, continues=prompt.continues)
         return Prepared(
             request=request,
             prompt_tokens=len(prompt.tokens),

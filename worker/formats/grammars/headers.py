@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from shared.request import ToolDefinition
+from worker.formats.enforceable import rooted
 from worker.formats.grammars.base import UnwritableError
 from worker.formats.grammars.lark import SPACE, Rules
-from worker.formats.grammars.values import rooted
 from worker.formats.harmony import CONSTRAIN, MESSAGE
 from worker.formats.schemas import Schema
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.request import ToolDefinition
+from worker.formats.enforceable import rooted
 from worker.formats.grammars.base import UnwritableError
 from worker.formats.grammars.declared import declared
 from worker.formats.grammars.lark import SPACE, Argument, Rules
-from worker.formats.grammars.values import rooted, scalar
+from worker.formats.grammars.values import scalar
 from worker.formats.schemas import Schema, branches
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")

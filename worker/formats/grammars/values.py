@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from worker.formats.enforceable import rooted
 from worker.formats.grammars.guarded import exact_bounds, guarded
 from worker.formats.grammars.lark import ANY_TEXT, Rules
 from worker.formats.schemas import TYPES, Schema, branches, type_of
@@ -109,24 +110,6 @@ def scalar(rules: Rules, branch: Schema, root: Schema, markers: Sequence[str] = 
     if markers and branch["type"] in ("string", "object", "array"):
         return rules.json(guarded(rooted(branch, root), markers))
     return rules.json(rooted(branch, root))
-
-
-def rooted(schema: Schema, root: Schema) -> Schema:
-    """A part of the document `root` as a document of its own: its references still lead where they led."""
-    if '"$ref"' not in json.dumps(schema):
-        return schema
-    return {**_moved(schema), "$defs": {"root": _moved(root)}}
-
-
-def _moved(schema: Any) -> Any:
-    if isinstance(schema, dict):
-        return {
-            key: f"#/$defs/root{item[1:]}"
-            if key == "$ref" and isinstance(item, str) and item.startswith("#")
-            else _moved(item)
-            for key, item in schema.items()
-        }
-    return [_moved(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def _kind(kind: str) -> str:

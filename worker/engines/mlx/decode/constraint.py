@@ -13,6 +13,7 @@ says beyond that is dropped with a warning, never refused. Chosen by measurement
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -24,8 +25,11 @@ import llguidance.numpy
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.messages import Message, Part, ToolReferencePart, ToolResultPart
+from shared.errors import InvalidRequestError
+from shared.messages import Message, Part, TextPart, ToolReferencePart, ToolResultPart
 from shared.request import GenerateRequest, ToolDefinition
+from worker.engines.mlx.decode.digits import Digits
+from worker.formats.enforceable import enforceable
 from worker.formats.grammars import CALL_FORMS, SPACE, CallForm, Rules, UnwritableError
 from worker.formats.schemas import names_only, resolvable
 
@@ -38,6 +42,7 @@ _DROPPABLE = (
 )
 
 _KEPT_GRAMMARS = 16
+_KEPT_SCHEMAS = 256
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
@@ -59,11 +64,13 @@ class Markers:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:
     """A compiled demand. `text` is empty when it could not be enforced at all; `warnings` say what is not.
-    `unreasoned` is the same without reasoning where the model may reason first or not, else empty."""
+    `unreasoned` is the same without reasoning where the model may reason first or not, else empty. `begun` are the
+    tokens with which the client has begun the answer."""
 
     text: str
     warnings: tuple[str, ...] = ()
     unreasoned: str = ""
+    begun: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +101,7 @@ class Constraint:
         *,
         vocabulary: int,
         eos_token_ids: Sequence[int],
+        digits: Digits,
         unreasoned: llguidance.LLMatcher | None = None,
     ) -> None:
         """`matcher` is this answer's own; `vocabulary` the number of tokens that it knows. `unreasoned` is for the
@@ -101,6 +109,7 @@ class Constraint:
         self._eos_token_ids = list(eos_token_ids)
         self._matcher = matcher
         self._unreasoned = unreasoned
+        self._run = digits.run()
         self._words = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
 
     def allowed(self, vocabulary: int) -> NDArray[np.bool_]:
@@ -110,7 +119,7 @@ class Constraint:
             ends = np.zeros(vocabulary, dtype=np.bool_)
             ends[self._eos_token_ids] = True
             return ends
-        return self._next(self._matcher, vocabulary)
+        return self._run.bounded(self._next(self._matcher, vocabulary))
 
     def voluntary(self, vocabulary: int) -> NDArray[np.bool_] | None:
         """Those of the allowed tokens that begin reasoning, where the model may begin it or not: only one that wants
@@ -131,6 +140,7 @@ class Constraint:
     def accept(self, token: int) -> bool:
         """Advance by the token that was sampled. False when the grammar does not allow it, or the answer is over."""
         self._unreasoned = None
+        self._run.add(token)
         return not self._matcher.is_stopped() and bool(self._matcher.consume_token(token))
 
     @property
@@ -157,19 +167,39 @@ class ConstraintCompiler:
         self._tokenizer = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocabulary, eos_token=list(eos_token_ids))
         self._eos_token_ids = tuple(eos_token_ids)
         self._markers = markers
+        self._digits = Digits([self._tokenizer.decode_bytes([token]) for token in range(self._tokenizer.vocab_size)])
         self._lock = threading.Lock()
         self._matchers: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._fitted: OrderedDict[str, tuple[dict[str, Any], tuple[str, ...]]] = OrderedDict()
 
-    def compile(self, request: GenerateRequest, *, in_reasoning: bool) -> Grammar | None:
-        """The grammar that the request demands, None when it demands nothing."""
-        think = _Think(is_open=in_reasoning, is_allowed=request.reasoning.enabled is not False)
+    def compile(self, request: GenerateRequest, *, in_reasoning: bool, continues: bool = False) -> Grammar | None:
+        """The grammar that the request demands, None when it demands nothing. With `continues` the client has begun
+        the answer in its last message. Raises `InvalidRequestError` when that does not begin what it demands."""
+        think = _Think(is_open=in_reasoning, is_allowed=request.reasoning.enabled is not False and not continues)
         grammar = self._demanded(request, think)
         if grammar is None or in_reasoning or not must_have_form(request):
             return grammar
+        if continues:
+            return self._continued(grammar, request)
         unreasoned = self._demanded(request, replace(think, is_allowed=False))
         if unreasoned is None or unreasoned.text == grammar.text:
             return grammar
         return replace(grammar, unreasoned=unreasoned.text)
+
+    def _continued(self, grammar: Grammar, request: GenerateRequest) -> Grammar:
+        """The grammar of an answer of which the client has written the beginning, where the beginning counts: a call
+        may stand behind any text."""
+        begun = _begun(request.messages[-1])
+        if demanded_tools(request)[1] or not begun or not grammar.text:
+            return grammar
+        tokens = self._tokenizer.tokenize_str(self._markers.answer_start, parse_special=True)
+        tokens += self._tokenizer.tokenize_str(begun)
+        if self._matcher(grammar.text).deep_copy().try_consume_tokens(tokens) != len(tokens):
+            raise InvalidRequestError(
+                "messages: the answer has to fit a schema, and the last message does not begin JSON that does",
+                param="messages",
+            )
+        return replace(grammar, begun=tuple(tokens))
 
     def _demanded(self, request: GenerateRequest, think: _Think) -> Grammar | None:
         demanded, required = demanded_tools(request)
@@ -200,10 +230,14 @@ class ConstraintCompiler:
         """A fresh state for one answer; None when the grammar enforces nothing."""
         if not grammar.text:
             return None
+        matcher = self._matcher(grammar.text).deep_copy()
+        if grammar.begun:
+            matcher.consume_tokens(list(grammar.begun))
         return Constraint(
-            self._matcher(grammar.text).deep_copy(),
+            matcher,
             vocabulary=self._tokenizer.vocab_size,
             eos_token_ids=self._eos_token_ids,
+            digits=self._digits,
             unreasoned=self._matcher(grammar.unreasoned).deep_copy() if grammar.unreasoned else None,
         )
 
@@ -226,7 +260,9 @@ class ConstraintCompiler:
             rules = Rules(self._tokenizer)
             return Grammar(text=rules.text(f"{self._reasoning(rules, think)} {self._json(rules, fitted)}"))
 
-        fitted, warnings, error = self._fit(schema or _ANY_OBJECT, build)
+        enforced, dropped = self._enforceable(schema or _ANY_OBJECT)
+        fitted, warnings, error = self._fit(enforced, build)
+        warnings = [*dropped, *warnings]
         if error:
             return Grammar(text="", warnings=(f"the schema is not enforced: {error}",))
         if request.tool_choice.mode == "auto" and (tools := shown_tools(request)):
@@ -247,7 +283,11 @@ class ConstraintCompiler:
 
         known = [replace(tool, parameters=resolvable(tool.parameters, dict(tool.parameters))) for tool in tools]
         warnings = [] if known == list(tools) else ["a `$ref` that leads nowhere is not enforced"]
-        tools = known
+        tools = []
+        for tool in known:
+            schema, dropped = self._enforceable(tool.parameters)
+            tools.append(replace(tool, parameters=schema))
+            warnings += dropped
         grammar = build(*tools)
         if self._error(grammar):
             fitted = []
@@ -306,12 +346,27 @@ class ConstraintCompiler:
                 warnings.append(f"`{keyword}` is not enforced")
         return schema, warnings, error
 
+    def _enforceable(self, schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """The schema without what llguidance does not take, and warnings of what that is."""
+        key = json.dumps(schema)
+        with self._lock:
+            known = self._fitted.get(key)
+        if known is None:
+            known = enforceable(schema, self._complaint)[:2]
+        with self._lock:
+            self._fitted[key] = known
+            self._fitted.move_to_end(key)
+            if len(self._fitted) > _KEPT_SCHEMAS:
+                self._fitted.popitem(last=False)
+        fitted, dropped = known
+        return fitted, [f"`{keyword}` is not enforced" for keyword in dropped]
+
+    def _complaint(self, schema: dict[str, Any]) -> str:
+        return _first_line(llguidance.LLMatcher(self._tokenizer, f"start: %json {json.dumps(schema)}").get_error())
+
     def _error(self, grammar: Grammar) -> str:
         """What llguidance has against it, in one line."""
-        if not grammar.text:
-            return ""
-        error: str = self._matcher(grammar.text).get_error()
-        return error.strip().splitlines()[0] if error else ""
+        return _first_line(self._matcher(grammar.text).get_error()) if grammar.text else ""
 
     def _reasoning(self, rules: Rules, think: _Think) -> str:
         """A reasoning block before the answer: the rest of an open one, or an optional whole one."""
@@ -320,6 +375,15 @@ class ConstraintCompiler:
             return ""
         rest = rules.until(end)
         return rest if think.is_open else f"({rules.literal(start)} {rest})?"
+
+
+def _first_line(error: str) -> str:
+    return error.strip().splitlines()[0] if error else ""
+
+
+def _begun(message: Message) -> str:
+    """What the client wrote of the answer."""
+    return "\n".join(part.text for part in message.parts if isinstance(part, TextPart))
 
 
 def demanded_tools(request: GenerateRequest) -> tuple[tuple[ToolDefinition, ...], bool]:
