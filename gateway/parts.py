@@ -21,6 +21,7 @@ from gateway.models.names import ModelNames
 from gateway.models.settings_files import Policies
 from shared.config import Settings, load_secret
 from shared.connections import build_async_redis
+from shared.keys import Names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +44,11 @@ def build_parts(settings: Settings) -> Parts:
     """Redis may come later; a settings file or a URL that cannot be used raises `ConfigError`."""
     policies = Policies(settings)
     client, subscriber = build_clients(settings)
-    fleet = FleetWatcher(client)
+    names = Names(settings.deployment)
+    fleet = FleetWatcher(client, names)
     metrics = Metrics(fleet)
-    hub = FrameHub(subscriber, client, f"gw{secrets.token_hex(6)}", on_gap=metrics.gap)
-    jobs = JobQueue(client, load_secret(settings))
+    hub = FrameHub(subscriber, client, names, f"gw{secrets.token_hex(6)}", on_gap=metrics.gap)
+    jobs = JobQueue(client, names, load_secret(settings))
     history = History()
     return Parts(
         settings=settings,
@@ -54,7 +56,7 @@ def build_parts(settings: Settings) -> Parts:
         hub=hub,
         jobs=jobs,
         dispatcher=Dispatcher(
-            hub=hub, fleet=fleet, jobs=jobs, history=history, limits=Limits.of(settings), observer=metrics
+            names=names, hub=hub, fleet=fleet, jobs=jobs, history=history, limits=Limits.of(settings), observer=metrics
         ),
         intake=Intake(ModelNames(policies, fleet, lambda: history.last_model), policies),
         metrics=metrics,

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from shared.errors import ConfigError
+from shared.keys import DEFAULT_DEPLOYMENT, word
 
 SETTINGS_FILES = ("models.json", "model_aliases.json", "claude_routing.json", "inference_settings.json")
 
@@ -28,6 +29,7 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    deployment: str = DEFAULT_DEPLOYMENT  # begins every name in Redis: fleets that share a server need two
     state_dir: Path = Path("~/.mlx-gateway")
     config_dir: Path | None = None
     redis_url: str = ""
@@ -130,6 +132,8 @@ def _convert(name: str, raw: str, default: Any) -> Any:
 def _validated(settings: Settings) -> Settings:
     if not 0 <= settings.port <= 65535:
         raise ConfigError(f"port {settings.port} is not between 0 and 65535")
+    if settings.deployment != word(settings.deployment):
+        raise ConfigError(f"deployment {settings.deployment!r}: expected letters, digits, - and _")
     if settings.log_level.lower() not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log level {settings.log_level!r}: expected debug, info, warning or error")
     for name in _POSITIVE:

@@ -1,73 +1,181 @@
-"""Every Redis key, channel, stream, queue and TTL. RQ's own keys start with `rq:` and are RQ's business."""
+"""Every Redis key, channel, stream, queue and TTL. RQ's own keys start with `rq:` and are RQ's business.
+
+Every name of ours begins with the deployment's, so that fleets can share a server: keys could be told apart by the
+number of the database, but channels are global over all databases of a server. Names of queues carry it, too. A
+worker's name begins with its host's (`<host>.<model>.<epoch>`), so that a pattern can mean "this host's".
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
+DEFAULT_DEPLOYMENT = "mlxgw"
 JOB_FUNCTION = "worker.jobs.run"  # the one function a worker runs
 
 LEASE_TTL_S = 5
 LEASE_EVERY_S = 1.0
 HOST_TTL_S = 5
+GATEWAY_TTL_S = 3
 BODY_TTL_S = 3600
 RESULT_TTL_S = 60
 FAILURE_TTL_S = 600
-CANCELLED_TTL_S = 600
+ENDED_TTL_S = 600
+HOME_TTL_S = 3600
 LOG_MAXLEN = 512
 LOG_TTL_S = 60
 CALL_TTL_S = 30
 
-WORKERS = "workers"  # set of worker names that may hold a lease
-HOSTS = "hosts"  # set of host names
+NO_HOST = ""  # in place of a host: what any of them may take
 
 
-def body(request_id: str) -> str:
-    """msgpack `Envelope`."""
-    return f"req:{request_id}"
+def word(text: str) -> str:
+    """A name as it stands in keys: safe in patterns, in RQ's names and between dots."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-") or "x"
 
 
-def gateway_channel(gateway: str) -> str:
-    """Frames and call replies for one gateway process."""
-    return f"gw:{gateway}"
+def worker_name(host: str, model: str, epoch: str) -> str:
+    """Unique per start: `<host>.<model>.<epoch>`."""
+    return ".".join(word(text) for text in (host, model, epoch))
 
 
-def frame_log(worker: str, gateway: str) -> str:
-    """Capped stream of the frames last published by one worker to one gateway: entry id `<seq>-0`, field `f` the
-    frame. Worker names are unique per start (they contain the epoch), so ids of two lives never mix."""
-    return f"log:{worker}:{gateway}"
+def host_of(worker: str) -> str:
+    """The word of the host that a worker's name begins with."""
+    return worker.partition(".")[0]
 
 
-def lease(worker: str) -> str:
-    """msgpack `WorkerLease`, TTL `LEASE_TTL_S` at the most: gone means dead."""
-    return f"lease:{worker}"
+def job_id(request_id: str, attempt: int) -> str:
+    """RQ's id of an attempt."""
+    return f"{request_id}-{attempt}"
 
 
-def host(name: str) -> str:
-    """msgpack `HostRecord`, TTL `HOST_TTL_S`."""
-    return f"host:{name}"
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of one deployment. `host` is the word of a host, `worker` a worker's whole name."""
+
+    deployment: str = DEFAULT_DEPLOYMENT
+
+    def _of(self, *parts: str) -> str:
+        return ":".join((self.deployment, *parts))
+
+    # --- who is alive --------------------------------------------------------------------------------------------
+
+    @property
+    def workers(self) -> str:
+        """Set of worker names that may hold a lease."""
+        return self._of("workers")
+
+    @property
+    def hosts(self) -> str:
+        """Set of hosts' words."""
+        return self._of("hosts")
+
+    @property
+    def gateways(self) -> str:
+        """Set of gateway ids."""
+        return self._of("gateways")
+
+    def lease(self, worker: str) -> str:
+        """`WorkerLease`, TTL `LEASE_TTL_S` at the most: gone means dead."""
+        return self._of("lease", worker)
+
+    def host(self, host: str) -> str:
+        """`HostRecord`, TTL `HOST_TTL_S`."""
+        return self._of("host", host)
+
+    def gateway(self, gateway: str) -> str:
+        """`GatewayRecord`, TTL `GATEWAY_TTL_S`."""
+        return self._of("gateway", gateway)
+
+    # --- work ----------------------------------------------------------------------------------------------------
+
+    def queue(self, model: str, lane: str = "") -> str:
+        """RQ queue of a model: what any of its workers may take, or what waits until there is one."""
+        return f"{self.deployment}:{model}{_lane(lane)}"
+
+    def worker_queue(self, model: str, worker: str, lane: str = "") -> str:
+        """RQ queue of one worker, claimed by that worker alone."""
+        return f"{self.deployment}:{model}@{worker}{_lane(lane)}"
+
+    def bell(self, worker: str) -> str:
+        """List of one entry, rung by whoever puts a job on a queue of the worker. It holds no job."""
+        return self._of("bell", worker)
+
+    def placed(self, worker: str) -> str:
+        """Hash: job -> what was placed there and is in no lease yet; `v` counts how often something was put here."""
+        return self._of("placed", worker)
+
+    def body(self, host: str, request_id: str, attempt: int) -> str:
+        """`Envelope`, for the host that it was placed on; `NO_HOST` while it was placed on none."""
+        return f"{self.body_prefix(host)}{job_id(request_id, attempt)}"
+
+    def body_prefix(self, host: str) -> str:
+        """What a body's key begins with; the job's id follows."""
+        return self._of("req", host, "")
+
+    def ended(self, request_id: str) -> str:
+        """The highest attempt of the request that must not run (any more); looked at when a job is claimed."""
+        return self._of("ended", request_id)
+
+    def ended_prefix(self) -> str:
+        return self._of("ended", "")
+
+    def home(self, conversation: str) -> str:
+        """Worker and turn of a conversation's last move, TTL `HOME_TTL_S`."""
+        return self._of("home", conversation)
+
+    def resident(self, worker: str) -> str:
+        """Sorted set: tag of a prefix -> tokens, of what the worker has in memory."""
+        return self._of("res", worker)
+
+    def soon(self, worker: str) -> str:
+        """Sorted set: tag -> expiry, of what was placed there and is not computed yet."""
+        return self._of("soon", worker)
+
+    def disk(self, host: str, model: str) -> str:
+        """Sorted set: tag -> tokens, of what lies in files of the host."""
+        return self._of("disk", host, model)
+
+    def run(self, tenant: str, key: str) -> str:
+        """Id, attempt, worker and owner of a request that may be joined by its idempotency key."""
+        return self._of("run", tenant, key)
+
+    # --- answers and signals -------------------------------------------------------------------------------------
+
+    def gateway_channel(self, gateway: str, host: str) -> str:
+        """Frames of one host for one gateway. Who may publish on a channel may also listen to it, so that one channel
+        for all hosts would let each of them read what all the others answer."""
+        return self._of("gw", gateway, host)
+
+    def worker_channel(self, worker: str) -> str:
+        """Sealed `Control` messages for one worker."""
+        return self._of("to", worker)
+
+    @property
+    def loads(self) -> str:
+        """Channel: a sealed list of models; asks any host that may serve one to load it."""
+        return self._of("loads")
+
+    @property
+    def cancels(self) -> str:
+        """Channel: msgpack [request id, attempt, reason]; every worker listens."""
+        return self._of("cancels")
+
+    @property
+    def fleet(self) -> str:
+        """Channel: leases and host records as they are written."""
+        return self._of("fleet")
+
+    def frame_log(self, worker: str, gateway: str) -> str:
+        """Capped stream of the frames last published by one worker to one gateway: entry id `<seq>-0`, field `f` the
+        frame. Worker names are unique per start (they contain the epoch), so ids of two lives never mix."""
+        return self._of("log", worker, gateway)
+
+    def calls(self, model: str) -> str:
+        """List of msgpack `[signature, envelope bytes]`: tokenizer-only work (counting), popped by any worker of the
+        model beside generation."""
+        return self._of("calls", model)
 
 
-def queue(model: str) -> str:
-    """RQ queue that any worker of the model serves."""
-    return model
-
-
-def worker_queue(model: str, worker: str) -> str:
-    """RQ queue of one worker (placement writes here)."""
-    return f"{model}@{worker}"
-
-
-def cancelled(request_id: str) -> str:
-    """Set while a request must not run; checked when a worker claims it."""
-    return f"cancelled:{request_id}"
-
-
-CANCELS = "cancels"  # channel: msgpack [request_id, reason]; every worker listens
-
-
-def calls(model: str) -> str:
-    """List of msgpack `[signature, envelope bytes]`: tokenizer-only work (counting), popped by any worker of the
-    model beside generation. The answer is a frame entry under the request's id whose one event is `Started`
-    (its usage holds the count) or `Failed`."""
-    return f"calls:{model}"
-
-
-LOADS = "loads"  # channel: msgpack [model]; asks any host that may serve the model to load it
+def _lane(lane: str) -> str:
+    return f"!{lane}" if lane else ""

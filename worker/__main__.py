@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import secrets
 import signal
 import socket
@@ -20,6 +19,7 @@ import redis
 from shared.config import Settings, load_secret, load_settings
 from shared.connections import build_redis
 from shared.errors import ConfigError, GatewayError, RequestCancelledError
+from shared.keys import Names, worker_name
 from shared.log import set_up_logging
 from shared.registry import ModelSpec, WorkerLease, model_id_of
 from worker.engines.registry import ENGINE_NAMES, build_engine
@@ -37,11 +37,6 @@ log = logging.getLogger("worker")
 _ORPHAN_GRACE_S = 5.0
 _REDIS_WAIT_S = 5.0
 _REDIS_RETRY_S = 0.2
-
-
-def worker_name(model: str, host: str, epoch: str) -> str:
-    """Unique per start, and safe in keys and RQ: `<model>.<host>.<epoch>`."""
-    return ".".join(re.sub(r"[^A-Za-z0-9_-]+", "-", word).strip("-") or "x" for word in (model, host, epoch))
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -74,18 +69,21 @@ class Worker:
 
     def __init__(self, settings: Settings, spec: ModelSpec, host: str, status: StatusPipe) -> None:
         epoch = f"{int(time.time() * 1000):x}{secrets.token_hex(2)}"
-        name = worker_name(spec.id, host, epoch)
+        name = worker_name(host, spec.id, epoch)
+        names = Names(settings.deployment)
         secret = load_secret(settings)
         connect: Callable[[], redis.Redis] = lambda: build_redis(settings)  # noqa: E731
         inbox: SimpleQueue[Message] = SimpleQueue()
         self.inbox = inbox
         engine = build_engine(spec, settings)
-        self.publisher = Publisher(connect(), worker=name, epoch=epoch, gateway_gone=self._gateway_gone)
-        self.runner = Runner(engine, self.publisher, Bodies(connect()), worker=name, secret=secret, report=inbox.put)
+        self.publisher = Publisher(connect(), names, worker=name, epoch=epoch, gateway_gone=self._gateway_gone)
+        bodies = Bodies(connect(), names)
+        self.runner = Runner(engine, self.publisher, bodies, worker=name, secret=secret, report=inbox.put)
         self.rq = EngineWorker(
             connect(),
             self.runner,
             inbox,
+            names,
             name=name,
             model=spec.id,
             lease=WorkerLease(
@@ -107,10 +105,10 @@ class Worker:
             on_stop=self._stop_listening,
         )
         self.calls = CallServer(
-            connect(), self.publisher, engine.count_tokens, model=spec.id, worker=name, secret=secret
+            connect(), names, self.publisher, engine.count_tokens, model=spec.id, worker=name, secret=secret
         )
         self.cancels = CancelListener(
-            connect(), self._cancel, others={self.rq.pubsub_channel_name: self.rq.handle_payload}
+            connect(), names, self._cancel, others={self.rq.pubsub_channel_name: self.rq.handle_payload}
         )
 
     def run(self) -> int:
@@ -135,8 +133,9 @@ class Worker:
         self.calls.stop()
         self.cancels.stop()
 
-    def _cancel(self, request_id: str, reason: str) -> None:
-        self.runner.cancel(request_id, RequestCancelledError(reason or "the request was cancelled"))
+    def _cancel(self, request_id: str, attempt: int, reason: str) -> None:
+        error = RequestCancelledError(reason or "the request was cancelled")
+        self.runner.cancel(request_id, error, up_to_attempt=attempt)
 
     def _gateway_gone(self, gateway: str) -> None:
         log.warning("gateway %s no longer listens: its requests are cancelled", gateway)

@@ -32,6 +32,7 @@ from gateway.dispatch.jobs import drain
 from shared.config import Settings, child_environment, load_settings, plain_environment, resolve_source
 from shared.connections import build_async_redis
 from shared.errors import BrokerUnavailableError, ConfigError, GatewayError
+from shared.keys import Names
 from shared.log import set_up_logging
 from shared.registry import Fleet, WorkerLease
 
@@ -267,7 +268,7 @@ def _read_fleet(settings: Settings) -> Fleet:
 
     async def read() -> Fleet:
         async with build_async_redis(settings) as client:
-            return await FleetWatcher(client).refresh()
+            return await FleetWatcher(client, Names(settings.deployment)).refresh()
 
     try:
         return asyncio.run(read())

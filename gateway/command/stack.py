@@ -16,10 +16,11 @@ from pathlib import Path
 from redis.exceptions import AuthenticationError, RedisError
 
 from gateway.command.runfile import Running, answers, only_one, write_running
-from shared import keys, wire
+from shared import wire
 from shared.config import Settings, child_environment, load_secret, resolve_source
 from shared.connections import build_async_redis, build_redis
 from shared.errors import ConfigError, WireError
+from shared.keys import Names, word
 from shared.log import last_lines, open_log
 from shared.processes import GuardedProcess
 from shared.redis_server import MINIMUM_VERSION, RedisServer
@@ -196,10 +197,11 @@ class Stack:
         Raises `ConfigError` when none can be loaded at the start.
         """
         shown: dict[str, ModelRecord] = {}
+        record = Names(self.settings.deployment).host(word(self.name))
         async with build_async_redis(self.settings) as client:
             while not self._stopping.is_set():
                 with contextlib.suppress(RedisError, OSError):
-                    self._show(models_of(await client.get(keys.host(self.name))), shown)
+                    self._show(models_of(await client.get(record)), shown)
                 if not self._is_ready:
                     await self._announce_when_ready(shown.values())
                 with contextlib.suppress(TimeoutError):

@@ -23,6 +23,7 @@ from gateway.dispatch.tasks import cancel_all
 from shared import keys
 from shared.errors import DeadlineExceededError, GatewayError, OverloadedError
 from shared.events import Failed, Started
+from shared.keys import Names
 from shared.request import Envelope, GenerateRequest
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Dispatcher:
     def __init__(
         self,
         *,
+        names: Names,
         hub: FrameHub,
         fleet: FleetWatcher,
         jobs: JobQueue,
@@ -56,6 +58,7 @@ class Dispatcher:
         limits: Limits,
         observer: Observer,
     ) -> None:
+        self._names = names
         self._hub = hub
         self._fleet = fleet
         self._jobs = jobs
@@ -88,7 +91,7 @@ class Dispatcher:
                 raise
         return Dispatch(
             request,
-            queue=choose_queue(self._fleet.snapshot, request.model),
+            queue=choose_queue(self._names, self._fleet.snapshot, request.model),
             deadline_s=time.time() + self._limits.deadline_s(request.priority),
             ways=self,
         )
@@ -169,7 +172,7 @@ class Dispatcher:
     # --- the ways to another worker ------------------------------------------------------------------------------
 
     def other_queue(self, dispatch: Dispatch) -> str:
-        return choose_other_queue(self._fleet.snapshot, dispatch.model, dispatch.tried)
+        return choose_other_queue(self._names, self._fleet.snapshot, dispatch.model, dispatch.tried)
 
     def send(self, dispatch: Dispatch) -> None:
         attempt = dispatch.attempt

@@ -16,8 +16,9 @@ from redis.exceptions import RedisError
 
 from gateway.dispatch.jobs import queue_key
 from gateway.dispatch.presence import Presence, away_error, reason_of
-from shared import keys, wire
+from shared import wire
 from shared.errors import BrokerUnavailableError, WireError
+from shared.keys import Names
 from shared.registry import Fleet, HostRecord, WorkerLease
 
 logger = logging.getLogger(__name__)
@@ -37,10 +38,16 @@ class FleetWatcher(Presence):
     """
 
     def __init__(
-        self, client: redis.asyncio.Redis, *, every_s: float = 0.25, forget_after_s: float = _FORGET_AFTER_S
+        self,
+        client: redis.asyncio.Redis,
+        names: Names,
+        *,
+        every_s: float = 0.25,
+        forget_after_s: float = _FORGET_AFTER_S,
     ) -> None:
         super().__init__()
         self._redis = client
+        self._names = names
         self._every_s = every_s
         self._forget_after_s = forget_after_s
         self._workers: list[str] = []
@@ -95,11 +102,11 @@ class FleetWatcher(Presence):
         """One round trip while nobody comes or goes, two when the names changed."""
         models = sorted({*self.snapshot.model_ids(), *self.depths})
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.smembers(keys.WORKERS)
-            pipe.smembers(keys.HOSTS)
+            pipe.smembers(self._names.workers)
+            pipe.smembers(self._names.hosts)
             self._queue_reads(pipe)
             for model in models:
-                pipe.llen(queue_key(keys.queue(model)))
+                pipe.llen(queue_key(self._names.queue(model)))
             worker_names, host_names, leases, records, *depths = await pipe.execute()
         workers, hosts = _names(worker_names), _names(host_names)
         if (workers, hosts) != (self._workers, self._hosts):
@@ -113,14 +120,14 @@ class FleetWatcher(Presence):
         alive = set(self.snapshot.model_ids())
         self.depths = {m: int(n) for m, n in zip(models, depths, strict=True) if n or m in alive}
         await self._forget_the_dead(
-            [(keys.WORKERS, name) for name in _absent(workers, leases)]
-            + [(keys.HOSTS, name) for name in _absent(hosts, records)]
+            [(self._names.workers, name) for name in _absent(workers, leases)]
+            + [(self._names.hosts, name) for name in _absent(hosts, records)]
         )
 
     def _queue_reads(self, pipe: redis.asyncio.client.Pipeline) -> None:
         """One reply for the leases and one for the hosts, also when there are none."""
-        pipe.mget([_member(keys.lease(name)) for name in self._workers] or [keys.lease("")])
-        pipe.mget([_member(keys.host(name)) for name in self._hosts] or [keys.host("")])
+        pipe.mget([_member(self._names.lease(name)) for name in self._workers] or [self._names.lease("")])
+        pipe.mget([_member(self._names.host(name)) for name in self._hosts] or [self._names.host("")])
 
     def _decoded(self, names: Sequence[str], values: Sequence[bytes | None], kind: type[_T]) -> tuple[_T, ...]:
         found: list[_T] = []

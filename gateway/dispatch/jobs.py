@@ -32,6 +32,7 @@ from rq.registry import CanceledJobRegistry
 from gateway.dispatch.presence import away_error
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError
+from shared.keys import NO_HOST, Names, job_id
 from shared.request import Envelope
 
 logger = logging.getLogger(__name__)
@@ -56,10 +57,6 @@ class JobState:
 
     status: str
     worker: str
-
-
-def job_id(request_id: str, attempt: int) -> str:
-    return f"{request_id}-{attempt}"
 
 
 def queue_key(queue: str) -> str:
@@ -113,8 +110,9 @@ async def drain(client: redis.asyncio.Redis, worker: str) -> bool:
 class JobQueue:
     """Submits, counts and cancels. Every method raises `BrokerUnavailableError` when Redis is away."""
 
-    def __init__(self, client: redis.asyncio.Redis, secret: bytes) -> None:
+    def __init__(self, client: redis.asyncio.Redis, names: Names, secret: bytes) -> None:
         self._redis = client
+        self._names = names
         self._secret = secret
         self._cancelling: set[asyncio.Task[None]] = set()
 
@@ -135,7 +133,7 @@ class JobQueue:
         ttl_s = max(keys.BODY_TTL_S, math.ceil(envelope.deadline_s - time.time()))
         async with _asking_redis("the request could not be queued"):
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.set(keys.body(request.id), body, ex=ttl_s)
+                pipe.set(self._names.body(NO_HOST, request.id, envelope.attempt), body, ex=ttl_s)
                 pipe.hset(Job.key_for(job), mapping=fields)
                 pipe.expire(Job.key_for(job), ttl_s)
                 pipe.sadd(Queue.redis_queues_keys, queue_key(queue_name))
@@ -147,7 +145,7 @@ class JobQueue:
         request = envelope.request
         body = wire.encode(envelope)
         signature = wire.sign(self._secret, request.id, envelope.attempt, body)
-        key = keys.calls(request.model)
+        key = self._names.calls(request.model)
         async with _asking_redis("the request could not be queued"):
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.rpush(key, wire.encode([signature, body]))
@@ -163,24 +161,25 @@ class JobQueue:
         job = job_id(request_id, attempt)
         async with _asking_redis("the request could not be cancelled"):
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.set(keys.cancelled(request_id), reason, ex=keys.CANCELLED_TTL_S)
+                pipe.set(self._names.ended(request_id), attempt, ex=keys.ENDED_TTL_S)
                 pipe.lrem(queue_key(queue_name), 1, job)
-                pipe.publish(keys.CANCELS, wire.encode([request_id, reason]))
+                pipe.publish(self._names.cancels, wire.encode([request_id, attempt, reason]))
                 _, removed, _ = await pipe.execute()
             if removed:
-                await self._record_cancelled(request_id, job, queue_name)
+                await self._record_cancelled(request_id, attempt, queue_name)
         return bool(removed)
 
-    async def _record_cancelled(self, request_id: str, job: str, queue_name: str) -> None:
+    async def _record_cancelled(self, request_id: str, attempt: int, queue_name: str) -> None:
         """RQ's record of a cancelled job. RQ never trims this registry, so that is done here."""
+        job = job_id(request_id, attempt)
         now_s = int(time.time())
         registry = CanceledJobRegistry.key_template.format(queue_name)
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(Job.key_for(job), "status", JobStatus.CANCELED)
-            pipe.expire(Job.key_for(job), keys.CANCELLED_TTL_S)
+            pipe.expire(Job.key_for(job), keys.ENDED_TTL_S)
             pipe.zadd(registry, {job: now_s})
-            pipe.zremrangebyscore(registry, "-inf", now_s - keys.CANCELLED_TTL_S)
-            pipe.delete(keys.body(request_id))
+            pipe.zremrangebyscore(registry, "-inf", now_s - keys.ENDED_TTL_S)
+            pipe.delete(self._names.body(NO_HOST, request_id, attempt))
             await pipe.execute()
 
     def cancel_soon(self, request_id: str, attempt: int, queue_name: str, reason: str) -> None:
@@ -210,7 +209,7 @@ class JobQueue:
     async def request_load(self, model: str) -> None:
         """Ask the hosts to load a model that no worker holds."""
         async with _asking_redis(f"no host could be asked to load {model}"):
-            await self._redis.publish(keys.LOADS, wire.encode([model]))
+            await self._redis.publish(self._names.loads, wire.encode([model]))
 
     async def settle(self, timeout_s: float) -> None:
         """Let the cancellations that are under way end."""

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from shared import keys
+from shared.keys import Names
 from shared.registry import Fleet
 
 
-def choose_queue(fleet: Fleet, model: str) -> str:
+def choose_queue(names: Names, fleet: Fleet, model: str) -> str:
     """Name of the RQ queue for a request of this model."""
-    return keys.queue(model)
+    return names.queue(model)
 
 
-def choose_other_queue(fleet: Fleet, model: str, tried: Set[str]) -> str:
+def choose_other_queue(names: Names, fleet: Fleet, model: str, tried: Set[str]) -> str:
     """Name of the RQ queue of the least busy ready worker of this model that is not among `tried`; empty without
     one."""
     others = [worker for worker in fleet.ready_workers(model) if worker.worker not in tried]
     if not others:
         return ""
-    return keys.worker_queue(model, min(others, key=lambda worker: worker.in_flight / max(1, worker.capacity)).worker)
+    return names.worker_queue(model, min(others, key=lambda worker: worker.in_flight / max(1, worker.capacity)).worker)

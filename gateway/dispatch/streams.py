@@ -23,8 +23,9 @@ from redis.exceptions import RedisError
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.presence import Presence, reason_of
 from gateway.dispatch.tasks import cancel_all
-from shared import keys, wire
+from shared import wire
 from shared.errors import GatewayError, WireError
+from shared.keys import NO_HOST, Names
 from shared.wire import Frame, FrameEntry
 
 logger = logging.getLogger(__name__)
@@ -58,12 +59,14 @@ class FrameHub(Presence):
         self,
         subscriber: redis.asyncio.Redis,
         client: redis.asyncio.Redis,
+        names: Names,
         gateway_id: str,
         *,
         on_gap: Callable[[bool], None],
     ) -> None:
         super().__init__()
         self.gateway_id = gateway_id
+        self._names = names
         self._subscriber = subscriber
         self._redis = client
         self._on_gap = on_gap
@@ -124,7 +127,7 @@ class FrameHub(Presence):
     async def _listen(self) -> None:
         pubsub = self._subscriber.pubsub()
         try:
-            await pubsub.subscribe(keys.gateway_channel(self.gateway_id))
+            await pubsub.subscribe(self._names.gateway_channel(self.gateway_id, NO_HOST))
             connection: Any = pubsub.connection
             while True:
                 # As `PubSub.get_message` reads, without what it does around each message.
@@ -249,7 +252,7 @@ class FrameHub(Presence):
 
     async def _read_log(self, source: _Source, first: int, last: int | None) -> list[bytes]:
         """The logged frames of these numbers, oldest first; none when Redis stays away."""
-        key = keys.frame_log(source.worker, self.gateway_id)
+        key = self._names.frame_log(source.worker, self.gateway_id)
         for pause_s in _REPAIR_RETRY_S:
             try:
                 async with asyncio.timeout(_LOG_TIMEOUT_S):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.fleet import FleetWatcher
-from gateway.dispatch.jobs import JobQueue, JobState, job_id
+from gateway.dispatch.jobs import JobQueue, JobState
 from gateway.dispatch.streams import FrameHub
 from shared.errors import (
     BrokerUnavailableError,
@@ -23,6 +23,7 @@ from shared.errors import (
     RequestCancelledError,
     WorkerLostError,
 )
+from shared.keys import job_id
 from shared.registry import Fleet
 
 logger = logging.getLogger(__name__)

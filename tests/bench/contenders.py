@@ -21,6 +21,7 @@ from gateway.dispatch.fleet import FleetWatcher
 from shared.processes import GuardedProcess
 from tests.bench.prompts import Renderer, Request
 from tests.bench.wire import Answer, Connection, chat
+from tests.support.names import NAMES
 from tests.support.processes import free_port
 
 CAPACITY = 48  # requests that run at once in a worker: more than any part sends
@@ -143,7 +144,7 @@ class Stack(HttpContender):
         if running is None:
             return []
         async with redis.asyncio.Redis.from_url(running.redis_url) as client:
-            fleet = await FleetWatcher(client).refresh()
+            fleet = await FleetWatcher(client, NAMES).refresh()
         return [lease.pid for lease in fleet.workers if lease.state == "ready"]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from shared import keys, wire
+from shared import wire
 from shared.redis_server import RedisServer
 from shared.registry import HostRecord, ModelRecord
+from tests.support.names import NAMES
 from tests.support.processes import wait_until
 from tests.support.served import EventSource, Served, message, served
 
@@ -119,9 +120,9 @@ def test_clients_count_in_bursts(gateway: Served) -> None:
 def test_a_model_that_is_not_loaded_is_asked_for_and_waited_for(gateway: Served) -> None:
     record = HostRecord(host="h", pid=1, models=(ModelRecord(id="later", state="available"),))
     with gateway.client() as client, client.pubsub(ignore_subscribe_messages=True) as loads:
-        client.set(keys.host("h"), wire.encode(record))
-        client.sadd(keys.HOSTS, "h")
-        loads.subscribe(keys.LOADS)
+        client.set(NAMES.host("h"), wire.encode(record))
+        client.sadd(NAMES.hosts, "h")
+        loads.subscribe(NAMES.loads)
         assert loads.get_message(timeout=5) is None  # the subscription
         wait_until(lambda: gateway.get("/ready").json["available"] == ["later"], "the host is seen")
         with ThreadPoolExecutor(1) as pool:
@@ -131,8 +132,8 @@ def test_a_model_that_is_not_loaded_is_asked_for_and_waited_for(gateway: Served)
             assert not answer.done()
             with gateway.worker("later"):
                 assert answer.result(20).json["content"][0]["text"] == WORDS
-        client.delete(keys.host("h"))
-        client.srem(keys.HOSTS, "h")
+        client.delete(NAMES.host("h"))
+        client.srem(NAMES.hosts, "h")
         wait_until(lambda: len(gateway.get("/v1/models").json["data"]) == 1, "the host's end is seen")
 
 
@@ -176,7 +177,7 @@ def test_health_readiness_and_metrics(gateway: Served) -> None:
         'gw_output_tokens_sum{model="echo"}',
         'gw_queue_depth{model="echo"} 0.0',
         "gw_redis_up 1.0",
-        'wk_capacity{model="echo",worker="echo.host.',
+        'wk_capacity{model="echo",worker="host.echo.',
     ):
         assert line in metrics
 

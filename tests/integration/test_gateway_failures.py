@@ -23,6 +23,7 @@ from rq.registry import CanceledJobRegistry, StartedJobRegistry
 
 from shared import wire
 from shared.redis_server import RedisServer
+from tests.support.names import NAMES
 from tests.support.processes import wait_until
 from tests.support.served import EventSource, Reply, Served, message, served
 
@@ -98,16 +99,16 @@ def last_event(source: EventSource) -> dict[str, Any]:
 
 
 def running_jobs(client: redis.Redis, model: str) -> list[str]:
-    registry = StartedJobRegistry(model, connection=client, serializer=wire.JobSerializer)
+    registry = StartedJobRegistry(NAMES.queue(model), connection=client, serializer=wire.JobSerializer)
     return list(registry.get_job_ids(cleanup=False))
 
 
 def queued_jobs(client: redis.Redis, model: str) -> list[str]:
-    return [job_id.decode() for job_id in client.lrange(f"rq:queue:{model}", 0, -1)]
+    return [job_id.decode() for job_id in client.lrange(f"rq:queue:{NAMES.queue(model)}", 0, -1)]
 
 
 def cancelled_jobs(client: redis.Redis, model: str) -> list[str]:
-    registry = CanceledJobRegistry(model, connection=client, serializer=wire.JobSerializer)
+    registry = CanceledJobRegistry(NAMES.queue(model), connection=client, serializer=wire.JobSerializer)
     return list(registry.get_job_ids(cleanup=False))
 
 

@@ -17,6 +17,7 @@ import redis
 
 from shared import keys, wire
 from shared.registry import HostRecord, ModelRecord, WorkerLease
+from tests.support.names import NAMES
 from tests.support.processes import Running, is_running, running, wait_until
 
 HOST = "testhost"
@@ -29,7 +30,7 @@ class HostUnderTest:
     config: Path
 
     def record(self) -> HostRecord | None:
-        data = self.client.get(keys.host(HOST))
+        data = self.client.get(NAMES.host(HOST))
         value = wire.decode(data) if data else None
         return value if isinstance(value, HostRecord) else None
 
@@ -45,8 +46,8 @@ class HostUnderTest:
         return wait_until(reached, f"{name} is {state}", **more)
 
     def leases(self, model: str) -> list[WorkerLease]:
-        names = [name.decode() for name in self.client.smembers(keys.WORKERS)]
-        leases = [wire.decode(data) for name in names if (data := self.client.get(keys.lease(name)))]
+        names = [name.decode() for name in self.client.smembers(NAMES.workers)]
+        leases = [wire.decode(data) for name in names if (data := self.client.get(NAMES.lease(name)))]
         return [lease for lease in leases if lease.model == model]
 
     def wait_for_lease(self, model: str, accept: Callable[[WorkerLease], bool] = lambda _: True) -> WorkerLease:
@@ -101,7 +102,7 @@ def test_the_fleet_sees_a_model_load_and_become_ready(tmp_path: Path, redis_url:
         record = under_test.record()
         assert record is not None
         assert record.pid == under_test.process.pid
-        ttl_ms = under_test.client.pttl(keys.host(HOST))
+        ttl_ms = under_test.client.pttl(NAMES.host(HOST))
         assert 0 < ttl_ms <= keys.HOST_TTL_S * 1000
 
 
@@ -156,8 +157,8 @@ def test_a_model_on_demand_is_loaded_when_somebody_asks(tmp_path: Path, redis_ur
     with host(tmp_path, redis_url) as under_test:
         under_test.wait_for("later", "available")
         for garbage in (b"\xff", wire.encode([["later"], {"later": 1}, None, 7]), wire.encode({"later": 1})):
-            wait_until(partial(under_test.client.publish, keys.LOADS, garbage), "the host listens")
-        under_test.client.publish(keys.LOADS, wire.encode(["later"]))
+            wait_until(partial(under_test.client.publish, NAMES.loads, garbage), "the host listens")
+        under_test.client.publish(NAMES.loads, wire.encode(["later"]))
         under_test.wait_for_lease("later")
         model = under_test.model("other")
         assert model is not None
@@ -172,7 +173,7 @@ def test_a_models_date_is_known_before_it_is_loaded_and_stays_while_it_is(tmp_pa
     write_models(tmp_path / "config", {**echo("dated", load="on-demand"), "source": str(source)})
     with host(tmp_path, redis_url) as under_test:
         assert under_test.wait_for("dated", "available").made_at_s == 1_700_000_000
-        wait_until(lambda: under_test.client.publish(keys.LOADS, wire.encode(["dated"])), "the host listens")
+        wait_until(lambda: under_test.client.publish(NAMES.loads, wire.encode(["dated"])), "the host listens")
         assert under_test.wait_for_lease("dated").made_at_s == 1_700_000_000
         assert under_test.wait_for("dated", "ready").made_at_s == 1_700_000_000
 
@@ -213,7 +214,7 @@ def test_a_killed_worker_is_buried_and_replaced_at_once(tmp_path: Path, redis_ur
     with host(tmp_path, redis_url, "--model", "echo") as under_test:
         before = under_test.wait_for_lease("echo")
         os.kill(before.pid, signal.SIGKILL)
-        wait_until(lambda: not under_test.client.exists(keys.lease(before.worker)), "its lease goes", deadline_s=2.0)
+        wait_until(lambda: not under_test.client.exists(NAMES.lease(before.worker)), "its lease goes", deadline_s=2.0)
         after = under_test.wait_for_lease("echo", lambda lease: lease.worker != before.worker)
         assert after.epoch != before.epoch
 
@@ -246,7 +247,7 @@ def test_workers_end_with_their_host(tmp_path: Path, redis_url: str, number: sig
         wait_until(lambda: not is_running(lease.pid), "the worker is gone")
         if number == signal.SIGTERM:
             assert under_test.process.process.returncode == 0
-            assert under_test.client.smembers(keys.HOSTS) == set()
+            assert under_test.client.smembers(NAMES.hosts) == set()
             assert under_test.record() is None
 
 
@@ -280,7 +281,7 @@ def test_a_second_host_of_the_same_name_is_refused(tmp_path: Path, redis_url: st
 
 def test_what_another_version_left_under_the_hosts_name_is_overwritten(tmp_path: Path, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
-        client.set(keys.host(HOST), wire.encode("of another kind")[:-1])
+        client.set(NAMES.host(HOST), wire.encode("of another kind")[:-1])
     with host(tmp_path, redis_url, "--model", "echo") as under_test:
         under_test.wait_for_lease("echo")
         under_test.wait_for("echo", "ready")

@@ -13,6 +13,7 @@ import redis
 
 from shared import keys
 from shared.redis_server import RedisServer
+from tests.support.names import NAMES
 from tests.support.processes import free_port, running, wait_until
 from tests.support.up import message
 
@@ -62,13 +63,13 @@ def _leave(port: int, operator: redis.Redis) -> None:
     """Clients that leave, one whose request runs and one whose request waits behind it."""
     runs, waits = (http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(2))
     runs.request("POST", "/v1/messages", json.dumps(message("echo:hang")))
-    wait_until(lambda: operator.zcard("rq:wip:echo"), "the first runs")
+    wait_until(lambda: operator.zcard(f"rq:wip:{NAMES.queue('echo')}"), "the first runs")
     waits.request("POST", "/v1/messages", json.dumps(message("hello")))
-    wait_until(lambda: operator.llen("rq:queue:echo"), "the second waits")
+    wait_until(lambda: operator.llen(f"rq:queue:{NAMES.queue('echo')}"), "the second waits")
     waits.close()
-    wait_until(lambda: operator.zcard("rq:canceled:echo"), "it is recorded as cancelled")
+    wait_until(lambda: operator.zcard(f"rq:canceled:{NAMES.queue('echo')}"), "it is recorded as cancelled")
     runs.close()
-    wait_until(lambda: not operator.zcard("rq:wip:echo"), "the first has ended")
+    wait_until(lambda: not operator.zcard(f"rq:wip:{NAMES.queue('echo')}"), "the first has ended")
 
 
 def _request(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -90,9 +91,13 @@ def test_neither_can_do_what_is_not_its_work(guarded: tuple[redis.Redis, dict[st
             for refused in (["FLUSHALL"], ["CONFIG", "GET", "*"], ["KEYS", "*"], ["GET", "somebody:else"]):
                 with pytest.raises(redis.ResponseError):
                     client.execute_command(*refused)
-        for refused in (["EVAL", "return 1", "0"], ["HGETALL", "rq:worker:w"], ["XADD", "log:w:g", "*", "f", "x"]):
+        for refused in (
+            ["EVAL", "return 1", "0"],
+            ["HGETALL", "rq:worker:w"],
+            ["XADD", NAMES.frame_log("w", "g"), "*", "f", "x"],
+        ):
             with pytest.raises(redis.ResponseError):
                 gateway.execute_command(*refused)
         with pytest.raises(redis.ResponseError):
             gateway.publish("somebody:else", b"x")
-        assert gateway.set(keys.body("r"), b"x")
+        assert gateway.set(NAMES.body(keys.NO_HOST, "r", 1), b"x")

@@ -25,6 +25,7 @@ import redis
 from shared import keys
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.models import CheckpointMaker
+from tests.support.names import NAMES
 from tests.support.processes import Running, running, wait_until
 from tests.support.served import Served, served
 
@@ -207,27 +208,34 @@ def is_quiet(gateway: Served) -> bool:
     return all(float(line.rsplit(" ", 1)[1]) == 0 for line in lines if line.startswith(names))
 
 
+_PASSING = ("rq:job:", "rq:execution", *(f"{NAMES.deployment}:{kind}:" for kind in ("ended", "log", "gw")))
+
+
 def check_redis(client: redis.Redis) -> None:
     """Whatever is there goes by itself, soon, or is of the fleet that lives."""
     for model in MODELS:
-        assert client.llen(f"rq:queue:{model}") == 0
-        assert client.llen(keys.calls(model)) == 0
-        assert client.zcard(f"rq:wip:{model}") == 0
+        assert client.llen(f"rq:queue:{NAMES.queue(model)}") == 0
+        assert client.llen(NAMES.calls(model)) == 0
+        assert client.zcard(f"rq:wip:{NAMES.queue(model)}") == 0
         for registry, ttl_s in (("finished", keys.RESULT_TTL_S), ("failed", keys.FAILURE_TTL_S)):
-            scores = [score for _, score in client.zrange(f"rq:{registry}:{model}", 0, -1, withscores=True)]
+            scores = [
+                score for _, score in client.zrange(f"rq:{registry}:{NAMES.queue(model)}", 0, -1, withscores=True)
+            ]
             assert all(0 < score <= time.time() + ttl_s for score in scores), registry
     lasting = []
     for key in sorted(key.decode() for key in client.scan_iter()):
         ttl_s = client.ttl(key)
-        assert not key.startswith("req:"), f"{key} stays for {ttl_s} s"
+        assert not key.startswith(f"{NAMES.deployment}:req:"), f"{key} stays for {ttl_s} s"
         if ttl_s == -1:
             lasting.append(key)
             continue
         longest_s = {"log": keys.LOG_TTL_S, "calls": keys.CALL_TTL_S, "lease": keys.LEASE_TTL_S}
-        assert ttl_s <= longest_s.get(key.split(":")[0], keys.FAILURE_TTL_S), f"{key} stays for {ttl_s} s"
+        assert ttl_s <= longest_s.get(key.removeprefix(f"{NAMES.deployment}:").split(":")[0], keys.FAILURE_TTL_S), (
+            f"{key} stays for {ttl_s} s"
+        )
     print("lasting keys:", lasting)
     assert len(lasting) <= 2 + 8 * len(MODELS), lasting
-    assert not [key for key in lasting if key.startswith(("rq:job:", "rq:execution", "cancelled:", "log:", "gw:"))]
+    assert not [key for key in lasting if key.startswith(_PASSING)]
 
 
 def check_folder(folder: Path) -> None:
@@ -266,5 +274,5 @@ def test_a_long_mixed_life_leaves_nothing_behind(
     check_folder(tmp_path)
     with redis.Redis.from_url(redis_url) as client:
         left = [key.decode() for key in client.scan_iter() if client.ttl(key) == -1]
-    of_workers = ("lease:", "rq:worker:", "workers", "rq:workers:")
+    of_workers = (NAMES.lease(""), "rq:worker:", NAMES.workers, "rq:workers:")
     assert not [key for key in left if "@" in key or key.startswith(of_workers)], "stopped workers are forgotten"

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from shared.keys import NO_HOST
+from tests.support.names import NAMES
 from tests.support.processes import wait_until
 from tests.support.up import message, run_command, up
 
@@ -69,9 +71,10 @@ def test_with_redis_url_it_uses_that_server_and_leaves_it_clean(tmp_path: Path, 
         assert running.stop() == 0
         assert running.leftovers(processes) == []
     with redis.Redis.from_url(redis_url) as client:
+        alive = tuple(name.encode() for name in (NAMES.lease(""), NAMES.host(""), NAMES.body_prefix(NO_HOST)))
         assert client.ping(), "the server was not ours to stop"
-        assert client.smembers("workers") == client.smembers("hosts") == set()
-        assert [key for key in client.keys("*") if key.startswith((b"lease:", b"host:", b"req:"))] == []
+        assert client.smembers(NAMES.workers) == client.smembers(NAMES.hosts) == set()
+        assert [key for key in client.keys("*") if key.startswith(alive)] == []
 
 
 def test_a_redis_url_that_nobody_answers_is_said(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from shared.events import Failed, Finished, Started, TextDelta
 from shared.messages import TextPart
 from shared.redis_server import RedisServer
 from shared.wire import JobSerializer
+from tests.support.names import NAMES
 from tests.support.processes import Running, is_running, wait_until
-from tests.support.worker import MODEL, TestGateway, build_request, running_worker
+from tests.support.worker import MODEL, QUEUE, TestGateway, build_request, running_worker
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def gateway(shared_url: str) -> Iterator[TestGateway]:
     with TestGateway(shared_url) as gateway:
         yield gateway
         wait_until(lambda: not gateway.leases() or state_of(gateway) in ("idle", "suspended"), "an idle worker")
-        kept = ("rq:worker", "lease:", keys.WORKERS, "log:")
+        kept = ("rq:worker", NAMES.lease(""), NAMES.workers, f"{NAMES.deployment}:log:")
         used = [key for key in gateway.client.scan_iter() if not key.decode().startswith(kept)]
         if used:
             gateway.client.delete(*used)
@@ -65,12 +66,12 @@ def own_gateway(redis_url: str) -> Iterator[TestGateway]:
         yield gateway
 
 
-def started(gateway: TestGateway, queue: str = MODEL) -> int:
+def started(gateway: TestGateway, queue: str = QUEUE) -> int:
     return StartedJobRegistry(queue, connection=gateway.client).get_job_count(cleanup=False)
 
 
 def is_in(registry: type[Any], gateway: TestGateway, job_id: str) -> bool:
-    return gateway.client.zscore(registry(MODEL, connection=gateway.client).key, job_id) is not None
+    return gateway.client.zscore(registry(QUEUE, connection=gateway.client).key, job_id) is not None
 
 
 def fetch(gateway: TestGateway, job_id: str) -> Job:
@@ -99,10 +100,10 @@ def test_a_job_is_answered_and_recorded(worker: Running, gateway: TestGateway) -
 def test_the_lease_says_what_the_worker_is(worker: Running, gateway: TestGateway) -> None:
     [lease] = gateway.wait_ready()
     assert (lease.model, lease.pid, lease.state, lease.engine) == (MODEL, worker.pid, "ready", "echo")
-    assert lease.queues == (keys.worker_queue(MODEL, lease.worker), MODEL)
+    assert lease.queues == (NAMES.worker_queue(MODEL, lease.worker), QUEUE)
     assert lease.epoch in lease.worker
     assert (lease.context_tokens, lease.capacity, lease.supports_tools) == (200_000, 16, True)
-    assert 0 < gateway.client.pttl(keys.lease(lease.worker)) <= keys.LEASE_TTL_S * 1000
+    assert 0 < gateway.client.pttl(NAMES.lease(lease.worker)) <= keys.LEASE_TTL_S * 1000
 
 
 def test_sixteen_jobs_run_at_once_and_rq_says_so(worker: Running, gateway: TestGateway, shared_url: str) -> None:
@@ -114,7 +115,7 @@ def test_sixteen_jobs_run_at_once_and_rq_says_so(worker: Running, gateway: TestG
     assert gateway.queue().count == 0
     assert all(gateway.job_status(f"r{number}-1") == "started" for number in range(16))
     said = rq_cli(shared_url, "info", "--raw")
-    assert f"queue {MODEL} 0, 16 executing, 0 finished, 0 failed" in said
+    assert f"queue {QUEUE} 0, 16 executing, 0 finished, 0 failed" in said
     assert " busy " in said
     assert f"{MODEL}@" in said
     for number in range(16):
@@ -141,11 +142,11 @@ def test_jobs_over_the_capacity_wait_and_start_oldest_first(
     gateway = own_gateway
     with running_worker(redis_url, tmp_path, options=["step_ms=5"], MLX_GATEWAY_CAPACITY="2"):
         [lease] = gateway.wait_ready()
-        own = keys.worker_queue(MODEL, lease.worker)
+        own = NAMES.worker_queue(MODEL, lease.worker)
         for number in range(2):
             gateway.ask("echo:words 150", f"busy{number}")
             gateway.wait_for(Started, f"busy{number}")
-        order = [(f"r{number}", (MODEL, own)[number % 2]) for number in range(6)]
+        order = [(f"r{number}", (QUEUE, own)[number % 2]) for number in range(6)]
         for name, queue in order:
             gateway.submit(build_request("a", name), queue=queue)
         for name, _ in order:
@@ -220,7 +221,7 @@ def test_a_request_whose_turn_comes_after_its_deadline_does_not_run(worker: Runn
 
 def test_failed_jobs_and_their_results_expire(worker: Running, gateway: TestGateway) -> None:
     """H5: without a TTL RQ keeps a failed job for a year and its result for ever."""
-    gateway.client.delete(keys.body("r1"))
+    gateway.client.delete(NAMES.body(keys.NO_HOST, "r1", 1))
     job_id = "r1-1"
     gateway.queue().enqueue_call(keys.JOB_FUNCTION, args=["r1", 1, "00"], job_id=job_id, description="x")
     wait_until(lambda: gateway.job_status(job_id) == "failed", "the failure")
@@ -354,8 +355,8 @@ def test_no_function_but_one_is_run(worker: Running, gateway: TestGateway, tmp_p
     ],
 )
 def test_malformed_jobs_fail_and_the_worker_goes_on(worker: Running, gateway: TestGateway, data: Any) -> None:
-    gateway.client.hset("rq:job:bad", mapping={"data": JobSerializer.dumps(data), "status": "queued", "origin": MODEL})
-    gateway.client.rpush(f"rq:queue:{MODEL}", "bad")
+    gateway.client.hset("rq:job:bad", mapping={"data": JobSerializer.dumps(data), "status": "queued", "origin": QUEUE})
+    gateway.client.rpush(f"rq:queue:{QUEUE}", "bad")
     assert "wire" in refused(gateway, "bad")
     gateway.ask("still alive")
     assert isinstance(gateway.wait_end(), Finished)
@@ -364,7 +365,7 @@ def test_malformed_jobs_fail_and_the_worker_goes_on(worker: Running, gateway: Te
 def test_a_job_that_lost_its_content_fails_and_the_worker_goes_on(worker: Running, gateway: TestGateway) -> None:
     """`set_status` on a job that has expired leaves such a hash."""
     gateway.client.hset("rq:job:bad", "status", "queued")
-    gateway.client.rpush(f"rq:queue:{MODEL}", "bad")
+    gateway.client.rpush(f"rq:queue:{QUEUE}", "bad")
     refused(gateway, "bad")
     gateway.ask("still alive")
     assert isinstance(gateway.wait_end(), Finished)
@@ -380,16 +381,16 @@ def test_nothing_is_ever_unpickled(worker: Running, gateway: TestGateway, tmp_pa
             "meta": pickle.dumps(Harmful(marks[1])),
             "result": pickle.dumps(Harmful(marks[2])),
             "status": "queued",
-            "origin": MODEL,
+            "origin": QUEUE,
         },
     )
-    gateway.client.rpush(f"rq:queue:{MODEL}", "bad")
+    gateway.client.rpush(f"rq:queue:{QUEUE}", "bad")
     refused(gateway, "bad")
-    gateway.client.set(keys.body("r1"), pickle.dumps(Harmful(marks[0])))
+    gateway.client.set(NAMES.body(keys.NO_HOST, "r1", 1), pickle.dumps(Harmful(marks[0])))
     gateway.queue().enqueue_call(keys.JOB_FUNCTION, args=["r1", 1, "00"], job_id="r1-1", description="x")
     refused(gateway, "r1-1")
-    gateway.client.rpush(keys.calls(MODEL), pickle.dumps(Harmful(marks[0])))
-    gateway.client.publish(keys.CANCELS, pickle.dumps(Harmful(marks[0])))
+    gateway.client.rpush(NAMES.calls(MODEL), pickle.dumps(Harmful(marks[0])))
+    gateway.client.publish(NAMES.cancels, pickle.dumps(Harmful(marks[0])))
     gateway.ask("still alive", "r2")
     assert isinstance(gateway.wait_end("r2"), Finished)
     assert not any(mark.exists() for mark in marks)
@@ -410,17 +411,17 @@ def test_webhooks_are_refused_and_never_sent(worker: Running, gateway: TestGatew
     hook = b'[{"job_status": "failed", "url": "http://127.0.0.1:9/", "secret": null}]'
     gateway.client.hset("rq:job:late", mapping=gateway.client.hgetall("rq:job:bad"))
     gateway.client.hset("rq:job:late", mapping={"webhooks": hook, "status": "queued"})
-    gateway.client.rpush(f"rq:queue:{MODEL}", "late")
+    gateway.client.rpush(f"rq:queue:{QUEUE}", "late")
     assert "wire" in refused(gateway, "late")
 
 
 def test_garbage_on_the_channels_is_survived(worker: Running, gateway: TestGateway) -> None:
     [lease] = gateway.leases()
     for message in (b"", b"\xc1", wire.encode(["one"]), wire.encode({"a": 1}), b"[]", b'"x"', b'{"command": 7}'):
-        gateway.client.publish(keys.CANCELS, message)
+        gateway.client.publish(NAMES.cancels, message)
         gateway.client.publish(f"rq:pubsub:{lease.worker}", message)
-        gateway.client.rpush(keys.calls(MODEL), message)
-    gateway.client.rpush(f"rq:queue:{MODEL}", "no such job", b"\xff\xfe")
+        gateway.client.rpush(NAMES.calls(MODEL), message)
+    gateway.client.rpush(f"rq:queue:{QUEUE}", "no such job", b"\xff\xfe")
     gateway.ask("still alive")
     assert isinstance(gateway.wait_end(), Finished)
 
@@ -430,7 +431,7 @@ def test_stock_rq_tools_read_the_worker(worker: Running, gateway: TestGateway) -
     gateway.wait_for(Started)
     [stock] = StockWorker.all(connection=gateway.client, serializer=JobSerializer)
     assert (stock.get_state(), stock.pid, stock.get_current_job_id()) == ("busy", worker.pid, "r1-1")
-    assert MODEL in stock.queue_names()
+    assert QUEUE in stock.queue_names()
 
 
 def test_a_worker_user_with_the_rights_it_needs_and_no_more(
@@ -443,8 +444,8 @@ def test_a_worker_user_with_the_rights_it_needs_and_no_more(
         passwords=["+pw"],
         categories=["+@all", "-@dangerous", "-@admin"],
         commands=["+client|list", "+client|setname", "+info", "+evalsha", "+script|load"],
-        keys=["rq:*", "req:*", "cancelled:*", "log:*", "lease:*", "calls:*", keys.WORKERS],
-        channels=["gw:*", "rq:pubsub:*", keys.CANCELS],
+        keys=["rq:*", f"{NAMES.deployment}:*"],
+        channels=[NAMES.gateway_channel("*", keys.NO_HOST), "rq:pubsub:*", NAMES.cancels],
     )
     folder = redis_url.partition("@")[2]
     with running_worker(f"unix://worker:pw@{folder}", tmp_path):

@@ -9,7 +9,7 @@ from shared.registry import Fleet, HostRecord, ModelRecord, WorkerLease
 
 def lease(model: str, **fields: Any) -> WorkerLease:
     defaults: dict[str, Any] = {
-        "worker": f"{model}.host.e1",
+        "worker": f"host.{model}.e1",
         "host": "host",
         "pid": 1,
         "epoch": "e1",

@@ -25,6 +25,7 @@ from shared.registry import WorkerLease
 from shared.request import GenerateRequest
 from shared.wire import Frame, FrameEntry
 from tests.support.fleet import lease
+from tests.support.names import NAMES
 
 SECRET = b"a secret of the tests"
 DEADLINE_S = 10.0
@@ -55,7 +56,7 @@ class HandWorker:
 
     client: redis.asyncio.Redis
     gateway: str
-    worker: str = "m.host.e1"
+    worker: str = "host.m.e1"
     epoch: str = "e1"
     model: str = "m"
     seq: int = 0
@@ -72,10 +73,10 @@ class HandWorker:
 
     async def log(self, frame: Frame) -> None:
         data = {"f": wire.encode_frame(frame)}
-        await self.client.xadd(keys.frame_log(self.worker, self.gateway), data, id=f"{frame.seq}-0", maxlen=512)
+        await self.client.xadd(NAMES.frame_log(self.worker, self.gateway), data, id=f"{frame.seq}-0", maxlen=512)
 
     async def publish(self, frame: Frame) -> int:
-        return await self.client.publish(keys.gateway_channel(self.gateway), wire.encode_frame(frame))
+        return await self.client.publish(NAMES.gateway_channel(self.gateway, keys.NO_HOST), wire.encode_frame(frame))
 
     async def send(self, *entries: FrameEntry) -> int:
         """Log and publish; how many listened."""
@@ -91,8 +92,8 @@ class HandWorker:
 
     async def renew(self, **fields: object) -> None:
         value: WorkerLease = lease(self.model, worker=self.worker, epoch=self.epoch, **fields)
-        await self.client.set(keys.lease(self.worker), wire.encode(value), ex=keys.LEASE_TTL_S)
-        await self.client.sadd(keys.WORKERS, self.worker)
+        await self.client.set(NAMES.lease(self.worker), wire.encode(value), ex=keys.LEASE_TTL_S)
+        await self.client.sadd(NAMES.workers, self.worker)
 
     @contextlib.asynccontextmanager
     async def living(self, *, is_heard: bool = True) -> AsyncIterator[None]:
@@ -112,7 +113,7 @@ class HandWorker:
             await cancel_all([task])
 
     async def die(self) -> None:
-        await self.client.delete(keys.lease(self.worker))
+        await self.client.delete(NAMES.lease(self.worker))
 
 
 @dataclass
@@ -126,7 +127,7 @@ class Parts:
     watchdog: Watchdog
     gaps: list[bool]
 
-    def worker(self, name: str = "m.host.e1", epoch: str = "e1") -> HandWorker:
+    def worker(self, name: str = "host.m.e1", epoch: str = "e1") -> HandWorker:
         return HandWorker(self.client, self.hub.gateway_id, worker=name, epoch=epoch)
 
 
@@ -135,8 +136,8 @@ async def running_parts(url: str, *, with_watchdog: bool = True) -> AsyncIterato
     """Hub, fleet and watchdog at work on this Redis, connected."""
     client, subscriber = build_clients(Settings(redis_url=url))
     gaps: list[bool] = []
-    hub = FrameHub(subscriber, client, "gwtest", on_gap=gaps.append)
-    fleet, jobs = FleetWatcher(client, every_s=0.1), JobQueue(client, SECRET)
+    hub = FrameHub(subscriber, client, NAMES, "gwtest", on_gap=gaps.append)
+    fleet, jobs = FleetWatcher(client, NAMES, every_s=0.1), JobQueue(client, NAMES, SECRET)
     watchdog = Watchdog(hub, fleet, jobs, PATIENCE)
     work = [hub.run(), fleet.run(), *([watchdog.run()] if with_watchdog else [])]
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
@@ -207,7 +208,7 @@ def texts(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
-STARTED = Started(usage=Usage(input_tokens=3), worker="m.host.e1")
+STARTED = Started(usage=Usage(input_tokens=3), worker="host.m.e1")
 FINISHED = Finished(reason="stop", usage=Usage(input_tokens=3, output_tokens=2))
 
 

@@ -23,10 +23,12 @@ from shared.messages import Message, TextPart
 from shared.registry import WorkerLease
 from shared.request import Envelope, GenerateRequest, SamplingParams
 from shared.wire import Frame, JobSerializer
+from tests.support.names import NAMES
 from tests.support.processes import Running, running, wait_until
 
 SECRET = "test-secret"
 MODEL = "tiny"
+QUEUE = NAMES.queue(MODEL)
 _T = TypeVar("_T")
 
 
@@ -49,7 +51,7 @@ class TestGateway:
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._subscription = self.client.pubsub(ignore_subscribe_messages=True)
-        self._subscription.subscribe(keys.gateway_channel(name))
+        self._subscription.subscribe(NAMES.gateway_channel(name, keys.NO_HOST))
         self._subscription.get_message(timeout=1)
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
@@ -118,7 +120,7 @@ class TestGateway:
         self.wait_end(request_id, timeout_s)
         return assemble(self.events(request_id))
 
-    def queue(self, name: str = MODEL) -> Queue:
+    def queue(self, name: str = QUEUE) -> Queue:
         return Queue(name, connection=self.client, serializer=JobSerializer)
 
     def submit(
@@ -126,7 +128,7 @@ class TestGateway:
         request: GenerateRequest,
         *,
         attempt: int = 1,
-        queue: str = MODEL,
+        queue: str = QUEUE,
         deadline_s: float = 0.0,
         secret: str = SECRET,
         store_body: bool = True,
@@ -134,7 +136,7 @@ class TestGateway:
         """Store the body and enqueue the job as a gateway does; the RQ job's id."""
         envelope = Envelope(request=request, gateway=self.name, attempt=attempt, deadline_s=deadline_s)
         body = wire.encode(envelope)
-        job_id = f"{request.id}-{attempt}"
+        job_id = keys.job_id(request.id, attempt)
         with self.client.pipeline() as pipe:
             self.queue(queue).enqueue_call(
                 keys.JOB_FUNCTION,
@@ -147,7 +149,7 @@ class TestGateway:
                 pipeline=pipe,
             )
             if store_body:
-                pipe.set(keys.body(request.id), body, ex=keys.BODY_TTL_S)
+                pipe.set(NAMES.body(keys.NO_HOST, request.id, attempt), body, ex=keys.BODY_TTL_S)
             pipe.execute()
         return job_id
 
@@ -159,23 +161,23 @@ class TestGateway:
         envelope = Envelope(request=build_request(text, request_id), gateway=self.name)
         body = wire.encode(envelope)
         signature = wire.sign(secret.encode(), request_id, 1, body)
-        self.client.rpush(keys.calls(MODEL), wire.encode([signature, body]))
+        self.client.rpush(NAMES.calls(MODEL), wire.encode([signature, body]))
 
     def counted(self, request_id: str = "c1") -> int:
         return self.wait_for(Started, request_id).usage.input_tokens
 
-    def cancel(self, request_id: str = "r1", reason: str = "client left") -> None:
+    def cancel(self, request_id: str = "r1", reason: str = "client left", *, attempt: int = 1) -> None:
         with self.client.pipeline() as pipe:
-            pipe.set(keys.cancelled(request_id), reason, ex=keys.CANCELLED_TTL_S)
-            pipe.publish(keys.CANCELS, wire.encode([request_id, reason]))
+            pipe.set(NAMES.ended(request_id), attempt, ex=keys.ENDED_TTL_S)
+            pipe.publish(NAMES.cancels, wire.encode([request_id, attempt, reason]))
             pipe.execute()
 
     def job_status(self, job_id: str) -> str:
         return (self.client.hget(f"rq:job:{job_id}", "status") or b"").decode()
 
     def leases(self) -> list[WorkerLease]:
-        names = [name.decode() for name in self.client.smembers(keys.WORKERS)]
-        found = [self.client.get(keys.lease(name)) for name in names]
+        names = [name.decode() for name in self.client.smembers(NAMES.workers)]
+        found = [self.client.get(NAMES.lease(name)) for name in names]
         return [wire.decode(data) for data in found if data is not None]
 
     def wait_ready(self, workers: int = 1, timeout_s: float = 20.0) -> list[WorkerLease]:

@@ -29,6 +29,7 @@ from shared.config import (
 )
 from shared.connections import build_async_redis, build_redis
 from shared.errors import ConfigError, WireError
+from shared.keys import Names, word
 from shared.log import set_up_logging
 from shared.processes import is_running
 from shared.registry import EngineName, HostRecord, ModelSpec, model_id_of, parse_models
@@ -105,6 +106,8 @@ class Host:
     def __init__(self, settings: Settings, *, name: str, named: Sequence[ModelSpec], fallback: ModelSpec) -> None:
         self.settings = settings
         self.name = name
+        self._names = Names(settings.deployment)
+        self._key = self._names.host(word(name))
         self._named = tuple(named)
         self._fallback = fallback
         self._file = SettingsFile(settings, "models.json")
@@ -161,7 +164,7 @@ class Host:
     async def _check_name(self) -> None:
         """Two hosts of one name would overwrite each other's record. Told apart by processes of this machine."""
         try:
-            data = await self._redis.get(keys.host(self.name))
+            data = await self._redis.get(self._key)
             other = wire.decode(data) if isinstance(data, bytes) else None
         except (RedisError, OSError) as error:
             logger.warning("Redis cannot be reached: %s", error)
@@ -229,7 +232,7 @@ class Host:
         while not self._stopping.is_set():
             try:
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
-                    await subscription.subscribe(keys.LOADS)
+                    await subscription.subscribe(self._names.loads)
                     while not self._stopping.is_set():
                         message = await subscription.get_message(timeout=_LISTEN_S)
                         if message is not None:
@@ -256,8 +259,8 @@ class Host:
             record = HostRecord(host=self.name, pid=os.getpid(), models=models)
             try:
                 async with self._redis.pipeline(transaction=True) as pipe:
-                    pipe.sadd(keys.HOSTS, self.name)
-                    pipe.set(keys.host(self.name), wire.encode(record), ex=keys.HOST_TTL_S)
+                    pipe.sadd(self._names.hosts, word(self.name))
+                    pipe.set(self._key, wire.encode(record), ex=keys.HOST_TTL_S)
                     await pipe.execute()
                 away = False
             except (RedisError, OSError) as error:
@@ -270,8 +273,8 @@ class Host:
 
     async def _withdraw(self) -> None:
         with contextlib.suppress(RedisError, OSError):  # the record's TTL does it otherwise
-            await self._redis.delete(keys.host(self.name))
-            await self._redis.srem(keys.HOSTS, self.name)
+            await self._redis.delete(self._key)
+            await self._redis.srem(self._names.hosts, word(self.name))
 
     async def _bury(self, worker: str) -> None:
         try:
@@ -282,7 +285,7 @@ class Host:
 
     def _reap(self, worker: str) -> None:
         with build_redis(self.settings) as client:
-            reap(client, worker)
+            reap(client, self._names, worker)
 
 
 async def _run(host: Host) -> bool:

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import redis
 
-from shared import keys
-from worker.serving.bodies import Body
+from shared.keys import NO_HOST, Names
+from worker.serving.bodies import Body, is_ended
 
 _MAX_BODY_BYTES = 128 * 1024  # of all jobs of one claim: Redis does nothing else meanwhile
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # RQ's own format
@@ -24,12 +24,12 @@ _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # RQ's own format
 # the other's workers for dead.
 
 # KEYS: queue keys. ARGV: free places, worker, now (text), execution TTL (s), what execution ids begin with, the most
-# bytes of bodies to bring along, what keys of bodies and of cancellations begin with, then a (queue key, job id) per
+# bytes of bodies to bring along, what keys of bodies and of ended attempts begin with, then a (queue key, job id) per
 # popped job.
 # A popped job starts only if it still lies in the intermediate list: whoever took it out of there owns it. Free
 # places are filled with the oldest job of all queues. Gives [queue name, job id, execution id, job hash, body,
-# cancellation] per job; the body is missing when it is big. What RQ could not have queued is dropped: keys of other
-# types, and names that RQ refuses, which would end whoever makes a job of them.
+# mark of what has ended] per job; the body is missing when it is big. What RQ could not have queued is dropped: keys
+# of other types, and names that RQ refuses, which would end whoever makes a job of them.
 # The entry in rq:executions ends before its execution or with it: RQ's `job.cancel()` fails at one without a hash.
 _CLAIM = """
 local free, worker, text, ttl, room = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
@@ -51,15 +51,15 @@ local function start(queue, id)
   redis.call('HSET', key, 'status', 'started', 'started_at', text, 'last_heartbeat', text, 'worker_name', worker)
   redis.call('PERSIST', key)
   redis.call('HSET', 'rq:worker:' .. worker, 'state', 'busy', 'current_job', id)
-  local request = string.match(id, '^(.*)%-%d+$') or ''
   local body = false
-  local size = redis.pcall('STRLEN', ARGV[7] .. request)
+  local size = redis.pcall('STRLEN', ARGV[7] .. id)
   if type(size) == 'number' and size > 0 and size <= room then
-    body = redis.call('GET', ARGV[7] .. request)
+    body = redis.call('GET', ARGV[7] .. id)
     room = room - size
   end
-  local cancelled = redis.pcall('GET', ARGV[8] .. request)
-  started[#started + 1] = {name, id, execution, hash, body, type(cancelled) == 'string' and cancelled}
+  local request = string.match(id, '^(.*)%-%d+$') or ''
+  local ended = redis.pcall('GET', ARGV[8] .. request)
+  started[#started + 1] = {name, id, execution, hash, body, type(ended) == 'string' and ended}
 end
 for i = 9, #ARGV, 2 do
   local queue, id = ARGV[i], ARGV[i + 1]
@@ -81,10 +81,10 @@ end
 return started
 """
 
-# ARGV: worker, now (text), execution TTL (s), worker TTL (s), what keys of cancellations begin with, then
+# ARGV: worker, now (text), execution TTL (s), worker TTL (s), what keys of ended attempts begin with, then
 # (queue name, job id, execution id) each.
 # Gives nothing when Redis does not know the worker (it came back empty); else [is suspended, status of each job]. A job
-# whose request was cancelled counts as cancelled: nobody may have heard of it.
+# whose attempt has ended counts as cancelled: nobody may have heard of it.
 _BEAT = """
 local worker, text, now, ttl = ARGV[1], ARGV[2], tonumber(redis.call('TIME')[1]), tonumber(ARGV[3])
 local key = 'rq:worker:' .. worker
@@ -104,8 +104,9 @@ for i = 6, #ARGV, 3 do
     redis.call('EXPIRE', 'rq:execution:' .. both, ttl)
     redis.call('ZADD', 'rq:wip:' .. queue, 'XX', now + ttl, both)
     redis.call('HSET', 'rq:job:' .. id, 'last_heartbeat', text)
-    local request = string.match(id, '^(.*)%-%d+$') or ''
-    if redis.call('EXISTS', ARGV[5] .. request) == 1 then status = 'canceled' end
+    local request, attempt = string.match(id, '^(.*)%-(%d+)$')
+    local ended = redis.pcall('GET', ARGV[5] .. (request or ''))
+    if type(ended) == 'string' and (tonumber(ended) or math.huge) >= tonumber(attempt or 0) then status = 'canceled' end
   end
   out[#out + 1] = status or ''
 end
@@ -188,7 +189,10 @@ class Pulse:
 class Claims:
     """The scripts of one worker. Every method may raise `redis.RedisError`."""
 
-    def __init__(self, client: redis.Redis, worker: str, *, execution_ttl_s: float, worker_ttl_s: int) -> None:
+    def __init__(
+        self, client: redis.Redis, names: Names, worker: str, *, execution_ttl_s: float, worker_ttl_s: int
+    ) -> None:
+        self._names = names
         self._worker = worker
         self._ttl_s = max(1, round(execution_ttl_s))
         self._worker_ttl_s = worker_ttl_s
@@ -199,7 +203,7 @@ class Claims:
     def claim(self, queue_keys: Sequence[str], popped: Sequence[Popped], free: int, now: datetime) -> list[Claimed]:
         """Start the popped jobs, then the oldest others until `free` have been started."""
         arguments: list[Any] = [free, self._worker, now.strftime(_TIME), self._ttl_s]
-        arguments += [uuid4().hex[:-4], _MAX_BODY_BYTES, keys.body(""), keys.cancelled("")]
+        arguments += [uuid4().hex[:-4], _MAX_BODY_BYTES, self._names.body_prefix(NO_HOST), self._names.ended_prefix()]
         for pop in popped:
             arguments += [pop.queue_key, pop.raw_id]
         return [_claimed(row) for row in cast(list[Any], self._claim(list(queue_keys), arguments))]
@@ -207,7 +211,7 @@ class Claims:
     def beat(self, held: Sequence[Held], now: datetime) -> Pulse | None:
         """Keep worker and jobs alive. None: Redis has forgotten this worker."""
         arguments: list[Any] = [self._worker, now.strftime(_TIME), self._ttl_s, self._worker_ttl_s]
-        arguments.append(keys.cancelled(""))
+        arguments.append(self._names.ended_prefix())
         for job in held:
             arguments += [job.queue, job.job_id, job.execution_id]
         reply = cast(list[Any], self._beat([], arguments))
@@ -226,14 +230,20 @@ class Claims:
 
 
 def _claimed(row: list[Any]) -> Claimed:
-    queue, job, execution, flat, data, cancelled = row
+    queue, job, execution, flat, data, ended = row
     return Claimed(
         queue.decode(),
         job.decode(),
         execution.decode(),
         dict(zip(flat[::2], flat[1::2], strict=True)),
-        None if data is None else Body.of(data, cancelled),
+        None if data is None else Body(data=data, is_ended=ended is not None and is_ended(ended, _attempt(job))),
     )
+
+
+def _attempt(job_id: bytes) -> int:
+    """The attempt that an id ends with; 0 in an id that is none of ours."""
+    number = job_id.rpartition(b"-")[2]
+    return int(number) if number.isdigit() else 0
 
 
 def move_jobs(client: redis.Redis, from_key: str, to_key: str, to_name: str) -> int:

@@ -16,6 +16,7 @@ from rq.utils import now
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from shared import keys
+from shared.keys import Names
 from shared.wire import JobSerializer
 from worker.rq.claims import move_jobs
 from worker.rq.safe_job import SafeJob, SafeQueue, is_job_id, read_job
@@ -25,21 +26,21 @@ log = logging.getLogger(__name__)
 _TRIES = 10
 
 
-def reap(client: redis.Redis, dead_worker: str) -> int:
+def reap(client: redis.Redis, names: Names, dead_worker: str) -> int:
     """Free everything a worker that is known to be dead held: its running jobs fail, its queue is moved to the
     model's, its lease and RQ's record of it go. Safe to repeat. How many jobs failed. Raises `redis.RedisError`."""
-    names = _queue_names(client, dead_worker)
+    queues = _queue_names(client, dead_worker)
     failed = 0
-    for queue in _queues(client, names):
+    for queue in _queues(client, queues):
         entries = cast(list[bytes], client.zrange(queue.started_job_registry.key, 0, -1))
         failed += sum(_fail(client, queue, entry, dead_worker=dead_worker) for entry in entries)
-    for queue in _queues(client, names):
+    for queue in _queues(client, queues):
         release_queue(client, queue.name, dead_worker)
     with client.pipeline(transaction=True) as pipe:
-        pipe.delete(f"rq:worker:{dead_worker}", keys.lease(dead_worker))
-        pipe.srem(keys.WORKERS, dead_worker)
+        pipe.delete(f"rq:worker:{dead_worker}", names.lease(dead_worker))
+        pipe.srem(names.workers, dead_worker)
         pipe.srem(REDIS_WORKER_KEYS, f"rq:worker:{dead_worker}")
-        for name in names:
+        for name in queues:
             pipe.srem(WORKERS_BY_QUEUE_KEY % name, f"rq:worker:{dead_worker}")
         pipe.execute()
     if failed:
@@ -59,11 +60,11 @@ def reap_expired(client: redis.Redis, queues: Iterable[SafeQueue]) -> int:
 
 def release_queue(client: redis.Redis, queue: str, worker: str) -> int:
     """When the queue is the worker's own, give its waiting jobs to whoever serves the model; how many."""
-    model = queue.removesuffix(keys.worker_queue("", worker))
-    if model == queue:
+    shared = queue.removesuffix(f"@{worker}")
+    if shared == queue:
         return 0
     prefix = SafeQueue.redis_queue_namespace_prefix
-    return move_jobs(client, f"{prefix}{queue}", f"{prefix}{keys.queue(model)}", keys.queue(model))
+    return move_jobs(client, f"{prefix}{queue}", f"{prefix}{shared}", shared)
 
 
 def _queues(client: redis.Redis, names: Iterable[str]) -> list[SafeQueue]:

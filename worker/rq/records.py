@@ -115,7 +115,7 @@ def _write_outcome(worker: BaseWorker, slot: Slot, ended: Ended, pipe: Any) -> N
     if isinstance(error, RequestCancelledError) and not slot.is_stopped:
         job.set_status(JobStatus.CANCELED, pipeline=pipe)
         CanceledJobRegistry(slot.queue.name, connection=worker.connection, job_class=SafeJob).add(job, pipeline=pipe)
-        pipe.expire(job.key, keys.CANCELLED_TTL_S)
+        pipe.expire(job.key, keys.ENDED_TTL_S)
         return
     job.set_status(JobStatus.STOPPED if slot.is_stopped else JobStatus.FAILED, pipeline=pipe)
     job._handle_failure(_reason(error), pipe, **execution)

@@ -72,5 +72,5 @@ class Recovery:
             for registry in (FinishedJobRegistry, FailedJobRegistry):
                 registry(queue.name, connection=self._client, job_class=queue.job_class).cleanup()
             cancelled = CanceledJobRegistry.key_template.format(queue.name)
-            self._client.zremrangebyscore(cancelled, "-inf", time.time() - keys.CANCELLED_TTL_S)
+            self._client.zremrangebyscore(cancelled, "-inf", time.time() - keys.ENDED_TTL_S)
             clean_worker_registry(queue)

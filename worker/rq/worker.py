@@ -26,9 +26,9 @@ from rq.job import JobStatus
 from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
 
-from shared import keys
 from shared.errors import GatewayError, RequestCancelledError, WireError, WorkerLostError
 from shared.events import Usage
+from shared.keys import Names, job_id
 from shared.registry import WorkerLease
 from shared.wire import JobSerializer
 from worker.rq import records
@@ -107,6 +107,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         client: redis.Redis,
         runner: Runner,
         inbox: SimpleQueue[Message],
+        names: Names,
         *,
         name: str,
         model: str,
@@ -119,7 +120,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         on_ready: Callable[[], None] = lambda: None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        queues = [keys.worker_queue(model, name), keys.queue(model)]
+        queues = [names.worker_queue(model, name), names.queue(model)]
         super().__init__(queues, name=name, connection=client, serializer=JobSerializer, worker_ttl=WORKER_TTL_S)
         self._runner = runner
         self._inbox = inbox
@@ -131,8 +132,8 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         self._on_ready = on_ready
         self._on_stop = on_stop
         self._lease = replace(lease, worker=name, model=model, queues=tuple(queues), capacity=capacity)
-        self._keeper = LeaseKeeper(client, self.describe, execution_ttl_s=execution_ttl_s)
-        self._claims = Claims(client, name, execution_ttl_s=execution_ttl_s, worker_ttl_s=WORKER_TTL_S)
+        self._keeper = LeaseKeeper(client, names, self.describe, execution_ttl_s=execution_ttl_s)
+        self._claims = Claims(client, names, name, execution_ttl_s=execution_ttl_s, worker_ttl_s=WORKER_TTL_S)
         self._waiters = [QueueWaiter(client, queue.key, inbox.put) for queue in self.queues]
         self._recovery = Recovery(client, self.queues, self._claims, execution_ttl_s=execution_ttl_s)
         self._slots: dict[str, Slot] = {}
@@ -356,7 +357,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
             return
         self._slots[slot.job_id] = slot
         self._jobs[slot.ticket] = slot.job_id
-        is_its_own = claimed.job_id == f"{slot.ticket.request_id}-{slot.ticket.attempt}"
+        is_its_own = claimed.job_id == job_id(slot.ticket.request_id, slot.ticket.attempt)
         self._runner.submit(slot.ticket, claimed.body if is_its_own else None)
 
     # --- letting go of them --------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from typing import cast
 
 import redis
 
-from shared import keys
-from shared.errors import DeadlineExceededError, RequestCancelledError, WireError
+from shared.errors import DeadlineExceededError, WireError
+from shared.keys import NO_HOST, Names
 from shared.request import Envelope
 from shared.wire import is_signed
 from worker.serving.ticket import Ticket
@@ -16,39 +16,45 @@ from worker.serving.ticket import Ticket
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """What Redis holds under a request's id. `data` is None when there is no body (any more)."""
+    """What Redis holds of an attempt. `data` is None when there is no body (any more); `is_ended` when the attempt must
+    not run."""
 
     data: bytes | None
-    cancelled: str | None
-
-    @classmethod
-    def of(cls, data: bytes | None, cancelled: bytes | None) -> Body:
-        return cls(data=data, cancelled=None if cancelled is None else cancelled.decode(errors="replace"))
+    is_ended: bool = False
 
 
 class Bodies:
     """Reads bodies, and takes them out of Redis once they are here. One round trip each; raises `redis.RedisError`."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, names: Names) -> None:
         self._client = client
+        self._names = names
 
-    def fetch(self, request_id: str) -> Body:
-        data, cancelled = cast(list[bytes | None], self._client.mget(keys.body(request_id), keys.cancelled(request_id)))
-        return Body.of(data, cancelled)
+    def fetch(self, ticket: Ticket) -> Body:
+        names = (self._body(ticket), self._names.ended(ticket.request_id))
+        data, ended = cast(list[bytes | None], self._client.mget(*names))
+        return Body(data=data, is_ended=ended is not None and is_ended(ended, ticket.attempt))
 
-    def drop(self, request_id: str) -> None:
-        """A job starts once; whoever dispatches the request again brings the body along again."""
-        self._client.unlink(keys.body(request_id))
+    def drop(self, ticket: Ticket) -> None:
+        """A job starts once; whoever dispatches the request again brings a body of its own along."""
+        self._client.unlink(self._body(ticket))
+
+    def _body(self, ticket: Ticket) -> str:
+        return self._names.body(NO_HOST, ticket.request_id, ticket.attempt)
+
+
+def is_ended(mark: bytes, attempt: int) -> bool:
+    """Whether the mark, the highest attempt that must not run, means this attempt; what is no number means all."""
+    return not mark.isdigit() or int(mark) >= attempt
 
 
 def check_envelope(envelope: Envelope, ticket: Ticket, data: bytes, secret: bytes, now_s: float) -> None:
     """Raise when this work must not be done: `WireError` for a body that is not what was signed,
-    `RequestCancelledError` when a later attempt has replaced it, `DeadlineExceededError` when nobody waits any more.
-    """
+    `DeadlineExceededError` when nobody waits any more."""
     if envelope.request.id != ticket.request_id:
         raise WireError("the body belongs to another request")
-    if envelope.attempt > ticket.attempt:
-        raise RequestCancelledError(f"attempt {envelope.attempt} has replaced attempt {ticket.attempt}")
+    if envelope.attempt != ticket.attempt:
+        raise WireError("the body belongs to another attempt")
     if not is_signed(secret, ticket.request_id, ticket.attempt, data, ticket.signature):
         raise WireError("the request's signature is wrong: gateway and worker need the same MLX_GATEWAY_SECRET")
     if 0 < envelope.deadline_s <= now_s:

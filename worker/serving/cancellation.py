@@ -9,8 +9,8 @@ from typing import Any
 
 import redis
 
-from shared import keys
 from shared.errors import WireError
+from shared.keys import Names
 from shared.wire import decode
 
 log = logging.getLogger(__name__)
@@ -20,14 +20,20 @@ _RETRY_S = 0.2
 
 
 class CancelListener:
-    """Subscribes to `keys.CANCELS` and to `others` (channel -> what to do with a message). What is said while the
-    connection is away is caught by the heartbeat, which reads the state of every job, and by the `cancelled:` key,
+    """Subscribes to `Names.cancels` and to `others` (channel -> what to do with a message). What is said while the
+    connection is away is caught by the heartbeat, which reads the state of every job, and by the `ended:` key,
     which is read with the body."""
 
     def __init__(
-        self, client: redis.Redis, cancel: Callable[[str, str], None], *, others: Mapping[str, Callable[[bytes], None]]
+        self,
+        client: redis.Redis,
+        names: Names,
+        cancel: Callable[[str, int, str], None],
+        *,
+        others: Mapping[str, Callable[[bytes], None]],
     ) -> None:
         self._client = client
+        self._names = names
         self._cancel = cancel
         self._others = others
         self._stopping = threading.Event()
@@ -56,7 +62,7 @@ class CancelListener:
 
     def _listen(self) -> None:
         with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
-            subscription.subscribe(keys.CANCELS, *self._others)
+            subscription.subscribe(self._names.cancels, *self._others)
             self._is_away = False
             while not self._stopping.is_set():
                 message = subscription.get_message(timeout=_WAIT_S)
@@ -72,7 +78,7 @@ class CancelListener:
             log.error("a cancellation that cannot be read: %s", error)  # noqa: TRY400 - the text says it all
             return
         match value:
-            case [str(request_id), str(reason)]:
-                self._cancel(request_id, reason)
+            case [str(request_id), int(attempt), str(reason)]:
+                self._cancel(request_id, attempt, reason)
             case _:
-                log.error("a cancellation is [request id, reason]")
+                log.error("a cancellation is [request id, attempt, reason]")

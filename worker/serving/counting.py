@@ -16,9 +16,9 @@ from typing import Any, cast
 
 import redis
 
-from shared import keys
 from shared.errors import GatewayError, InternalError, WireError, WorkerLostError
 from shared.events import Event, Failed, Started, Usage
+from shared.keys import Names
 from shared.request import Envelope, GenerateRequest
 from shared.wire import FrameEntry, decode, decode_envelope
 from worker.serving.bodies import check_envelope
@@ -39,6 +39,7 @@ class CallServer:
     def __init__(
         self,
         client: redis.Redis,
+        names: Names,
         publisher: Publisher,
         count: Callable[[GenerateRequest], int],
         *,
@@ -49,7 +50,7 @@ class CallServer:
         self._client = client
         self._publisher = publisher
         self._count = count
-        self._key = keys.calls(model)
+        self._key = names.calls(model)
         self._worker = worker
         self._secret = secret
         self._stopping = threading.Event()

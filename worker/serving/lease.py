@@ -9,6 +9,7 @@ from collections.abc import Callable
 import redis
 
 from shared import keys
+from shared.keys import Names
 from shared.registry import WorkerLease
 from shared.wire import encode
 
@@ -21,8 +22,11 @@ class LeaseKeeper:
     """Writes what `describe` says every `keys.LEASE_EVERY_S`, and at once after `renew`. Who is silent for
     `execution_ttl_s` has lost its jobs, so that no lease lasts longer."""
 
-    def __init__(self, client: redis.Redis, describe: Callable[[], WorkerLease], *, execution_ttl_s: float) -> None:
+    def __init__(
+        self, client: redis.Redis, names: Names, describe: Callable[[], WorkerLease], *, execution_ttl_s: float
+    ) -> None:
         self._client = client
+        self._names = names
         self._describe = describe
         self._ttl_ms = round(1000 * max(_LEAST_TTL_S, min(keys.LEASE_TTL_S, execution_ttl_s)))
         self._nudge = threading.Event()
@@ -41,8 +45,8 @@ class LeaseKeeper:
         """Write now, on this thread. Raises `redis.RedisError`."""
         lease = self._describe()
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.set(keys.lease(lease.worker), encode(lease), px=self._ttl_ms)
-            pipe.sadd(keys.WORKERS, lease.worker)
+            pipe.set(self._names.lease(lease.worker), encode(lease), px=self._ttl_ms)
+            pipe.sadd(self._names.workers, lease.worker)
             pipe.execute()
 
     def release(self) -> None:
@@ -53,8 +57,8 @@ class LeaseKeeper:
             self._thread.join(keys.LEASE_EVERY_S)
         worker = self._describe().worker
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.delete(keys.lease(worker))
-            pipe.srem(keys.WORKERS, worker)
+            pipe.delete(self._names.lease(worker))
+            pipe.srem(self._names.workers, worker)
             pipe.execute()
 
     def _run(self) -> None:

@@ -26,6 +26,7 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import keys
+from shared.keys import NO_HOST, Names
 from shared.wire import Frame, FrameEntry, encode_frame
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Publisher:
     def __init__(
         self,
         client: redis.Redis,
+        names: Names,
         *,
         worker: str,
         epoch: str,
@@ -101,6 +103,7 @@ class Publisher:
         gone_after_s: float = GONE_AFTER_S,
     ) -> None:
         self._client = client
+        self._names = names
         self._worker = worker
         self._epoch = epoch
         self._gateway_gone = gateway_gone
@@ -170,10 +173,10 @@ class Publisher:
 
     def _frame(self, state: _Gateway, seq: int, entries: tuple[FrameEntry, ...]) -> _Sent:
         data = encode_frame(Frame(worker=self._worker, epoch=self._epoch, seq=seq, entries=entries))
-        publish = ("PUBLISH", keys.gateway_channel(state.name), data)
+        publish = ("PUBLISH", self._names.gateway_channel(state.name, NO_HOST), data)
         if not entries:
             return _Sent(state, (publish,), len(data))
-        key = keys.frame_log(self._worker, state.name)
+        key = self._names.frame_log(self._worker, state.name)
         commands: list[tuple[object, ...]] = [
             ("XADD", key, "MAXLEN", "~", keys.LOG_MAXLEN, f"{seq}-0", "f", data),
             publish,

@@ -144,11 +144,14 @@ class Runner:
             self._end(running, RequestCancelledError(f"attempt {ticket.attempt} has replaced it"))
         self._pool.submit(self._prepare, work, body)
 
-    def cancel(self, request_id: str, error: GatewayError | None = None) -> bool:
-        """End a request with `error`, by default `RequestCancelledError`. False when it is not here."""
+    def cancel(self, request_id: str, error: GatewayError | None = None, *, up_to_attempt: int | None = None) -> bool:
+        """End a request with `error`, by default `RequestCancelledError`, unless it runs here in a later attempt than
+        `up_to_attempt`. False when it is not here."""
         with self._lock:
             work = self._work.get(request_id)
-        return work is not None and self._end(work, error or RequestCancelledError("the request was cancelled"))
+        if work is None or (up_to_attempt is not None and work.ticket.attempt > up_to_attempt):
+            return False
+        return self._end(work, error or RequestCancelledError("the request was cancelled"))
 
     def cancel_gateway(self, gateway: str) -> None:
         """Nobody listens any more to what this gateway asked for."""
@@ -190,7 +193,7 @@ class Runner:
         with self._prepared_one:
             self._preparing += 1
         try:
-            prepared = self._checked_and_prepared(work, body or self._bodies.fetch(work.ticket.request_id))
+            prepared = self._checked_and_prepared(work, body or self._bodies.fetch(work.ticket))
             total_tokens, warnings = prepared.prompt_tokens, prepared.warnings
             self._emit(work, (Progress(phase="queued", total_tokens=total_tokens, warnings=warnings),))
         except GatewayError as error:
@@ -203,16 +206,16 @@ class Runner:
         else:
             self._inbox.put(_Submit(work, prepared))
         if work.is_checked:
-            self._drop_body(work.ticket.request_id)
+            self._drop_body(work.ticket)
         with self._prepared_one:
             self._preparing -= 1
             self._prepared_one.notify_all()
 
-    def _drop_body(self, request_id: str) -> None:
+    def _drop_body(self, ticket: Ticket) -> None:
         try:
-            self._bodies.drop(request_id)
+            self._bodies.drop(ticket)
         except redis.RedisError as error:
-            log.debug("the body of %s stays until it expires: %s", request_id, error)
+            log.debug("the body of %s stays until it expires: %s", ticket.request_id, error)
 
     def _checked_and_prepared(self, work: _Work, body: Body) -> Prepared:
         if body.data is None:
@@ -227,8 +230,8 @@ class Runner:
         work.is_checked = True
         if ended is not None:
             raise ended
-        if body.cancelled is not None:
-            raise RequestCancelledError(body.cancelled or "the request was cancelled")
+        if body.is_ended:
+            raise RequestCancelledError("the request was cancelled")
         return self._engine.prepare(envelope.request)
 
     def _know(self, work: _Work, gateway: str, deadline_s: float) -> GatewayError | None:

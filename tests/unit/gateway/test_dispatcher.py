@@ -11,12 +11,13 @@ import pytest
 
 from gateway.app import create_app
 from gateway.parts import Parts
-from shared import keys, wire
+from shared import wire
 from shared.config import Settings
 from shared.errors import OverloadedError
 from shared.messages import Message, TextPart
 from shared.registry import HostRecord, ModelRecord
 from shared.request import Envelope, GenerateRequest
+from tests.support.names import NAMES
 
 
 @pytest.fixture
@@ -45,17 +46,17 @@ def test_a_queue_that_was_just_left_has_room(play: Callable[[Callable[[Parts], A
 
     async def scenario(parts: Parts) -> None:
         record = HostRecord(host="h", pid=1, models=(ModelRecord(id="m", state="ready"),))
-        await parts.jobs._redis.set(keys.host("h"), wire.encode(record))
-        await parts.jobs._redis.sadd(keys.HOSTS, "h")
+        await parts.jobs._redis.set(NAMES.host("h"), wire.encode(record))
+        await parts.jobs._redis.sadd(NAMES.hosts, "h")
         await parts.fleet.refresh()
         for _ in range(3):
             for number in range(2):
-                await parts.jobs.submit(queued(number), "m")
+                await parts.jobs.submit(queued(number), NAMES.queue("m"))
             await parts.fleet.refresh()
             with pytest.raises(OverloadedError, match="2 requests are already waiting"):
                 await parts.dispatcher.admit(queued(9).request, is_repeated=False)
             for number in range(2):
-                parts.jobs.cancel_soon(f"r{number}", 1, "m", "the client left")
+                parts.jobs.cancel_soon(f"r{number}", 1, NAMES.queue("m"), "the client left")
             await parts.dispatcher.admit(queued(9).request, is_repeated=False)
 
     play(scenario)

@@ -33,6 +33,7 @@ from tests.support.gateway import (
     texts,
     until,
 )
+from tests.support.names import NAMES
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ async def ending(parts: Parts, *, submit: bool = True, patience_s: float = 60) -
     request = envelope(parts, patience_s=patience_s)
     with opened(parts, deadline_s=request.deadline_s) as stream:
         if submit:
-            await parts.jobs.submit(request, "m")
+            await parts.jobs.submit(request, NAMES.queue("m"))
         return (await collect(stream, 99))[-1]
 
 
@@ -65,10 +66,10 @@ def test_workers_hosts_and_queues_come_and_go(play: Callable[[Scenario], None]) 
         worker = parts.worker()
         await worker.renew(context_tokens=100)
         record = HostRecord(host="h", pid=1, models=(ModelRecord(id="big", state="available"),))
-        await parts.client.set(keys.host("h"), wire.encode(record), ex=keys.HOST_TTL_S)
-        await parts.client.sadd(keys.HOSTS, "h")
+        await parts.client.set(NAMES.host("h"), wire.encode(record), ex=keys.HOST_TTL_S)
+        await parts.client.sadd(NAMES.hosts, "h")
         await until(lambda: parts.fleet.snapshot.model_ids() == ("big", "m"), "both models")
-        await parts.jobs.submit(envelope(parts), "m")
+        await parts.jobs.submit(envelope(parts), NAMES.queue("m"))
         await until(lambda: parts.fleet.depths.get("m") == 1, "the queued job")
         await worker.die()
         await until(lambda: not parts.fleet.snapshot.workers, "the worker's end")
@@ -94,15 +95,15 @@ def test_all_who_ask_at_once_see_what_was_there_when_they_asked(play: Callable[[
     async def scenario(parts: Parts) -> None:
         for _ in range(3):
             await parts.worker().renew()
-            seen = await asyncio.gather(*(FleetWatcher(parts.client).refresh(), *_asked(parts.fleet, 8)))
+            seen = await asyncio.gather(*(FleetWatcher(parts.client, NAMES).refresh(), *_asked(parts.fleet, 8)))
             assert [len(fleet.workers) for fleet in seen] == [1] * 9
-            await parts.client.delete(keys.WORKERS)
+            await parts.client.delete(NAMES.workers)
             seen = await asyncio.gather(*_asked(parts.fleet, 8))
             assert [len(fleet.workers) for fleet in seen] == [0] * 8
 
     async def fresh(parts: Parts) -> None:
         await parts.worker().renew()
-        watcher = FleetWatcher(parts.client)
+        watcher = FleetWatcher(parts.client, NAMES)
         assert [len(fleet.workers) for fleet in await asyncio.gather(*_asked(watcher, 8))] == [1] * 8
 
     play(scenario)
@@ -126,7 +127,7 @@ def test_who_waited_for_a_read_that_failed_hears_so_without_trying_again(redis_s
         async with running_parts(redis_server.url, with_watchdog=False) as parts:
             redis_server.process.kill()
             redis_server.process.wait()
-            watcher = CountingWatcher(parts.client)
+            watcher = CountingWatcher(parts.client, NAMES)
             told = await asyncio.gather(*_asked(watcher, 8), return_exceptions=True)
             assert all(isinstance(each, BrokerUnavailableError) for each in told)
             assert watcher.reads == 2, "one of the first, and one of the seven who came while it read"
@@ -137,7 +138,7 @@ def test_who_waited_for_a_read_that_failed_hears_so_without_trying_again(redis_s
 def test_who_stops_asking_leaves_the_others_their_answer(play: Callable[[Scenario], None]) -> None:
     async def scenario(parts: Parts) -> None:
         await parts.worker().renew()
-        watcher = FleetWatcher(parts.client)
+        watcher = FleetWatcher(parts.client, NAMES)
         impatient = [asyncio.create_task(watcher.refresh()) for _ in range(2)]
         patient = asyncio.create_task(watcher.refresh())
         await asyncio.sleep(0)
@@ -150,28 +151,28 @@ def test_who_stops_asking_leaves_the_others_their_answer(play: Callable[[Scenari
 
 def test_the_names_of_the_dead_leave(play: Callable[[Scenario], None]) -> None:
     async def scenario(parts: Parts) -> None:
-        watcher = FleetWatcher(parts.client, forget_after_s=0.0)
-        await parts.client.sadd(keys.HOSTS, "dead", "h", b"\xff")
-        await parts.client.sadd(keys.WORKERS, "dead", "odd", b"\xff")
-        await parts.client.set(keys.host("h"), wire.encode(HostRecord(host="h", pid=1)))
-        await parts.client.set(keys.lease("odd"), b"\xc1")
+        watcher = FleetWatcher(parts.client, NAMES, forget_after_s=0.0)
+        await parts.client.sadd(NAMES.hosts, "dead", "h", b"\xff")
+        await parts.client.sadd(NAMES.workers, "dead", "odd", b"\xff")
+        await parts.client.set(NAMES.host("h"), wire.encode(HostRecord(host="h", pid=1)))
+        await parts.client.set(NAMES.lease("odd"), b"\xc1")
         await parts.worker().renew()
         for _ in range(2):
             await watcher.refresh()
-        assert await parts.client.smembers(keys.HOSTS) == {b"h"}
-        assert await parts.client.smembers(keys.WORKERS) == {b"m.host.e1", b"odd"}, "one that is only not understood"
+        assert await parts.client.smembers(NAMES.hosts) == {b"h"}
+        assert await parts.client.smembers(NAMES.workers) == {b"host.m.e1", b"odd"}, "one that is only not understood"
 
     play(scenario)
 
 
 def test_records_that_do_not_decode_are_left_out(play: Callable[[Scenario], None]) -> None:
     async def scenario(parts: Parts) -> None:
-        await parts.client.sadd(keys.WORKERS, "odd", "other", b"\xff")
-        await parts.client.sadd(keys.HOSTS, b"\xff")
-        await parts.client.set(keys.lease("odd"), b"\xc1")
-        await parts.client.set(keys.lease("other"), wire.encode(HostRecord(host="h", pid=1)))
+        await parts.client.sadd(NAMES.workers, "odd", "other", b"\xff")
+        await parts.client.sadd(NAMES.hosts, b"\xff")
+        await parts.client.set(NAMES.lease("odd"), b"\xc1")
+        await parts.client.set(NAMES.lease("other"), wire.encode(HostRecord(host="h", pid=1)))
         await parts.worker().renew()
-        assert [worker.worker for worker in (await parts.fleet.refresh()).workers] == ["m.host.e1"]
+        assert [worker.worker for worker in (await parts.fleet.refresh()).workers] == ["host.m.e1"]
 
     play(scenario)
 
@@ -256,7 +257,7 @@ def test_a_job_whose_end_never_came_is_found_by_its_record(play: Callable[[Scena
     async def scenario(parts: Parts) -> None:
         request = envelope(parts)
         with opened(parts, deadline_s=request.deadline_s) as stream:
-            await parts.jobs.submit(request, "m")
+            await parts.jobs.submit(request, NAMES.queue("m"))
             await parts.client.hset(f"rq:job:{job_id('r1', 1)}", "status", "finished")
             assert code_of((await collect(stream, 99))[-1]) == "worker_lost"
 

@@ -26,6 +26,7 @@ from shared.messages import Message, TextPart
 from shared.redis_server import RedisServer
 from shared.request import Envelope, GenerateRequest
 from tests.support.gateway import SECRET
+from tests.support.names import NAMES
 
 Scenario = Callable[[JobQueue, redis.asyncio.Redis], Awaitable[None]]
 
@@ -41,7 +42,7 @@ def play(redis_url: str) -> Callable[[Scenario], None]:
     def run(scenario: Scenario) -> None:
         async def main() -> None:
             client, subscriber = build_clients(Settings(redis_url=redis_url))
-            jobs = JobQueue(client, SECRET)
+            jobs = JobQueue(client, NAMES, SECRET)
             try:
                 await scenario(jobs, client)
             finally:
@@ -96,7 +97,7 @@ def test_rq_reads_the_job_back(play: Callable[[Scenario], None], redis_client: r
     assert queue.job_ids == ["req_1-1"]
     assert Queue.all(redis_client) == [queue]
     job = fetch(redis_client)
-    body = redis_client.get(keys.body("req_1"))
+    body = redis_client.get(NAMES.body(keys.NO_HOST, "req_1", 1))
     assert isinstance(body, bytes)
     assert wire.decode_envelope(body) == sent
     assert job.func_name == keys.JOB_FUNCTION
@@ -126,7 +127,7 @@ def test_body_and_job_both_expire_when_nobody_takes_them(
         await jobs.submit(envelope(patience_s=2 * keys.BODY_TTL_S), "m")
 
     play(scenario)
-    for key in (keys.body("req_1"), Job.key_for("req_1-1")):
+    for key in (NAMES.body(keys.NO_HOST, "req_1", 1), Job.key_for("req_1-1")):
         assert keys.BODY_TTL_S < redis_client.ttl(key) <= 2 * keys.BODY_TTL_S + 1  # type: ignore[operator]
 
 
@@ -158,12 +159,12 @@ def test_a_queued_job_is_cancelled_as_rq_itself_does_it(
     registry = CanceledJobRegistry("m", connection=redis_client, serializer=wire.JobSerializer)
     assert set(registry.get_job_ids(cleanup=False)) == {"req_1-1", "req_2-1"}
     assert redis_client.llen(queue_key("m")) == 0
-    assert redis_client.get(keys.cancelled("req_1")) == b"the client left"
-    assert not redis_client.exists(keys.body("req_1"))
+    assert redis_client.get(NAMES.ended("req_1")) == b"1"
+    assert not redis_client.exists(NAMES.body(keys.NO_HOST, "req_1", 1))
 
 
 def test_cancelled_jobs_do_not_pile_up(play: Callable[[Scenario], None], redis_client: redis.Redis) -> None:
-    long_ago = time.time() - 2 * keys.CANCELLED_TTL_S
+    long_ago = time.time() - 2 * keys.ENDED_TTL_S
     redis_client.zadd("rq:canceled:m", {"req_old-1": long_ago})
 
     async def scenario(jobs: JobQueue, _: Any) -> None:
@@ -172,7 +173,7 @@ def test_cancelled_jobs_do_not_pile_up(play: Callable[[Scenario], None], redis_c
 
     play(scenario)
     assert redis_client.zrange("rq:canceled:m", 0, -1) == [b"req_1-1"]
-    assert 0 < redis_client.ttl(Job.key_for("req_1-1")) <= keys.CANCELLED_TTL_S  # type: ignore[operator]
+    assert 0 < redis_client.ttl(Job.key_for("req_1-1")) <= keys.ENDED_TTL_S  # type: ignore[operator]
 
 
 def test_a_running_job_is_left_to_its_worker_which_is_told(
@@ -183,15 +184,15 @@ def test_a_running_job_is_left_to_its_worker_which_is_told(
         redis_client.lpop(queue_key("m"))
         redis_client.hset(Job.key_for("req_1-1"), "status", "started")
         with redis_client.pubsub(ignore_subscribe_messages=True) as listener:
-            listener.subscribe(keys.CANCELS)
+            listener.subscribe(NAMES.cancels)
             assert listener.get_message(timeout=5) is None  # the subscription
             assert not await jobs.cancel("req_1", 1, "m", "the client left")
             message: Any = listener.get_message(timeout=5)
-            assert wire.decode(message["data"]) == ["req_1", "the client left"]
+            assert wire.decode(message["data"]) == ["req_1", 1, "the client left"]
 
     play(scenario)
     assert fetch(redis_client).get_status() == "started"
-    assert redis_client.exists(keys.cancelled("req_1"), keys.body("req_1")) == 2
+    assert redis_client.exists(NAMES.ended("req_1"), NAMES.body(keys.NO_HOST, "req_1", 1)) == 2
     assert not redis_client.exists("rq:canceled:m")
 
 
@@ -204,21 +205,21 @@ def test_counting_is_asked_of_any_worker_of_the_model_and_forgotten_when_nobody_
         await jobs.count(sent)
 
     play(scenario)
-    calls: Any = redis_client.lrange(keys.calls("m"), 0, -1)
+    calls: Any = redis_client.lrange(NAMES.calls("m"), 0, -1)
     ((signature, body),) = [wire.decode(call) for call in calls]
     assert wire.decode_envelope(body) == sent
     assert wire.is_signed(SECRET, "req_1", 1, body, signature)
-    assert 0 < redis_client.ttl(keys.calls("m")) <= keys.CALL_TTL_S  # type: ignore[operator]
+    assert 0 < redis_client.ttl(NAMES.calls("m")) <= keys.CALL_TTL_S  # type: ignore[operator]
 
 
 def test_states_say_what_rq_knows(play: Callable[[Scenario], None], redis_client: redis.Redis) -> None:
     async def scenario(jobs: JobQueue, _: Any) -> None:
         await jobs.submit(envelope("req_1"), "m")
         await jobs.submit(envelope("req_2"), "m")
-        redis_client.hset(Job.key_for("req_2-1"), mapping={"status": "started", "worker_name": "m.host.e1"})
+        redis_client.hset(Job.key_for("req_2-1"), mapping={"status": "started", "worker_name": "host.m.e1"})
         assert await jobs.states(["req_1-1", "req_2-1", "req_3-1"]) == [
             JobState(status="queued", worker=""),
-            JobState(status="started", worker="m.host.e1"),
+            JobState(status="started", worker="host.m.e1"),
             JobState(status="", worker=""),
         ]
 
@@ -228,7 +229,7 @@ def test_states_say_what_rq_knows(play: Callable[[Scenario], None], redis_client
 def test_without_redis_every_call_says_so(redis_server: RedisServer) -> None:
     async def main() -> None:
         client, subscriber = build_clients(Settings(redis_url=redis_server.url))
-        jobs = JobQueue(client, SECRET)
+        jobs = JobQueue(client, NAMES, SECRET)
         redis_server.process.kill()
         redis_server.process.wait()
         for call in (
@@ -258,14 +259,14 @@ def test_redis_that_is_silent_is_named_in_words_with_a_time_to_come_back() -> No
 def test_a_cancellation_waits_for_redis_to_come_back(redis_server: RedisServer) -> None:
     async def main() -> None:
         client, subscriber = build_clients(Settings(redis_url=redis_server.url))
-        jobs = JobQueue(client, SECRET)
+        jobs = JobQueue(client, NAMES, SECRET)
         redis_server.process.kill()
         redis_server.process.wait()
         jobs.cancel_soon("req_1", 1, "m", "the client left")
         await asyncio.sleep(0)
         await asyncio.to_thread(redis_server.restart)
         await jobs.settle(2)
-        assert await client.get(keys.cancelled("req_1")) == b"the client left"
+        assert await client.get(NAMES.ended("req_1")) == b"1"
         await client.aclose()
         await subscriber.aclose()
 

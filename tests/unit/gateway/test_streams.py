@@ -29,6 +29,7 @@ from tests.support.gateway import (
     until,
     until_true,
 )
+from tests.support.names import NAMES
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_events_reach_the_request_they_belong_to(play: Callable[[Scenario], None
             assert texts(await collect(one, 9)) == "a"
             assert texts(await collect(two, 9)) == "bc"
             assert one.attempt.is_over
-            assert (one.attempt.worker, one.attempt.epoch, one.stage) == ("m.host.e1", "e1", "decode")
+            assert (one.attempt.worker, one.attempt.epoch, one.stage) == ("host.m.e1", "e1", "decode")
         assert parts.hub.dispatches == {}
 
     play(scenario)
@@ -157,7 +158,7 @@ def test_a_frame_that_does_not_decode_is_repaired_like_a_lost_one(play: Callable
         worker = parts.worker()
         with opened(parts) as stream:
             await worker.log(worker.frame(worker.entry("r1", STARTED, text("1"))))
-            await parts.client.publish(keys.gateway_channel(parts.hub.gateway_id), b"\xc1 not msgpack")
+            await parts.client.publish(NAMES.gateway_channel(parts.hub.gateway_id, keys.NO_HOST), b"\xc1 not msgpack")
             await worker.say("r1", text("2"), FINISHED)
             assert texts(await collect(stream, 9)) == "12"
 

@@ -11,6 +11,7 @@ from gateway.dispatch.fleet import FleetWatcher
 from gateway.metrics import Metrics
 from shared.config import Settings, environment_name
 from tests.support.documentation import README, documented_metrics
+from tests.support.names import NAMES
 
 
 def test_every_setting_is_in_the_readme_with_its_default() -> None:
@@ -23,7 +24,7 @@ def test_every_setting_is_in_the_readme_with_its_default() -> None:
 
 
 def test_every_metric_of_a_gateway_is_in_the_readme() -> None:
-    families = Metrics(FleetWatcher(redis.asyncio.Redis())).registry.collect()
+    families = Metrics(FleetWatcher(redis.asyncio.Redis(), NAMES)).registry.collect()
     served = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
     assert len(served) > 20
     assert served <= documented_metrics()

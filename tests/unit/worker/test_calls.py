@@ -10,10 +10,11 @@ from contextlib import contextmanager
 import pytest
 import redis
 
-from shared import keys, wire
+from shared import wire
 from shared.errors import InvalidRequestError, PromptTooLongError
 from shared.events import Failed, Started
 from shared.request import Envelope, GenerateRequest
+from tests.support.names import NAMES
 from tests.support.processes import wait_until
 from tests.support.worker import MODEL, SECRET, TestGateway, build_request
 from worker.engines.echo_script import count_words
@@ -28,8 +29,8 @@ class PanicError(BaseException):
 @contextmanager
 def serving(url: str, count: Callable[[GenerateRequest], int]) -> Iterator[CallServer]:
     client = redis.Redis.from_url(url)
-    publisher = Publisher(client, worker="w", epoch="e")
-    server = CallServer(client, publisher, count, model=MODEL, worker="w", secret=SECRET.encode())
+    publisher = Publisher(client, NAMES, worker="w", epoch="e")
+    server = CallServer(client, NAMES, publisher, count, model=MODEL, worker="w", secret=SECRET.encode())
     publisher.start()
     server.start()
     try:
@@ -111,7 +112,7 @@ def test_a_call_nobody_waits_for_is_not_counted(redis_url: str, gateway: TestGat
     body = wire.encode(Envelope(request=build_request("x", "c1"), gateway="gw1", deadline_s=time.time() - 1))
     signature = wire.sign(SECRET.encode(), "c1", 1, body)
     with serving(redis_url, lambda request: counted.append(request.id) or 1):
-        gateway.client.rpush(keys.calls(MODEL), wire.encode([signature, body]))
+        gateway.client.rpush(NAMES.calls(MODEL), wire.encode([signature, body]))
         assert gateway.wait_for(Failed, "c1").code == "deadline_exceeded"
     assert counted == []
 
@@ -123,7 +124,7 @@ def test_calls_taken_by_a_worker_that_stops_are_answered_with_a_retryable_error(
     with serving(redis_url, lambda request: int(go.wait(10))) as server:
         for number in range(20):
             gateway.count("x", f"c{number}")
-        wait_until(lambda: not gateway.client.exists(keys.calls(MODEL)), "all are taken")
+        wait_until(lambda: not gateway.client.exists(NAMES.calls(MODEL)), "all are taken")
         server.stop()
         go.set()
         ends = [gateway.wait_for(Started | Failed, f"c{n}") for n in range(20)]  # type: ignore[arg-type]
@@ -135,6 +136,6 @@ def test_calls_taken_by_a_worker_that_stops_are_answered_with_a_retryable_error(
 def test_bytes_that_are_no_call_are_passed_over(redis_url: str, gateway: TestGateway) -> None:
     with serving(redis_url, count_words):
         for junk in (b"", b"\x80\x04pickle", wire.encode([]), wire.encode(["s", b"not an envelope"])):
-            gateway.client.rpush(keys.calls(MODEL), junk)
+            gateway.client.rpush(NAMES.calls(MODEL), junk)
         gateway.count("one")
         assert gateway.counted() == 1

@@ -7,19 +7,20 @@ from contextlib import contextmanager
 
 import redis
 
-from shared import keys, wire
+from shared import wire
 from shared.redis_server import RedisServer
+from tests.support.names import NAMES
 from tests.support.processes import wait_until
 from worker.serving.cancellation import CancelListener
 
 
 @contextmanager
-def listening(url: str, heard: list[tuple[str, str]], others: dict[str, list[bytes]]) -> Iterator[None]:
-    def cancel(request_id: str, reason: str) -> None:
-        heard.append((request_id, reason))
+def listening(url: str, heard: list[tuple[str, int, str]], others: dict[str, list[bytes]]) -> Iterator[None]:
+    def cancel(request_id: str, attempt: int, reason: str) -> None:
+        heard.append((request_id, attempt, reason))
 
     channels = {channel: said.append for channel, said in others.items()}
-    listener = CancelListener(redis.Redis.from_url(url, socket_timeout=5), cancel, others=channels)
+    listener = CancelListener(redis.Redis.from_url(url, socket_timeout=5), NAMES, cancel, others=channels)
     listener.start()
     try:
         yield
@@ -30,19 +31,19 @@ def listening(url: str, heard: list[tuple[str, str]], others: dict[str, list[byt
 
 def say(client: redis.Redis, request_id: str) -> bool:
     """Whether anybody heard it."""
-    return bool(client.publish(keys.CANCELS, wire.encode([request_id, "client left"])))
+    return bool(client.publish(NAMES.cancels, wire.encode([request_id, 1, "client left"])))
 
 
 def test_a_cancellation_is_heard_with_its_reason(redis_url: str, redis_client: redis.Redis) -> None:
-    heard: list[tuple[str, str]] = []
+    heard: list[tuple[str, int, str]] = []
     with listening(redis_url, heard, {}):
         wait_until(lambda: say(redis_client, "r1"), "a listener")
         wait_until(lambda: heard, "the cancellation")
-    assert heard[0] == ("r1", "client left")
+    assert heard[0] == ("r1", 1, "client left")
 
 
 def test_messages_of_other_channels_go_their_own_way(redis_url: str, redis_client: redis.Redis) -> None:
-    heard: list[tuple[str, str]] = []
+    heard: list[tuple[str, int, str]] = []
     said: list[bytes] = []
     with listening(redis_url, heard, {"rq:pubsub:w": said}):
         wait_until(lambda: redis_client.publish("rq:pubsub:w", b"command"), "a listener")
@@ -51,21 +52,21 @@ def test_messages_of_other_channels_go_their_own_way(redis_url: str, redis_clien
 
 
 def test_junk_is_passed_over(redis_url: str, redis_client: redis.Redis) -> None:
-    heard: list[tuple[str, str]] = []
+    heard: list[tuple[str, int, str]] = []
     with listening(redis_url, heard, {}):
-        wait_until(lambda: redis_client.publish(keys.CANCELS, b"\xc1"), "a listener")
-        for junk in (b"", wire.encode("r1"), wire.encode(["r1"]), wire.encode([1, 2])):
-            redis_client.publish(keys.CANCELS, junk)
+        wait_until(lambda: redis_client.publish(NAMES.cancels, b"\xc1"), "a listener")
+        for junk in (b"", wire.encode("r1"), wire.encode(["r1"]), wire.encode([1, 2, 3])):
+            redis_client.publish(NAMES.cancels, junk)
         say(redis_client, "r2")
-        wait_until(lambda: heard == [("r2", "client left")], "only the real one")
+        wait_until(lambda: heard == [("r2", 1, "client left")], "only the real one")
 
 
 def test_cancellations_are_heard_again_after_redis_was_away(redis_server: RedisServer) -> None:
-    heard: list[tuple[str, str]] = []
+    heard: list[tuple[str, int, str]] = []
     with listening(redis_server.url, heard, {}):
         with redis.Redis.from_url(redis_server.url) as client:
             wait_until(lambda: say(client, "before"), "a listener")
         redis_server.restart()
         with redis.Redis.from_url(redis_server.url) as client:
             wait_until(lambda: say(client, "after"), "a listener again")
-        wait_until(lambda: ("after", "client left") in heard, "the cancellation")
+        wait_until(lambda: ("after", 1, "client left") in heard, "the cancellation")

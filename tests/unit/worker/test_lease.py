@@ -7,6 +7,7 @@ import redis
 
 from shared import keys, wire
 from tests.support.fleet import lease
+from tests.support.names import NAMES
 from worker.serving.lease import LeaseKeeper
 
 WORKER = lease("m")
@@ -16,18 +17,18 @@ WORKER = lease("m")
 def test_a_lease_lasts_no_longer_than_its_jobs(
     redis_client: redis.Redis, execution_ttl_s: float, most_s: float
 ) -> None:
-    LeaseKeeper(redis_client, lambda: WORKER, execution_ttl_s=execution_ttl_s).write()
-    assert most_s - 1 < redis_client.pttl(keys.lease(WORKER.worker)) / 1000 <= most_s
-    assert wire.decode(redis_client.get(keys.lease(WORKER.worker))) == WORKER
+    LeaseKeeper(redis_client, NAMES, lambda: WORKER, execution_ttl_s=execution_ttl_s).write()
+    assert most_s - 1 < redis_client.pttl(NAMES.lease(WORKER.worker)) / 1000 <= most_s
+    assert wire.decode(redis_client.get(NAMES.lease(WORKER.worker))) == WORKER
 
 
 def test_a_lease_outlasts_a_missed_renewal(redis_client: redis.Redis) -> None:
-    LeaseKeeper(redis_client, lambda: WORKER, execution_ttl_s=0.5).write()
-    assert redis_client.pttl(keys.lease(WORKER.worker)) / 1000 > keys.LEASE_EVERY_S
+    LeaseKeeper(redis_client, NAMES, lambda: WORKER, execution_ttl_s=0.5).write()
+    assert redis_client.pttl(NAMES.lease(WORKER.worker)) / 1000 > keys.LEASE_EVERY_S
 
 
 def test_a_released_lease_is_gone(redis_client: redis.Redis) -> None:
-    keeper = LeaseKeeper(redis_client, lambda: WORKER, execution_ttl_s=6)
+    keeper = LeaseKeeper(redis_client, NAMES, lambda: WORKER, execution_ttl_s=6)
     keeper.write()
     keeper.release()
-    assert not redis_client.exists(keys.lease(WORKER.worker), keys.WORKERS)
+    assert not redis_client.exists(NAMES.lease(WORKER.worker), NAMES.workers)

@@ -19,6 +19,7 @@ from shared import keys, wire
 from shared.events import TextDelta
 from shared.redis_server import RedisServer
 from shared.wire import FrameEntry
+from tests.support.names import NAMES
 from tests.support.processes import free_port, wait_until
 from tests.support.worker import TestGateway
 from worker.serving import publisher as publishing
@@ -34,7 +35,7 @@ def entry(text: str, seq: int = 0, request_id: str = "r1") -> FrameEntry:
 @contextmanager
 def publisher_at(url: str, **options: object) -> Iterator[Publisher]:
     client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=1)
-    publisher = Publisher(client, worker=WORKER, epoch=EPOCH, **options)  # type: ignore[arg-type]
+    publisher = Publisher(client, NAMES, worker=WORKER, epoch=EPOCH, **options)  # type: ignore[arg-type]
     publisher.start()
     try:
         yield publisher
@@ -48,7 +49,7 @@ def seqs(gateway: TestGateway) -> list[int]:
 
 
 def logged(client: redis.Redis, gateway: str = "gw1") -> list[bytes]:
-    return [row[0] for row in client.xrange(keys.frame_log(WORKER, gateway))]
+    return [row[0] for row in client.xrange(NAMES.frame_log(WORKER, gateway))]
 
 
 def test_a_frame_reaches_the_gateway_and_its_log(redis_url: str) -> None:
@@ -57,10 +58,10 @@ def test_a_frame_reaches_the_gateway_and_its_log(redis_url: str) -> None:
         wait_until(lambda: gateway.frames, "a frame")
         frame = next(frame for _, frame in gateway.frames if frame.entries)
         assert (frame.worker, frame.epoch, frame.seq, len(frame.entries)) == (WORKER, EPOCH, 1, 2)
-        [(log_id, fields)] = gateway.client.xrange(keys.frame_log(WORKER, "gw1"))
+        [(log_id, fields)] = gateway.client.xrange(NAMES.frame_log(WORKER, "gw1"))
         assert log_id == b"1-0"
         assert wire.decode_frame(fields[b"f"]) == frame
-        assert 0 < gateway.client.ttl(keys.frame_log(WORKER, "gw1")) <= keys.LOG_TTL_S
+        assert 0 < gateway.client.ttl(NAMES.frame_log(WORKER, "gw1")) <= keys.LOG_TTL_S
 
 
 def test_frames_are_numbered_per_gateway_from_one(redis_url: str) -> None:
@@ -241,8 +242,8 @@ def test_a_redis_user_with_few_rights_is_enough(redis_url: str, redis_client: re
         commands=["+publish", "+xadd", "+expire", "+hello", "+client|setinfo", "+ping"]
         if server_version(redis_client) >= (7, 2)
         else ["+publish", "+xadd", "+expire", "+hello", "+ping"],
-        keys=["log:*"],
-        channels=["gw:*"],
+        keys=[NAMES.frame_log("*", "")],
+        channels=[NAMES.gateway_channel("*", keys.NO_HOST)],
     )
     folder = redis_url.partition("@")[2]
     with TestGateway(redis_url) as gateway, publisher_at(f"unix://worker:secret@{folder}") as publisher:

@@ -29,8 +29,9 @@ from shared.errors import WireError
 from shared.registry import ModelSpec
 from shared.wire import JobSerializer
 from tests.support.documentation import documented_metrics
+from tests.support.names import NAMES
 from tests.support.processes import wait_until
-from tests.support.worker import MODEL, worker_settings
+from tests.support.worker import MODEL, QUEUE, worker_settings
 from worker.__main__ import Worker
 from worker.rq import worker as rq_worker
 from worker.rq.claims import Claimed, Claims, Held, Popped, move_jobs
@@ -43,15 +44,15 @@ from worker.serving.bodies import Body
 from worker.serving.ticket import Ticket
 from worker.status import StatusPipe
 
-ME = "tiny.host.e1"
-KEY = f"rq:queue:{MODEL}"
+ME = "host.tiny.e1"
+KEY = f"rq:queue:{QUEUE}"
 
 
 def now() -> datetime:
     return datetime.now(UTC)
 
 
-def enqueue(client: redis.Redis, *names: str, queue: str = MODEL) -> None:
+def enqueue(client: redis.Redis, *names: str, queue: str = QUEUE) -> None:
     rq_queue = Queue(queue, connection=client, serializer=JobSerializer)
     for name in names:
         rq_queue.enqueue_call(
@@ -60,14 +61,14 @@ def enqueue(client: redis.Redis, *names: str, queue: str = MODEL) -> None:
 
 
 def claims_of(client: redis.Redis, worker: str = ME, ttl_s: float = 6) -> Claims:
-    return Claims(client, worker, execution_ttl_s=ttl_s, worker_ttl_s=15)
+    return Claims(client, NAMES, worker, execution_ttl_s=ttl_s, worker_ttl_s=15)
 
 
 def ids(claimed: list[Claimed]) -> list[str]:
     return [job.job_id for job in claimed]
 
 
-def queue_of(client: redis.Redis, name: str = MODEL) -> SafeQueue:
+def queue_of(client: redis.Redis, name: str = QUEUE) -> SafeQueue:
     return SafeQueue(name, connection=client, serializer=JobSerializer)
 
 
@@ -150,7 +151,7 @@ def test_a_claim_writes_what_rqs_own_worker_would(redis_client: redis.Redis) -> 
     ours_execution = redis_client.hgetall(f"rq:execution:ours:{ours.execution_id}")
     assert theirs_execution.keys() == ours_execution.keys()
     assert Execution.fetch(ours.execution_id, "ours", redis_client).worker_name == ME
-    registry = StartedJobRegistry(MODEL, connection=redis_client)
+    registry = StartedJobRegistry(QUEUE, connection=redis_client)
     assert {job for job, _ in registry.get_job_and_execution_ids(cleanup=False)} == {"stock", "ours"}
 
 
@@ -159,26 +160,26 @@ def test_a_claim_writes_what_rqs_own_worker_would(redis_client: redis.Redis) -> 
 
 def test_jobs_are_claimed_oldest_first_over_all_queues(redis_client: redis.Redis) -> None:
     for number in range(6):
-        enqueue(redis_client, f"j{number}", queue=("own", MODEL)[number % 2])
+        enqueue(redis_client, f"j{number}", queue=("own", QUEUE)[number % 2])
     claimed = claims_of(redis_client).claim(["rq:queue:own", KEY], [], 4, now())
     assert ids(claimed) == ["j0", "j1", "j2", "j3"]
-    assert [job.queue for job in claimed] == ["own", MODEL, "own", MODEL]
+    assert [job.queue for job in claimed] == ["own", QUEUE, "own", QUEUE]
 
 
 def test_a_claimed_job_brings_its_body_and_what_was_said_of_it(redis_client: redis.Redis) -> None:
     enqueue(redis_client, "r-1", "s-1", "t-1")
-    redis_client.set(keys.body("r"), b"\x92body")
-    redis_client.set(keys.body("s"), b"another")
-    redis_client.set(keys.cancelled("s"), "the client left")
+    redis_client.set(NAMES.body(keys.NO_HOST, "r", 1), b"\x92body")
+    redis_client.set(NAMES.body(keys.NO_HOST, "s", 1), b"another")
+    redis_client.set(NAMES.ended("s"), 1)
     bodies = [job.body for job in claims_of(redis_client).claim([KEY], [], 3, now())]
-    assert bodies == [Body.of(b"\x92body", None), Body.of(b"another", b"the client left"), None]
+    assert bodies == [Body(data=b"\x92body"), Body(data=b"another", is_ended=True), None]
 
 
 def test_a_big_body_is_left_to_a_round_trip_of_its_own(redis_client: redis.Redis) -> None:
     enqueue(redis_client, "r-1", "s-1")
-    redis_client.set(keys.body("r"), bytes(200_000))
-    redis_client.set(keys.body("s"), b"small")
-    assert [job.body for job in claims_of(redis_client).claim([KEY], [], 2, now())] == [None, Body.of(b"small", None)]
+    redis_client.set(NAMES.body(keys.NO_HOST, "r", 1), bytes(200_000))
+    redis_client.set(NAMES.body(keys.NO_HOST, "s", 1), b"small")
+    assert [job.body for job in claims_of(redis_client).claim([KEY], [], 2, now())] == [None, Body(data=b"small")]
 
 
 def test_executions_of_one_claim_have_names_of_their_own(redis_client: redis.Redis) -> None:
@@ -210,7 +211,7 @@ def test_only_queued_jobs_start(redis_client: redis.Redis, status: str | None) -
 
 def expire_all(client: redis.Redis) -> None:
     """As if nobody had beaten for these jobs for long."""
-    key = f"rq:wip:{MODEL}"
+    key = f"rq:wip:{QUEUE}"
     client.zadd(key, dict.fromkeys(client.zrange(key, 0, -1), 1.0))
 
 
@@ -228,7 +229,7 @@ def test_machines_whose_clocks_differ_do_not_take_each_other_for_dead(
         with monkeypatch.context() as patch:
             patch.setattr(time, "time", lambda real=real: real() - ahead_s)
             assert reap_expired(redis_client, [queue_of(redis_client)]) == 0
-        assert redis_client.zscore(f"rq:wip:{MODEL}", f"j:{held[0].execution_id}") == pytest.approx(real() + 6, abs=2)
+        assert redis_client.zscore(f"rq:wip:{QUEUE}", f"j:{held[0].execution_id}") == pytest.approx(real() + 6, abs=2)
         claims.beat(held, elsewhere)
 
 
@@ -243,21 +244,23 @@ def test_a_beat_keeps_jobs_alive_and_says_what_became_of_them(redis_client: redi
     pulse = claims.beat(held, now())
     assert pulse is not None
     assert (pulse.is_suspended, pulse.statuses) == (False, ("started", "canceled", ""))
-    assert redis_client.zscore(f"rq:wip:{MODEL}", f"a:{held[0].execution_id}") == pytest.approx(time.time() + 6, abs=2)
-    assert redis_client.zscore(f"rq:wip:{MODEL}", f"b:{held[1].execution_id}") == 1
+    assert redis_client.zscore(f"rq:wip:{QUEUE}", f"a:{held[0].execution_id}") == pytest.approx(time.time() + 6, abs=2)
+    assert redis_client.zscore(f"rq:wip:{QUEUE}", f"b:{held[1].execution_id}") == 1
     assert not redis_client.exists("rq:job:c")
     assert 0 < redis_client.ttl(f"rq:worker:{ME}") <= 15
 
 
 def test_a_beat_finds_a_cancellation_that_nobody_heard(redis_client: redis.Redis) -> None:
-    enqueue(redis_client, "a-1", "b-1")
+    enqueue(redis_client, "a-1", "b-1", "c-2", "d-2")
     claims = claims_of(redis_client)
-    held = [Held(job.queue, job.job_id, job.execution_id) for job in claims.claim([KEY], [], 2, now())]
+    held = [Held(job.queue, job.job_id, job.execution_id) for job in claims.claim([KEY], [], 4, now())]
     redis_client.hset(f"rq:worker:{ME}", "birth", "x")
-    redis_client.set(keys.cancelled("b"), "the client left")
+    redis_client.set(NAMES.ended("b"), 1)
+    redis_client.set(NAMES.ended("c"), 1)
+    redis_client.set(NAMES.ended("d"), 2)
     pulse = claims.beat(held, now())
     assert pulse is not None
-    assert pulse.statuses == ("started", "canceled")
+    assert pulse.statuses == ("started", "canceled", "started", "canceled"), "a later attempt has not ended"
 
 
 def test_a_beat_of_a_forgotten_worker_says_so(redis_client: redis.Redis) -> None:
@@ -285,9 +288,9 @@ def test_moved_jobs_keep_their_order_and_know_their_new_queue(redis_client: redi
     """H15: the queue of a dead worker has no consumer."""
     enqueue(redis_client, "a", "b", "c", queue="own")
     redis_client.lmove("rq:queue:own", "rq:queue:own:intermediate", "LEFT", "RIGHT")
-    assert move_jobs(redis_client, "rq:queue:own", KEY, MODEL) == 3
+    assert move_jobs(redis_client, "rq:queue:own", KEY, QUEUE) == 3
     assert redis_client.lrange(KEY, 0, -1) == [b"a", b"b", b"c"]
-    assert redis_client.hget("rq:job:b", "origin") == MODEL.encode()
+    assert redis_client.hget("rq:job:b", "origin") == QUEUE.encode()
 
 
 def take(client: redis.Redis, times: int) -> list[Popped]:
@@ -361,9 +364,9 @@ def test_a_job_is_recorded_whatever_its_hash_says(name: str) -> None:
     """Only what the claim itself wrote is relied on."""
     for value in _ODD_VALUES:
         fields = {b"data": b"x", name.encode(): value} if name else {}
-        slot = Slot(Claimed(MODEL, "j", "e", fields, None), queue_of(_NOWHERE), Ticket("r", 1, ""), now(), "e")
+        slot = Slot(Claimed(QUEUE, "j", "e", fields, None), queue_of(_NOWHERE), Ticket("r", 1, ""), now(), "e")
         job = slot.job(_Recorder())  # type: ignore[arg-type]
-        assert (job.origin, job._status, job.worker_name) == (MODEL, JobStatus.STARTED, ME)
+        assert (job.origin, job._status, job.worker_name) == (QUEUE, JobStatus.STARTED, ME)
 
 
 _NOWHERE = redis.Redis()  # never asked
@@ -398,8 +401,8 @@ def test_three_reapers_at_once_fail_each_job_once(redis_url: str, redis_client: 
     assert sum(results.get(timeout=30) for _ in processes) == 24
     for process in processes:
         process.join()
-    assert redis_client.zcard(f"rq:failed:{MODEL}") == 24
-    assert redis_client.zcard(f"rq:wip:{MODEL}") == redis_client.llen(KEY) == 0
+    assert redis_client.zcard(f"rq:failed:{QUEUE}") == 24
+    assert redis_client.zcard(f"rq:wip:{QUEUE}") == redis_client.llen(KEY) == 0
     for name in names:
         assert redis_client.xlen(f"rq:results:{name}") == 1
         assert redis_client.hget(f"rq:job:{name}", "status") == b"failed"
@@ -414,15 +417,15 @@ def test_what_rq_did_not_write_stops_neither_claims_nor_clean_up(redis_client: r
         redis_client.lpush(KEY, name)
     redis_client.set("rq:job:text", "no hash")
     redis_client.lpush(KEY, "text")
-    redis_client.hset(keys.body("good"), "no", "text")
-    redis_client.hset(keys.cancelled("good"), "no", "text")
+    redis_client.hset(NAMES.body(keys.NO_HOST, "good", 1), "no", "text")
+    redis_client.hset(NAMES.ended("good"), "no", "text")
     assert ids(claims_of(redis_client, ttl_s=1).claim([KEY], [], 9, now())) == ["good"]
-    redis_client.hset("rq:job:bad", mapping={"status": "started", "timeout": "never", "origin": MODEL})
+    redis_client.hset("rq:job:bad", mapping={"status": "started", "timeout": "never", "origin": QUEUE})
     redis_client.hset("rq:job:empty", mapping={"status": "started"})
-    entries = ["bad:e", "empty:e", "no such job:e", b"\xff\xfe:e", "", *redis_client.zrange(f"rq:wip:{MODEL}", 0, -1)]
-    redis_client.zadd(f"rq:wip:{MODEL}", dict.fromkeys(entries, 1.0))
+    entries = ["bad:e", "empty:e", "no such job:e", b"\xff\xfe:e", "", *redis_client.zrange(f"rq:wip:{QUEUE}", 0, -1)]
+    redis_client.zadd(f"rq:wip:{QUEUE}", dict.fromkeys(entries, 1.0))
     assert reap_expired(redis_client, [queue_of(redis_client)]) == 3
-    assert redis_client.zcard(f"rq:wip:{MODEL}") == 0
+    assert redis_client.zcard(f"rq:wip:{QUEUE}") == 0
     assert {redis_client.hget(f"rq:job:{job}", "status") for job in ("good", "bad", "empty")} == {b"failed"}
 
 
@@ -431,18 +434,18 @@ def test_a_live_workers_jobs_are_not_reaped(redis_client: redis.Redis) -> None:
     claims_of(redis_client, "alive").claim([KEY], [], 1, now())
     claims_of(redis_client, "dead").claim([KEY], [], 1, now())
     assert reap_expired(redis_client, [queue_of(redis_client)]) == 0
-    redis_client.hset("rq:worker:dead", mapping={"queues": MODEL})
-    assert reap(redis_client, "dead") == 1
+    redis_client.hset("rq:worker:dead", mapping={"queues": QUEUE})
+    assert reap(redis_client, NAMES, "dead") == 1
     assert redis_client.hget("rq:job:mine", "status") == b"started"
     assert redis_client.hget("rq:job:theirs", "status") == b"failed"
 
 
 def test_a_dead_workers_jobs_are_found_after_its_records_have_expired(redis_client: redis.Redis) -> None:
     enqueue(redis_client, "running")
-    enqueue(redis_client, "waiting", queue=keys.worker_queue(MODEL, "dead"))
+    enqueue(redis_client, "waiting", queue=NAMES.worker_queue(MODEL, "dead"))
     claims_of(redis_client, "dead").claim([KEY], [], 1, now())
     redis_client.delete("rq:worker:dead", *redis_client.scan_iter("rq:execution:*"))
-    assert reap(redis_client, "dead") == 1
+    assert reap(redis_client, NAMES, "dead") == 1
     assert redis_client.hget("rq:job:running", "status") == b"failed"
     assert redis_client.lrange(KEY, 0, -1) == [b"waiting"]
 
@@ -451,10 +454,10 @@ def test_reaping_leaves_a_job_that_ended_by_itself(redis_client: redis.Redis) ->
     enqueue(redis_client, "j")
     claims_of(redis_client, "dead").claim([KEY], [], 1, now())
     redis_client.hset("rq:job:j", "status", "finished")
-    redis_client.hset("rq:worker:dead", mapping={"queues": MODEL})
-    assert reap(redis_client, "dead") == 0
+    redis_client.hset("rq:worker:dead", mapping={"queues": QUEUE})
+    assert reap(redis_client, NAMES, "dead") == 0
     assert redis_client.hget("rq:job:j", "status") == b"finished"
-    assert redis_client.zcard(f"rq:wip:{MODEL}") == 0
+    assert redis_client.zcard(f"rq:wip:{QUEUE}") == 0
 
 
 @pytest.mark.parametrize("name", _FIELDS)
@@ -466,14 +469,14 @@ def test_a_dead_workers_job_is_reaped_whatever_its_hash_says(redis_client: redis
         claims_of(redis_client, "dead").claim([KEY], [], 1, now())
         if name != "status":
             redis_client.hset(f"rq:job:{job}", name, value)
-        redis_client.hset("rq:worker:dead", mapping={"queues": MODEL})
-        assert reap(redis_client, "dead") == 1
+        redis_client.hset("rq:worker:dead", mapping={"queues": QUEUE})
+        assert reap(redis_client, NAMES, "dead") == 1
         assert redis_client.hget(f"rq:job:{job}", "status") == b"failed"
-        assert redis_client.zcard(f"rq:wip:{MODEL}") == 0
+        assert redis_client.zcard(f"rq:wip:{QUEUE}") == 0
 
 
 def test_an_entry_of_running_jobs_that_is_no_text_stops_no_recovery(redis_client: redis.Redis) -> None:
-    redis_client.zadd(f"rq:wip:{MODEL}", {b"\xff\xfe": 0})
+    redis_client.zadd(f"rq:wip:{QUEUE}", {b"\xff\xfe": 0})
     assert reap_expired(redis_client, [queue_of(redis_client)]) == 0
 
 
@@ -508,7 +511,7 @@ def test_a_gateways_job_is_its_ticket(redis_client: redis.Redis) -> None:
 @pytest.mark.parametrize("kind", ["on_success", "on_failure", "on_stopped"])
 def test_a_jobs_callbacks_are_never_looked_up(redis_client: redis.Redis, kind: str) -> None:
     arguments: dict[str, Any] = {kind: Callback("no.such.module")}
-    Queue(MODEL, connection=redis_client, serializer=JobSerializer).enqueue_call(
+    Queue(QUEUE, connection=redis_client, serializer=JobSerializer).enqueue_call(
         keys.JOB_FUNCTION, args=["j", 1, "00"], job_id="j", description="x", **arguments
     )
     with pytest.raises(WireError, match="not allowed"):

@@ -18,6 +18,7 @@ from shared.errors import InvalidRequestError, ModelUnavailableError, WorkerLost
 from shared.events import Event, Failed, Finished, Progress, Started, TextDelta, Usage
 from shared.registry import ModelSpec
 from shared.request import Envelope, GenerateRequest, SamplingParams
+from tests.support.names import NAMES
 from tests.support.processes import wait_until
 from tests.support.worker import SECRET, TestGateway, build_request
 from worker.engines.base import Engine, EngineInfo, EngineStats, Prepared, StepOutput
@@ -36,11 +37,11 @@ class Bench:
         self.gateway = gateway
         self.reports: Queue[Report] = Queue()
         self.seen: list[Report] = []
-        self.publisher = Publisher(redis.Redis.from_url(url), worker="w", epoch="e")
+        self.publisher = Publisher(redis.Redis.from_url(url), NAMES, worker="w", epoch="e")
         self.runner = Runner(
             engine,
             self.publisher,
-            Bodies(redis.Redis.from_url(url)),
+            Bodies(redis.Redis.from_url(url), NAMES),
             worker="w",
             secret=SECRET.encode(),
             report=self.reports.put,
@@ -57,7 +58,7 @@ class Bench:
     ) -> Ticket:
         envelope = Envelope(request=request, gateway=self.gateway.name, attempt=attempt, deadline_s=deadline_s)
         body = wire.encode(envelope)
-        self.gateway.client.set(keys.body(request.id), body)
+        self.gateway.client.set(NAMES.body(keys.NO_HOST, request.id, attempt), body)
         return Ticket(request.id, attempt, wire.sign(secret.encode(), request.id, attempt, body))
 
     def ask(self, text: str, request_id: str = "r1", **fields: Any) -> Ticket:
@@ -389,13 +390,14 @@ def test_a_wrong_signature_is_refused_and_says_what_to_check(bench: Bench) -> No
 
 def test_a_signature_does_not_fit_another_attempt(bench: Bench) -> None:
     ticket = bench.store(build_request("hi"), attempt=1)
+    bench.gateway.client.rename(NAMES.body(keys.NO_HOST, "r1", 1), NAMES.body(keys.NO_HOST, "r1", 2))
     bench.runner.submit(Ticket(ticket.request_id, 2, ticket.signature))
     assert bench.gateway.wait_for(Failed).code == "wire"
 
 
 def test_the_body_of_another_request_is_refused(bench: Bench) -> None:
     ticket = bench.store(build_request("hi", "other"))
-    bench.gateway.client.rename(keys.body("other"), keys.body("r1"))
+    bench.gateway.client.rename(NAMES.body(keys.NO_HOST, "other", 1), NAMES.body(keys.NO_HOST, "r1", 1))
     bench.runner.submit(Ticket("r1", 1, ticket.signature))
     assert bench.gateway.wait_for(Failed).code == "wire"
 
@@ -406,7 +408,7 @@ def test_a_body_that_is_gone_fails_the_job(bench: Bench) -> None:
 
 
 def test_bytes_that_are_no_body_fail_the_job(bench: Bench) -> None:
-    bench.gateway.client.set(keys.body("r1"), b"\x80\x04pickle")
+    bench.gateway.client.set(NAMES.body(keys.NO_HOST, "r1", 1), b"\x80\x04pickle")
     bench.runner.submit(Ticket("r1", 1, "00"))
     assert bench.report(Ended).error.code == "wire"
 
@@ -415,14 +417,17 @@ def test_an_expired_request_is_dropped_before_prefill(acted: Bench, scripted: Sc
     acted.ask("x", deadline_s=time.time() - 1)
     assert acted.gateway.wait_for(Failed).code == "deadline_exceeded"
     assert scripted.taken == []
-    wait_until(lambda: not acted.gateway.client.exists(keys.body("r1")), "the body does not outlive the request")
+    wait_until(
+        lambda: not acted.gateway.client.exists(NAMES.body(keys.NO_HOST, "r1", 1)),
+        "the body does not outlive the request",
+    )
 
 
 def test_a_request_cancelled_before_it_was_taken_does_not_run(acted: Bench, scripted: ScriptedEngine) -> None:
-    acted.gateway.client.set(keys.cancelled("r1"), "client left")
+    acted.gateway.client.set(NAMES.ended("r1"), 1)
     acted.ask("x")
     failed = acted.gateway.wait_for(Failed)
-    assert (failed.code, failed.message) == ("cancelled", "client left")
+    assert (failed.code, failed.message) == ("cancelled", "the request was cancelled")
     assert scripted.taken == []
 
 
@@ -460,7 +465,7 @@ def test_an_error_that_does_not_travel_is_told_without_its_details(acted: Bench,
 def test_the_body_leaves_redis_when_the_request_is_taken(bench: Bench) -> None:
     bench.ask("hi")
     bench.gateway.wait_end()
-    wait_until(lambda: not bench.gateway.client.exists(keys.body("r1")), "the body is taken")
+    wait_until(lambda: not bench.gateway.client.exists(NAMES.body(keys.NO_HOST, "r1", 1)), "the body is taken")
 
 
 # --- cancellation and deadlines -------------------------------------------------------------------------------------
@@ -500,7 +505,10 @@ def test_cancelling_before_the_body_is_read_still_tells_the_client(bench: Bench)
     held_up.set()
     assert bench.gateway.wait_for(Failed).code == "cancelled"
     assert [type(event) for event in bench.gateway.events()] == [Failed]
-    wait_until(lambda: not bench.gateway.client.exists(keys.body("r1")), "the body does not outlive the request")
+    wait_until(
+        lambda: not bench.gateway.client.exists(NAMES.body(keys.NO_HOST, "r1", 1)),
+        "the body does not outlive the request",
+    )
 
 
 def test_cancelling_something_unknown_or_over_changes_nothing(bench: Bench) -> None:
@@ -555,9 +563,11 @@ def test_a_later_attempt_replaces_the_one_that_runs(acted: Bench, scripted: Scri
 def test_an_attempt_that_was_replaced_in_redis_does_not_run(acted: Bench, scripted: ScriptedEngine) -> None:
     late = acted.store(build_request("x"), attempt=1)
     acted.store(build_request("x"), attempt=2)
+    acted.gateway.client.set(NAMES.ended("r1"), 1)
     acted.runner.submit(late)
     assert acted.report(Ended).error.code == "cancelled"
-    assert acted.gateway.client.exists(keys.body("r1"))  # the later attempt's
+    wait_until(lambda: not acted.gateway.client.exists(NAMES.body(keys.NO_HOST, "r1", 1)), "its body goes")
+    assert acted.gateway.client.exists(NAMES.body(keys.NO_HOST, "r1", 2)), "the later attempt's stays"
 
 
 def test_the_same_attempt_twice_runs_once(acted: Bench, scripted: ScriptedEngine) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError, WireError
-from worker.__main__ import build_spec, parse_arguments, worker_name
+from shared.keys import host_of, word, worker_name
+from worker.__main__ import build_spec, parse_arguments
 from worker.status import Status, StatusPipe, parse_status
 
 
@@ -66,10 +67,11 @@ def test_without_a_pipe_nothing_is_sent() -> None:
     StatusPipe().send(Status(state="ready"))
 
 
-def test_a_workers_name_is_safe_in_keys_and_holds_the_epoch() -> None:
-    name = worker_name("org/Model 7B:4bit", "Anna's Mac.local", "1a2b")
+def test_a_workers_name_is_safe_in_keys_begins_with_its_host_and_holds_the_epoch() -> None:
+    name = worker_name("Anna's Mac.local", "org/Model 7B:4bit", "1a2b")
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)
     assert name.endswith(".1a2b")
+    assert host_of(name) == word("Anna's Mac.local")
 
 
 def test_the_arguments_make_the_model_spec() -> None:
