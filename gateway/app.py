@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.dialects.registry import DIALECTS
+from gateway.dialects.registry import ANTHROPIC, OPENAI_CHAT
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
 from gateway.http.auth import Authentication
@@ -86,18 +86,17 @@ def create_app(settings: Settings) -> GatewayApp:
 
 
 def _routes(parts: Parts) -> list[BaseRoute]:
-    anthropic, openai_chat = DIALECTS["anthropic"], DIALECTS["openai_chat"]
     routes: list[BaseRoute] = []
     for prefix in ("", "/anthropic"):
-        generate = Generate(parts, anthropic, route="messages")
-        count = CountTokens(parts, anthropic, route="count_tokens")
+        generate = Generate(parts, ANTHROPIC, route="messages")
+        count = CountTokens(parts, ANTHROPIC, route="count_tokens")
         routes += [
             Route(f"{prefix}/v1/messages", generate, methods=["POST"]),
             Route(f"{prefix}/v1/messages/count_tokens", count, methods=["POST"]),
         ]
     return [
         *routes,
-        Route("/v1/chat/completions", Generate(parts, openai_chat, route="chat_completions"), methods=["POST"]),
+        Route("/v1/chat/completions", Generate(parts, OPENAI_CHAT, route="chat_completions"), methods=["POST"]),
         *_model_routes("/v1/models", parts, is_anthropic=False),
         *_model_routes("/anthropic/v1/models", parts, is_anthropic=True),
         *(Route(path, Root(), methods=_READ_ONLY) for path in _PROBED),

@@ -12,18 +12,6 @@ from shared.request import GenerateRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parsed:
-    """`request.model` is still the client's name for it; `options` is the dialect's own memory for rendering.
-    `warnings` say what of the request is not honoured; `choices` is how many answers it wants at once."""
-
-    request: GenerateRequest
-    stream: bool
-    options: Mapping[str, Any]
-    choices: int = 1
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RenderContext:
     """Facts the renderer needs from outside. `created_s` is Unix time; `model` is the name the client used; `noop_s`
     is the silence after which a client may want more than signs of life, again and again."""
@@ -31,16 +19,8 @@ class RenderContext:
     request_id: str
     model: str
     created_s: int
-    options: Mapping[str, Any]
     choices: int = 1
     noop_s: float = 110.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenderedError:
-    status: int
-    body: dict[str, Any]
-    headers: Mapping[str, str]
 
 
 class StreamRenderer(Protocol):
@@ -57,6 +37,36 @@ class StreamRenderer(Protocol):
         """Bytes that keep the client waiting; `silent_s` is how long no real event was sent."""
 
 
+class Reply(Protocol):
+    """How one request wants its answer, and the answer in that form."""
+
+    def stream(self, context: RenderContext) -> StreamRenderer: ...
+
+    def render(self, completions: Sequence[Completion], context: RenderContext) -> dict[str, Any]:
+        """The whole answer, of one completion per choice; says exactly what the streamed one would."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed:
+    """`request.model` is still the client's name for it. `choices` is how many answers it wants at once.
+    `is_repeatable`: the client's headers say that who asks the same again wants the same answer. `warnings` say what
+    of the request is not honoured."""
+
+    request: GenerateRequest
+    stream: bool
+    reply: Reply
+    choices: int = 1
+    is_repeatable: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedError:
+    status: int
+    body: dict[str, Any]
+    headers: Mapping[str, str]
+
+
 class Dialect(Protocol):
     name: str
 
@@ -66,11 +76,10 @@ class Dialect(Protocol):
         """`body` is any JSON value, `headers` has lower-case names. With `counting`, fields that only generation
         needs may be missing. Raises `InvalidRequestError` naming the field, and nothing else."""
 
-    def renderer(self, context: RenderContext) -> StreamRenderer: ...
-
-    def render_completion(
-        self, completion: Completion, context: RenderContext, others: Sequence[Completion] = ()
-    ) -> dict[str, Any]:
-        """The non-streaming answer; says exactly what the streamed one would. `others` are the further choices."""
-
     def render_error(self, error: GatewayError, *, request_id: str) -> RenderedError: ...
+
+
+class CountingDialect(Dialect, Protocol):
+    """A dialect that also asks for nothing but the number of a prompt's tokens."""
+
+    def render_count(self, input_tokens: int) -> dict[str, Any]: ...

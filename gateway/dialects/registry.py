@@ -10,6 +10,9 @@ from gateway.dialects.anthropic.dialect import AnthropicDialect
 from gateway.dialects.base import Dialect
 from gateway.dialects.openai_chat.dialect import OpenAIChatDialect
 
+ANTHROPIC: Final = AnthropicDialect()
+OPENAI_CHAT: Final = OpenAIChatDialect()
+
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
-    {dialect.name: dialect for dialect in (AnthropicDialect(), OpenAIChatDialect())}
+    {dialect.name: dialect for dialect in (ANTHROPIC, OPENAI_CHAT)}
 )

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.dialects.base import Dialect, Parsed, RenderContext, StreamRenderer
+from gateway.dialects.base import CountingDialect, Dialect, Parsed, RenderContext, StreamRenderer
 from gateway.dispatch.choices import ChoiceReaders, requests_of
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.readers import EventReader
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 WARNINGS_HEADER = "x-mlx-gateway-warnings"
 _MAX_WARNINGS = 1000  # characters
-_SESSION_HEADER = b"x-claude-code-session-id"
 _Told = list[tuple[int, Event]]  # choice, event
 _PATIENCE_S = 3600.0  # between two looks at a request whose client waits without keep-alives
 
@@ -70,7 +69,7 @@ class Generate(_Endpoint):
         parsed_s = record.note_stage("parse", record.started_s)
         request = await self.intake.take(parsed.request)
         # (Choices that are left to chance are not each other's repetition.)
-        is_repeated = parsed.choices == 1 and _is_repeated(scope)
+        is_repeated = parsed.choices == 1 and parsed.is_repeatable
         first = await self.dispatcher.admit(request, is_repeated=is_repeated)
         record.note_stage("route", parsed_s)
         self.metrics.inflight.inc()
@@ -111,11 +110,6 @@ def _encoding_hint(scope: Scope) -> str:
     return f"; a content-encoding ({encoding[:40]}) is not understood here" if encoding else ""
 
 
-def _is_repeated(scope: Scope) -> bool:
-    """Whether the client's headers say that the same request again means the same answer."""
-    return header(scope, b"x-stainless-retry-count") not in ("", "0") or bool(header(scope, _SESSION_HEADER))
-
-
 @contextlib.asynccontextmanager
 async def _reading(receive: Receive, readers: Sequence[EventReader]) -> AsyncIterator[ChoiceReaders]:
     """What one client reads, for as long as it stays."""
@@ -148,7 +142,7 @@ class _Answer:
         send: Send,
     ) -> None:
         self.settings = endpoint.settings
-        self.dialect = endpoint.dialect
+        self.reply = parsed.reply
         self.client = client
         self.record = record
         self.send = send
@@ -156,7 +150,6 @@ class _Answer:
             request_id=dispatch.request_id,
             model=parsed.request.model,
             created_s=dispatch.created_s,
-            options=parsed.options,
             choices=parsed.choices,
             noop_s=self.settings.noop_s,
         )
@@ -171,8 +164,7 @@ class _Answer:
                 told[choice].append(event)
             if self.client.is_abandoned:
                 return "cancelled"
-        first, *others = [assemble(events) for events in told]
-        answer = self.dialect.render_completion(first, self.context, others)
+        answer = self.reply.render([assemble(events) for events in told], self.context)
         await send_json(self.send, 200, answer, headers=self._warnings())
         return "ok"
 
@@ -183,7 +175,7 @@ class _Answer:
             return "cancelled"
         if told and isinstance(told[-1][1], Failed):
             raise told[-1][1].error()
-        renderer = self.dialect.renderer(self.context)
+        renderer = self.reply.stream(self.context)
         warnings = [(name.encode(), text.encode()) for name, text in self._warnings().items()]
         await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS + warnings})
         try:
@@ -252,6 +244,10 @@ def _settles(event: Event) -> bool:
 class CountTokens(_Endpoint):
     """Tokens of a prompt, counted by any worker of the model beside its generation. An ASGI application."""
 
+    def __init__(self, parts: Parts, dialect: CountingDialect, *, route: str) -> None:
+        super().__init__(parts, dialect, route=route)
+        self._render_count = dialect.render_count
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parsed = await self.parse(scope, receive, counting=True)
         request = await self.intake.take(parsed.request)
@@ -264,4 +260,4 @@ class CountTokens(_Endpoint):
             raise
         finally:
             self.metrics.answer(self.route, request.model, outcome)
-        await send_json(send, 200, {"input_tokens": count})
+        await send_json(send, 200, self._render_count(count))

@@ -174,21 +174,22 @@ def test_a_failure_reaches_all(gateway: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "headers", "jobs"),
+    ("path", "fields", "headers", "jobs"),
     [
-        ({"temperature": 0.7}, {}, 2),
-        ({"temperature": 0.7}, RETRY, 1),
-        ({"temperature": 0.7}, {"x-stainless-retry-count": "0"}, 2),
-        ({"temperature": 0.7}, {"x-claude-code-session-id": "s"}, 1),
-        ({"temperature": 0.7, "seed": 1}, {}, 1),
+        (CHAT, {"temperature": 0.7}, {}, 2),
+        (CHAT, {"temperature": 0.7}, RETRY, 1),
+        (MESSAGES, {"temperature": 0.7}, RETRY, 1),
+        (CHAT, {"temperature": 0.7}, {"x-stainless-retry-count": "0"}, 2),
+        (MESSAGES, {"temperature": 0.7}, {"x-claude-code-session-id": "s"}, 1),
+        (CHAT, {"temperature": 0.7, "seed": 1}, {}, 1),
     ],
 )
 def test_where_chance_decides_only_who_asks_again_is_attached(
-    gateway: Served, fields: dict[str, Any], headers: dict[str, str], jobs: int
+    gateway: Served, path: str, fields: dict[str, Any], headers: dict[str, str], jobs: int
 ) -> None:
     body = ask("echo:words 100000", **fields)
     first_headers = {name: value for name, value in headers.items() if name not in RETRY}
-    with gateway.stream(CHAT, body, first_headers) as one, gateway.stream(CHAT, body, headers) as two:
+    with gateway.stream(path, body, first_headers) as one, gateway.stream(path, body, headers) as two:
         read_words(one, 2)
         read_words(two, 2)
         with gateway.client() as client:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from gateway.dialects.anthropic import errors, parse, render
-from gateway.dialects.base import Parsed, RenderContext, RenderedError, StreamRenderer
+from gateway.dialects.anthropic import errors, parse
+from gateway.dialects.base import Parsed, RenderedError
 from shared.errors import GatewayError
-from shared.events import Completion
 
 
 class AnthropicDialect:
@@ -19,13 +18,8 @@ class AnthropicDialect:
     ) -> Parsed:
         return parse.parse_request(body, headers, request_id=request_id, counting=counting)
 
-    def renderer(self, context: RenderContext) -> StreamRenderer:
-        return render.MessageStream(context)
-
-    def render_completion(
-        self, completion: Completion, context: RenderContext, others: Sequence[Completion] = ()
-    ) -> dict[str, Any]:
-        return render.render_completion(completion, context)
+    def render_count(self, input_tokens: int) -> dict[str, Any]:
+        return {"input_tokens": input_tokens}
 
     def render_error(self, error: GatewayError, *, request_id: str) -> RenderedError:
         return errors.render_error(error, request_id=request_id)

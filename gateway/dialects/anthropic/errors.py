@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.dialects.base import RenderedError
-from gateway.dialects.error_headers import retry_headers
+from gateway.dialects.retries import retry_headers
 from shared.errors import GatewayError
 
 # Code -> (status, type). 503 is not among the vendor's statuses, but says best that this model cannot be had now.

@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.dialects import fields
 from gateway.dialects.anthropic.blocks import parse_messages, parse_system
+from gateway.dialects.anthropic.render import MessageReply
 from gateway.dialects.anthropic.schema import (
     EFFORTS,
     HEADER_AGENT,
@@ -18,6 +19,7 @@ from gateway.dialects.anthropic.server_work import asked_safeguards, demanded_se
 from gateway.dialects.anthropic.tools import parse_tool_choice, parse_tools, unavailable
 from gateway.dialects.base import Parsed
 from gateway.dialects.priority import asked_priority
+from gateway.dialects.retries import is_retry
 from gateway.dialects.sampling import parse_sampling
 from shared.errors import InvalidRequestError
 from shared.messages import Message, TextPart
@@ -65,12 +67,13 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
     return Parsed(
         request=request,
         stream=fields.boolean(body.get("stream"), "stream"),
-        options={
-            "estimated_tokens": 1 + size_bytes // _BYTES_PER_TOKEN,
-            "is_warming": max_tokens == 0,
-            "search": demanded_search(tools, body.get("tool_choice"), messages),
-            "safeguards": asked_safeguards(body.get("safeguards")),
-        },
+        reply=MessageReply(
+            estimated_tokens=1 + size_bytes // _BYTES_PER_TOKEN,
+            is_warming=max_tokens == 0,
+            search=demanded_search(tools, body.get("tool_choice"), messages),
+            safeguards=asked_safeguards(body.get("safeguards")),
+        ),
+        is_repeatable=is_retry(headers) or bool(headers.get(HEADER_SESSION)),
         warnings=(f"not available here: {', '.join(missing)}",) if missing else (),
     )
 

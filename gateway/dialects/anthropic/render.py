@@ -14,7 +14,8 @@ Two things no client should have to see:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
@@ -93,25 +94,40 @@ class _Signature:
         return self._hash.hexdigest()
 
 
-def render_completion(completion: Completion, context: RenderContext) -> dict[str, Any]:
-    if context.options.get("is_warming"):
-        return _render_message(context, _without_output(completion.usage)) | {"stop_reason": STOP_REASONS["length"]}
-    has_calls = any(isinstance(part, ToolCallPart) for part in completion.parts)
-    return _render_message(context, completion.usage) | {
-        "content": [*_search(context), *(_render_part(part) for part in _filled(completion.parts))],
-        "stop_reason": _stop_reason(completion.reason, has_calls=has_calls),
-        "stop_sequence": completion.stop_sequence or None,
-        **render_safeguards(context.options.get("safeguards", ())),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageReply:
+    """How a request wants its answer. `estimated_tokens` of the prompt stand until it is tokenised; `is_warming` asks
+    to fill the cache and for no answer; `search` is what the vendor's web search would look for; `safeguards` are the
+    checks wanted on the answer."""
+
+    estimated_tokens: int = 0
+    is_warming: bool = False
+    search: str = ""
+    safeguards: tuple[str, ...] = ()
+
+    def stream(self, context: RenderContext) -> MessageStream:
+        return MessageStream(self, context)
+
+    def render(self, completions: Sequence[Completion], context: RenderContext) -> dict[str, Any]:
+        """This API has one choice."""
+        (completion,) = completions
+        if self.is_warming:
+            return _render_message(context, _without_output(completion.usage)) | {"stop_reason": STOP_REASONS["length"]}
+        has_calls = any(isinstance(part, ToolCallPart) for part in completion.parts)
+        return _render_message(context, completion.usage) | {
+            "content": [*self.search_blocks(context), *(_render_part(part) for part in _filled(completion.parts))],
+            "stop_reason": _stop_reason(completion.reason, has_calls=has_calls),
+            "stop_sequence": completion.stop_sequence or None,
+            **render_safeguards(self.safeguards),
+        }
+
+    def search_blocks(self, context: RenderContext) -> tuple[dict[str, Any], ...]:
+        """What stands before the model's own blocks."""
+        return render_search(self.search, context.request_id) if self.search else ()
 
 
 def _without_output(usage: Usage) -> Usage:
     return replace(usage, output_tokens=0, reasoning_tokens=0)
-
-
-def _search(context: RenderContext) -> tuple[dict[str, Any], ...]:
-    query = context.options.get("search", "")
-    return render_search(query, context.request_id) if query else ()
 
 
 def _filled(parts: tuple[Part, ...]) -> tuple[Part, ...]:
@@ -150,9 +166,10 @@ class MessageStream:
     """Renders one answer. `start` may come before or after the first `feed`; whichever is first opens the message,
     with the best figure for the prompt that is known by then. The exact one comes with the end."""
 
-    def __init__(self, context: RenderContext) -> None:
+    def __init__(self, reply: MessageReply, context: RenderContext) -> None:
+        self._reply = reply
         self._context = context
-        self._usage = Usage(input_tokens=int(context.options.get("estimated_tokens", 0)))
+        self._usage = Usage(input_tokens=reply.estimated_tokens)
         self._started = False
         self._block: _Block | None = None
         self._index = -1
@@ -161,8 +178,7 @@ class MessageStream:
         self._has_calls = False
         self._has_arguments = False
         self._noop_at_s = 0.0
-        self._is_warming = bool(context.options.get("is_warming"))
-        self._to_announce = _search(context)
+        self._to_announce = reply.search_blocks(context)
 
     def start(self) -> bytes:
         if self._started:
@@ -191,7 +207,7 @@ class MessageStream:
                 return self.start()
             case Failed():
                 return encode_event("error", render_envelope(event.error(), self._context.request_id))
-        if self._is_warming:
+        if self._reply.is_warming:
             return self.start() + (self._warmed(event.usage) if isinstance(event, Finished) else b"")
         return self.start() + self._announce() + self._feed_content(event)
 
@@ -260,7 +276,7 @@ class MessageStream:
         return filler + self._close() + self._end(reason, event.stop_sequence, event.usage)
 
     def _end(self, reason: str, stop_sequence: str, usage: Usage) -> bytes:
-        checks = render_safeguards(self._context.options.get("safeguards", ()))
+        checks = render_safeguards(self._reply.safeguards)
         ending = self._message_delta(reason, stop_sequence, render_usage(usage), **checks)
         return ending + encode_event("message_stop", {"type": "message_stop"})
 

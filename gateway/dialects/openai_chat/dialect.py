@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from gateway.dialects.base import Parsed, RenderContext, RenderedError, StreamRenderer
-from gateway.dialects.openai_chat import errors, parse, render
+from gateway.dialects.base import Parsed, RenderedError
+from gateway.dialects.openai_chat import errors, parse
 from shared.errors import GatewayError
-from shared.events import Completion
 
 
 class OpenAIChatDialect:
@@ -18,14 +17,6 @@ class OpenAIChatDialect:
         self, body: Any, headers: Mapping[str, str], *, request_id: str, counting: bool = False
     ) -> Parsed:
         return parse.parse_request(body, headers, request_id=request_id, counting=counting)
-
-    def renderer(self, context: RenderContext) -> StreamRenderer:
-        return render.ChunkStream(context)
-
-    def render_completion(
-        self, completion: Completion, context: RenderContext, others: Sequence[Completion] = ()
-    ) -> dict[str, Any]:
-        return render.render_completion((completion, *others), context)
 
     def render_error(self, error: GatewayError, *, request_id: str) -> RenderedError:
         return errors.render_error(error)

@@ -8,6 +8,7 @@ from typing import Any
 from gateway.dialects import fields
 from gateway.dialects.base import Parsed
 from gateway.dialects.openai_chat.content import parse_messages
+from gateway.dialects.openai_chat.render import ChatReply
 from gateway.dialects.openai_chat.schema import (
     EFFORTS,
     MAX_CHOICES,
@@ -16,6 +17,7 @@ from gateway.dialects.openai_chat.schema import (
     TEMPLATE_SWITCHES,
 )
 from gateway.dialects.priority import asked_priority
+from gateway.dialects.retries import is_retry
 from gateway.dialects.sampling import parse_sampling
 from shared.request import GenerateRequest, Priority, ReasoningOptions, ToolChoice, ToolDefinition
 
@@ -51,11 +53,10 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
     return Parsed(
         request=request,
         stream=fields.boolean(body.get("stream"), "stream"),
-        options={
-            "include_usage": include_usage,
-            "logprobs": top_logprobs is not None,
-            "functions": _uses_functions(body),
-        },
+        reply=ChatReply(
+            include_usage=include_usage, logprobs=top_logprobs is not None, functions=_uses_functions(body)
+        ),
+        is_repeatable=is_retry(headers),
         choices=_parse_choices(body.get("n")),
         warnings=(f"not available here: {', '.join(dropped)}",) if dropped else (),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.dialects.base import RenderContext
@@ -77,21 +78,30 @@ def _render_frame(context: RenderContext, kind: str) -> dict[str, Any]:
     return {"id": completion_id(context), "object": kind, "created": context.created_s, "model": context.model}
 
 
-def render_completion(completions: Sequence[Completion], context: RenderContext) -> dict[str, Any]:
-    choices = [_render_choice(completion, index, context) for index, completion in enumerate(completions)]
-    usage = render_usage(total_usage([completion.usage for completion in completions]))
-    return _render_frame(context, "chat.completion") | {"choices": choices, "usage": usage}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatReply:
+    """How a request wants its answer. `functions`: its client knows only the API's first form of tools."""
 
+    include_usage: bool = False
+    logprobs: bool = False
+    functions: bool = False
 
-def _render_choice(completion: Completion, index: int, context: RenderContext) -> dict[str, Any]:
-    calls = [part for part in completion.parts if isinstance(part, ToolCallPart)]
-    functions = bool(context.options.get("functions"))
-    return {
-        "index": index,
-        "message": _render_message(completion, calls, functions=functions),
-        "logprobs": _render_logprobs(completion.logprobs) if context.options.get("logprobs") else None,
-        "finish_reason": _finish_reason(completion.reason, has_calls=bool(calls), functions=functions),
-    }
+    def stream(self, context: RenderContext) -> ChunkStream:
+        return ChunkStream(self, context)
+
+    def render(self, completions: Sequence[Completion], context: RenderContext) -> dict[str, Any]:
+        choices = [self._render_choice(completion, index) for index, completion in enumerate(completions)]
+        usage = render_usage(total_usage([completion.usage for completion in completions]))
+        return _render_frame(context, "chat.completion") | {"choices": choices, "usage": usage}
+
+    def _render_choice(self, completion: Completion, index: int) -> dict[str, Any]:
+        calls = [part for part in completion.parts if isinstance(part, ToolCallPart)]
+        return {
+            "index": index,
+            "message": _render_message(completion, calls, functions=self.functions),
+            "logprobs": _render_logprobs(completion.logprobs) if self.logprobs else None,
+            "finish_reason": _finish_reason(completion.reason, has_calls=bool(calls), functions=self.functions),
+        }
 
 
 def _render_message(completion: Completion, calls: Sequence[ToolCallPart], *, functions: bool) -> dict[str, Any]:
@@ -113,9 +123,10 @@ def _render_message(completion: Completion, calls: Sequence[ToolCallPart], *, fu
 class ChunkStream:
     """Renders one answer. `start` may come before or after the first `feed`; whichever is first sends the role."""
 
-    def __init__(self, context: RenderContext) -> None:
+    def __init__(self, reply: ChatReply, context: RenderContext) -> None:
+        self._reply = reply
         self._context = context
-        self._choices = [_ChoiceStream(context, index) for index in range(context.choices)]
+        self._choices = [_ChoiceStream(reply, context, index) for index in range(context.choices)]
         self._usages: dict[int, Usage] = {}
 
     def start(self) -> bytes:
@@ -135,7 +146,7 @@ class ChunkStream:
         return data
 
     def _end(self) -> bytes:
-        if not self._context.options.get("include_usage"):
+        if not self._reply.include_usage:
             return DONE
         usage = total_usage([self._usages[choice] for choice in range(len(self._choices))])
         frame = _render_frame(self._context, "chat.completion.chunk")
@@ -145,11 +156,10 @@ class ChunkStream:
 class _ChoiceStream:
     """The chunks of one choice."""
 
-    def __init__(self, context: RenderContext, index: int) -> None:
-        self._context = context
+    def __init__(self, reply: ChatReply, context: RenderContext, index: int) -> None:
+        self._reply = reply
         self._index = index
         self._frame = _render_frame(context, "chat.completion.chunk")
-        self._functions = bool(context.options.get("functions"))
         self._started = False
         self._has_text = False
         self._has_calls = False
@@ -183,7 +193,7 @@ class _ChoiceStream:
         raise TypeError(f"{type(event).__name__} is not content")
 
     def _text(self, event: TextDelta) -> bytes:
-        logprobs = event.logprobs if self._context.options.get("logprobs") else ()
+        logprobs = event.logprobs if self._reply.logprobs else ()
         if not event.text and not logprobs:
             return b""
         self._has_text = self._has_text or bool(event.text)
@@ -191,18 +201,18 @@ class _ChoiceStream:
 
     def _call_started(self, event: ToolCallStarted) -> bytes:
         function = {"name": event.name, "arguments": ""}
-        if self._functions:
+        if self._reply.functions:
             return self._call_delta(event.index, function)
         call = {"index": event.index, "id": event.id, "type": "function", "function": function}
         return self._chunk({"tool_calls": [call]})
 
     def _call_delta(self, index: int, function: dict[str, str]) -> bytes:
-        if not self._functions:
+        if not self._reply.functions:
             return self._chunk({"tool_calls": [{"index": index, "function": function}]})
         return self._chunk({"function_call": function}) if index == 0 else b""
 
     def _finish(self, event: Finished) -> bytes:
-        reason = _finish_reason(event.reason, has_calls=self._has_calls, functions=self._functions)
+        reason = _finish_reason(event.reason, has_calls=self._has_calls, functions=self._reply.functions)
         delta = {} if self._has_text or self._has_calls else {"content": ""}
         return self._chunk(delta, finish_reason=reason)
 
@@ -211,6 +221,6 @@ class _ChoiceStream:
     ) -> bytes:
         choice = {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         chunk = self._frame | {"choices": [choice]}
-        if self._context.options.get("include_usage"):
+        if self._reply.include_usage:
             chunk["usage"] = None
         return encode_data(chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import pytest
 
 from gateway.app import GatewayApp, create_app
 from gateway.dialects.anthropic.dialect import AnthropicDialect
-from gateway.dialects.anthropic.render import MessageStream
-from gateway.dialects.base import Dialect, RenderContext
+from gateway.dialects.anthropic.render import MessageReply, MessageStream
+from gateway.dialects.base import Dialect, Parsed, RenderContext
 from gateway.dialects.openai_chat.dialect import OpenAIChatDialect
-from gateway.dialects.openai_chat.render import ChunkStream
+from gateway.dialects.openai_chat.render import ChatReply, ChunkStream
 from gateway.http.endpoints import Generate
 from gateway.http.middleware import ErrorAnswers
 from shared.config import Settings
@@ -37,24 +38,30 @@ class BrokenChunks(ChunkStream):
         return super().feed(event, choice)
 
 
-class BrokenAnthropic(AnthropicDialect):
-    def renderer(self, context: RenderContext) -> MessageStream:
-        return BrokenMessages(context)
+class BrokenMessageReply(MessageReply):
+    def stream(self, context: RenderContext) -> MessageStream:
+        return BrokenMessages(self, context)
 
-    def render_completion(
-        self, completion: Completion, context: RenderContext, others: Sequence[Completion] = ()
-    ) -> dict[str, Any]:
+    def render(self, completions: Sequence[Completion], context: RenderContext) -> dict[str, Any]:
         raise KeyError("a bug")
+
+
+class BrokenChatReply(ChatReply):
+    def stream(self, context: RenderContext) -> ChunkStream:
+        return BrokenChunks(self, context)
+
+    def render(self, completions: Sequence[Completion], context: RenderContext) -> dict[str, Any]:
+        raise KeyError("a bug")
+
+
+class BrokenAnthropic(AnthropicDialect):
+    def parse_request(self, *args: Any, **kwargs: Any) -> Parsed:
+        return replace(super().parse_request(*args, **kwargs), reply=BrokenMessageReply())
 
 
 class BrokenOpenAIChat(OpenAIChatDialect):
-    def renderer(self, context: RenderContext) -> ChunkStream:
-        return BrokenChunks(context)
-
-    def render_completion(
-        self, completion: Completion, context: RenderContext, others: Sequence[Completion] = ()
-    ) -> dict[str, Any]:
-        raise KeyError("a bug")
+    def parse_request(self, *args: Any, **kwargs: Any) -> Parsed:
+        return replace(super().parse_request(*args, **kwargs), reply=BrokenChatReply())
 
 
 PATHS = {BrokenAnthropic: "/v1/messages", BrokenOpenAIChat: "/v1/chat/completions"}

@@ -10,7 +10,9 @@ import httpx2
 import openai
 from hypothesis import strategies as st
 
+from gateway.dialects.anthropic.render import MessageReply
 from gateway.dialects.base import RenderContext
+from gateway.dialects.openai_chat.render import ChatReply
 from shared.events import (
     Event,
     Finished,
@@ -100,8 +102,12 @@ def answers(draw: st.DrawFn, *, valid_only: bool = True, logprobs: bool = False)
     return events
 
 
-def context(**options: Any) -> RenderContext:
-    return RenderContext(request_id="r1", model="some-model", created_s=1_700_000_000, options=options)
+# How a request of each dialect may want its answer; made without arguments it wants nothing special.
+REPLIES: dict[str, type[MessageReply | ChatReply]] = {"anthropic": MessageReply, "openai_chat": ChatReply}
+
+
+def context(*, choices: int = 1) -> RenderContext:
+    return RenderContext(request_id="r1", model="some-model", created_s=1_700_000_000, choices=choices)
 
 
 def _transport(body: bytes, content_type: str) -> httpx2.MockTransport:

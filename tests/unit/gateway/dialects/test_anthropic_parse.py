@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.canonical import canonicalise
+from gateway.dialects.anthropic.render import MessageReply
 from gateway.dialects.base import Parsed
 from gateway.dialects.registry import DIALECTS
 from shared.errors import InvalidRequestError, UnsupportedContentError
@@ -25,6 +26,11 @@ from shared.request import ReasoningOptions, ToolChoice, ToolDefinition
 USER = {"role": "user", "content": "hi"}
 BASH = {"name": "Bash", "description": "Runs", "input_schema": {"type": "object"}}
 WEB_SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 8}
+
+
+def reply(parsed: Parsed) -> MessageReply:
+    assert isinstance(parsed.reply, MessageReply)
+    return parsed.reply
 
 
 def parse(headers: dict[str, str] | None = None, *, counting: bool = False, **body: Any) -> Parsed:
@@ -266,7 +272,7 @@ SEARCH = [{"role": "user", "content": "Perform a web search for the query: blue 
     ids=["as Claude Code asks", "forced", "any, and no other", "possible", "beside others", "another tool"],
 )
 def test_a_search_that_the_request_is_all_about_is_known(body: dict[str, Any], query: str) -> None:
-    assert parse(**body).options["search"] == query
+    assert reply(parse(**body)).search == query
 
 
 def test_tools_that_join_in_the_conversation_are_shown_there_and_callable() -> None:
@@ -334,14 +340,14 @@ def test_what_only_the_vendor_can_read_is_no_text() -> None:
     ],
 )
 def test_checks_that_a_client_wants_are_noted(safeguards: Any, kinds: tuple[str, ...]) -> None:
-    assert parse(safeguards=safeguards).options["safeguards"] == kinds
+    assert reply(parse(safeguards=safeguards)).safeguards == kinds
 
 
 def test_no_tokens_at_all_fill_the_cache() -> None:
     parsed = parse(max_tokens=0)
     assert parsed.request.sampling.max_tokens == 1
-    assert parsed.options["is_warming"]
-    assert not parse(max_tokens=1).options["is_warming"]
+    assert reply(parsed).is_warming
+    assert not reply(parse(max_tokens=1)).is_warming
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.dialects.base import Parsed
+from gateway.dialects.openai_chat.render import ChatReply
 from gateway.dialects.registry import DIALECTS
 from shared.errors import InvalidRequestError, UnsupportedContentError
 from shared.messages import DocumentPart, ImagePart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
@@ -20,6 +21,11 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "Bash", "arguments"
 
 def function(name: str, **more: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": {"type": "object"}} | more}
+
+
+def reply(parsed: Parsed) -> ChatReply:
+    assert isinstance(parsed.reply, ChatReply)
+    return parsed.reply
 
 
 def parse(headers: dict[str, str] | None = None, **body: Any) -> Parsed:
@@ -37,7 +43,7 @@ def test_a_minimal_request() -> None:
     assert parsed.request.messages == (Message(role="user", parts=(TextPart(text="hi"),)),)
     assert parsed.request.sampling.max_tokens is None
     assert not parsed.stream
-    assert parsed.options == {"include_usage": False, "logprobs": False, "functions": False}
+    assert parsed.reply == ChatReply()
 
 
 def test_null_is_the_same_as_absent() -> None:
@@ -204,7 +210,7 @@ def test_old_functions_are_tools() -> None:
     parsed = parse(functions=[{"name": "f", "parameters": {}}], function_call={"name": "f"})
     assert parsed.request.tools == (ToolDefinition(name="f"),)
     assert parsed.request.tool_choice == ToolChoice(mode="tool", name="f", parallel=False)
-    assert parsed.options["functions"]
+    assert reply(parsed).functions
 
 
 def allowed(mode: str, *names: str) -> dict[str, Any]:
@@ -298,7 +304,7 @@ def test_sampling() -> None:
 def test_logprobs(body: dict[str, Any], expected: int | None) -> None:
     parsed = parse(**body)
     assert parsed.request.sampling.top_logprobs == expected
-    assert parsed.options["logprobs"] == (expected is not None)
+    assert reply(parsed).logprobs == (expected is not None)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +336,7 @@ def test_the_session_comes_from_headers_or_the_cache_key() -> None:
 def test_usage_in_the_stream_is_asked_for() -> None:
     parsed = parse(stream=True, stream_options={"include_usage": True})
     assert parsed.stream
-    assert parsed.options["include_usage"]
+    assert reply(parsed).include_usage
 
 
 ASSISTANT = {"role": "assistant", "content": "a"}

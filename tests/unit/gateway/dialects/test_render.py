@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 
 from gateway.canonical import FILLER, canonicalise, has_words, normal_arguments
+from gateway.dialects.anthropic.render import MessageReply
+from gateway.dialects.openai_chat.render import ChatReply
 from gateway.dialects.registry import DIALECTS
 from shared.events import (
     Completion,
@@ -26,9 +28,9 @@ from shared.events import (
     assemble,
 )
 from shared.messages import Message, Part, ReasoningPart, TextPart, ToolCallPart
-from tests.unit.gateway.dialects.answers import answers, anthropic_client, context, parse_sse
+from tests.unit.gateway.dialects.answers import REPLIES, answers, anthropic_client, context, parse_sse
 
-ANTHROPIC, OPENAI = DIALECTS["anthropic"], DIALECTS["openai_chat"]
+ANTHROPIC = DIALECTS["anthropic"]
 USAGE = Usage(input_tokens=120, cached_tokens=100)
 
 
@@ -41,20 +43,20 @@ def opening_usage(body: bytes) -> dict[str, Any]:
 
 def test_the_opening_carries_the_best_figure_known_by_then() -> None:
     estimated = {"estimated_tokens": 77}
-    assert opening_usage(ANTHROPIC.renderer(context(**estimated)).start())["input_tokens"] == 77
+    assert opening_usage(MessageReply(**estimated).stream(context()).start())["input_tokens"] == 77
 
-    waiting = ANTHROPIC.renderer(context(**estimated))
+    waiting = MessageReply(**estimated).stream(context())
     progress = waiting.feed(Progress(phase="prefill", total_tokens=90))
     assert opening_usage(progress)["input_tokens"] == 90
 
-    started = ANTHROPIC.renderer(context(**estimated)).feed(Started(usage=USAGE))
+    started = MessageReply(**estimated).stream(context()).feed(Started(usage=USAGE))
     assert opening_usage(started)["input_tokens"] == 20
     assert opening_usage(started)["cache_read_input_tokens"] == 100
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 def test_a_stream_opens_once(name: str) -> None:
-    renderer = DIALECTS[name].renderer(context())
+    renderer = REPLIES[name]().stream(context())
     assert renderer.start()
     assert renderer.start() == b""
     assert renderer.feed(Progress(phase="queued")) == b""
@@ -62,7 +64,7 @@ def test_a_stream_opens_once(name: str) -> None:
 
 
 def wait(seconds: int, every_s: int) -> list[tuple[int, list[str]]]:
-    renderer = ANTHROPIC.renderer(context())
+    renderer = MessageReply().stream(context())
     renderer.start()
     return [
         (silent_s, [name for name, _ in parse_sse(renderer.keepalive(float(silent_s)))])
@@ -81,7 +83,7 @@ def test_waiting_feeds_both_timers_of_claude_code(every_s: int) -> None:
 
 
 def test_waiting_starts_over_after_a_real_event() -> None:
-    renderer = ANTHROPIC.renderer(context())
+    renderer = MessageReply().stream(context())
     assert b"message_delta" in renderer.keepalive(1000.0)
     renderer.feed(Started(usage=USAGE))
     renderer.feed(TextDelta(text="hi"))
@@ -90,7 +92,7 @@ def test_waiting_starts_over_after_a_real_event() -> None:
 
 
 def test_waiting_says_nothing_that_an_openai_client_could_take_for_a_chunk() -> None:
-    renderer = OPENAI.renderer(context())
+    renderer = ChatReply().stream(context())
     for silent_s in (5.0, 500.0, 5000.0):
         assert renderer.keepalive(silent_s) == b": keepalive\n\n"
 
@@ -108,8 +110,8 @@ REASONS: dict[FinishReason, tuple[str, str]] = {
 @pytest.mark.parametrize("reason", sorted(REASONS))
 def test_reasons_to_stop(reason: FinishReason) -> None:
     completion = Completion(parts=(TextPart(text="hi"),), reason=reason, usage=USAGE)
-    assert ANTHROPIC.render_completion(completion, context())["stop_reason"] == REASONS[reason][0]
-    assert OPENAI.render_completion(completion, context())["choices"][0]["finish_reason"] == REASONS[reason][1]
+    assert MessageReply().render([completion], context())["stop_reason"] == REASONS[reason][0]
+    assert ChatReply().render([completion], context())["choices"][0]["finish_reason"] == REASONS[reason][1]
 
 
 def test_a_plain_stop_after_a_call_asks_for_the_tool() -> None:
@@ -119,15 +121,15 @@ def test_a_plain_stop_after_a_call_asks_for_the_tool() -> None:
         ToolCallFinished(index=0),
         Finished(reason="stop", usage=USAGE),
     ]
-    assert ANTHROPIC.render_completion(assemble(events), context())["stop_reason"] == "tool_use"
-    assert OPENAI.render_completion(assemble(events), context())["choices"][0]["finish_reason"] == "tool_calls"
+    assert MessageReply().render([assemble(events)], context())["stop_reason"] == "tool_use"
+    assert ChatReply().render([assemble(events)], context())["choices"][0]["finish_reason"] == "tool_calls"
 
 
 @given(events=answers(valid_only=False))
 def test_anthropic_answers_are_never_empty(events: list[Event]) -> None:
-    content = ANTHROPIC.render_completion(assemble(events), context())["content"]
+    content = MessageReply().render([assemble(events)], context())["content"]
     assert any(block["type"] == "tool_use" or block.get("text", "").strip() for block in content)
-    renderer = ANTHROPIC.renderer(context())
+    renderer = MessageReply().stream(context())
     streamed = parse_sse(b"".join(renderer.feed(event) for event in events))
     pieces = [data["delta"].get("text", "") for name, data in streamed if name == "content_block_delta"]
     calls = [data for name, data in streamed if data.get("content_block", {}).get("type") == "tool_use"]
@@ -137,7 +139,7 @@ def test_anthropic_answers_are_never_empty(events: list[Event]) -> None:
 def test_an_answer_without_words_gets_a_filler_where_it_ends() -> None:
     def texts(*events: Event) -> list[str]:
         complete = [Started(usage=USAGE), *events, Finished(reason="stop", usage=USAGE)]
-        content = ANTHROPIC.render_completion(assemble(complete), context())["content"]
+        content = MessageReply().render([assemble(complete)], context())["content"]
         return [block["text"] for block in content if block["type"] == "text"]
 
     assert texts() == [FILLER]
@@ -149,7 +151,7 @@ def test_an_answer_without_words_gets_a_filler_where_it_ends() -> None:
 @given(events=answers(valid_only=False))
 def test_anthropic_streams_keep_the_order_of_the_vendor(events: list[Event]) -> None:
     """message_start, then blocks one after the other, each of one kind of delta, then message_delta, message_stop."""
-    renderer = ANTHROPIC.renderer(context())
+    renderer = MessageReply().stream(context())
     stream = parse_sse(b"".join(renderer.feed(event) for event in events))
     names = [name for name, _ in stream]
     assert names[0] == "message_start"
@@ -174,7 +176,7 @@ def test_anthropic_streams_keep_the_order_of_the_vendor(events: list[Event]) -> 
 def test_what_we_answer_comes_back_as_what_was_generated(events: list[Event]) -> None:
     """The whole answer, sent back as history, is the same parts again: no filler, the very text of bad arguments."""
     completion = assemble(events)
-    content = ANTHROPIC.render_completion(completion, context())["content"]
+    content = MessageReply().render([completion], context())["content"]
     user = {"role": "user", "content": "go"}
     body = {"model": "m", "max_tokens": 1, "messages": [user, {"role": "assistant", "content": content}]}
 
@@ -201,7 +203,7 @@ def said(parts: Iterable[Part]) -> tuple[str, str, list[tuple[str, str]]]:
 
 def test_the_signature_of_thinking_is_the_same_however_it_was_cut() -> None:
     def signature(*pieces: str) -> str:
-        renderer = ANTHROPIC.renderer(context())
+        renderer = MessageReply().stream(context())
         events: list[Event] = [Started(usage=USAGE), *(ReasoningDelta(text=piece) for piece in pieces)]
         stream = parse_sse(b"".join(renderer.feed(event) for event in [*events, TextDelta(text="x")]))
         deltas = [data["delta"] for _, data in stream if data["type"] == "content_block_delta"]
@@ -213,8 +215,8 @@ def test_the_signature_of_thinking_is_the_same_however_it_was_cut() -> None:
 
 def test_message_ids_come_from_the_request() -> None:
     completion = Completion(parts=(), reason="stop", usage=USAGE)
-    assert ANTHROPIC.render_completion(completion, context())["id"] == "msg_r1"
-    assert OPENAI.render_completion(completion, context())["id"] == "chatcmpl-r1"
+    assert MessageReply().render([completion], context())["id"] == "msg_r1"
+    assert ChatReply().render([completion], context())["id"] == "chatcmpl-r1"
 
 
 SEARCHING = {"search": "blue lamps"}
@@ -223,12 +225,12 @@ SEARCHING = {"search": "blue lamps"}
 @given(answers())
 def test_a_search_that_is_not_done_here_fails_in_the_vendors_words(events: list[Event]) -> None:
     """Streamed and whole alike, before what the model says; and it is no part of the history."""
-    asked = context(**SEARCHING)
-    renderer = ANTHROPIC.renderer(asked)
+    asked = MessageReply(**SEARCHING)
+    renderer = asked.stream(context())
     body = b"".join(renderer.feed(event) for event in events)
     with anthropic_client(body).messages.stream(model="m", max_tokens=9, messages=[]) as stream:
         streamed = stream.get_final_message()
-    whole = ANTHROPIC.render_completion(assemble(events), asked)
+    whole = asked.render([assemble(events)], context())
     assert [block.type for block in streamed.content] == [block["type"] for block in whole["content"]]
     call, failure, *rest = whole["content"]
     assert (call["name"], call["input"]) == ("web_search", {"query": "blue lamps"})
@@ -236,7 +238,7 @@ def test_a_search_that_is_not_done_here_fails_in_the_vendors_words(events: list[
     assert failure["tool_use_id"] == call["id"] == streamed.content[1].tool_use_id
     assert failure["content"] == {"type": "web_search_tool_result_error", "error_code": "unavailable"}
     assert streamed.content[1].content.error_code == "unavailable"
-    assert rest == ANTHROPIC.render_completion(assemble(events), context())["content"]
+    assert rest == MessageReply().render([assemble(events)], context())["content"]
 
     def parse(content: Any) -> tuple[Message, ...]:
         body = {"model": "m", "max_tokens": 9, "messages": [{"role": "assistant", "content": content}]}
@@ -247,27 +249,27 @@ def test_a_search_that_is_not_done_here_fails_in_the_vendors_words(events: list[
 
 def test_checks_that_are_not_done_here_are_said_to_be() -> None:
     """At the end only, where Claude Code reads them; an empty event before it says nothing of them."""
-    asked = context(safeguards=("dangerous_tool_use",))
+    asked = MessageReply(safeguards=("dangerous_tool_use",))
     results = [{"type": "dangerous_tool_use", "status": {"type": "unsupported"}}]
     finished = Finished(reason="stop", usage=USAGE)
-    renderer = ANTHROPIC.renderer(asked)
+    renderer = asked.stream(context())
     events = parse_sse(renderer.keepalive(200.0) + renderer.feed(TextDelta(text="a")) + renderer.feed(finished))
     said = [data["delta"].get("safeguard_results") for name, data in events if name == "message_delta"]
     assert said == [None, results]
     answer = Completion(parts=(TextPart(text="a"),), reason="stop", usage=USAGE)
-    assert ANTHROPIC.render_completion(answer, asked)["safeguard_results"] == results
-    assert "safeguard_results" not in ANTHROPIC.render_completion(answer, context())
+    assert asked.render([answer], context())["safeguard_results"] == results
+    assert "safeguard_results" not in MessageReply().render([answer], context())
 
 
 @given(answers())
 def test_filling_the_cache_answers_nothing(events: list[Event]) -> None:
-    asked = context(is_warming=True)
-    renderer = ANTHROPIC.renderer(asked)
+    asked = MessageReply(is_warming=True)
+    renderer = asked.stream(context())
     body = b"".join(renderer.feed(event) for event in events)
     assert [name for name, _ in parse_sse(body)] == ["message_start", "message_delta", "message_stop"]
     with anthropic_client(body).messages.stream(model="m", max_tokens=0, messages=[]) as stream:
         streamed = stream.get_final_message()
-    whole = ANTHROPIC.render_completion(assemble(events), asked)
+    whole = asked.render([assemble(events)], context())
     assert streamed.content == whole["content"] == []
     assert streamed.stop_reason == whole["stop_reason"] == "max_tokens"
     assert streamed.usage.output_tokens == whole["usage"]["output_tokens"] == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import anthropic
@@ -11,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dialects.base import RenderContext
-from gateway.dialects.registry import DIALECTS
+from gateway.dialects.anthropic.render import MessageReply
+from gateway.dialects.base import Reply
+from gateway.dialects.openai_chat.render import ChatReply
 from shared.events import (
     Event,
     Failed,
@@ -25,14 +25,13 @@ from shared.events import (
     Usage,
     assemble,
 )
-from tests.unit.gateway.dialects.answers import answers, anthropic_client, context, openai_client, parse_sse
+from tests.unit.gateway.dialects.answers import REPLIES, answers, anthropic_client, context, openai_client, parse_sse
 
-ANTHROPIC, OPENAI = DIALECTS["anthropic"], DIALECTS["openai_chat"]
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
-def streamed(dialect: Any, events: list[Event], using: RenderContext, *, start_first: bool = True) -> bytes:
-    renderer = dialect.renderer(using)
+def streamed(reply: Reply, events: list[Event], *, start_first: bool = True) -> bytes:
+    renderer = reply.stream(context())
     opening = renderer.start() if start_first else b""
     return opening + b"".join(renderer.feed(event) for event in events)
 
@@ -55,10 +54,9 @@ def read_openai_stream(body: bytes) -> Any:
 @settings(deadline=None)
 @given(events=answers(), start_first=st.booleans())
 def test_anthropic_stream_accumulates_to_the_whole_answer(events: list[Event], start_first: bool) -> None:
-    using = context()
-    whole = ANTHROPIC.render_completion(assemble(events), using)
+    whole = MessageReply().render([assemble(events)], context())
 
-    message = read_anthropic_stream(streamed(ANTHROPIC, events, using, start_first=start_first))
+    message = read_anthropic_stream(streamed(MessageReply(), events, start_first=start_first))
 
     assert _content(message) == whole["content"]
     assert message.stop_reason == whole["stop_reason"]
@@ -70,7 +68,7 @@ def test_anthropic_stream_accumulates_to_the_whole_answer(events: list[Event], s
 @settings(deadline=None)
 @given(events=answers())
 def test_anthropic_whole_answer_is_read_by_the_sdk_unchanged(events: list[Event]) -> None:
-    whole = ANTHROPIC.render_completion(assemble(events), context())
+    whole = MessageReply().render([assemble(events)], context())
     client = anthropic_client(orjson.dumps(whole), "application/json")
 
     message = client.messages.create(model="m", max_tokens=9, messages=MESSAGES)
@@ -82,10 +80,9 @@ def test_anthropic_whole_answer_is_read_by_the_sdk_unchanged(events: list[Event]
 @settings(deadline=None)
 @given(events=answers(valid_only=False))
 def test_anthropic_arguments_that_do_not_parse_say_the_same_both_ways(events: list[Event]) -> None:
-    using = context()
-    whole = ANTHROPIC.render_completion(assemble(events), using)
+    whole = MessageReply().render([assemble(events)], context())
     texts: dict[int, str] = {}
-    for name, data in parse_sse(streamed(ANTHROPIC, events, using)):
+    for name, data in parse_sse(streamed(MessageReply(), events)):
         if name == "content_block_start" and data["content_block"]["type"] == "tool_use":
             assert data["content_block"]["input"] == {}
             texts[data["index"]] = ""
@@ -108,10 +105,10 @@ def test_anthropic_arguments_that_do_not_parse_say_the_same_both_ways(events: li
 def test_openai_stream_accumulates_to_the_whole_answer(
     events: list[Event], wants_logprobs: bool, start_first: bool
 ) -> None:
-    using = context(include_usage=True, logprobs=wants_logprobs)
-    whole = OPENAI.render_completion(assemble(events), using)
+    reply = ChatReply(include_usage=True, logprobs=wants_logprobs)
+    whole = reply.render([assemble(events)], context())
 
-    completion = read_openai_stream(streamed(OPENAI, events, using, start_first=start_first))
+    completion = read_openai_stream(streamed(reply, events, start_first=start_first))
 
     (choice,), (expected,) = completion.choices, whole["choices"]
     message = choice.message.to_dict()
@@ -127,11 +124,11 @@ def test_openai_stream_accumulates_to_the_whole_answer(
 @settings(deadline=None)
 @given(told=st.lists(answers(valid_only=False), min_size=2, max_size=3), data=st.data())
 def test_openai_choices_accumulate_to_the_whole_answer_however_they_come(told: list[list[Event]], data: Any) -> None:
-    using = replace(context(include_usage=True), choices=len(told))
-    first, *others = [assemble(events) for events in told]
-    whole = OPENAI.render_completion(first, using, others)
+    reply, using = ChatReply(include_usage=True), context(choices=len(told))
+    completions = [assemble(events) for events in told]
+    whole = reply.render(completions, using)
     turns = data.draw(st.permutations([choice for choice, events in enumerate(told) for _ in events]))
-    renderer, left = OPENAI.renderer(using), [iter(events) for events in told]
+    renderer, left = reply.stream(using), [iter(events) for events in told]
 
     body = renderer.start() + b"".join(renderer.feed(next(left[choice]), choice) for choice in turns)
 
@@ -145,14 +142,14 @@ def test_openai_choices_accumulate_to_the_whole_answer_however_they_come(told: l
         )
         assert choice.finish_reason == expected["finish_reason"]
     assert completion.usage.to_dict() == whole["usage"]
-    assert whole["usage"]["completion_tokens"] == sum(each.usage.output_tokens for each in (first, *others))
+    assert whole["usage"]["completion_tokens"] == sum(each.usage.output_tokens for each in completions)
     assert body.count(b"data: [DONE]") == 1
 
 
 @settings(deadline=None)
 @given(events=answers(valid_only=False))
 def test_openai_whole_answer_is_read_by_the_sdk_unchanged(events: list[Event]) -> None:
-    whole = OPENAI.render_completion(assemble(events), context())
+    whole = ChatReply().render([assemble(events)], context())
     client = openai_client(orjson.dumps(whole), "application/json")
 
     completion = client.chat.completions.create(model="m", messages=MESSAGES)
@@ -160,7 +157,7 @@ def test_openai_whole_answer_is_read_by_the_sdk_unchanged(events: list[Event]) -
     assert completion.to_dict() == whole
 
 
-@pytest.mark.parametrize("name", sorted(DIALECTS))
+@pytest.mark.parametrize("name", sorted(REPLIES))
 @settings(deadline=None)
 @given(events=answers(valid_only=False), data=st.data())
 def test_a_failure_in_mid_stream_is_an_error_to_the_sdk_never_a_normal_end(
@@ -168,7 +165,7 @@ def test_a_failure_in_mid_stream_is_an_error_to_the_sdk_never_a_normal_end(
 ) -> None:
     kept = events[: data.draw(st.integers(0, len(events) - 1))]
     failure = Failed(code="worker_lost", message="the worker died")
-    body = streamed(DIALECTS[name], [*kept, failure], context(include_usage=True))
+    body = streamed(REPLIES[name](), [*kept, failure])
 
     events_sent = parse_sse(body)
 
@@ -185,9 +182,9 @@ def test_sdks_raise_the_error_that_ends_a_stream() -> None:
     ]
 
     with pytest.raises(Exception, match="oh"):
-        read_anthropic_stream(streamed(ANTHROPIC, events, context()))
+        read_anthropic_stream(streamed(MessageReply(), events))
     with pytest.raises(Exception, match="oh"):
-        read_openai_stream(streamed(OPENAI, events, context(include_usage=True)))
+        read_openai_stream(streamed(ChatReply(include_usage=True), events))
 
 
 def test_white_space_before_arguments_does_not_stop_the_sdk() -> None:
@@ -201,7 +198,7 @@ def test_white_space_before_arguments_does_not_stop_the_sdk() -> None:
         Finished(reason="tool_calls", usage=Usage(input_tokens=3, output_tokens=2)),
     ]
 
-    message = read_anthropic_stream(streamed(ANTHROPIC, events, context()))
+    message = read_anthropic_stream(streamed(MessageReply(), events))
 
     assert _content(message) == [{"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "ls"}}]
 

@@ -1,7 +1,7 @@
 """Golden transcripts: `transcripts/<dialect>/<case>/` holds events and the exact bytes and answer they become.
 
-A case is `case.json` (events and options), `stream.sse` and, when the answer finished, `answer.json`. After a wanted
-change, look at the difference that `MLX_GATEWAY_TEST_WRITE=1 pytest <this file>` makes before keeping it.
+A case is `case.json` (events, and how the answer is wanted), `stream.sse` and, when the answer finished, `answer.json`.
+After a wanted change, look at the difference that `MLX_GATEWAY_TEST_WRITE=1 pytest <this file>` makes, then keep it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gateway.dialects.base import RenderContext
 from gateway.dialects.registry import DIALECTS
 from shared import events as event_module
 from shared.events import Event, EventOrder, Failed, Started, Usage, assemble
+from tests.unit.gateway.dialects.answers import REPLIES
 
 FOLDER = Path(__file__).parent.parent / "transcripts"
 CASES = sorted(path.parent.relative_to(FOLDER) for path in FOLDER.glob("*/*/case.json"))
@@ -45,12 +46,11 @@ def test_every_dialect_has_transcripts() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_events_become_exactly_these_bytes(case: Path) -> None:
     """`keepalive` rows are calls of `keepalive(silent_s)`, `start` rows calls of `start()`."""
-    folder, dialect = FOLDER / case, DIALECTS[case.parts[0]]
+    folder = FOLDER / case
     description = orjson.loads((folder / "case.json").read_bytes())
-    using = RenderContext(
-        request_id="0123abcd", model="demo", created_s=1_700_000_000, options=description.get("options", {})
-    )
-    renderer = dialect.renderer(using)
+    reply = REPLIES[case.parts[0]](**description.get("options", {}))
+    using = RenderContext(request_id="0123abcd", model="demo", created_s=1_700_000_000)
+    renderer = reply.stream(using)
     stream, happened = [], []
     for row in description["events"]:
         match row:
@@ -65,7 +65,7 @@ def test_events_become_exactly_these_bytes(case: Path) -> None:
     check(folder / "stream.sse", b"".join(stream))
     assert is_complete(happened)
     if not isinstance(happened[-1], Failed):
-        answer = dialect.render_completion(assemble(happened), using)
+        answer = reply.render([assemble(happened)], using)
         check(folder / "answer.json", orjson.dumps(answer, option=orjson.OPT_INDENT_2) + b"\n")
 
 

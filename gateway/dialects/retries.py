@@ -1,15 +1,23 @@
-"""Headers that tell official SDKs whether and when to send a request again; the same for every dialect.
+"""How clients of every dialect say that they ask again, and hear whether they should.
 
-The SDKs obey `x-should-retry`, and without it retry 408, 409, 429 and every status from 500.
+The SDKs obey `x-should-retry`, and without it retry 408, 409, 429 and every status from 500; each time they count up
+`x-stainless-retry-count`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from shared.errors import GatewayError
 
+_RETRY_COUNT = "x-stainless-retry-count"
 _RETRIED_BY_DEFAULT_FROM = 500
+
+
+def is_retry(headers: Mapping[str, str]) -> bool:
+    """Whether the client has asked this before."""
+    return headers.get(_RETRY_COUNT, "") not in ("", "0")
 
 
 def retry_headers(error: GatewayError, status: int) -> dict[str, str]:
