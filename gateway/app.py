@@ -17,9 +17,12 @@ from gateway.dialects.registry import ANTHROPIC, OPENAI_CHAT
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
 from gateway.http.auth import Authentication
+from gateway.http.cross_origin import CrossOrigin
 from gateway.http.endpoints import CountTokens, Generate
 from gateway.http.middleware import BodyLimit, ErrorAnswers, RequestContext
+from gateway.http.paths import PROBED
 from gateway.http.status import Health, MetricsPage, Model, Models, Ready, Root
+from gateway.http.visitors import Visitors
 from gateway.parts import Parts, build_parts
 from shared.config import Settings
 from shared.errors import BrokerUnavailableError, MethodNotAllowedError, OverloadedError, RouteNotFoundError
@@ -29,7 +32,6 @@ logger = logging.getLogger(__name__)
 _DRAIN_S = 5.0
 _LAST_CANCELS_S = 2.0
 _READ_ONLY = ["GET", "HEAD"]
-_PROBED = ("/", "/api/hello", "/anthropic", "/anthropic/api/hello")
 
 
 class GatewayApp(FastAPI):
@@ -78,9 +80,11 @@ def create_app(settings: Settings) -> GatewayApp:
     app.router.routes[:] = _routes(parts)
     app.add_exception_handler(HTTPException, _refuse_route)
     # The last one added is the outermost.
-    app.add_middleware(Authentication, api_key=settings.api_key)
+    visitors = Visitors.of(settings)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Authentication, api_key=settings.api_key, visitors=visitors)
     app.add_middleware(ErrorAnswers)
+    app.add_middleware(CrossOrigin, visitors=visitors)
     app.add_middleware(RequestContext)
     return app
 
@@ -99,7 +103,7 @@ def _routes(parts: Parts) -> list[BaseRoute]:
         Route("/v1/chat/completions", Generate(parts, OPENAI_CHAT, route="chat_completions"), methods=["POST"]),
         *_model_routes("/v1/models", parts, is_anthropic=False),
         *_model_routes("/anthropic/v1/models", parts, is_anthropic=True),
-        *(Route(path, Root(), methods=_READ_ONLY) for path in _PROBED),
+        *(Route(path, Root(), methods=_READ_ONLY) for path in PROBED),
         Route("/health", Health(), methods=_READ_ONLY),
         Route("/ready", Ready(parts), methods=_READ_ONLY),
         Route("/metrics", MetricsPage(parts), methods=_READ_ONLY),

@@ -10,14 +10,15 @@ import contextlib
 import math
 import os
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from shared.errors import ConfigError
+from shared.hosts import is_loopback_address, parse_host_pattern, parse_origin_pattern
 from shared.keys import DEFAULT_DEPLOYMENT, word
 
 SETTINGS_FILES = ("models.json", "model_aliases.json", "claude_routing.json", "inference_settings.json")
@@ -32,9 +33,11 @@ class Settings:
     deployment: str = DEFAULT_DEPLOYMENT  # begins every name in Redis: fleets that share a server need two
     state_dir: Path = Path("~/.mlx-gateway")
     config_dir: Path | None = None
-    redis_url: str = ""
-    secret: str = ""
-    api_key: str = ""
+    redis_url: str = field(default="", repr=False)
+    secret: str = field(default="", repr=False)
+    api_key: str = field(default="", repr=False)
+    allowed_hosts: tuple[str, ...] = ()  # besides loopback ones, where no key is set
+    allowed_origins: tuple[str, ...] = ()  # of pages, besides loopback ones
     log_level: str = "info"
     default_model: str = ""
 
@@ -106,10 +109,10 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
     """Settings from the environment, with `overrides` (the command line's, None meaning not given) on top."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
-    for field in fields(Settings):
-        raw = environ.get(environment_name(field.name))
+    for each in fields(Settings):
+        raw = environ.get(environment_name(each.name))
         if raw is not None and raw != "":
-            values[field.name] = _convert(environment_name(field.name), raw, field.default)
+            values[each.name] = _convert(environment_name(each.name), raw, each.default)
     values.update({k: v for k, v in (overrides or {}).items() if v is not None})
     settings = Settings(**values)
     settings = replace(settings, state_dir=Path(settings.state_dir).expanduser().absolute())
@@ -124,6 +127,8 @@ def _convert(name: str, raw: str, default: Any) -> Any:
             return int(raw)
         if isinstance(default, float):
             return float(raw)
+        if isinstance(default, tuple):
+            return tuple(part.strip() for part in raw.split(",") if part.strip())
     except ValueError:
         raise ConfigError(f"{name}={raw!r}: expected a number") from None
     return Path(raw) if isinstance(default, Path) or name.endswith("_DIR") else raw
@@ -142,22 +147,46 @@ def _validated(settings: Settings) -> Settings:
     for name in _NOT_NEGATIVE:
         if not 0 <= getattr(settings, name) < math.inf:
             raise ConfigError(f"{environment_name(name)} must not be negative")
-    loopback = ("127.0.0.1", "localhost", "::1")
-    if settings.host not in loopback and not settings.api_key:
+    if settings.api_key and not _can_be_sent(settings.api_key):
+        raise ConfigError(f"{environment_name('api_key')} has blanks around it or holds what no header can")
+    if settings.host != "localhost" and not is_loopback_address(settings.host) and not settings.api_key:
         raise ConfigError(
             f"--host {settings.host} would open the gateway to the network without a key: "
             "set MLX_GATEWAY_API_KEY, or listen on 127.0.0.1"
         )
-    return settings
+    return replace(
+        settings,
+        allowed_hosts=_patterns("allowed_hosts", settings.allowed_hosts, parse_host_pattern, "a host's name, no port"),
+        allowed_origins=_patterns(
+            "allowed_origins",
+            settings.allowed_origins,
+            parse_origin_pattern,
+            "scheme://host, and :port where it has one",
+        ),
+    )
+
+
+def _can_be_sent(key: str) -> bool:
+    return key == key.strip() and not any(ord(character) < 0x20 or ord(character) == 0x7F for character in key)
+
+
+def _patterns(name: str, texts: tuple[str, ...], parse: Callable[[str], str | None], expected: str) -> tuple[str, ...]:
+    found = []
+    for text in texts:
+        pattern = parse(text)
+        if pattern is None:
+            raise ConfigError(f"{environment_name(name)}: {text!r} is not {expected}")
+        found.append(pattern)
+    return tuple(found)
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
     """The environment that gives a child process exactly these settings (secrets never go in argv)."""
     child = dict(os.environ)
-    for field in fields(Settings):
-        value = getattr(settings, field.name)
-        if value is not None and value != "":
-            child[environment_name(field.name)] = str(value)
+    for each in fields(Settings):
+        value = getattr(settings, each.name)
+        if value is not None and value not in ("", ()):
+            child[environment_name(each.name)] = ",".join(value) if isinstance(value, tuple) else str(value)
     return child
 
 

@@ -9,6 +9,7 @@ GatewayError
 │   ├── RouteNotFoundError         no such path
 │   └── MethodNotAllowedError      the path exists, the method does not
 ├── AuthenticationError            no key or a wrong key
+├── PermissionDeniedError          a host or a page that may not come in
 ├── ModelNotFoundError             the name resolves to nothing
 ├── ModelUnavailableError          the model exists but cannot be loaded, with the reason
 ├── OverloadedError                full queue, no worker, or the predicted wait is too long
@@ -102,6 +103,10 @@ class AuthenticationError(GatewayError):
     code = "authentication"
 
 
+class PermissionDeniedError(GatewayError):
+    code = "permission_denied"
+
+
 class ModelNotFoundError(GatewayError):
     code = "model_not_found"
 
@@ -157,6 +162,7 @@ _BY_CODE: dict[str, type[GatewayError]] = {
         RouteNotFoundError,
         MethodNotAllowedError,
         AuthenticationError,
+        PermissionDeniedError,
         ModelNotFoundError,
         ModelUnavailableError,
         OverloadedError,

@@ -132,9 +132,9 @@ class _Gateway:
         address = urlsplit(url)
         self._url = url
         self._address = (address.hostname or "", address.port)
-        self._headers = {"anthropic-version": "2023-06-01", "content-type": "application/json"}
+        self._headers: dict[str, str | bytes] = {"anthropic-version": "2023-06-01", "content-type": "application/json"}
         if key:
-            self._headers["x-api-key"] = key
+            self._headers["x-api-key"] = key.encode("utf-8", "surrogateescape")
 
     def model(self, name: str) -> dict[str, Any]:
         """The entry of the model behind a name."""

@@ -7,7 +7,7 @@ import fcntl
 import http.client
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,7 +27,7 @@ class Running:
 
     pid: int
     url: str
-    redis_url: str
+    redis_url: str = field(repr=False)
     is_ready: bool = False
 
 

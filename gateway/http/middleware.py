@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -11,13 +12,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.paths import normal_path
 from gateway.http.replies import ClientDisconnectedError, header, send_error
-from shared.errors import GatewayError, InternalError, RequestTooLargeError
+from shared.errors import (
+    AuthenticationError,
+    GatewayError,
+    InternalError,
+    PermissionDeniedError,
+    RequestTooLargeError,
+)
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("gateway.access")
 
 _MAX_DRAIN_BYTES = 512 * 1024 * 1024
 _MAX_DRAIN_S = 30.0
+_STRANGERS_DRAIN_S = 2.0  # of those who may not come in
 
 
 class RequestContext:
@@ -89,10 +97,23 @@ class ErrorAnswers:
         if has_started:
             # Too late for a status: closing without an end tells the client that the answer is incomplete.
             raise error
-        # A response before the end of the body would be lost in a connection reset.
-        if header(scope, b"expect").lower() != "100-continue":
-            await body.drain()
+        await _answer(scope, send, error, body)
+
+
+async def _answer(scope: Scope, send: Send, error: GatewayError, body: _BodyWatch) -> None:
+    """Send the error at once, then read what still arrives: many clients send all of their body before they look for an
+    answer, and a connection that is closed meanwhile may take the answer from them."""
+    waits_for_leave = header(scope, b"expect").lower() == "100-continue"
+    if not waits_for_leave:
+        await body.read_what_is_there()
+    if body.is_complete:
         await send_error(scope, send, error)
+        return
+    await send_error(scope, send, error, is_last=False)
+    if not waits_for_leave:
+        is_stranger = isinstance(error, AuthenticationError | PermissionDeniedError)
+        await body.drain(_STRANGERS_DRAIN_S if is_stranger else _MAX_DRAIN_S)
+    await send({"type": "http.response.body", "body": b""})
 
 
 class _BodyWatch:
@@ -100,19 +121,26 @@ class _BodyWatch:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._is_complete = False
+        self.is_complete = False
 
     async def receive(self) -> Message:
         message = await self._receive()
-        self._is_complete = message["type"] != "http.request" or not message.get("more_body", False)
+        self.is_complete = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
-    async def drain(self) -> None:
+    async def read_what_is_there(self) -> None:
+        """Read and drop what has arrived already."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                while not self.is_complete:
+                    await self.receive()
+
+    async def drain(self, most_s: float) -> None:
         """Read and drop what is left of the body, within bounds."""
         dropped_bytes = 0
         try:
-            async with asyncio.timeout(_MAX_DRAIN_S):
-                while not self._is_complete and dropped_bytes < _MAX_DRAIN_BYTES:
+            async with asyncio.timeout(most_s):
+                while not self.is_complete and dropped_bytes < _MAX_DRAIN_BYTES:
                     dropped_bytes += len((await self.receive()).get("body", b""))
         except TimeoutError:
             logger.info("a client that sends its body slowly was cut off")

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.dialects.base import Dialect
 from gateway.dialects.registry import DIALECTS
-from shared.errors import GatewayError
+from shared.errors import AuthenticationError, GatewayError
 
 JSON = b"application/json"
 
@@ -22,6 +22,11 @@ class ClientDisconnectedError(Exception):
 def header(scope: Scope, name: bytes) -> str:
     """A request header by its lower-case name, empty when it is missing."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+def header_values(scope: Scope, name: bytes) -> list[bytes]:
+    """All request headers of a lower-case name, as they came."""
+    return [value for key, value in scope["headers"] if key == name]
 
 
 def is_anthropic_client(scope: Scope) -> bool:
@@ -41,7 +46,13 @@ def dialect_of(scope: Scope) -> Dialect:
 
 
 async def send_reply(
-    send: Send, status: int, body: bytes, *, media_type: bytes = JSON, headers: Mapping[str, str] | None = None
+    send: Send,
+    status: int,
+    body: bytes,
+    *,
+    media_type: bytes = JSON,
+    headers: Mapping[str, str] | None = None,
+    is_last: bool = True,
 ) -> None:
     extra = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
     await send(
@@ -55,19 +66,25 @@ async def send_reply(
             ],
         }
     )
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": not is_last})
 
 
 async def send_json(send: Send, status: int, value: Any, *, headers: Mapping[str, str] | None = None) -> None:
     await send_reply(send, status, orjson.dumps(value), headers=headers)
 
 
-async def send_error(scope: Scope, send: Send, error: GatewayError) -> None:
+async def send_error(scope: Scope, send: Send, error: GatewayError, *, is_last: bool = True) -> None:
+    """Unless it is the last that is sent, the client gets all of the answer, and the connection ends with the empty
+    piece that must follow."""
     rendered = dialect_of(scope).render_error(error, request_id=request_id_of(scope))
     headers = dict(rendered.headers)
     if error.details.get("allow"):
         headers["allow"] = str(error.details["allow"])
-    await send_json(send, rendered.status, rendered.body, headers=headers)
+    if isinstance(error, AuthenticationError):
+        headers["www-authenticate"] = 'Bearer realm="mlx-gateway"'
+    if not is_last:
+        headers["connection"] = "close"
+    await send_reply(send, rendered.status, orjson.dumps(rendered.body), headers=headers, is_last=is_last)
 
 
 def request_id_of(scope: Scope) -> str:

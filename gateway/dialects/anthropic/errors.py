@@ -18,6 +18,7 @@ STATUSES: Final[dict[str, tuple[int, str]]] = {
     "method_not_allowed": (405, "invalid_request_error"),
     "request_too_large": (413, "request_too_large"),
     "authentication": (401, "authentication_error"),
+    "permission_denied": (403, "permission_error"),
     "model_not_found": (404, "not_found_error"),
     "model_unavailable": (503, "api_error"),
     "overloaded": (529, "overloaded_error"),

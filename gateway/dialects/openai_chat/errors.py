@@ -18,6 +18,7 @@ STATUSES: Final[dict[str, tuple[int, str, str | None]]] = {
     "method_not_allowed": (405, "invalid_request_error", "method_not_supported"),
     "request_too_large": (413, "invalid_request_error", "request_too_large"),
     "authentication": (401, "invalid_request_error", "invalid_api_key"),
+    "permission_denied": (403, "invalid_request_error", "permission_denied"),
     "model_not_found": (404, "invalid_request_error", "model_not_found"),
     "model_unavailable": (503, "server_error", "model_unavailable"),
     "overloaded": (503, "server_error", "overloaded"),

@@ -14,11 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.http.auth import Authentication
 from gateway.http.middleware import BodyLimit, ErrorAnswers, RequestContext
 from gateway.http.replies import dialect_of, read_body, send_json
+from gateway.http.visitors import Visitors
 from shared.errors import OverloadedError, RequestTooLargeError
 
 
 def scope_of(path: str = "/v1/messages", method: str = "POST", headers: dict[str, str] | None = None) -> Scope:
-    pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    pairs = [(name.encode(), value.encode()) for name, value in ({"host": "localhost"} | (headers or {})).items()]
     return {"type": "http", "method": method, "path": path, "headers": pairs}
 
 
@@ -84,10 +85,41 @@ def test_an_error_after_the_start_of_the_response_ends_the_connection_instead_of
         call(guarded(failing_with(OverloadedError("too late"), after_start=True)), scope_of())
 
 
-def test_the_rest_of_a_body_is_read_before_an_error_so_that_the_client_sees_it() -> None:
+class Trickling:
+    """A client that sends its body piece by piece, each when the loop has nothing else to do."""
+
+    def __init__(self, pieces: int) -> None:
+        self.left = pieces
+        self.sent_before_the_answer: int | None = None
+        self.messages: list[Message] = []
+
+    async def receive(self) -> Message:
+        await asyncio.sleep(0)
+        self.left -= 1
+        return {"type": "http.request", "body": b"x", "more_body": self.left > 0}
+
+    async def send(self, message: Message) -> None:
+        self.messages.append(message)
+        if self.sent_before_the_answer is None:
+            self.sent_before_the_answer = 100 - self.left
+
+
+def test_an_error_comes_before_the_body_and_the_rest_is_read_so_that_every_client_sees_it() -> None:
+    client = Trickling(100)
+    asyncio.run(guarded(failing_with(OverloadedError("no")))(scope_of(), client.receive, client.send))  # type: ignore[arg-type]
+    status, headers, _ = answer(client.messages)
+    assert (status, headers["connection"]) == (529, "close")
+    assert client.sent_before_the_answer is not None
+    assert client.sent_before_the_answer < 5
+    assert client.left == 0
+    assert client.messages[-1] == {"type": "http.response.body", "body": b""}
+
+
+def test_when_all_of_the_body_is_there_the_connection_stays_open() -> None:
     chunks = iter([b"x"] * 100)
-    call(guarded(failing_with(OverloadedError("no"))), scope_of(), body=chunks)
+    messages = call(guarded(failing_with(OverloadedError("no"))), scope_of(), body=chunks)
     assert list(chunks) == []
+    assert "connection" not in answer(messages)[1]
 
 
 def test_a_client_that_leaves_before_its_body_is_complete_gets_nothing_and_breaks_nothing(
@@ -122,16 +154,59 @@ def test_one_byte_more_does_not_whatever_its_length_header_says(headers: dict[st
         call(BodyLimit(hello, max_bytes=5), scope_of(headers=headers), [b"123", b"456"])
 
 
-def test_without_a_key_everyone_may_come_in() -> None:
-    assert answer(call(Authentication(hello, api_key=""), scope_of()))[0] == 200
+def locked(key: str) -> ASGIApp:
+    return guarded(Authentication(hello, api_key=key, visitors=Visitors(any_host=bool(key))))
+
+
+def test_without_a_key_everyone_on_this_machine_may_come_in() -> None:
+    assert answer(call(locked(""), scope_of()))[0] == 200
 
 
 @pytest.mark.parametrize("key", ["schlüssel", "a" * 5000, "\udcff"])
 def test_keys_that_are_strange_are_wrong_and_not_an_error(key: str) -> None:
     scope = scope_of()
-    scope["headers"] = [(b"x-api-key", key.encode("utf-8", "surrogateescape"))]
-    status, _, body = answer(call(guarded(Authentication(hello, api_key="right")), scope))
+    scope["headers"] += [(b"x-api-key", key.encode("utf-8", "surrogateescape"))]
+    status, headers, body = answer(call(locked("right"), scope))
     assert (status, body["error"]["type"]) == (401, "authentication_error")
+    assert headers["www-authenticate"].startswith("Bearer ")
+
+
+@pytest.mark.parametrize(
+    ("key", "sent"),
+    [
+        ("schlüssel", "schlüssel".encode()),
+        ("schlüssel", "schlüssel".encode("latin-1")),
+        ("鍵", "鍵".encode()),
+        ("\udcff", b"\xff"),
+        ("a key", b"a key"),
+    ],
+)
+@pytest.mark.parametrize(("name", "scheme"), [(b"x-api-key", b""), (b"authorization", b"Bearer ")])
+def test_a_key_is_its_bytes_as_clients_send_them(key: str, sent: bytes, name: bytes, scheme: bytes) -> None:
+    scope = scope_of()
+    scope["headers"] += [(name, scheme + sent)]
+    assert answer(call(locked(key), scope))[0] == 200
+    scope["headers"][-1] = (name, scheme + sent + b"x")
+    assert answer(call(locked(key), scope))[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("HEAD", "/", 200),
+        ("HEAD", "/api/hello", 200),
+        ("HEAD", "/anthropic/api/hello", 200),
+        ("GET", "/health", 200),
+        ("HEAD", "/ready", 200),
+        ("GET", "/", 401),
+        ("HEAD", "/v1/models", 401),
+        ("HEAD", "/v1/models/qwen", 401),
+        ("HEAD", "/metrics", 401),
+        ("OPTIONS", "/v1/models", 401),
+    ],
+)
+def test_only_what_clients_probe_is_open_without_the_key(method: str, path: str, status: int) -> None:
+    assert answer(call(locked("right"), scope_of(path, method)))[0] == status
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -44,6 +45,13 @@ def test_an_option_that_was_not_given_and_an_empty_variable_count_as_nothing() -
         ("MLX_CACHE_MAX_TOKENS", "70000", "cache_max_tokens", 70000),
         ("MLX_GATEWAY_KEEPALIVE_S", "2.5", "keepalive_s", 2.5),
         ("MLX_GATEWAY_CONFIG_DIR", "/etc/gw", "config_dir", Path("/etc/gw")),
+        (
+            "MLX_GATEWAY_ALLOWED_HOSTS",
+            " Mac.LAN. , *.docker.internal,",
+            "allowed_hosts",
+            ("mac.lan", "*.docker.internal"),
+        ),
+        ("MLX_GATEWAY_ALLOWED_ORIGINS", "https://a.example/,null", "allowed_origins", ("https://a.example", "null")),
     ],
 )
 def test_a_variable_sets_its_field(variable: str, value: str, field: str, expected: object) -> None:
@@ -62,6 +70,10 @@ def test_a_variable_sets_its_field(variable: str, value: str, field: str, expect
         ({"MLX_CACHE_MAX_TOKENS": "-1"}, "MLX_CACHE_MAX_TOKENS"),
         ({"MLX_GATEWAY_MEMORY_BYTES": "-1"}, "MLX_GATEWAY_MEMORY_BYTES"),
         ({"MLX_GATEWAY_HOST": "0.0.0.0"}, "MLX_GATEWAY_API_KEY"),
+        ({"MLX_GATEWAY_HOST": "app.localhost"}, "MLX_GATEWAY_API_KEY"),  # a resolver may say otherwise
+        *(({"MLX_GATEWAY_API_KEY": key}, "MLX_GATEWAY_API_KEY") for key in (" k", "k\n", "a\tb", "\x7f")),
+        *(({"MLX_GATEWAY_ALLOWED_HOSTS": f"a,{host}"}, "MLX_GATEWAY_ALLOWED_HOSTS") for host in ("a:80", "http://a")),
+        *(({"MLX_GATEWAY_ALLOWED_ORIGINS": page}, "MLX_GATEWAY_ALLOWED_ORIGINS") for page in ("a", "https://a/b")),
         ({"MLX_GATEWAY_KEEPALIVE_S": "0"}, "MLX_GATEWAY_KEEPALIVE_S"),
         *(({f"MLX_GATEWAY_{name}": value}, name) for name in ("STALL_S", "DRAIN_S") for value in ("-1", "nan", "inf")),
         ({"MLX_GATEWAY_DECODE_STALL_TARGET_MS": "0"}, "MLX_GATEWAY_DECODE_STALL_TARGET_MS"),
@@ -82,8 +94,20 @@ def test_with_a_key_the_gateway_may_listen_to_the_network() -> None:
 def test_a_child_reads_exactly_the_parents_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for field in fields(Settings):
         monkeypatch.delenv(environment_name(field.name), raising=False)
-    parent = load_settings({"port": 0, "state_dir": tmp_path, "api_key": "secret key", "stall_s": 1.5}, environ={})
+    lists = {"MLX_GATEWAY_ALLOWED_HOSTS": "a.lan,*", "MLX_GATEWAY_ALLOWED_ORIGINS": "null,https://a.example"}
+    given = {"port": 0, "state_dir": tmp_path, "api_key": "secret key", "stall_s": 1.5}
+    parent = load_settings(given, environ=lists)
     assert load_settings(environ=child_environment(parent)) == parent
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "::1", "localhost"])
+def test_without_a_key_it_may_listen_to_this_machine(host: str) -> None:
+    assert load_settings(environ={"MLX_GATEWAY_HOST": host}).host == host
+
+
+def test_no_secret_is_shown_with_the_settings() -> None:
+    settings = Settings(redis_url="redis://u:p4ss@r", secret="h1dden", api_key="k3y")
+    assert not re.search("p4ss|h1dden|k3y", f"{settings!r} {settings}")
 
 
 def test_the_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.support.names import NAMES
 def test_every_setting_is_in_the_readme_with_its_default() -> None:
     documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`)? *\|", README, re.MULTILINE))
     expected = {
-        environment_name(field.name): "" if field.default in (None, "") else str(field.default)
+        environment_name(field.name): "" if field.default in (None, "", ()) else str(field.default)
         for field in fields(Settings)
     }
     assert documented == expected
