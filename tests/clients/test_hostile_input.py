@@ -301,7 +301,7 @@ def asked(stack: Stack, **more: Any) -> bytes:
 
 
 def request(body: bytes, *headers: str) -> bytes:
-    lines = ["POST /v1/messages HTTP/1.1", "host: x", *headers]
+    lines = ["POST /v1/messages HTTP/1.1", "host: localhost", *headers]
     if not any(header.startswith("transfer-encoding") for header in headers):
         lines.append(f"content-length: {len(body)}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
@@ -358,7 +358,6 @@ def test_requests_sent_ahead_on_one_connection_are_all_answered(stack: Stack, st
     ("change", "words"),
     [
         (lambda body: body.replace(b'"hi"', b'"\xff\xfe"'), "UTF-8"),
-        (lambda body: body.replace(b'"hi"', b'"\\ud800"'), "surrogate"),
         (lambda body: body.replace(b'"hi"', b'"a\0"'), "control character"),
         (lambda body: body.replace(b"5", b"NaN"), "JSON"),
         (lambda body: body.replace(b"5", b"9" * 5000), "infinity"),
@@ -368,7 +367,7 @@ def test_requests_sent_ahead_on_one_connection_are_all_answered(stack: Stack, st
         (lambda body: b"", "empty"),
         (lambda body: b"null", "JSON object"),
     ],
-    ids=["UTF-8", "half a pair", "zero", "NaN", "long number", "depth", "deep", "rest", "nothing", "null"],
+    ids=["UTF-8", "zero", "NaN", "long number", "depth", "deep", "rest", "nothing", "null"],
 )
 def test_bytes_that_are_no_request_are_refused_with_the_reason(stack: Stack, change: Any, words: str) -> None:
     ((status, body),) = exchange(stack, request(change(asked(stack))))

@@ -78,10 +78,9 @@ def test_bodies_that_are_wrong_are_refused_with_400(gateway: Served, path: str, 
         (CHAT, [{"role": "user", "content": "x"}, {"role": "tool", "tool_call_id": "t1", "content": "x"}]),
     ],
 )
-def test_a_tool_result_without_its_call_is_refused(gateway: Served, path: str, messages: list[Any]) -> None:
-    reply = gateway.post(path, message("x") | {"messages": messages})
-    assert reply.status == 400
-    assert "t1" in problem(reply, path)["message"]
+def test_a_tool_result_whose_call_is_gone_is_served(gateway: Served, path: str, messages: list[Any]) -> None:
+    """It is shown to the model as text; see the parsers' tests for how."""
+    assert gateway.post(path, message("x") | {"messages": messages}).status == 200
 
 
 @BOTH
@@ -137,7 +136,7 @@ def test_a_client_that_asks_before_it_sends_is_refused_before_it_sends(gateway: 
         ("POST", "/v1/embeddings", 404),
         ("GET", "/anthropic/v1/nothing", 404),
         ("GET", "/favicon.ico", 404),
-        ("GET", "/v1/messages/", 404),
+        ("GET", "/v1/messages/", 405),
         ("GET", "/%00%0d%0a", 404),
     ],
 )
