@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from shared.errors import ConfigError
 
-EngineName = Literal["mlx", "echo"]
+EngineName = Literal["mlx", "echo", "echo-streamed"]
+ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 WorkerState = Literal["loading", "ready", "draining", "stalled"]
 LoadPolicy = Literal["start", "on-demand"]
 ModelState = Literal["available", "loading", "ready", "failed"]
@@ -127,8 +128,8 @@ def _parse_model(entry: Any, index: int) -> ModelSpec:
     if not isinstance(entry, dict) or not isinstance(entry.get("source"), str) or not entry["source"]:
         raise ConfigError(f"models.json: entry {index} needs a `source` (a path or a Hugging Face id)")
     engine = entry.get("engine", "mlx")
-    if engine not in ("mlx", "echo"):
-        raise ConfigError(f"models.json: entry {index}: unknown engine {engine!r} (mlx or echo)")
+    if engine not in ENGINE_NAMES:
+        raise ConfigError(f"models.json: entry {index}: unknown engine {engine!r} ({', '.join(ENGINE_NAMES)})")
     load = entry.get("load", "start")
     if load not in ("start", "on-demand"):
         raise ConfigError(f"models.json: entry {index}: unknown `load` {load!r} (start or on-demand)")

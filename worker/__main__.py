@@ -1,4 +1,4 @@
-"""One worker: one process that serves one model. `python -m worker --model SOURCE --engine mlx|echo --name ID`."""
+"""One worker: one process that serves one model. `python -m worker --model SOURCE --engine NAME --name ID`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from shared.connections import build_redis
 from shared.errors import ConfigError, GatewayError, RequestCancelledError
 from shared.keys import Names, worker_name
 from shared.log import set_up_logging
-from shared.registry import ModelSpec, WorkerLease, model_id_of
-from worker.engines.registry import ENGINE_NAMES, build_engine
+from shared.registry import ENGINE_NAMES, ModelSpec, WorkerLease, model_id_of
+from worker.engines.registry import build_engine
 from worker.model_folder import made_at_s
 from worker.rq.worker import EngineWorker, Message, Stop
 from worker.serving.bodies import Bodies
@@ -105,7 +105,7 @@ class Worker:
             on_stop=self._stop_listening,
         )
         self.calls = CallServer(
-            connect(), names, self.publisher, engine.count_tokens, model=spec.id, worker=name, secret=secret
+            connect(), names, self.publisher, engine.count, model=spec.id, worker=name, secret=secret
         )
         self.cancels = CancelListener(
             connect(), names, self._cancel, others={self.rq.pubsub_channel_name: self.rq.handle_payload}

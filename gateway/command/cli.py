@@ -34,7 +34,7 @@ from shared.connections import build_async_redis
 from shared.errors import BrokerUnavailableError, ConfigError, GatewayError
 from shared.keys import Names
 from shared.log import set_up_logging
-from shared.registry import Fleet, WorkerLease
+from shared.registry import ENGINE_NAMES, Fleet, WorkerLease
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument(
         "--model", action="append", default=[], metavar="M", help="folder or Hugging Face id; repeatable"
     )
-    models.add_argument("--engine", choices=("mlx", "echo"), default="mlx")
+    models.add_argument("--engine", choices=ENGINE_NAMES, default="mlx")
     models.add_argument("--name", default=socket.gethostname(), help="this machine's name in the fleet")
 
     parser = argparse.ArgumentParser(prog="mlx-gateway", description="One URL in front of every model you run.")
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     command("host", "Serve models from this machine (needs REDIS_URL).", models)
     worker = command("worker", "Run one worker alone (needs REDIS_URL).")
     worker.add_argument("--model", required=True, metavar="M", help="folder or Hugging Face id")
-    worker.add_argument("--engine", choices=("mlx", "echo"), default="mlx")
+    worker.add_argument("--engine", choices=ENGINE_NAMES, default="mlx")
     worker.add_argument("--name", help="the name clients use for the model")
     command("status", "Show gateway, hosts, models and workers.")
     command("models", "Show the models that can be asked for.")
@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     launch = command("launch", "Run a coding agent on the local models.")
     launch.add_argument("agent", choices=("claude",))
     launch.add_argument("--model", metavar="M", help="the model to use (the default one)")
-    launch.add_argument("--engine", choices=("mlx", "echo"), default="mlx", help="when nothing is up yet")
+    launch.add_argument("--engine", choices=ENGINE_NAMES, default="mlx", help="when nothing is up yet")
     launch.add_argument("--print-env", action="store_true", help="print the variables for a shell instead")
     launch.epilog = "Arguments after -- go to the agent."
     return parser

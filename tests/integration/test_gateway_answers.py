@@ -1,4 +1,4 @@
-"""What a client gets, whole and streamed, from a gateway process and an echo worker."""
+"""What a client gets, whole and streamed, from a gateway process and an echo worker, of either way to compute."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MESSAGES, CHAT = "/v1/messages", "/v1/chat/completions"
 WORDS = "one two three"
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=("echo", "echo-streamed"))
+def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("gateway")
     config = folder / "config"
     config.mkdir()
     (config / "model_aliases.json").write_bytes(orjson.dumps({"fast": "echo"}))
     with RedisServer() as server, served(server.url, folder, keepalive_s=0.2, config_dir=config) as gateway:
-        with gateway.worker():
+        with gateway.worker(engine=request.param):
             yield gateway
 
 

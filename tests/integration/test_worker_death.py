@@ -71,10 +71,11 @@ def busy_worker(
     *,
     requests: int = 1,
     text: str = "echo:hang",
+    engine: str = "echo",
     **environment: str,
 ) -> Iterator[tuple[Running, list[str]]]:
     """A worker, and the jobs of the requests that it runs without ever ending them."""
-    with running_worker(redis_url, tmp_path, **environment) as worker:
+    with running_worker(redis_url, tmp_path, engine=engine, **environment) as worker:
         gateway.wait_ready()
         jobs = [gateway.ask(text, f"r{number}") for number in range(1, requests + 1)]
         for number in range(1, requests + 1):
@@ -262,10 +263,11 @@ def test_a_worker_that_slept_does_not_start_what_was_given_away(
 # --- broken engines -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("engine", ["echo", "echo-streamed"])
 def test_a_broken_engine_ends_the_worker_and_answers_everyone(
-    redis_url: str, tmp_path: Path, gateway: TestGateway
+    redis_url: str, tmp_path: Path, gateway: TestGateway, engine: str
 ) -> None:
-    with busy_worker(redis_url, tmp_path, gateway, requests=3) as (worker, jobs):
+    with busy_worker(redis_url, tmp_path, gateway, requests=3, engine=engine) as (worker, jobs):
         jobs.append(gateway.ask("echo:break", "r4"))
         for number in range(1, 5):
             assert gateway.wait_for(Failed, f"r{number}").code == "worker_lost"
@@ -274,11 +276,13 @@ def test_a_broken_engine_ends_the_worker_and_answers_everyone(
     assert nothing_left(gateway)
 
 
+@pytest.mark.parametrize("engine", ["echo", "echo-streamed"])
 def test_a_hung_engine_is_noticed_and_the_worker_ends_itself(
-    redis_url: str, tmp_path: Path, gateway: TestGateway
+    redis_url: str, tmp_path: Path, gateway: TestGateway, engine: str
 ) -> None:
     """H14: heartbeats alone would go on for ever."""
-    with busy_worker(redis_url, tmp_path, gateway, text="echo:freeze", MLX_GATEWAY_STALL_S="1") as (worker, [job_id]):
+    stuck = busy_worker(redis_url, tmp_path, gateway, text="echo:freeze", engine=engine, MLX_GATEWAY_STALL_S="1")
+    with stuck as (worker, [job_id]):
         failed = gateway.wait_for(Failed)
         assert (failed.code, failed.message) == ("worker_lost", "the engine stopped making progress")
         assert worker.wait() == EXIT_STALLED

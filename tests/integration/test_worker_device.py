@@ -7,42 +7,59 @@ from itertools import pairwise
 
 from tests.support.models import AGENT_FULL, REPOSITORY
 
-# Runs one long generation and writes down when each step had the device: from taking it to offering it on.
+# Runs one long generation and writes down when each turn had the device: from taking it to offering it on.
 ENGINE = textwrap.dedent(
     """
-    import sys, time
+    import sys, threading, time
     from pathlib import Path
     from shared.config import Settings
     from shared.messages import Message, TextPart
     from shared.registry import ModelSpec
     from shared.request import GenerateRequest, SamplingParams
-    from worker.engines.mlx.engine import MlxEngine
+    from worker.device.turns import Turns
+    from worker.engines.mlx import engine as mlx_engine
+    from worker.engines.stepped import SteppedEngine
 
     model, state, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    engine = MlxEngine(ModelSpec(id="m", source=model), Settings(state_dir=state))
+    held, done = [], threading.Event()
+
+    class NotedTurns(Turns):
+        def take(self):
+            super().take()
+            self.began_ns = time.monotonic_ns()
+
+        def offer(self, *, is_idle):
+            held.append((self.began_ns, time.monotonic_ns()))
+            super().offer(is_idle=is_idle)
+            if len(held) == steps:
+                done.set()
+
+    class Outbox:
+        def emit(self, outputs):
+            pass
+
+        def alive(self):
+            pass
+
+        def broken(self, error):
+            print(error, flush=True)
+
+    mlx_engine.Turns = NotedTurns
+    engine = SteppedEngine(mlx_engine.MlxEngine(ModelSpec(id="m", source=model), Settings(state_dir=state)))
     engine.load(lambda done: None)
+    engine.start(Outbox())
     message = Message(role="user", parts=(TextPart(text="hello"),))
     sampling = SamplingParams(max_tokens=100_000, temperature=0.0, logit_bias={2: -1000.0})
-    engine.submit(engine.prepare(GenerateRequest(id="r", model="m", messages=(message,), sampling=sampling)))
+    prepared = engine.prepare(GenerateRequest(id="r", model="m", messages=(message,), sampling=sampling))
     print("ready", flush=True)
     sys.stdin.readline()
-    turns, held, ended = engine._turns, [], []
-    offer = turns.offer
-
-    def noted(*, is_idle):
-        ended.append(time.monotonic_ns())
-        offer(is_idle=is_idle)
-
-    turns.offer = noted
-    for _ in range(steps):
-        turns.take()
-        began = time.monotonic_ns()
-        engine.step()
-        held.append((began, ended[-1]))
-    engine.cancel("r")
-    engine.unload()
-    for began, ended in held:
+    engine.submit(prepared)
+    done.wait()
+    for began, ended in held[:steps]:
         print(began, ended)
+    sys.stdout.flush()
+    engine.cancel("r")
+    engine.unload(30)
     """
 )
 

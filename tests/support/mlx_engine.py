@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from shared.events import Completion, Event, EventOrder, assemble
 from shared.messages import Message, Role, TextPart
 from shared.registry import ModelSpec
 from shared.request import GenerateRequest, SamplingParams
-from worker.engines.base import Prepared
+from worker.engines.base import Output, Prepared
 from worker.engines.mlx.engine import MlxEngine
 
 
@@ -26,7 +26,8 @@ def request(key: str, messages: Iterable[Message], *, max_tokens: int = 24, **mo
 
 
 class Driver:
-    """An engine with everything its requests gave: events and token ids by request id, checked for legal order."""
+    """An engine's core with everything its requests gave: events and token ids by request id, checked for legal order.
+    It is the core's outbox."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         settings.setdefault("cache_min_reuse_tokens", 16)
@@ -37,6 +38,7 @@ class Driver:
         self.events: dict[str, list[Event]] = {}
         self.tokens: dict[str, list[int]] = {}
         self._orders: dict[str, EventOrder] = {}
+        self._heard: list[str] = []
 
     def submit(self, *requests: GenerateRequest) -> None:
         for item in requests:
@@ -49,13 +51,24 @@ class Driver:
 
     def step(self) -> list[str]:
         """One step; the ids of the requests it had something for."""
-        outputs = self.engine.step()
+        self._heard.clear()
+        if not self.engine.step(self):
+            self.engine.wait()
+        return list(self._heard)
+
+    def emit(self, outputs: Sequence[Output]) -> None:
         for output in outputs:
             for event in output.events:
-                self._orders[output.request_id].feed(event)
-            self.events[output.request_id] += output.events
-            self.tokens[output.request_id] += output.token_ids
-        return [output.request_id for output in outputs]
+                self._orders[output.key].feed(event)
+            self.events[output.key] += output.events
+            self.tokens[output.key] += output.token_ids
+            self._heard.append(output.key)
+
+    def alive(self) -> None:
+        pass
+
+    def broken(self, error: BaseException) -> None:
+        raise error
 
     def step_until(self, condition: Callable[[], bool], *, steps: int = 10_000) -> None:
         for _ in range(steps):

@@ -132,15 +132,15 @@ class Served:
         return list(self.get("/ready").json["models"])
 
     @contextlib.contextmanager
-    def worker(self, model: str = "echo", **options: object) -> Iterator[Running]:
-        """An echo worker, ready. Options are those of the echo engine; upper-case ones go into its environment.
+    def worker(self, model: str = "echo", *, engine: str = "echo", **options: object) -> Iterator[Running]:
+        """An echo worker, ready. Options are those of the echo engines; upper-case ones go into its environment.
 
         Give workers of one gateway models of their own where tests must not see each other's jobs.
         """
         env = {**self.env, **{name: str(value) for name, value in options.items() if name.isupper()}}
         arguments = [f"--option={name}={value}" for name, value in options.items() if not name.isupper()]
         log = self.folder / f"worker{next(_numbers)}.log"
-        command = ("-m", "worker", "--model", model, "--engine", "echo", "--host", "host", *arguments)
+        command = ("-m", "worker", "--model", model, "--engine", engine, "--host", "host", *arguments)
         with running(*command, log=log, env=env) as process:
             wait_until(lambda: self._serves(model, process), f"{model} is ready")
             yield process

@@ -195,12 +195,13 @@ def running_worker(
     *,
     options: Sequence[str] = (),
     model: str = MODEL,
+    engine: str = "echo",
     arguments: Sequence[str] = (),
     **environment: str,
 ) -> Iterator[Running]:
-    """`python -m worker` with the echo engine, ended with the block. Its log is shown when the test fails."""
+    """`python -m worker` with an echo engine, ended with the block. Its log is shown when the test fails."""
     words = [word for option in options for word in ("--option", option)]
-    command = ["-m", "worker", "--model", model, "--engine", "echo", "--name", model, *words, *arguments]
+    command = ["-m", "worker", "--model", model, "--engine", engine, "--name", model, *words, *arguments]
     variables = {"REDIS_URL": url, "MLX_GATEWAY_SECRET": SECRET, "MLX_GATEWAY_STATE_DIR": str(state), **environment}
     with running(*command, log=state / f"worker-{time.monotonic_ns()}.log", env=variables) as worker:
         try:

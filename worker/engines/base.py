@@ -1,17 +1,20 @@
-"""What every engine is to the worker: a batch of requests advanced one step at a time.
+"""What every engine is to the worker: a place that takes prepared requests in and says what becomes of them.
 
-Threads. `load`, `submit`, `cancel`, `step`, `idle` and `unload` are called on one thread only, the engine thread, which
-owns the device. `prepare` and `count_tokens` may be called on any number of other threads at the same time and
-must not touch the device: rendering and tokenising run beside generation, never behind it.
+How an engine gets there is its own affair. One that computes here steps a batch (`worker.engines.stepped`); one that
+speaks with a server streams from it (`worker.engines.streamed`). Both are asked and answer in the same way.
 
-Errors. `prepare` and `count_tokens` raise `GatewayError`s meant for the client. `step` never raises for one
-request's sake: what goes wrong with a request becomes its `Failed` event; an exception out of `step` means that
-the engine is broken and the worker ends itself.
+Threads. `load` and `unload` block and are called once, in this order, on one thread. `prepare` and `count` may be
+called on any number of threads at the same time and must not touch the device: rendering and tokenising run beside
+generation, never behind it. `submit`, `pause` and `cancel` return at once, from any thread, and are obeyed in the order
+of the calls. `stats` is a snapshot, from any thread. The outbox is told on a thread of the engine's.
+
+Errors. `prepare` and `count` raise `GatewayError`s meant for the client. What goes wrong with one request after that
+becomes its `Failed`; what goes wrong with the engine itself is said once, as `Outbox.broken`, and the worker ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,37 +24,54 @@ from shared.request import GenerateRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What the loaded model can do. `context_tokens` bounds prompt plus answer."""
+    """What the loaded model can do.
+
+    `context_tokens` bounds prompt plus answer. `capacity` is how many requests it runs at once, 0 when it sets no
+    bound of its own; `kinds` are the kinds of work it takes. `gives_token_ids` says whether its outputs hold the ids
+    of what was generated: without them an answer cannot be resumed. `can_pause` says whether `pause` does anything.
+    """
 
     context_tokens: int
     supports_tools: bool = False
     supports_reasoning: bool = False
     supports_images: bool = False
+    capacity: int = 0
+    kinds: tuple[str, ...] = ("generate", "count")
+    gives_token_ids: bool = True
+    can_pause: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A rendered and tokenised request. `prompt_tokens` is its length; `payload` is the engine's own business;
-    `warnings` say what of the request will not be honoured."""
+    """A rendered and tokenised request. `key` names it to the engine, for as long as it runs; empty, it is the
+    request's id. `prompt_tokens` is its length, None where the engine does not know it; `payload` is the engine's own
+    business; `warnings` say what of the request will not be honoured."""
 
     request: GenerateRequest
-    prompt_tokens: int
+    prompt_tokens: int | None
+    key: str = ""
     payload: Any = None
     warnings: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.key:
+            object.__setattr__(self, "key", self.request.id)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepOutput:
-    """What one step did for one request. The last output of a request ends in `Finished` or `Failed`."""
+class Output:
+    """What is new of one request. The first begins with `Started`, the last ends in `Finished` or `Failed`."""
 
-    request_id: str
+    key: str
     events: tuple[Event, ...]
     token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """Sampled once a second for the lease and the metrics. Rates in tokens per second."""
+    """Sampled once a second for the lease and the metrics. Rates in tokens per second. `stalled_s` is for how long
+    the engine has worked without a sign of life; None when it keeps no clock, so that the silence of its outbox is
+    what counts."""
 
     running: int = 0
     waiting: int = 0
@@ -60,6 +80,21 @@ class EngineStats:
     decode_tokens_per_s: float = 0.0
     cache_bytes: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    stalled_s: float | None = None
+
+
+class Outbox(Protocol):
+    """Where an engine speaks."""
+
+    def emit(self, outputs: Sequence[Output]) -> None:
+        """What is new, of any number of requests: it leaves as one frame for each gateway. So an engine says together
+        what it has at one moment."""
+
+    def alive(self) -> None:
+        """At work, with nothing to tell: whoever measures the engine's silence begins anew."""
+
+    def broken(self, error: BaseException) -> None:
+        """The engine is of no use any more. Nothing follows."""
 
 
 class Engine(Protocol):
@@ -71,26 +106,27 @@ class Engine(Protocol):
     def prepare(self, request: GenerateRequest) -> Prepared:
         """Render and tokenise. Raises `PromptTooLongError`, `InvalidRequestError`, `UnsupportedContentError`."""
 
-    def count_tokens(self, request: GenerateRequest) -> int:
-        """Tokens of the prompt that `prepare` would make, generation header included; also when it is too long."""
+    def count(self, request: GenerateRequest) -> int | None:
+        """Tokens of the prompt that `prepare` would make, generation header included; also when it is too long. None
+        where the engine cannot know."""
+
+    def start(self, outbox: Outbox) -> None:
+        """Begin to work on what is submitted. Called once, after `load`."""
 
     def submit(self, prepared: Prepared) -> None:
-        """Take the request in; its first output comes from a later `step` and begins with `Started`."""
+        """Take the request in."""
 
-    def cancel(self, request_id: str) -> None:
-        """Forget the request without further outputs, keeping what is reusable. Unknown ids are ignored."""
+    def pause(self, key: str) -> None:
+        """Make place for another request: what this one has computed is kept, and it goes on where it was once fewer
+        than `EngineInfo.capacity` run. Unknown keys are ignored, and so is every call where the info says so."""
 
-    def step(self) -> list[StepOutput]:
-        """Advance everything once: one decode step for running requests, at most one prefill chunk."""
-
-    def has_work(self) -> bool:
-        """Whether `step` would do anything."""
-
-    def idle(self) -> None:
-        """Called several times a second while there is no work, for what is to be done all the same."""
+    def cancel(self, key: str) -> None:
+        """Forget the request, keeping what is reusable. Nothing is told of it once this was obeyed. Unknown keys are
+        ignored."""
 
     def stats(self) -> EngineStats:
-        """A snapshot; may be called from any thread."""
+        """A snapshot."""
 
-    def unload(self) -> None:
-        """Free the model. Idempotent."""
+    def unload(self, timeout_s: float) -> bool:
+        """Free the model and end the engine's threads. False when they did not come to an end in time: the process
+        then cannot end by itself. May be called again."""

@@ -6,11 +6,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from shared.config import Settings
 from shared.errors import ConfigError, InternalError, ModelUnavailableError
-from shared.registry import ModelSpec
+from shared.registry import EngineName, ModelSpec
 from worker.engines.base import Engine
+from worker.engines.stepped import SteppedEngine
+from worker.engines.streamed import StreamedEngine
 from worker.model_folder import check_source
 
 log = logging.getLogger(__name__)
@@ -20,18 +23,20 @@ _OUR_PACKAGES = ("worker", "shared")
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """`check` refuses a source before the engine is imported, which may take seconds."""
+    """A core or a source, by module and name, and what makes an engine of it. `check` refuses a model's source before
+    the engine is imported, which may take seconds."""
 
     module: str
     name: str
+    carrier: Callable[[Any], Engine]
     check: Callable[[str], None] | None = None
 
 
-_ENGINES = {
-    "mlx": _Entry("worker.engines.mlx.engine", "MlxEngine", check_source),
-    "echo": _Entry("worker.engines.echo", "EchoEngine"),
+_ENGINES: dict[EngineName, _Entry] = {
+    "mlx": _Entry("worker.engines.mlx.engine", "MlxEngine", SteppedEngine, check_source),
+    "echo": _Entry("worker.engines.echo", "EchoEngine", SteppedEngine),
+    "echo-streamed": _Entry("worker.engines.echo_streamed", "EchoSource", StreamedEngine),
 }
-ENGINE_NAMES = tuple(_ENGINES)
 
 
 def build_engine(spec: ModelSpec, settings: Settings) -> Engine:
@@ -47,8 +52,7 @@ def build_engine(spec: ModelSpec, settings: Settings) -> Engine:
         factory = getattr(import_module(entry.module), entry.name)
     except ImportError as error:
         raise _import_failed(spec.engine, error) from error
-    engine: Engine = factory(spec, settings)
-    return engine
+    return entry.carrier(factory(spec, settings))
 
 
 def _import_failed(engine: str, error: ImportError) -> ModelUnavailableError | InternalError:

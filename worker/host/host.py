@@ -32,7 +32,7 @@ from shared.errors import ConfigError, WireError
 from shared.keys import Names, word
 from shared.log import set_up_logging
 from shared.processes import is_running
-from shared.registry import EngineName, HostRecord, ModelSpec, model_id_of, parse_models
+from shared.registry import ENGINE_NAMES, EngineName, HostRecord, ModelSpec, model_id_of, parse_models
 from shared.routing import Target, parse_tiers
 from worker.host.supervision import ModelSupervisor, Surroundings
 from worker.rq.reaping import reap
@@ -53,8 +53,9 @@ def named_models(sources: Sequence[str], engine: EngineName) -> tuple[ModelSpec,
 
 def demo_model(engine: EngineName) -> ModelSpec:
     """What is served when nobody named a model."""
-    source = "echo" if engine == "echo" else str(DEMO_MODEL)
-    return ModelSpec(id="echo" if engine == "echo" else "demo", source=source, engine=engine)
+    if engine == "mlx":
+        return ModelSpec(id="demo", source=str(DEMO_MODEL), engine=engine)
+    return ModelSpec(id=engine, source=engine, engine=engine)
 
 
 def merge_models(named: Sequence[ModelSpec], listed: Sequence[ModelSpec]) -> dict[str, ModelSpec]:
@@ -298,7 +299,7 @@ async def _run(host: Host) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="mlx-gateway host", description="Serve models on this machine.")
     parser.add_argument("--model", action="append", default=[], help="a folder or a Hugging Face id; may be repeated")
-    parser.add_argument("--engine", choices=("mlx", "echo"), default="mlx")
+    parser.add_argument("--engine", choices=ENGINE_NAMES, default="mlx")
     parser.add_argument("--name", default=socket.gethostname(), help="this machine's name in the fleet")
     options = parser.parse_args(arguments)
     try:

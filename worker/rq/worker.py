@@ -31,6 +31,7 @@ from shared.events import Usage
 from shared.keys import Names, job_id
 from shared.registry import WorkerLease
 from shared.wire import JobSerializer
+from worker.engines.base import EngineInfo
 from worker.rq import records
 from worker.rq.claims import Claimed, Claims, Popped
 from worker.rq.reaping import reap as reap
@@ -258,8 +259,8 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
             case Loading(done=done):
                 self._lease = replace(self._lease, load_done=done)
                 self._tell(Status(state="loading", done=done))
-            case Loaded():
-                self._begin()
+            case Loaded(info=info):
+                self._begin(info)
             case LoadFailed(error=error):
                 log.error("the model cannot be loaded: %s", error.message)
                 self._tell(Status(state="failed", reason=error.message, code=error.code))
@@ -271,8 +272,11 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
             case StopJob(job_id=job_id):
                 self._stop_job(job_id)
 
-    def _begin(self) -> None:
-        """The model is loaded: take jobs."""
+    def _begin(self, info: EngineInfo) -> None:
+        """The model is loaded: take jobs, as many at once as the engine has places and the settings allow."""
+        if info.capacity:
+            self._capacity = min(self._capacity, info.capacity)
+            self._lease = replace(self._lease, capacity=self._capacity)
         if self._drain_until_s is not None:
             return
         self._lease = replace(self._lease, state="ready", load_done=1.0)

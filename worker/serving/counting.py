@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import redis
 
-from shared.errors import GatewayError, InternalError, WireError, WorkerLostError
+from shared.errors import GatewayError, InternalError, InvalidRequestError, WireError, WorkerLostError
 from shared.events import Event, Failed, Started, Usage
 from shared.keys import Names
 from shared.request import Envelope, GenerateRequest
@@ -41,7 +41,7 @@ class CallServer:
         client: redis.Redis,
         names: Names,
         publisher: Publisher,
-        count: Callable[[GenerateRequest], int],
+        count: Callable[[GenerateRequest], int | None],
         *,
         model: str,
         worker: str,
@@ -118,12 +118,18 @@ class CallServer:
             return Failed.of(WorkerLostError("the worker is stopping", worker=self._worker))
         try:
             check_envelope(envelope, ticket, body, self._secret, time.time())
-            return Started(usage=Usage(input_tokens=self._count(envelope.request)), worker=self._worker)
+            return Started(usage=Usage(input_tokens=self._counted(envelope.request)), worker=self._worker)
         except GatewayError as error:
             return Failed.of(error)
         except BaseException as error:  # any bug in counting, or a panic in native code: whoever asked is told
             log.exception("the tokens of request %s could not be counted", envelope.request.id)
             return Failed.of(InternalError(f"the tokens could not be counted: {type(error).__name__}"))
+
+    def _counted(self, request: GenerateRequest) -> int:
+        tokens = self._count(request)
+        if tokens is None:
+            raise InvalidRequestError(f"the tokens of prompts for {request.model} cannot be counted")
+        return tokens
 
 
 def _split(call: bytes) -> tuple[str, bytes]:

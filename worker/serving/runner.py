@@ -1,13 +1,13 @@
-"""The engine's thread and everything a request goes through on a worker, from ticket to last event.
+"""Everything a request goes through on a worker, from ticket to last event, around whatever engine there is.
 
-Threads. `load`, `submit`, `cancel` and `step` of the engine are called on one thread, `engine`. Bodies are fetched,
-checked, rendered and tokenised on a small pool beside it. Any thread may submit and cancel. One lock guards the
-table of requests and the numbering of their entries; it is held while a frame is handed to the publisher, so that
-frames leave in the order of their entries, and never during a call into the engine or Redis.
+Threads. Bodies are fetched, checked, rendered and tokenised on a small pool; the engine speaks on a thread of its own.
+Any thread may submit and cancel. One lock guards the table of requests and the numbering of their entries. It is held
+while a frame is handed to the publisher and while a request is handed to the engine or taken back, so that frames leave
+in the order of their entries and no request that has ended is begun; never during a call that waits.
 
-Errors. Whatever goes wrong with a request becomes its `Failed` event and a `Report` to the control loop. An
-exception out of `step` ends every request with a retryable error and the worker with it. Where the engine is called,
-`BaseException` is caught: a panic in a tokenizer's Rust code is no `Exception`, and would end a thread in silence.
+Errors. Whatever goes wrong with a request becomes its `Failed` event and a `Report` to the control loop. A broken
+engine ends every request with a retryable error and the worker with it. Where the engine is called, `BaseException` is
+caught: a panic in a tokenizer's Rust code is no `Exception`, and would end a thread in silence.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from queue import Empty, SimpleQueue
 
 import redis
 
@@ -35,7 +34,7 @@ from shared.errors import (
 )
 from shared.events import Event, EventOrder, Failed, Finished, Progress, Started, Usage
 from shared.wire import FrameEntry, decode_envelope
-from worker.engines.base import Engine, EngineInfo, EngineStats, Prepared, StepOutput
+from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
 from worker.serving.bodies import Bodies, Body, check_envelope
 from worker.serving.publisher import Publisher
 from worker.serving.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
@@ -44,7 +43,6 @@ from worker.serving.ticket import Ticket
 log = logging.getLogger(__name__)
 
 _PREPARE_THREADS = 4
-_IDLE_S = 0.1
 
 
 @dataclass(slots=True)
@@ -64,24 +62,15 @@ class _Work:
     usage: Usage = field(default_factory=Usage)
     order: EventOrder = field(default_factory=EventOrder)
 
-
-@dataclass(frozen=True, slots=True)
-class _Submit:
-    work: _Work
-    prepared: Prepared
-
-
-@dataclass(frozen=True, slots=True)
-class _Cancel:
-    work: _Work
-
-
-class _Stop:
-    pass
+    @property
+    def key(self) -> str:
+        """Its name in the engine, where an earlier attempt may not have come to its end yet."""
+        return f"{self.ticket.request_id}-{self.ticket.attempt}"
 
 
 class Runner:
-    """Runs requests on one engine. `report` is called from several threads and must only hand the report on."""
+    """Runs requests on one engine, whose outbox it is. `report` is called from several threads and must only hand the
+    report on."""
 
     def __init__(
         self,
@@ -103,30 +92,30 @@ class Runner:
         self._work: dict[str, _Work] = {}
         self._preparing = 0
         self._prepared_one = threading.Condition()
-        self._in_engine: dict[str, _Work] = {}  # the engine thread's own
-        self._inbox: SimpleQueue[_Submit | _Cancel | _Stop] = SimpleQueue()
+        self._in_engine: dict[str, _Work] = {}  # by key
         self._pool = ThreadPoolExecutor(_PREPARE_THREADS, thread_name_prefix="prepare")
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._stepping_since_s = 0.0  # 0 while the engine has nothing to do
-        self._is_loaded = False
+        self._loader = threading.Thread(target=self._load, name="load", daemon=True)
+        self._sign_s = 0.0  # when the engine gave the last sign of life, or got work when it had none
         self.info: EngineInfo | None = None
         self.totals = Totals()
 
     def start(self) -> None:
-        """Load the model on the engine thread, reporting `Loading`, then `Loaded` or `LoadFailed`."""
-        self._thread.start()
+        """Load the model, reporting `Loading`, then `Loaded` or `LoadFailed`."""
+        self._loader.start()
 
     @property
     def in_flight(self) -> int:
         return len(self._work)
 
     def stats(self) -> EngineStats:
-        return self._engine.stats() if self._is_loaded else EngineStats()
+        return self._engine.stats() if self.info is not None else EngineStats()
 
     def stalled_s(self) -> float:
-        """For how long the engine has had work without any output."""
-        since_s = self._stepping_since_s
-        return time.monotonic() - since_s if since_s else 0.0
+        """For how long the engine has had work without a sign of life."""
+        stalled_s = self.stats().stalled_s
+        if stalled_s is not None:
+            return stalled_s
+        return time.monotonic() - self._sign_s if self._in_engine else 0.0
 
     def submit(self, ticket: Ticket, body: Body | None = None) -> None:
         """Begin a request, whose body is fetched unless it is here already. An earlier attempt of it that still runs
@@ -153,6 +142,17 @@ class Runner:
             return False
         return self._end(work, error or RequestCancelledError("the request was cancelled"))
 
+    def pause(self, request_id: str) -> bool:
+        """Let the request make place for another in the engine until there is one again. False when it does not run
+        there, or the engine cannot pause."""
+        with self._lock:
+            work = self._work.get(request_id)
+            can_pause = self.info is not None and self.info.can_pause
+            if work is None or work.key not in self._in_engine or not can_pause:
+                return False
+            self._engine.pause(work.key)
+        return True
+
     def cancel_gateway(self, gateway: str) -> None:
         """Nobody listens any more to what this gateway asked for."""
         with self._lock:
@@ -178,24 +178,25 @@ class Runner:
         """End the threads and unload the model. False when the engine, or the preparation of a request, did not
         come to an end in time: the process then cannot end by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._inbox.put(_Stop())
         end_s = time.monotonic() + timeout_s
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        has_ended = self._engine.unload(timeout_s)
+        if self._loader.is_alive():
+            self._loader.join(max(0.0, end_s - time.monotonic()))
         with self._prepared_one:
             idle = self._prepared_one.wait_for(lambda: not self._preparing, max(0.0, end_s - time.monotonic()))
-        return idle and not self._thread.is_alive()
+        return idle and has_ended and not self._loader.is_alive()
 
     # --- beside the engine ---------------------------------------------------------------------------------------
 
     def _prepare(self, work: _Work, body: Body | None) -> None:
-        """Body, checks, rendering, tokenising; then over to the engine thread."""
+        """Body, checks, rendering, tokenising; then over to the engine."""
         with self._prepared_one:
             self._preparing += 1
         try:
             prepared = self._checked_and_prepared(work, body or self._bodies.fetch(work.ticket))
-            total_tokens, warnings = prepared.prompt_tokens, prepared.warnings
-            self._emit(work, (Progress(phase="queued", total_tokens=total_tokens, warnings=warnings),))
+            total_tokens, warnings = prepared.prompt_tokens or 0, prepared.warnings
+            self._tell(work, (Progress(phase="queued", total_tokens=total_tokens, warnings=warnings),))
+            self._hand_over(work, prepared)
         except GatewayError as error:
             self._end(work, error)
         except redis.RedisError as error:
@@ -203,8 +204,6 @@ class Runner:
         except BaseException as error:  # any bug in rendering or tokenising: this request's client is told
             log.exception("request %s could not be prepared", work.ticket.request_id)
             self._end(work, InternalError(f"the request could not be prepared: {type(error).__name__}"))
-        else:
-            self._inbox.put(_Submit(work, prepared))
         if work.is_checked:
             self._drop_body(work.ticket)
         with self._prepared_one:
@@ -246,7 +245,7 @@ class Runner:
             self._publish_failure(work, error)
         return error
 
-    def _emit(self, work: _Work, events: tuple[Event, ...]) -> None:
+    def _tell(self, work: _Work, events: tuple[Event, ...]) -> None:
         with self._lock:
             if not work.is_ended:
                 for event in events:
@@ -258,6 +257,15 @@ class Runner:
                     work.seq = entry.seq  # its number is that of the error to come
                     raise
 
+    def _hand_over(self, work: _Work, prepared: Prepared) -> None:
+        with self._lock:
+            if work.is_ended:
+                return
+            if not self._in_engine:
+                self._sign_s = time.monotonic()
+            self._in_engine[work.key] = work
+            self._engine.submit(replace(prepared, key=work.key))
+
     def _end(self, work: _Work, error: GatewayError) -> bool:
         """End a request from our side: tell the client, take it out of the engine, report. False when it was over."""
         with self._lock:
@@ -268,7 +276,7 @@ class Runner:
             if work.gateway:
                 self._publish_failure(work, error)
                 self._publisher.remove_work(work.gateway)
-        self._inbox.put(_Cancel(work))
+            self._take_back(work)
         self._note_end(work, error)
         return True
 
@@ -295,7 +303,7 @@ class Runner:
             try:
                 self._publisher.publish(gateway, [entry])
             except (WireError, ValueError) as error:
-                work = self._in_engine[entry.request_id]
+                work = self._in_engine[f"{entry.request_id}-{entry.attempt}"]
                 work.seq = entry.seq
                 work.error = InternalError(f"a part of the answer cannot be encoded: {type(error).__name__}")
                 self._publish_failure(work, work.error)
@@ -318,92 +326,42 @@ class Runner:
         if self._work.get(work.ticket.request_id) is work:
             del self._work[work.ticket.request_id]
 
-    # --- the engine thread ---------------------------------------------------------------------------------------
+    def _take_back(self, work: _Work) -> None:
+        if self._in_engine.pop(work.key, None) is not None:
+            self._engine.cancel(work.key)
 
-    def _run(self) -> None:
-        if not self._load():
-            return
+    # --- the engine ----------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
         try:
-            while self._take_messages():
-                if self._engine.has_work():
-                    self._step()
-        except BaseException as error:  # an engine that raises is broken: all its clients are told, and the worker ends
-            log.exception("the engine broke")
-            self._stepping_since_s = 0.0
-            self.end_all(WorkerLostError("the engine failed", worker=self._worker))
-            self._report(Broken(error))
-        finally:
-            self._engine.unload()
-
-    def _step(self) -> None:
-        if not self._stepping_since_s:
-            self._stepping_since_s = time.monotonic()
-        outputs = self._engine.step()
-        if outputs:
-            self._stepping_since_s = time.monotonic()
-            self._publish(outputs)
-
-    def _load(self) -> bool:
-        try:
-            self.info = self._engine.load(lambda done: self._report(Loading(done)))
+            info = self._engine.load(lambda done: self._report(Loading(done)))
         except GatewayError as error:
             self._report(LoadFailed(error))
-            return False
         except BaseException as error:  # a model's code may raise anything: whoever asks for the model is told
             log.exception("the model could not be loaded")
             self._report(LoadFailed(ModelUnavailableError(f"{type(error).__name__}: {error}")))
-            return False
-        self._is_loaded = True
-        self._report(Loaded(self.info))
-        return True
-
-    def _take_messages(self) -> bool:
-        """Everything in the inbox; waits for a message while there is nothing else to do. False: stop."""
-        wait = not self._engine.has_work()
-        if wait:
-            self._stepping_since_s = 0.0
-        while wait or not self._inbox.empty():
-            try:
-                message = self._inbox.get(timeout=_IDLE_S if wait else None)
-            except Empty:
-                self._engine.idle()
-                continue
-            wait = False
-            match message:
-                case _Submit(work, prepared):
-                    self._admit(work, prepared)
-                case _Cancel(work):
-                    self._drop(work)
-                case _Stop():
-                    return False
-        return True
-
-    def _admit(self, work: _Work, prepared: Prepared) -> None:
-        if work.is_ended:
-            return
-        try:
-            self._engine.submit(prepared)
-        except GatewayError as error:
-            self._end(work, error)
-        except BaseException as error:  # any bug in admitting it: this request's client is told
-            log.exception("the engine did not take request %s", work.ticket.request_id)
-            self._end(work, InternalError(f"the engine did not take the request: {type(error).__name__}"))
         else:
-            self._in_engine[work.ticket.request_id] = work
+            self.info = info
+            self._engine.start(self)
+            self._report(Loaded(info))
 
-    def _drop(self, work: _Work) -> None:
-        request_id = work.ticket.request_id
-        if self._in_engine.get(request_id) is work:
-            del self._in_engine[request_id]
-            self._engine.cancel(request_id)
+    def alive(self) -> None:
+        """See `Outbox`."""
+        self._sign_s = time.monotonic()
 
-    def _publish(self, outputs: list[StepOutput]) -> None:
-        """One frame per gateway for everything the step did."""
+    def broken(self, error: BaseException) -> None:
+        """See `Outbox`."""
+        self.end_all(WorkerLostError("the engine failed", worker=self._worker))
+        self._report(Broken(error))
+
+    def emit(self, outputs: Sequence[Output]) -> None:
+        """See `Outbox`."""
+        self._sign_s = time.monotonic()
         frames: defaultdict[str, list[FrameEntry]] = defaultdict(list)
         over: list[_Work] = []
         with self._lock:
             for output in outputs:
-                work = self._in_engine.get(output.request_id)
+                work = self._in_engine.get(output.key)
                 if work is None or work.is_ended or not (output.events or output.token_ids):
                     continue
                 events = self._checked(work, output.events)
@@ -415,11 +373,11 @@ class Runner:
                 over += self._publish_frame(gateway, entries)
             for work in over:
                 self._publisher.remove_work(work.gateway)
+                if work.error is None:
+                    del self._in_engine[work.key]
+                else:
+                    self._take_back(work)
         for work in over:
-            if work.error is None:
-                del self._in_engine[work.ticket.request_id]
-            else:
-                self._drop(work)
             self._note_end(work, work.error)
 
     def _checked(self, work: _Work, events: tuple[Event, ...]) -> tuple[Event, ...]:

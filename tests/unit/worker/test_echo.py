@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from shared.events import Completion, Event, Finished, Progress, Started, TextDe
 from shared.messages import Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 from shared.registry import ModelSpec
 from shared.request import GenerateRequest, ReasoningOptions, SamplingParams, ToolChoice, ToolDefinition
-from worker.engines.base import Engine, StepOutput
+from worker.engines.base import Output
 from worker.engines.echo import EchoEngine
 from worker.engines.echo_script import split_words
 
@@ -32,10 +33,32 @@ def ask(text: str, **fields: Any) -> GenerateRequest:
     return GenerateRequest(model="echo", messages=(Message(role="user", parts=(TextPart(text=text),)),), **fields)
 
 
-def steps(engine: Engine, most: int = 1000) -> list[StepOutput]:
-    outputs: list[StepOutput] = []
+class Heard:
+    """An outbox that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Output] = []
+
+    def emit(self, outputs: Sequence[Output]) -> None:
+        self.outputs += outputs
+
+    def alive(self) -> None:
+        pass
+
+    def broken(self, error: BaseException) -> None:
+        raise error
+
+
+def step(engine: EchoEngine) -> list[Output]:
+    heard = Heard()
+    engine.step(heard)
+    return heard.outputs
+
+
+def steps(engine: EchoEngine, most: int = 1000) -> list[Output]:
+    outputs: list[Output] = []
     while engine.has_work() and most:
-        outputs += engine.step()
+        outputs += step(engine)
         most -= 1
     return outputs
 
@@ -76,7 +99,7 @@ def test_every_step_advances_every_request() -> None:
     for number in range(3):
         engine.submit(engine.prepare(ask("a b c", id=f"r{number}")))
     for _ in range(4):
-        assert [o.request_id for o in engine.step()] == ["r0", "r1", "r2"]
+        assert [o.key for o in step(engine)] == ["r0", "r1", "r2"]
     assert not engine.has_work()
 
 
@@ -202,7 +225,7 @@ def test_an_empty_message_is_answered_with_nothing() -> None:
 
 def test_counting_agrees_with_preparing() -> None:
     engine, request = build(), ask("count these words", tools=(WEATHER,))
-    assert engine.count_tokens(request) == engine.prepare(request).prompt_tokens
+    assert engine.count(request) == engine.prepare(request).prompt_tokens
 
 
 def test_loading_reports_progress_to_the_end() -> None:

@@ -11,9 +11,11 @@ import pytest
 
 from shared.config import load_settings
 from shared.errors import ConfigError, GatewayError, InternalError, ModelUnavailableError
-from shared.registry import ModelSpec
+from shared.registry import ENGINE_NAMES, ModelSpec
 from worker.engines.echo import EchoEngine
 from worker.engines.registry import _ENGINES, _Entry, build_engine
+from worker.engines.stepped import SteppedEngine
+from worker.engines.streamed import StreamedEngine
 from worker.host.host import DEMO_MODEL
 
 ENGINES = "worker.engines.registry._ENGINES"
@@ -29,14 +31,21 @@ def refusal(monkeypatch: pytest.MonkeyPatch, folder: Path, module: str) -> Gatew
     (folder / "made_up_engine.py").write_text(module)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "made_up_engine", raising=False)
-    monkeypatch.setattr(ENGINES, {"mlx": _Entry("made_up_engine", "Engine")})
+    monkeypatch.setattr(ENGINES, {"mlx": _Entry("made_up_engine", "Engine", SteppedEngine)})
     with pytest.raises(GatewayError) as caught:
         build()
     return caught.value
 
 
 def test_engines_are_built_by_name() -> None:
-    assert isinstance(build(engine="echo"), EchoEngine)
+    engine = build(engine="echo")
+    assert isinstance(engine, SteppedEngine)
+    assert isinstance(engine.core, EchoEngine)
+    assert isinstance(build(engine="echo-streamed"), StreamedEngine)
+
+
+def test_every_engine_that_a_model_may_name_is_there() -> None:
+    assert tuple(_ENGINES) == ENGINE_NAMES
 
 
 def test_an_unknown_engine_is_refused() -> None:
@@ -85,7 +94,7 @@ def test_a_source_that_is_no_model_is_refused_before_the_engine_is_imported() ->
         import sys
         from shared.config import load_settings
         from shared.errors import ModelUnavailableError
-        from shared.registry import ModelSpec
+        from shared.registry import ENGINE_NAMES, ModelSpec
         from worker.engines.registry import build_engine
         try:
             build_engine(ModelSpec(id="e", source=sys.argv[1]), load_settings(environ={}))
@@ -99,5 +108,9 @@ def test_a_source_that_is_no_model_is_refused_before_the_engine_is_imported() ->
 
 
 def test_a_whole_model_folder_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ENGINES, {"mlx": _Entry("worker.engines.echo", "EchoEngine", _ENGINES["mlx"].check)})
-    assert isinstance(build(str(DEMO_MODEL)), EchoEngine)
+    monkeypatch.setattr(
+        ENGINES, {"mlx": _Entry("worker.engines.echo", "EchoEngine", SteppedEngine, _ENGINES["mlx"].check)}
+    )
+    engine = build(str(DEMO_MODEL))
+    assert isinstance(engine, SteppedEngine)
+    assert isinstance(engine.core, EchoEngine)

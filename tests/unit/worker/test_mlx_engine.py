@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -19,6 +20,7 @@ from tests.models.random_checkpoint import standard_library_text
 from tests.support.documentation import documented_metrics
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
+from worker.engines.base import Output
 
 SHELL = ToolDefinition(
     name="Bash",
@@ -88,7 +90,7 @@ def test_one_call_at_most_means_one_though_the_model_would_make_two(demo_model: 
 def test_usage_counts_the_prompt_the_cached_part_and_every_generated_token(driver: Driver) -> None:
     (first,) = driver.run(ask("a"))
     (second,) = driver.run(ask("b"))
-    prompt = driver.engine.count_tokens(ask("c"))
+    prompt = driver.engine.count(ask("c"))
     assert (first.usage.input_tokens, first.usage.cached_tokens, first.usage.output_tokens) == (prompt, 0, 12)
     assert second.usage.cached_tokens == prompt - 1
     assert first.reason == "length"
@@ -104,7 +106,7 @@ def test_events_come_as_started_progress_text_finished(full: Path) -> None:
     progress = [event for event in driver.events["a"] if isinstance(event, Progress)]
     assert len(progress) > 2
     assert [event.done_tokens for event in progress] == sorted(event.done_tokens for event in progress)
-    assert {event.total_tokens for event in progress} == {driver.engine.count_tokens(ask("b"))}
+    assert {event.total_tokens for event in progress} == {driver.engine.count(ask("b"))}
     assert kinds.index(TextDelta) > max(index for index, kind in enumerate(kinds) if kind is Progress)
 
 
@@ -134,11 +136,11 @@ def test_too_long_prompt_is_refused_with_the_numbers(full: Path) -> None:
         driver.engine.prepare(asked)
     assert caught.value.details["context_tokens"] == 64
     assert caught.value.details["prompt_tokens"] > 64
-    assert driver.engine.count_tokens(asked) == caught.value.details["prompt_tokens"]
+    assert driver.engine.count(asked) == caught.value.details["prompt_tokens"]
 
 
 def test_context_is_no_larger_than_memory_allows(full: Path) -> None:
-    needed = Driver(full).engine.count_tokens(ask("a"))
+    needed = Driver(full).engine.count(ask("a"))
     tight = Driver(full, memory_bytes=weight_bytes(full) + (needed - 100) * token_bytes(full))
     with pytest.raises(PromptTooLongError):
         tight.engine.prepare(ask("a"))
@@ -153,7 +155,7 @@ def test_cancelled_while_waiting_leaves_nothing(driver: Driver) -> None:
     driver.submit(ask("a"))
     driver.engine.cancel("a")
     assert not driver.engine.has_work()
-    assert driver.engine.step() == []
+    assert driver.step() == []
     driver.check()
 
 
@@ -188,6 +190,76 @@ def test_unloading_twice_is_harmless(driver: Driver) -> None:
     driver.engine.unload()
     driver.engine.unload()
     assert not driver.engine.has_work()
+
+
+# --- pausing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3, "frequency_penalty": 0.4}])
+def test_a_paused_answer_goes_on_as_if_nothing_had_been_and_computes_nothing_again(
+    full: Path, sampling: dict[str, float]
+) -> None:
+    driver = Driver(full, capacity=1)
+    (whole,) = driver.run(ask("whole", max_tokens=60, **sampling))
+    driver.submit(ask("a", max_tokens=60, **sampling))
+    driver.step_until(lambda: len(driver.tokens["a"]) >= 20)
+    driver.engine.pause("a")
+    driver.engine.pause("a")  # once more changes nothing
+    driver.check()
+    said = len(driver.tokens["a"])
+    driver.submit(ask("visitor", "another question", max_tokens=30))
+    driver.step_until(lambda: any(isinstance(event, Finished) for event in driver.events["visitor"]))
+    assert len(driver.tokens["a"]) == said
+    computed = sum(driver.engine._prefiller.computed_tokens.values())
+    driver.step_until(lambda: not driver.engine.has_work())
+    assert sum(driver.engine._prefiller.computed_tokens.values()) - computed <= 2
+    assert driver.tokens["a"] == driver.tokens["whole"]
+    assert assemble(driver.events["a"]).parts == whole.parts
+    driver.check()
+
+
+def test_paused_in_prefill_a_prompt_is_not_computed_twice(full: Path) -> None:
+    driver = Driver(full, prefill_step_tokens=256, capacity=1)
+    driver.submit(ask("a"))
+    driver.step_until(lambda: any(isinstance(event, Progress) for event in driver.events["a"]))
+    done = driver.engine._sequences["a"].position
+    driver.engine.pause("a")
+    driver.submit(ask("visitor", "short"))
+    driver.step_until(lambda: any(isinstance(event, Finished) for event in driver.events["visitor"]))
+    assert not driver.tokens["a"]
+    driver.step_until(lambda: driver.engine._sequences["a"].lease is not None)
+    assert driver.engine._sequences["a"].position >= done >= 256
+    driver.step_until(lambda: not driver.engine.has_work())
+    driver.check()
+
+
+# --- what leaves when ---------------------------------------------------------------------------------------------
+
+
+def test_decoded_tokens_leave_before_the_prefill_chunk_that_follows_them(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream's token is not held back for the seconds that somebody else's prompt takes."""
+    driver.submit(ask("stream", max_tokens=200))
+    driver.step_until(lambda: len(driver.tokens["stream"]) >= 3)
+    order: list[str] = []
+    advance, emit = driver.engine._prefiller.advance, driver.emit
+
+    def noted_advance(*arguments: Any, **options: Any) -> Any:
+        order.append("chunk")
+        return advance(*arguments, **options)
+
+    def noted_emit(outputs: Sequence[Output]) -> None:
+        order.extend(output.key for output in outputs if output.token_ids)
+        emit(outputs)
+
+    monkeypatch.setattr(driver.engine._prefiller, "advance", noted_advance)
+    monkeypatch.setattr(driver, "emit", noted_emit)
+    driver.submit(request("long", [message("user", standard_library_text(9000))]))
+    driver.step_until(lambda: bool(driver.tokens["long"]))
+    chunks = [index for index, what in enumerate(order) if what == "chunk"]
+    assert len(chunks) > 3
+    assert all(order[index - 1] == "stream" for index in chunks)
 
 
 # --- sampling -----------------------------------------------------------------------------------------------------
@@ -281,7 +353,7 @@ def test_same_cold_prefix_at_the_same_moment_is_computed_once(preset: str, rando
     driver = Driver(random_checkpoint(preset), prefill_step_tokens=256)
     answers = driver.run(*(ask(str(i), f"question {i}") for i in range(4)))
     computed = sum(answer.usage.input_tokens - answer.usage.cached_tokens for answer in answers)
-    shared = driver.engine.count_tokens(request("x", [HEAD]))
+    shared = driver.engine.count(request("x", [HEAD]))
     assert computed < shared + 4 * 60
 
 

@@ -109,7 +109,7 @@ def test_an_image_in_a_message_is_answered_as_mlx_lm_answers_it(folder: Path) ->
     )
     assert prepared.payload[0].tokens == prompt
     assert driver.tokens["a"] == answer
-    assert driver.engine.count_tokens(request("a", asked)) == prepared.prompt_tokens == len(prompt)
+    assert driver.engine.count(request("a", asked)) == prepared.prompt_tokens == len(prompt)
 
 
 def test_pixels_are_let_go_once_they_are_embedded(folder: Path) -> None:
@@ -157,7 +157,7 @@ def test_an_image_in_a_tool_result_is_answered_as_mlx_lm_answers_it(folder: Path
         24,
         tools=[{"type": "function", "function": definition}],
     )
-    assert driver.engine.count_tokens(request("a", asked, tools=(tool,))) == len(prompt)
+    assert driver.engine.count(request("a", asked, tools=(tool,))) == len(prompt)
     assert driver.tokens["a"] == answer
 
 
@@ -167,7 +167,7 @@ def test_a_second_turn_computes_only_what_is_new(folder: Path) -> None:
     (first,) = driver.run(request("first", asked))
     grown = [*asked, Message(role="assistant", parts=first.parts), message("user", "And what is behind it?")]
     driver.run(request("second", grown))
-    held = driver.engine.count_tokens(request("first", asked))
+    held = driver.engine.count(request("first", asked))
     assert cached_tokens(driver, "second") >= held
     assert driver.tokens["second"] == cold(folder, *grown)
     assert driver.engine._vision is not None

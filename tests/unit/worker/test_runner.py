@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from queue import Empty, Queue
 from typing import Any
 
@@ -21,8 +22,10 @@ from shared.request import Envelope, GenerateRequest, SamplingParams
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
 from tests.support.worker import SECRET, TestGateway, build_request
-from worker.engines.base import Engine, EngineInfo, EngineStats, Prepared, StepOutput
+from worker.device.turns import Turns
+from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
 from worker.engines.echo import EchoEngine
+from worker.engines.stepped import Core, SteppedEngine
 from worker.serving.bodies import Bodies
 from worker.serving.publisher import Publisher
 from worker.serving.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report
@@ -33,13 +36,13 @@ from worker.serving.ticket import Ticket
 class Bench:
     """A runner on an engine of the test's choice, a gateway that hears it, and what it reports."""
 
-    def __init__(self, url: str, engine: Engine, gateway: TestGateway) -> None:
+    def __init__(self, url: str, core: Core, gateway: TestGateway) -> None:
         self.gateway = gateway
         self.reports: Queue[Report] = Queue()
         self.seen: list[Report] = []
         self.publisher = Publisher(redis.Redis.from_url(url), NAMES, worker="w", epoch="e")
         self.runner = Runner(
-            engine,
+            SteppedEngine(core),
             self.publisher,
             Bodies(redis.Redis.from_url(url), NAMES),
             worker="w",
@@ -75,9 +78,9 @@ class Bench:
 
 
 @contextmanager
-def bench_with(url: str, engine: Engine) -> Iterator[Bench]:
+def bench_with(url: str, core: Core) -> Iterator[Bench]:
     with TestGateway(url) as gateway:
-        bench = Bench(url, engine, gateway)
+        bench = Bench(url, core, gateway)
         bench.publisher.start()
         bench.runner.start()
         try:
@@ -85,8 +88,8 @@ def bench_with(url: str, engine: Engine) -> Iterator[Bench]:
             yield bench
         finally:
             bench.runner.stop(0.0)
-            if isinstance(engine, EchoEngine):
-                engine.unload()  # lets a frozen one go
+            if isinstance(core, EchoEngine):
+                core.unload()  # lets a frozen one go
             assert bench.runner.stop(5.0)
             bench.publisher.close()
 
@@ -102,10 +105,12 @@ def bench(redis_url: str) -> Iterator[Bench]:
 
 
 class ScriptedEngine:
-    """Does in each step what the test says, and nothing else, as long as it holds a request."""
+    """Does in each step what the test says, and nothing else, as long as it holds a request. The test calls requests by
+    their ids, of whatever attempt it holds."""
 
     def __init__(self) -> None:
-        self.steps: Queue[Callable[[], list[StepOutput]]] = Queue()
+        self._keys: dict[str, str] = {}
+        self.steps: Queue[Callable[[], list[Output]]] = Queue()
         self.taken: list[str] = []
         self.warnings = ("no logit_bias",)
         self.cancelled: list[str] = []
@@ -113,6 +118,9 @@ class ScriptedEngine:
         self.on_load: Callable[[], None] = lambda: None
         self.on_submit: Callable[[], None] = lambda: None
         self.on_prepare: Callable[[], None] = lambda: None
+
+    def open_turns(self) -> Turns | None:
+        return None
 
     def load(self, report: Callable[[float], None]) -> EngineInfo:
         report(0.5)
@@ -123,22 +131,33 @@ class ScriptedEngine:
         self.on_prepare()
         return Prepared(request=request, prompt_tokens=7, warnings=self.warnings)
 
-    def count_tokens(self, request: GenerateRequest) -> int:
+    def count(self, request: GenerateRequest) -> int:
         return 7
 
     def submit(self, prepared: Prepared) -> None:
         self.on_submit()
+        self._keys[prepared.request.id] = prepared.key
         self.taken.append(prepared.request.id)
 
-    def cancel(self, request_id: str) -> None:
-        self.cancelled.append(request_id)
-        self.taken = [taken for taken in self.taken if taken != request_id]
+    def pause(self, key: str) -> None:
+        raise AssertionError("it cannot pause")
 
-    def step(self) -> list[StepOutput]:
+    def cancel(self, key: str) -> None:
+        request_id = next((name for name, known in self._keys.items() if known == key), None)
+        if request_id is not None:
+            self.cancelled.append(request_id)
+            self.taken = [taken for taken in self.taken if taken != request_id]
+
+    def step(self, outbox: Outbox) -> bool:
         try:
-            return self.steps.get(timeout=0.005)()
+            outputs = self.steps.get(timeout=0.005)()
         except Empty:
-            return []
+            return False
+        outbox.emit([replace(output, key=self._keys[output.key]) for output in outputs])
+        return True
+
+    def wait(self) -> None:
+        pass
 
     def has_work(self) -> bool:
         return bool(self.taken)
@@ -153,7 +172,7 @@ class ScriptedEngine:
         pass
 
     def says(self, *events: Event, request_id: str = "r1", token_ids: tuple[int, ...] = ()) -> None:
-        self.steps.put(lambda: [StepOutput(request_id=request_id, events=events, token_ids=token_ids)])
+        self.steps.put(lambda: [Output(key=request_id, events=events, token_ids=token_ids)])
 
 
 STARTED = Started(usage=Usage(input_tokens=7))
@@ -224,7 +243,7 @@ def test_a_step_is_one_frame_for_each_gateway(redis_url: str, acted: Bench, scri
     with TestGateway(redis_url, "gw2") as other:
         acted.gateway = other
         held(acted, scripted, "r3")
-        outputs = [StepOutput(request_id=name, events=(STARTED,), token_ids=(5,)) for name in ("r1", "r2", "r3")]
+        outputs = [Output(key=name, events=(STARTED,), token_ids=(5,)) for name in ("r1", "r2", "r3")]
         scripted.steps.put(lambda: outputs)
         mine.wait_for(Started, "r2")
         other.wait_for(Started, "r3")
@@ -269,7 +288,7 @@ def test_a_part_of_an_answer_that_does_not_travel_ends_that_request_alone(
     scripted.says(STARTED)
     texts = {"r1": UNSENDABLE, "r2": "sound"}
     outputs = [
-        StepOutput(request_id=name, events=(*(() if name == "r1" else (STARTED,)), TextDelta(text=text), *last))
+        Output(key=name, events=(*(() if name == "r1" else (STARTED,)), TextDelta(text=text), *last))
         for name, text in texts.items()
     ]
     scripted.steps.put(lambda: outputs)
@@ -509,6 +528,16 @@ def test_cancelling_before_the_body_is_read_still_tells_the_client(bench: Bench)
         lambda: not bench.gateway.client.exists(NAMES.body(keys.NO_HOST, "r1", 1)),
         "the body does not outlive the request",
     )
+
+
+def test_pausing_is_said_to_be_done_where_it_can_be(bench: Bench, acted: Bench, scripted: ScriptedEngine) -> None:
+    bench.ask("echo:hang")
+    bench.gateway.wait_for(Started)
+    assert bench.runner.pause("r1")
+    assert not bench.runner.pause("never seen")
+    bench.runner.cancel("r1")
+    held(acted, scripted, "r1")
+    assert not acted.runner.pause("r1")  # this engine cannot
 
 
 def test_cancelling_something_unknown_or_over_changes_nothing(bench: Bench) -> None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +23,7 @@ from shared.registry import ModelSpec
 from shared.request import GenerateRequest
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turns
-from worker.engines.base import EngineInfo, EngineStats, Prepared, StepOutput
+from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
 from worker.engines.mlx.constraints import Constraints
 from worker.engines.mlx.decode.batch import Token, first_token
 from worker.engines.mlx.decode.decoder import Decoder
@@ -59,13 +58,12 @@ from worker.prompt.image_files import ImageReader
 log = logging.getLogger(__name__)
 
 _CLEAR_EVERY_STEPS = 512
-_DISK_WAIT_S = 0.005
-_MEMORY_WAIT_S = 0.005
+_WAIT_S = 0.005
 _FOLDER_DIGITS = 24
 
 
 class MlxEngine:
-    """See `worker.engines.base.Engine` for threads and errors."""
+    """See `worker.engines.stepped.Core` for threads and errors."""
 
     def __init__(self, spec: ModelSpec, settings: Settings) -> None:
         self._spec = spec
@@ -80,6 +78,11 @@ class MlxEngine:
         self._neighbours: Neighbours | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------
+
+    def open_turns(self) -> Turns | None:
+        if self._settings.state_dir.is_absolute():  # what all workers of this host have in common
+            self._turns = Turns(self._settings.state_dir / "device", mx.synchronize)
+        return self._turns
 
     def load(self, report: Callable[[float], None]) -> EngineInfo:
         try:
@@ -99,8 +102,6 @@ class MlxEngine:
         self._build_for_requests(loaded)
         self._build_for_device(loaded, draft, mode)
         self._loaded = loaded
-        if self._settings.state_dir.is_absolute():
-            self._turns = Turns(self._settings.state_dir / "device", mx.synchronize)
         log.info("loaded %s: %s", folder, self._describe())
         is_harmony = bool(output_format(loaded.tokenizer).harmony_tokens)
         return EngineInfo(
@@ -108,6 +109,8 @@ class MlxEngine:
             supports_tools=is_harmony or bool(loaded.tokenizer.has_tool_calling),
             supports_reasoning=is_harmony or bool(loaded.tokenizer.has_thinking),
             supports_images=self._builder.supports_images,
+            capacity=self._settings.capacity,
+            can_pause=True,
         )
 
     def _claim_room(self) -> Path:
@@ -186,9 +189,6 @@ class MlxEngine:
         self._leave_host()
 
     def _leave_host(self) -> None:
-        if self._turns is not None:
-            self._turns.close()
-            self._turns = None
         if self._neighbours is not None:
             self._neighbours.close()
             self._neighbours = None
@@ -207,7 +207,7 @@ class MlxEngine:
             warnings=grammar.warnings if grammar is not None else (),
         )
 
-    def count_tokens(self, request: GenerateRequest) -> int:
+    def count(self, request: GenerateRequest) -> int:
         return self._builder.count_tokens(request)
 
     def stats(self) -> EngineStats:
@@ -220,7 +220,8 @@ class MlxEngine:
         prompt, packed, params, grammar = prepared.payload
         room = self._room.check_fits(len(prompt.tokens), self._context_tokens)
         wanted = request.sampling.max_tokens
-        self._sequences[request.id] = Sequence(
+        self._sequences[prepared.key] = Sequence(
+            key=prepared.key,
             request=request,
             prompt=prompt,
             packed=packed,
@@ -233,22 +234,54 @@ class MlxEngine:
         )
         self._update_stats()
 
-    def cancel(self, request_id: str) -> None:
-        sequence = self._sequences.get(request_id)
+    def pause(self, key: str) -> None:
+        sequence = self._sequences.get(key)
+        if sequence is None or sequence.is_paused:
+            return
+        if sequence.lease is not None:
+            self._keep(sequence)
+            if sequence.is_decoding:
+                self._decoder.interrupt(key)
+            self.store.close(sequence.lease)
+            sequence.interrupt()
+        # Behind those that are paused already: they go on in this order.
+        self._sequences[key] = self._sequences.pop(key)
+        sequence.is_paused = True
+        self._update_stats()
+
+    def _go_on(self) -> None:
+        """With those that were paused, the first first, where there is a place again."""
+        paused = [sequence for sequence in self._sequences.values() if sequence.is_paused]
+        places = self._settings.capacity - (len(self._sequences) - len(paused))
+        for sequence in paused[: max(0, places)]:
+            sequence.is_paused = False
+
+    def cancel(self, key: str) -> None:
+        sequence = self._sequences.get(key)
         if sequence is not None:
-            with self._turn():
-                self._end(sequence)
+            self._end(sequence)
             self._update_stats()
 
     def has_work(self) -> bool:
         return bool(self._sequences)
 
-    def step(self) -> list[StepOutput]:
-        with self._turn():
-            outputs = self._step()
-        if self._room.is_refusing and not len(self._decoder):
-            time.sleep(_MEMORY_WAIT_S)  # until others, whose turn it may be, have given something up
-        return outputs
+    def step(self, outbox: Outbox) -> bool:
+        self._go_on()
+        self._relieve()
+        self.store.collect()
+        decoded = self._decode()
+        if decoded:
+            outbox.emit(decoded)
+        prefilled = self._prefill()
+        if prefilled is not None:
+            outbox.emit([prefilled])
+        elif self._room.is_refusing:
+            outbox.alive()  # waiting for memory, not hanging
+        self._steps += 1
+        if self._steps % _CLEAR_EVERY_STEPS == 0:
+            mx.clear_cache()
+        self._update_stats()
+        return bool(decoded) or prefilled is not None
 
     def idle(self) -> None:
         """Frees memory only, and that is nothing of the device's: no turn is needed."""
@@ -256,40 +289,14 @@ class MlxEngine:
         self.store.collect()
         self._room.tell(is_idle=True)
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """The device is this process's for the block."""
-        turns = self._turns
-        if turns is None:
-            yield
-            return
-        turns.take()
-        try:
-            yield
-        finally:
-            turns.offer(is_idle=not self._sequences)
-
-    def _step(self) -> list[StepOutput]:
-        self._relieve()
-        self.store.collect()
-        outputs = self._decode()
-        prefilled = self._prefill()
-        if prefilled is not None:
-            outputs.append(prefilled)
-        if not outputs:
-            self._wait()
-        self._steps += 1
-        if self._steps % _CLEAR_EVERY_STEPS == 0:
-            mx.clear_cache()
-        self._update_stats()
-        return outputs
-
-    def _wait(self) -> None:
-        """For a moment, or until what others compute for this thread is there."""
+    def wait(self) -> None:
+        """For what others compute for this thread, or until they, whose turn it may be, have given memory up."""
         if self._vision is not None and self._vision.is_waiting:
-            self._vision.wait(_DISK_WAIT_S)
+            self._vision.wait(_WAIT_S)
+        elif self._room.is_refusing:
+            time.sleep(_WAIT_S)
         else:
-            self.store.wait_for_disk(_DISK_WAIT_S)
+            self.store.wait_for_disk(_WAIT_S)
 
     @property
     def _model(self) -> LoadedModel:
@@ -298,7 +305,7 @@ class MlxEngine:
 
     # -- decode ---------------------------------------------------------------------------------------------------
 
-    def _decode(self) -> list[StepOutput]:
+    def _decode(self) -> list[Output]:
         events: dict[str, list[Event]] = {}
         token_ids: dict[str, list[int]] = {}
         for token in self._decoder.step():
@@ -310,10 +317,7 @@ class MlxEngine:
             token_ids.setdefault(token.key, []).append(token.token)
             if is_over:
                 self._end(sequence)
-        return [
-            StepOutput(request_id=key, events=tuple(events[key]), token_ids=tuple(ids))
-            for key, ids in token_ids.items()
-        ]
+        return [Output(key=key, events=tuple(events[key]), token_ids=tuple(ids)) for key, ids in token_ids.items()]
 
     def _take(self, sequence: Sequence, token: Token) -> tuple[list[Event], bool]:
         """One generated token: its events, and whether it was the last."""
@@ -348,8 +352,8 @@ class MlxEngine:
 
     # -- prefill --------------------------------------------------------------------------------------------------
 
-    def _prefill(self) -> StepOutput | None:
-        waiting = [sequence for sequence in self._sequences.values() if not sequence.is_decoding]
+    def _prefill(self) -> Output | None:
+        waiting = [sequence for sequence in self._sequences.values() if sequence.is_waiting]
         if not waiting:
             return None
         # Streams of another process on this device stall as ours do.
@@ -369,11 +373,11 @@ class MlxEngine:
             logits = self._prefiller.advance(sequence, decode_step_s=self._decoder.step_s, is_decoding=is_decoding)
         except UnsupportedContentError as error:
             self._end(sequence)
-            return StepOutput(request_id=sequence.key, events=(*events, Failed.of(error)))
+            return Output(key=sequence.key, events=(*events, Failed.of(error)))
         if logits is None:
             if not sequence.generated:  # else it may be within a tool call, where progress has no place
                 events.append(Progress(phase="prefill", done_tokens=sequence.position, total_tokens=sequence.total))
-            return StepOutput(request_id=sequence.key, events=tuple(events))
+            return Output(key=sequence.key, events=tuple(events))
         if sequence.sampler is None:
             sequence.sampler = self._build_sampler(sequence)
         token = first_token(sequence.key, sequence.sampler, logits)
@@ -382,18 +386,18 @@ class MlxEngine:
             self._end(sequence)
         else:
             self._join(sequence, token.token)
-        return StepOutput(request_id=sequence.key, events=(*events, *taken), token_ids=(token.token,))
+        return Output(key=sequence.key, events=(*events, *taken), token_ids=(token.token,))
 
-    def _refuse(self, waiting: list[Sequence]) -> StepOutput:
+    def _refuse(self, waiting: list[Sequence]) -> Output | None:
         """There is no memory for any of those that wait: the end of one that can never fit any more, because other
-        models were loaded since it was taken in, else the sign that this is waiting and not hanging."""
+        models were loaded since it was taken in."""
         for sequence in waiting:
             try:
                 self._room.check_fits(sequence.total, self._context_tokens)
             except PromptTooLongError as error:
                 self._end(sequence)
-                return StepOutput(request_id=sequence.key, events=(Failed.of(error),))
-        return StepOutput(request_id=waiting[0].key, events=())
+                return Output(key=sequence.key, events=(Failed.of(error),))
+        return None
 
     def _build_sampler(self, sequence: Sequence) -> RowSampler:
         return RowSampler(
@@ -414,6 +418,16 @@ class MlxEngine:
 
     def _end(self, sequence: Sequence) -> None:
         """Take the sequence out, keeping what it computed."""
+        self._keep(sequence)
+        if sequence.is_decoding:
+            self._decoder.leave(sequence.key)
+        for held in (sequence.lease, sequence.fetching):
+            if held is not None:
+                self.store.close(held)
+        del self._sequences[sequence.key]
+
+    def _keep(self, sequence: Sequence) -> None:
+        """Commit what it has computed so far."""
         lease = sequence.lease
         if sequence.is_decoding:
             assert lease is not None
@@ -421,13 +435,8 @@ class MlxEngine:
             handed_out = len(sequence.prompt.tokens) + len(sequence.generated)
             length = min(self._decoder.length(sequence.key), handed_out)
             self.store.commit(lease, packed, length, lambda a, b: self._decoder.capture(sequence.key, a, b))
-            self._decoder.leave(sequence.key)
         elif lease is not None:
             self._prefiller.keep_all(sequence)
-        for held in (lease, sequence.fetching):
-            if held is not None:
-                self.store.close(held)
-        del self._sequences[sequence.key]
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
@@ -464,11 +473,11 @@ class MlxEngine:
 
     def _update_stats(self) -> None:
         self._room.tell(is_idle=not self._sequences)
-        waiting = [sequence for sequence in self._sequences.values() if not sequence.is_decoding]
+        waiting = [sequence for sequence in self._sequences.values() if sequence.is_waiting]
         store = self.store
         self._stats = EngineStats(
             running=len(self._decoder),
-            waiting=len(waiting),
+            waiting=len(self._sequences) - len(self._decoder),
             waiting_tokens=sum(sequence.total - self._prefiller.depth(sequence) for sequence in waiting),
             prefill_tokens_per_s=self._cost.tokens_per_s,
             decode_tokens_per_s=self._decoder.tokens_per_s,

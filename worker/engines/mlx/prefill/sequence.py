@@ -37,6 +37,7 @@ class Sequence:
     in the decoder's cache.
     """
 
+    key: str  # the request's name in the engine
     request: GenerateRequest
     prompt: Prompt
     packed: bytes
@@ -55,6 +56,7 @@ class Sequence:
     sight: Sight | None = None
     sampler: RowSampler | None = None
     is_decoding: bool = False
+    is_paused: bool = False  # waits for a place, and is not prefilled before it has one
     is_started: bool = False  # whether `Started` was emitted
     generated: list[int] = field(default_factory=list)
     cached_tokens: int = 0
@@ -67,8 +69,9 @@ class Sequence:
         self.tokens = self.prompt.tokens
 
     @property
-    def key(self) -> str:
-        return self.request.id
+    def is_waiting(self) -> bool:
+        """Whether its prompt may be prefilled."""
+        return not (self.is_decoding or self.is_paused)
 
     @property
     def total(self) -> int:

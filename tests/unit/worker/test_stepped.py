@@ -1,0 +1,124 @@
+"""The thread of a stepped engine: its turns at the device, its stall clock, and the order of what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shared.config import load_settings
+from shared.registry import ModelSpec
+from tests.support.processes import wait_until
+from tests.unit.worker.test_echo import ask
+from worker.device.turns import Turns
+from worker.engines.base import Output
+from worker.engines.echo import EchoEngine
+from worker.engines.stall import StallClock
+from worker.engines.stepped import SteppedEngine
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_the_stall_clock_counts_work_since_the_last_sign_of_life() -> None:
+    time = Clock()
+    clock = StallClock(time)
+    with clock.running():
+        time.now_s += 2
+        assert clock.silent_s == 2
+    time.now_s += 50  # another process had the device
+    assert clock.silent_s == 2
+    with clock.running():
+        time.now_s += 1
+        assert clock.silent_s == 3
+        clock.alive()
+        time.now_s += 4
+        assert clock.silent_s == 4
+    clock.alive()
+    assert clock.silent_s == 0
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.outputs: list[Output] = []
+
+    def emit(self, outputs: Sequence[Output]) -> None:
+        self.outputs += outputs
+
+    def alive(self) -> None:
+        pass
+
+    def broken(self, error: BaseException) -> None:
+        raise error
+
+
+class SharedEcho(EchoEngine):
+    """The echo engine, at a device of several processes."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(ModelSpec(id="echo", source="echo", engine="echo"), load_settings(environ={}))
+        self._folder = folder
+
+    def open_turns(self) -> Turns | None:
+        return Turns(self._folder, lambda: None)
+
+
+@contextmanager
+def at_work(core: EchoEngine) -> Iterator[tuple[SteppedEngine, Heard]]:
+    engine, heard = SteppedEngine(core), Heard()
+    engine.load(lambda done: None)
+    engine.start(heard)
+    try:
+        yield engine, heard
+    finally:
+        assert engine.unload(10.0)
+
+
+@pytest.fixture
+def neighbour(tmp_path: Path) -> Iterator[Turns]:
+    """The other process at the device."""
+    turns = Turns(tmp_path, lambda: None)
+    yield turns
+    turns.close()
+
+
+def test_waiting_for_the_device_is_no_stall(tmp_path: Path, neighbour: Turns) -> None:
+    """Else one hung worker would make all its neighbours look hung, and all would be ended."""
+    with at_work(SharedEcho(tmp_path)) as (engine, heard):
+        neighbour.take()
+        engine.submit(engine.prepare(ask("echo:hang")))
+        wait_until(lambda: neighbour._is_wanted(), "the engine waits for its turn")
+        waited_s = engine.stats().stalled_s
+        assert waited_s is not None
+        assert waited_s < 0.05
+        assert engine.stats().stalled_s == waited_s  # the clock stands still
+        assert heard.outputs == []
+        neighbour.offer(is_idle=True)
+        wait_until(lambda: heard.outputs, "the first step")
+        wait_until(lambda: (engine.stats().stalled_s or 0) > 0.02, "its own silence counts")
+        engine.cancel("r1")
+
+
+def test_the_device_is_left_when_there_is_no_more_work(tmp_path: Path, neighbour: Turns) -> None:
+    with at_work(SharedEcho(tmp_path)) as (engine, heard):
+        engine.submit(engine.prepare(ask("one two")))
+        wait_until(lambda: len(heard.outputs) == 3, "the answer")
+        neighbour.take()
+        neighbour.offer(is_idle=True)
+
+
+def test_what_it_is_told_is_obeyed_in_order(tmp_path: Path) -> None:
+    with at_work(SharedEcho(tmp_path)) as (engine, heard):
+        first, second = (engine.prepare(ask("echo:words 20", id=name)) for name in ("first", "second"))
+        engine.submit(first)
+        engine.cancel("first")
+        engine.submit(second)
+        wait_until(lambda: len([o for o in heard.outputs if o.key == "second"]) == 21, "the second's answer")
+        assert len([o for o in heard.outputs if o.key == "first"]) < 21

@@ -1,0 +1,269 @@
+"""Engines that compute here: one thread, a batch that advances step by step, turns at a device shared with others.
+
+`SteppedEngine` makes an `Engine` of a `Core`. It owns the thread, the inbox through which other threads speak to it,
+the turn at the device and the stall clock; the core owns everything of the model's. All methods of a core but
+`prepare`, `count` and `stats` are called on the engine's thread; `load`, `step`, `pause` and `cancel` may use the
+device.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from shared.errors import GatewayError, InternalError
+from shared.events import Failed
+from shared.request import GenerateRequest
+from worker.device.turns import Turns
+from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
+from worker.engines.stall import StallClock
+
+log = logging.getLogger(__name__)
+
+_IDLE_S = 0.1
+
+
+class Core(Protocol):
+    """A batch of requests on one model, advanced one step at a time."""
+
+    def open_turns(self) -> Turns | None:
+        """Turns at the device, None when there is none to share. Called once, before `load`; whoever asked closes
+        them."""
+
+    def load(self, report: Callable[[float], None]) -> EngineInfo:
+        """See `Engine.load`."""
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        """See `Engine.prepare`."""
+
+    def count(self, request: GenerateRequest) -> int | None:
+        """See `Engine.count`."""
+
+    def submit(self, prepared: Prepared) -> None:
+        """Take the request in. Raises `GatewayError` for one that cannot run."""
+
+    def pause(self, key: str) -> None:
+        """See `Engine.pause`."""
+
+    def cancel(self, key: str) -> None:
+        """See `Engine.cancel`."""
+
+    def step(self, outbox: Outbox) -> bool:
+        """Advance everything once: one decode step for running requests, at most one prefill chunk. What was decoded
+        is emitted before the chunk begins. False when there was nothing to do yet, so that it is worth to `wait`. What
+        goes wrong with one request is its `Failed`; an exception means that the engine is broken."""
+
+    def has_work(self) -> bool:
+        """Whether `step` would do anything, now or after a `wait`."""
+
+    def wait(self) -> None:
+        """A few milliseconds, or until what others do for this thread is done. The device is not needed meanwhile."""
+
+    def idle(self) -> None:
+        """Called several times a second while there is no work, for what is to be done all the same."""
+
+    def stats(self) -> EngineStats:
+        """See `Engine.stats`."""
+
+    def unload(self) -> None:
+        """Free the model. May be called again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Submit:
+    prepared: Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    outbox: Outbox
+
+
+class _Stop:
+    pass
+
+
+_Message = _Submit | _Pause | _Cancel | _Start | _Stop
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """The core's outbox: whatever it says is a sign of life."""
+
+    outbox: Outbox
+    clock: StallClock
+
+    def emit(self, outputs: Sequence[Output]) -> None:
+        self.clock.alive()
+        self.outbox.emit(outputs)
+
+    def alive(self) -> None:
+        self.clock.alive()
+
+    def broken(self, error: BaseException) -> None:
+        self.outbox.broken(error)
+
+
+class SteppedEngine:
+    """See the module's text and `worker.engines.base.Engine`."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self._inbox: SimpleQueue[_Message] = SimpleQueue()
+        self._loaded: Future[EngineInfo] = Future()
+        self._clock = StallClock()
+        self._turns: Turns | None = None
+        self._outbox: _Heard | None = None
+        self._thread: threading.Thread | None = None
+
+    # -- from other threads ---------------------------------------------------------------------------------------
+
+    def load(self, report: Callable[[float], None]) -> EngineInfo:
+        self._thread = threading.Thread(target=self._run, args=(report,), name="engine", daemon=True)
+        self._thread.start()
+        return self._loaded.result()
+
+    def start(self, outbox: Outbox) -> None:
+        self._inbox.put(_Start(outbox))
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        return self.core.prepare(request)
+
+    def count(self, request: GenerateRequest) -> int | None:
+        return self.core.count(request)
+
+    def submit(self, prepared: Prepared) -> None:
+        self._inbox.put(_Submit(prepared))
+
+    def pause(self, key: str) -> None:
+        self._inbox.put(_Pause(key))
+
+    def cancel(self, key: str) -> None:
+        self._inbox.put(_Cancel(key))
+
+    def stats(self) -> EngineStats:
+        return replace(self.core.stats(), stalled_s=self._clock.silent_s)
+
+    def unload(self, timeout_s: float) -> bool:
+        thread = self._thread
+        if thread is None:
+            return True
+        self._inbox.put(_Stop())
+        thread.join(timeout_s)
+        return not thread.is_alive()
+
+    # -- the engine's thread --------------------------------------------------------------------------------------
+
+    def _run(self, report: Callable[[float], None]) -> None:
+        try:
+            if self._load(report):
+                self._serve()
+        finally:
+            self.core.unload()
+            if self._turns is not None:
+                self._turns.close()
+
+    def _load(self, report: Callable[[float], None]) -> bool:
+        try:
+            self._turns = self.core.open_turns()
+            info = self.core.load(report)
+        except BaseException as error:  # noqa: BLE001 - whatever a model's code raises, whoever called is told
+            self._loaded.set_exception(error)
+            return False
+        self._loaded.set_result(info)
+        return True
+
+    def _serve(self) -> None:
+        try:
+            while self._take_messages():
+                if self._outbox is not None and self.core.has_work():
+                    self._step(self._outbox)
+        except BaseException as error:  # an engine that raises is broken: all its clients are told
+            log.exception("the engine broke")
+            self._clock.alive()
+            if self._outbox is not None:
+                self._outbox.broken(error)
+
+    def _step(self, outbox: _Heard) -> None:
+        with self._turn():
+            has_done = self.core.step(outbox)
+        if not has_done:
+            with self._clock.running():
+                self.core.wait()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The device is this process's for the block, and the clock runs."""
+        turns = self._turns
+        if turns is None:
+            with self._clock.running():
+                yield
+            return
+        turns.take()
+        with self._clock.running():
+            try:
+                yield
+            finally:
+                turns.offer(is_idle=not self.core.has_work())
+
+    def _take_messages(self) -> bool:
+        """Everything in the inbox; waits for a message while there is nothing else to do. False: stop."""
+        wait = not self.core.has_work()
+        if wait:
+            self._clock.alive()
+        while wait or not self._inbox.empty():
+            try:
+                message = self._inbox.get(timeout=_IDLE_S if wait else None)
+            except Empty:
+                with self._clock.running():
+                    self.core.idle()
+                self._clock.alive()
+                continue
+            wait = False
+            if isinstance(message, _Stop):
+                return False
+            self._handle(message)
+        return True
+
+    def _handle(self, message: _Submit | _Pause | _Cancel | _Start) -> None:
+        match message:
+            case _Submit(prepared):
+                with self._clock.running():
+                    self._admit(prepared)
+            case _Pause(key):
+                with self._turn():
+                    self.core.pause(key)
+            case _Cancel(key):
+                with self._turn():
+                    self.core.cancel(key)
+            case _Start(outbox):
+                self._outbox = _Heard(outbox, self._clock)
+
+    def _admit(self, prepared: Prepared) -> None:
+        assert self._outbox is not None, "a request before the start"
+        error: GatewayError
+        try:
+            self.core.submit(prepared)
+            return
+        except GatewayError as refusal:
+            error = refusal
+        except BaseException as bug:  # any bug in admitting it: this request's client is told
+            log.exception("the engine did not take request %s", prepared.key)
+            error = InternalError(f"the engine did not take the request: {type(bug).__name__}")
+        self._outbox.emit([Output(key=prepared.key, events=(Failed.of(error),))])
