@@ -101,8 +101,8 @@ def _routes(parts: Parts) -> list[BaseRoute]:
     return [
         *routes,
         Route("/v1/chat/completions", Generate(parts, OPENAI_CHAT, route="chat_completions"), methods=["POST"]),
-        *_model_routes("/v1/models", parts, is_anthropic=False),
-        *_model_routes("/anthropic/v1/models", parts, is_anthropic=True),
+        *_model_routes("/v1/models", parts),
+        *_model_routes("/anthropic/v1/models", parts),
         *(Route(path, Root(), methods=_READ_ONLY) for path in PROBED),
         Route("/health", Health(), methods=_READ_ONLY),
         Route("/ready", Ready(parts), methods=_READ_ONLY),
@@ -110,12 +110,12 @@ def _routes(parts: Parts) -> list[BaseRoute]:
     ]
 
 
-def _model_routes(path: str, parts: Parts, *, is_anthropic: bool) -> list[BaseRoute]:
-    listed = Models(parts, is_anthropic=is_anthropic)
+def _model_routes(path: str, parts: Parts) -> list[BaseRoute]:
+    listed = Models(parts)
     return [
         Route(path, listed, methods=_READ_ONLY),
         Route(f"{path}/", listed, methods=_READ_ONLY),  # and not the model with an empty id
-        Route(path + "/{id:path}", Model(parts, is_anthropic=is_anthropic), methods=_READ_ONLY),
+        Route(path + "/{id:path}", Model(parts), methods=_READ_ONLY),
     ]
 
 

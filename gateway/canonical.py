@@ -27,9 +27,6 @@ from shared.messages import (
 )
 from shared.request import GenerateRequest
 
-BILLING_PREFIX = "x-anthropic-billing-header:"
-REMINDER_OPEN, REMINDER_CLOSE = "<system-reminder>", "</system-reminder>"
-
 # Stands for an answer without text where a client takes such an answer for a failure and asks for it again. Claude Code
 # does that for white space too; a zero-width space is none, shows nothing, and comes back with the thinking beside it.
 FILLER = "\u200b"
@@ -108,7 +105,7 @@ def canonicalise(request: GenerateRequest) -> GenerateRequest:
     messages = request.messages
     head_length = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
     canonical: list[Message] = []
-    head = _join_texts(_without_billing(part for m in messages[:head_length] for part in m.parts), SEPARATOR)
+    head = join_texts((part for m in messages[:head_length] for part in m.parts), SEPARATOR)
     if head:
         canonical.append(Message(role="system", parts=head))
     ids = _CallIds()
@@ -159,22 +156,21 @@ def _append_assistant(canonical: list[Message], parts: Iterable[Part], ids: _Cal
     """Nothing is put between texts: that would be text the model did not generate."""
     numbered = (replace(part, id=ids.of_call(part.id)) if isinstance(part, ToolCallPart) else part for part in parts)
     before = canonical.pop().parts if canonical and canonical[-1].role == "assistant" else ()
-    canonical.append(Message(role="assistant", parts=_join_texts((*before, *numbered), "")))
+    canonical.append(Message(role="assistant", parts=join_texts((*before, *numbered), "")))
 
 
 def _canonical_gap(gap: Sequence[Message], ids: _CallIds) -> list[Message]:
     results: list[tuple[int, ToolResultPart]] = []
     rest: list[Part] = []
     for message in gap:
-        parts = message.parts if message.role != "system" else _reminder(message.parts)
-        for part in parts:
+        for part in message.parts:
             if isinstance(part, ToolResultPart):
                 results.append(_canonical_result(part, ids))
             else:
                 rest.append(part)
     results.sort(key=lambda numbered: numbered[0])
     messages = [Message(role="tool", parts=(result,)) for _, result in results]
-    user = _join_texts(rest, SEPARATOR)
+    user = join_texts(rest, SEPARATOR)
     if user:
         messages.append(Message(role="user", parts=user))
     return messages
@@ -184,38 +180,12 @@ def _canonical_result(result: ToolResultPart, ids: _CallIds) -> tuple[int, ToolR
     """With its call's number, so that parallel results sort into the order of their calls; without one it goes last."""
     number = ids.number(result.call_id)
     call_id = result.call_id if number is None else _call_id(number)
-    parts: tuple[ResultPart, ...] = _join_texts(result.parts, SEPARATOR)
+    parts: tuple[ResultPart, ...] = join_texts(result.parts, SEPARATOR)
     order = 1 << 62 if number is None else number
     return order, ToolResultPart(call_id=call_id, parts=parts, is_error=result.is_error)
 
 
-def _reminder(parts: Iterable[Part]) -> tuple[Part, ...]:
-    """A system message's parts as a user says them: each run of text between reminder tags, unless it already is."""
-    return tuple(
-        replace(part, text=_wrapped(part.text)) if isinstance(part, TextPart) else part
-        for part in _join_texts(_without_billing(parts), SEPARATOR)
-    )
-
-
-def _wrapped(text: str) -> str:
-    bare = text.strip()
-    if bare.startswith(REMINDER_OPEN) and bare.endswith(REMINDER_CLOSE):
-        return bare
-    return f"{REMINDER_OPEN}\n{bare}\n{REMINDER_CLOSE}"
-
-
-def _without_billing(parts: Iterable[Part]) -> list[Part]:
-    """Claude Code's first system line names the session's version and a hash of its first message: no model needs it,
-    and it would make the prompts of two sessions differ at their very beginning."""
-    kept: list[Part] = []
-    for part in parts:
-        if isinstance(part, TextPart) and part.text.startswith(BILLING_PREFIX):
-            part = TextPart(text=part.text.partition("\n")[2].lstrip("\n"))
-        kept.append(part)
-    return kept
-
-
-def _join_texts(parts: Iterable[_P], separator: str) -> tuple[_P, ...]:
+def join_texts(parts: Iterable[_P], separator: str) -> tuple[_P, ...]:
     """Neighbouring texts as one, empty texts gone."""
     joined: list[_P] = []
     run: list[str] = []

@@ -9,6 +9,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from gateway.dialects.registry import VENDOR_NAMES
 from gateway.dispatch.admission import History
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.fleet import FleetWatcher
@@ -58,7 +59,7 @@ def build_parts(settings: Settings) -> Parts:
         dispatcher=Dispatcher(
             names=names, hub=hub, fleet=fleet, jobs=jobs, history=history, limits=Limits.of(settings), observer=metrics
         ),
-        intake=Intake(ModelNames(policies, fleet, lambda: history.last_model), policies),
+        intake=Intake(ModelNames(policies, fleet, VENDOR_NAMES, lambda: history.last_model), policies),
         metrics=metrics,
         clients=(client, subscriber),
     )

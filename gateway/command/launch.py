@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from gateway.command.runfile import read_running
-from gateway.models.resolve import DISCOVERY_PREFIX, TIERS
+from gateway.dialects.anthropic.schema import NAMES
 from shared.config import Settings, child_environment
 from shared.errors import ConfigError
 from shared.processes import GuardedProcess
@@ -71,9 +71,11 @@ def build_claude_environment(*, url: str, key: str, models: ServedModels) -> dic
     environment = {
         "ANTHROPIC_BASE_URL": url,
         "ANTHROPIC_AUTH_TOKEN": key or "local",  # it refuses to start without one
-        "ANTHROPIC_MODEL": DISCOVERY_PREFIX + models.main,
-        **{f"ANTHROPIC_DEFAULT_{t.upper()}_MODEL": DISCOVERY_PREFIX + models.tiers.get(t, models.main) for t in TIERS},
-        "CLAUDE_CODE_SUBAGENT_MODEL": DISCOVERY_PREFIX + models.main,
+        "ANTHROPIC_MODEL": NAMES.prefix + models.main,
+        **{
+            f"ANTHROPIC_DEFAULT_{t.upper()}_MODEL": NAMES.prefix + models.tiers.get(t, models.main) for t in NAMES.tiers
+        },
+        "CLAUDE_CODE_SUBAGENT_MODEL": NAMES.prefix + models.main,
         # It gives up a stream that is silent for minutes, which a long prefill on a laptop may be.
         "API_TIMEOUT_MS": "3000000",
         "API_FORCE_IDLE_TIMEOUT": "0",
@@ -117,7 +119,7 @@ def read_models(url: str, key: str, model: str | None, *, say: Callable[[str], N
         time.sleep(_POLL_S)
         main = gateway.model(name)
     default = gateway.model(_ANY_CLAUDE)["display_name"]
-    tiers = {tier: gateway.model(f"{_ANY_CLAUDE}-{tier}")["display_name"] for tier in TIERS}
+    tiers = {tier: gateway.model(f"{_ANY_CLAUDE}-{tier}")["display_name"] for tier in NAMES.tiers}
     return ServedModels(
         main=main["display_name"],
         context_tokens=main.get("max_input_tokens", 0),

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from shared.errors import GatewayError
 from shared.events import Completion, Event
+from shared.registry import Fleet
 from shared.request import GenerateRequest
 
 
@@ -75,6 +76,12 @@ class Dialect(Protocol):
     ) -> Parsed:
         """`body` is any JSON value, `headers` has lower-case names. With `counting`, fields that only generation
         needs may be missing. Raises `InvalidRequestError` naming the field, and nothing else."""
+
+    def render_models(self, fleet: Fleet, query: Mapping[str, str]) -> dict[str, Any]:
+        """The list of all models, or the part of it that the query asks for. Raises `InvalidRequestError`."""
+
+    def render_model(self, fleet: Fleet, model: str, *, name: str) -> dict[str, Any]:
+        """One model under the name by which its client asked."""
 
     def render_error(self, error: GatewayError, *, request_id: str) -> RenderedError: ...
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 from gateway.dialects.anthropic.dialect import AnthropicDialect
+from gateway.dialects.anthropic.schema import NAMES
 from gateway.dialects.base import Dialect
 from gateway.dialects.openai_chat.dialect import OpenAIChatDialect
+from gateway.models.resolve import VendorNames
 
 ANTHROPIC: Final = AnthropicDialect()
 OPENAI_CHAT: Final = OpenAIChatDialect()
@@ -16,3 +18,5 @@ OPENAI_CHAT: Final = OpenAIChatDialect()
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
     {dialect.name: dialect for dialect in (ANTHROPIC, OPENAI_CHAT)}
 )
+
+VENDOR_NAMES: Final[Sequence[VendorNames]] = (NAMES,)

@@ -7,27 +7,21 @@ from typing import Any
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
-from gateway.http.replies import is_anthropic_client, send_json, send_reply
+from gateway.http.replies import dialect_of, send_json, send_reply
 from gateway.metrics import CONTENT_TYPE
-from gateway.models import catalog
 from gateway.parts import Parts
 from shared.registry import Fleet
 
 
 class Models:
-    """`GET /v1/models` in the shape that the client's headers ask for; `is_anthropic` where the path says it."""
+    """`GET /v1/models` in the shape of the dialect that the path or the client's headers ask for."""
 
-    def __init__(self, parts: Parts, *, is_anthropic: bool = False) -> None:
+    def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.is_anthropic = is_anthropic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        fleet = self.parts.fleet.snapshot
-        if self.is_anthropic or is_anthropic_client(scope):
-            page = catalog.parse_page(QueryParams(scope["query_string"]))
-            await send_json(send, 200, catalog.render_anthropic_models(fleet, page))
-        else:
-            await send_json(send, 200, catalog.render_openai_models(fleet))
+        query = QueryParams(scope["query_string"])
+        await send_json(send, 200, dialect_of(scope).render_models(self.parts.fleet.snapshot, query))
 
 
 class Model(Models):
@@ -36,11 +30,7 @@ class Model(Models):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name: str = scope["path_params"]["id"]
         target = await self.parts.intake.names.resolve(name)
-        fleet = self.parts.fleet.snapshot
-        if self.is_anthropic or is_anthropic_client(scope):
-            await send_json(send, 200, catalog.render_anthropic_model(fleet, target.model, name=name))
-        else:
-            await send_json(send, 200, catalog.render_openai_model(fleet, target.model, name=name))
+        await send_json(send, 200, dialect_of(scope).render_model(self.parts.fleet.snapshot, target.model, name=name))
 
 
 class Health:

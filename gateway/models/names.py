@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from gateway.models.resolve import resolve
+from gateway.models.resolve import VendorNames, resolve
 from gateway.models.settings_files import Policies
 from shared.errors import ModelNotFoundError, OverloadedError
 from shared.registry import Fleet
@@ -25,9 +25,12 @@ class FleetSource(Protocol):
 class ModelNames:
     """`last_used` gives the model that `current-model` means."""
 
-    def __init__(self, policies: Policies, fleet: FleetSource, last_used: Callable[[], str]) -> None:
+    def __init__(
+        self, policies: Policies, fleet: FleetSource, vendors: Sequence[VendorNames], last_used: Callable[[], str]
+    ) -> None:
         self._policies = policies
         self._fleet = fleet
+        self._vendors = vendors
         self._last_used = last_used
 
     async def resolve(self, name: str) -> Target:
@@ -41,4 +44,5 @@ class ModelNames:
             return self._resolve(name)
 
     def _resolve(self, name: str) -> Target:
-        return resolve(name, self._fleet.snapshot, self._policies.routes(), last_used=self._last_used())
+        routes, last_used = self._policies.routes(), self._last_used()
+        return resolve(name, self._fleet.snapshot, routes, last_used=last_used, vendors=self._vendors)

@@ -1,13 +1,13 @@
 """From the name a client uses to the model that answers.
 
 Order: exact id, source path or Hugging Face id -> exact alias -> wildcard alias -> Claude tier -> `current-model`
--> the default, for Claude's names only. Any other unknown name resolves to nothing: a person who mistypes a
-model's name must hear about it, while a Claude client must work whatever its release calls its models.
+-> the default, for a vendor's own names only (`VendorNames`). Any other unknown name resolves to nothing: a person who
+mistypes a model's name must hear about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,8 +17,6 @@ from shared.registry import Fleet
 from shared.routing import Target
 
 CURRENT_MODEL = "current-model"
-DISCOVERY_PREFIX = "anthropic/"  # Claude Code lists only ids with `claude` or `anthropic` in them
-TIERS = ("haiku", "sonnet", "opus", "fable")
 _LONGEST_CHAIN = 5  # aliases of aliases
 _RETRY_AFTER_S = 5
 
@@ -30,6 +28,22 @@ class Routes:
     aliases: Mapping[str, str] = field(default_factory=dict)
     tiers: Mapping[str, Target] = field(default_factory=dict)
     default_model: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorNames:
+    """How a vendor's clients name models. `prefix` may stand before any name. A name that begins with one of
+    `beginnings` or has one of `tiers` in it is the vendor's own: it falls to the default, so that its clients work
+    whatever their release calls its models."""
+
+    prefix: str = ""
+    beginnings: tuple[str, ...] = ()
+    tiers: tuple[str, ...] = ()
+
+    def owns(self, name: str) -> bool:
+        lowered = name.lower()
+        bare = lowered.removeprefix(self.prefix)
+        return bare.startswith(self.beginnings) or any(tier in lowered for tier in self.tiers)
 
 
 def parse_aliases(data: Any) -> dict[str, str]:
@@ -44,31 +58,34 @@ def parse_aliases(data: Any) -> dict[str, str]:
     return dict(data)
 
 
-def resolve(name: str, fleet: Fleet, routes: Routes, *, last_used: str = "") -> Target:
+def resolve(
+    name: str, fleet: Fleet, routes: Routes, *, last_used: str = "", vendors: Sequence[VendorNames] = ()
+) -> Target:
     """The model that answers to `name`. `last_used` is what `current-model` means while it is still served.
 
     Raises `ModelNotFoundError` with the names that exist, `ModelUnavailableError` with the host's reason, and
     `OverloadedError` while nothing is served at all.
     """
-    return _Resolver(fleet, routes, last_used).resolve(name)
+    return _Resolver(fleet, routes, last_used, vendors).resolve(name)
 
 
 class _Resolver:
-    def __init__(self, fleet: Fleet, routes: Routes, last_used: str) -> None:
+    def __init__(self, fleet: Fleet, routes: Routes, last_used: str, vendors: Sequence[VendorNames]) -> None:
         self.fleet = fleet
         self.routes = routes
         self.last_used = last_used
+        self.vendors = vendors
         self.ids = fleet.model_ids()
         self.by_source = {m.source: m.id for h in fleet.hosts for m in h.models if m.source and m.id in self.ids}
 
     def resolve(self, name: str) -> Target:
-        for spelling in dict.fromkeys((name, name.removeprefix(DISCOVERY_PREFIX))):
+        for spelling in dict.fromkeys((name, *(name.removeprefix(vendor.prefix) for vendor in self.vendors))):
             target = self._follow(spelling)
             if target is not None:
                 return target
         if name == CURRENT_MODEL:
             return self._current()
-        if _is_claude(name) or not name:
+        if not name or any(vendor.owns(name) for vendor in self.vendors):
             return self._default()
         if not self.ids:
             raise self._nothing_served()
@@ -138,8 +155,3 @@ class _Resolver:
     def _existing(self) -> str:
         exact = (alias for alias in self.routes.aliases if not any(c in alias for c in "*?["))
         return "there are: " + ", ".join(dict.fromkeys((*self.ids, *exact)))
-
-
-def _is_claude(name: str) -> bool:
-    lowered = name.lower()
-    return lowered.removeprefix(DISCOVERY_PREFIX).startswith("claude") or any(tier in lowered for tier in TIERS)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.canonical import CallLedger, arguments_text
 from gateway.dialects import fields
-from gateway.dialects.anthropic.schema import UNPARSED_INPUT
+from gateway.dialects.anthropic.schema import BILLING_PREFIX, REMINDER_TAGS, UNPARSED_INPUT
 from gateway.dialects.anthropic.server_work import is_our_search
 from gateway.dialects.anthropic.tools import parse_tool_change
+from gateway.dialects.reminders import wrap_reminders
 from shared.errors import UnsupportedContentError
 from shared.messages import (
     DocumentPart,
@@ -50,13 +51,26 @@ def parse_messages(value: Any) -> tuple[tuple[Message, ...], Mapping[str, ToolDe
         fields.refuse("messages", "at least one message is required")
     reading = _Reading()
     parsed = tuple(_parse_message(message, f"messages.{index}", reading) for index, message in enumerate(messages))
-    return parsed, reading.added
+    return wrap_reminders([_without_billing(message) for message in parsed], REMINDER_TAGS), reading.added
 
 
 def parse_system(value: Any) -> tuple[Message, ...]:
     """The `system` field, a string or blocks, as no message or one."""
     parts = _parse_content(value, "system", _parse_plain_block) if value is not None else ()
-    return (Message(role="system", parts=parts),) if parts else ()
+    return (_without_billing(Message(role="system", parts=parts)),) if parts else ()
+
+
+def _without_billing(message: Message) -> Message:
+    """A system message without the lines that are meant for the vendor's servers."""
+    if message.role != "system":
+        return message
+    return replace(message, parts=tuple(part for part in map(_unbilled, message.parts) if part != TextPart(text="")))
+
+
+def _unbilled(part: Part) -> Part:
+    if isinstance(part, TextPart) and part.text.startswith(BILLING_PREFIX):
+        return TextPart(text=part.text.partition("\n")[2].lstrip("\n"))
+    return part
 
 
 def _parse_message(value: Any, at: str, reading: _Reading) -> Message:

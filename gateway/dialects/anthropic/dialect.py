@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.dialects.anthropic import errors, parse
+from gateway.dialects.anthropic import errors, models, parse
 from gateway.dialects.base import Parsed, RenderedError
 from shared.errors import GatewayError
+from shared.registry import Fleet
 
 
 class AnthropicDialect:
@@ -20,6 +21,12 @@ class AnthropicDialect:
 
     def render_count(self, input_tokens: int) -> dict[str, Any]:
         return {"input_tokens": input_tokens}
+
+    def render_models(self, fleet: Fleet, query: Mapping[str, str]) -> dict[str, Any]:
+        return models.render_models(fleet, query)
+
+    def render_model(self, fleet: Fleet, model: str, *, name: str) -> dict[str, Any]:
+        return models.render_model(fleet, model, name=name)
 
     def render_error(self, error: GatewayError, *, request_id: str) -> RenderedError:
         return errors.render_error(error, request_id=request_id)

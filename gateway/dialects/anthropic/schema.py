@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.models.resolve import VendorNames
 from shared.events import FinishReason
 
 HEADER_SESSION: Final = "x-claude-code-session-id"
 HEADER_AGENT: Final = "x-claude-code-agent-id"
+
+# Before and behind what Claude Code tells the model in the middle of a conversation.
+REMINDER_TAGS: Final = ("<system-reminder>", "</system-reminder>")
+
+# How the first system line of Claude Code begins. It names the session's version and a hash of its first message: no
+# model needs it, and it would make the prompts of two sessions differ at their very beginning.
+BILLING_PREFIX: Final = "x-anthropic-billing-header:"
+
+# How Claude's models are called, and what Claude Code wants before the id of any other.
+NAMES: Final = VendorNames(prefix="anthropic/", beginnings=("claude",), tiers=("haiku", "sonnet", "opus", "fable"))
 
 SUGGESTION_PREFIX: Final = "[SUGGESTION MODE"
 

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from gateway.canonical import CallLedger, arguments_text, normal_arguments
 from gateway.dialects import fields
-from gateway.dialects.openai_chat.schema import REASONING_KINDS, ROLES
+from gateway.dialects.openai_chat.schema import REASONING_KINDS, REMINDER_TAGS, ROLES
+from gateway.dialects.reminders import wrap_reminders
 from shared.errors import UnsupportedContentError
 from shared.messages import (
     DocumentPart,
@@ -30,7 +31,8 @@ def parse_messages(value: Any) -> tuple[Message, ...]:
     if not messages:
         fields.refuse("messages", "at least one message is required")
     parser = _MessageParser()
-    return tuple(parser.parse(message, f"messages[{index}]") for index, message in enumerate(messages))
+    parsed = [parser.parse(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    return wrap_reminders(parsed, REMINDER_TAGS)
 
 
 class _MessageParser:

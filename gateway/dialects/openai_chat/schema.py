@@ -25,6 +25,9 @@ ROLES: Final[dict[str, Role]] = {
 # Parts of an answer that hold reasoning: Mistral's, and what clients make of other vendors'.
 REASONING_KINDS: Final = frozenset({"thinking", "reasoning", "redacted_thinking"})
 
+# Before and behind a system message in the middle of a conversation: what models of agents know best.
+REMINDER_TAGS: Final = ("<system-reminder>", "</system-reminder>")
+
 FINISH_REASONS: Final[dict[FinishReason, str]] = {
     "stop": "stop",
     "stop_sequence": "stop",

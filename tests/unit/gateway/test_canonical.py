@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.canonical import FILLER, CallLedger, arguments_text, canonicalise, normal_arguments
+from gateway.dialects.reminders import wrap_reminders
 from shared.messages import (
     ImagePart,
     Message,
@@ -47,34 +48,9 @@ def tool(*parts: Part) -> Message:
 
 
 def canonical(*messages: Message) -> tuple[Message, ...]:
-    return canonicalise(GenerateRequest(id="r", model="m", messages=messages)).messages
-
-
-BILLING = "x-anthropic-billing-header: cc_version=2.1.329.73c; cc_entrypoint=sdk-cli;"
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        [system(text("You are"))],
-        [system(text(BILLING), text("You are"))],
-        [system(text(f"{BILLING}\nYou are"))],
-        [system(text(f"{BILLING}\n\nYou are"))],
-        [system(text(BILLING)), system(text("You are"))],
-        [system(text(""), text("You are"))],
-    ],
-)
-def test_the_billing_block_is_stripped_in_every_form(head: list[Message]) -> None:
-    assert canonical(*head, user(text("hi"))) == (system(text("You are")), user(text("hi")))
-
-
-def test_a_system_message_of_billing_alone_is_none() -> None:
-    assert canonical(system(text(BILLING)), user(text("hi"))) == (user(text("hi")),)
-
-
-def test_text_that_only_mentions_the_billing_header_stays() -> None:
-    mention = system(text(f"Never send {BILLING}"))
-    assert canonical(mention, user(text("hi")))[0] == mention
+    """Of a conversation as a dialect reads it."""
+    read = wrap_reminders(messages, ("<system-reminder>", "</system-reminder>"))
+    return canonicalise(GenerateRequest(id="r", model="m", messages=read)).messages
 
 
 def test_the_leading_run_of_system_messages_is_the_head() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.dialects.registry import VENDOR_NAMES
 from gateway.models.resolve import Routes, parse_aliases, resolve
 from shared.errors import ConfigError, ModelNotFoundError, ModelUnavailableError, OverloadedError
 from shared.registry import Fleet, HostRecord, ModelRecord
@@ -12,7 +13,7 @@ FLEET = fleet_of("coder", "tiny")
 
 
 def model_of(name: str, fleet: Fleet = FLEET, routes: Routes | None = None, last_used: str = "") -> str:
-    return resolve(name, fleet, routes or Routes(), last_used=last_used).model
+    return resolve(name, fleet, routes or Routes(), last_used=last_used, vendors=VENDOR_NAMES).model
 
 
 def test_an_exact_id_is_itself() -> None:

@@ -542,3 +542,44 @@ def test_what_is_wrong_is_named(body: dict[str, Any], message: str) -> None:
     error = refusal(**body)
     assert error.message == message
     assert error.details["param"] == message.partition(":")[0]
+
+
+BILLING = "x-anthropic-billing-header: cc_version=2.1.329.73c; cc_entrypoint=sdk-cli;"
+
+
+def text_block(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        "You are",
+        f"{BILLING}\nYou are",
+        f"{BILLING}\n\nYou are",
+        [text_block(BILLING), text_block("You are")],
+        [text_block(f"{BILLING}\nYou are")],
+        [text_block(""), text_block("You are")],
+    ],
+)
+@pytest.mark.parametrize("place", ["system", "messages"])
+def test_the_billing_block_is_stripped_in_every_form(system: Any, place: str) -> None:
+    asked = [{"role": "user", "content": "hi"}]
+    body = {"system": system, "messages": asked}
+    if place == "messages":
+        body = {"messages": [{"role": "system", "content": system}, *asked]}
+    messages = canonicalise(parse(**body).request).messages
+    assert [(message.role, message.parts) for message in messages] == [
+        ("system", (TextPart(text="You are"),)),
+        ("user", (TextPart(text="hi"),)),
+    ]
+
+
+def test_a_system_message_of_billing_alone_is_none() -> None:
+    (message,) = canonicalise(parse(system=BILLING).request).messages
+    assert message.role == "user"
+
+
+def test_text_that_only_mentions_the_billing_header_stays() -> None:
+    mention = f"Never send {BILLING}"
+    assert parse(system=mention).request.messages[0].parts == (TextPart(text=mention),)

@@ -1,4 +1,4 @@
-"""The list of models in the two shapes that clients know."""
+"""The list of models in the vendor's shape."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.models.resolve import DISCOVERY_PREFIX
+from gateway.dialects.anthropic.schema import NAMES
 from shared.errors import InvalidRequestError
 from shared.registry import Fleet
 
-_MOST_MODELS = 1000  # a page, in the Anthropic API
+_MOST_MODELS = 1000  # a page, in this API
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ def cut_page(models: Sequence[str], page: Page) -> tuple[Sequence[str], bool]:
 
 
 def _place(models: Sequence[str], cursor: str, field: str) -> int:
-    for spelling in (cursor, cursor.removeprefix(DISCOVERY_PREFIX)):
+    for spelling in (cursor, cursor.removeprefix(NAMES.prefix)):
         if spelling in models:
             return models.index(spelling)
     raise InvalidRequestError(f"{field}: there is no model {cursor!r}", param=field)
@@ -56,12 +56,12 @@ def context_tokens(fleet: Fleet, model: str) -> int:
     return min((w.context_tokens for w in fleet.workers if w.model == model and w.context_tokens), default=0)
 
 
-def render_anthropic_model(fleet: Fleet, model: str, *, name: str = "") -> dict[str, Any]:
+def render_model(fleet: Fleet, model: str, *, name: str = "") -> dict[str, Any]:
     """One model, under `name` when a client asked by another than its listed one."""
     window = context_tokens(fleet, model)
     rendered: dict[str, Any] = {
         "type": "model",
-        "id": name or DISCOVERY_PREFIX + model,
+        "id": name or NAMES.prefix + model,
         "display_name": model,
         "created_at": _render_date(fleet.made_at_s(model)),
     }
@@ -100,21 +100,14 @@ def _render_date(time_s: int) -> str:
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def render_anthropic_models(fleet: Fleet, page: Page) -> dict[str, Any]:
+def render_models(fleet: Fleet, query: Mapping[str, str]) -> dict[str, Any]:
+    """Raises `InvalidRequestError` for a page that cannot be."""
+    page = parse_page(query)
     models, has_more = cut_page(fleet.model_ids(), page)
-    data = [render_anthropic_model(fleet, model) for model in models]
+    data = [render_model(fleet, model) for model in models]
     return {
         "data": data,
         "has_more": has_more,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
     }
-
-
-def render_openai_model(fleet: Fleet, model: str, *, name: str = "") -> dict[str, Any]:
-    """`created` is Unix time, 0 when unknown."""
-    return {"id": name or model, "object": "model", "created": fleet.made_at_s(model), "owned_by": "mlx-gateway"}
-
-
-def render_openai_models(fleet: Fleet) -> dict[str, Any]:
-    return {"object": "list", "data": [render_openai_model(fleet, model) for model in fleet.model_ids()]}

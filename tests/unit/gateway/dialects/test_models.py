@@ -3,15 +3,8 @@ from __future__ import annotations
 import pytest
 from anthropic.types import ModelCapabilities
 
-from gateway.models.catalog import (
-    Page,
-    cut_page,
-    parse_page,
-    render_anthropic_model,
-    render_anthropic_models,
-    render_openai_model,
-    render_openai_models,
-)
+from gateway.dialects.anthropic.models import cut_page, parse_page
+from gateway.dialects.registry import ANTHROPIC, OPENAI_CHAT
 from shared.errors import InvalidRequestError
 from shared.registry import Fleet, ModelRecord
 from tests.support.fleet import host, lease
@@ -23,19 +16,19 @@ FLEET = Fleet(
 
 
 def test_openai_clients_see_plain_ids_of_everything_that_can_be_asked_for() -> None:
-    assert [model["id"] for model in render_openai_models(FLEET)["data"]] == ["big", "tiny"]
+    assert [model["id"] for model in OPENAI_CHAT.render_models(FLEET, {})["data"]] == ["big", "tiny"]
 
 
 def test_anthropic_clients_see_ids_that_claude_code_discovers() -> None:
-    listed = render_anthropic_models(FLEET, Page())
+    listed = ANTHROPIC.render_models(FLEET, {})
     assert [model["id"] for model in listed["data"]] == ["anthropic/big", "anthropic/tiny"]
     assert (listed["first_id"], listed["last_id"]) == ("anthropic/big", "anthropic/tiny")
     assert [model["display_name"] for model in listed["data"]] == ["big", "tiny"]
 
 
 def test_the_window_is_the_smallest_among_the_workers_and_left_out_while_unknown() -> None:
-    assert render_anthropic_model(FLEET, "tiny")["max_input_tokens"] == 2048
-    assert "max_input_tokens" not in render_anthropic_model(FLEET, "big")
+    assert ANTHROPIC.render_model(FLEET, "tiny", name="")["max_input_tokens"] == 2048
+    assert "max_input_tokens" not in ANTHROPIC.render_model(FLEET, "big", name="")
 
 
 @pytest.mark.parametrize("others_see", [True, False])
@@ -44,7 +37,7 @@ def test_a_model_reads_images_when_each_of_its_workers_does(others_see: bool) ->
         lease("eyes", context_tokens=9, supports_images=True),
         lease("eyes", worker="b", supports_images=others_see, context_tokens=9),
     )
-    capabilities = render_anthropic_model(Fleet(workers=workers), "eyes")["capabilities"]
+    capabilities = ANTHROPIC.render_model(Fleet(workers=workers), "eyes", name="")["capabilities"]
     assert capabilities["image_input"] == {"supported": others_see}
     assert ModelCapabilities.model_validate(capabilities).image_input.supported is others_see
 
@@ -52,14 +45,14 @@ def test_a_model_reads_images_when_each_of_its_workers_does(others_see: bool) ->
 @pytest.mark.parametrize(("made_at_s", "text"), [(1_700_000_000, "2023-11-14T22:13:20Z"), (0, "1970-01-01T00:00:00Z")])
 def test_a_models_date_is_said_in_each_vendors_form(made_at_s: int, text: str) -> None:
     fleet = Fleet(workers=(lease("tiny", made_at_s=made_at_s), lease("other", made_at_s=5)))
-    assert render_anthropic_model(fleet, "tiny")["created_at"] == text
-    assert render_openai_model(fleet, "tiny")["created"] == made_at_s
-    assert render_openai_models(fleet)["data"][1]["created"] == made_at_s
-    assert render_anthropic_models(fleet, Page())["data"][1]["created_at"] == text
+    assert ANTHROPIC.render_model(fleet, "tiny", name="")["created_at"] == text
+    assert OPENAI_CHAT.render_model(fleet, "tiny", name="")["created"] == made_at_s
+    assert OPENAI_CHAT.render_models(fleet, {})["data"][1]["created"] == made_at_s
+    assert ANTHROPIC.render_models(fleet, {})["data"][1]["created_at"] == text
 
 
 def test_an_empty_list_has_no_first_and_last() -> None:
-    assert render_anthropic_models(Fleet(), Page()) == {
+    assert ANTHROPIC.render_models(Fleet(), {}) == {
         "data": [],
         "has_more": False,
         "first_id": None,
