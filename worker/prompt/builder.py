@@ -27,6 +27,7 @@ from worker.prompt.pieces import WINDOW_UNITS, NotLocalError, PieceRenderer
 from worker.prompt.prefill import Prefill, is_prefill
 from worker.prompt.template import Template
 from worker.prompt.thoughts import Thoughts
+from worker.prompt.too_long import refuse_hopeless
 from worker.prompt.traits import find_traits
 from worker.prompt.values import Prompt
 from worker.prompt.verify import is_local
@@ -50,7 +51,7 @@ class PromptBuilder:
     def __init__(self, tokenizer: Tokenizer, *, context_tokens: int, images: ImageReader | None = None) -> None:
         self._context_tokens = context_tokens
         self._template = Template(tokenizer)
-        encoder = Encoder(tokenizer)
+        self._encoder = encoder = Encoder(tokenizer)
         self._shield = Shield(self._template.control_tokens(encoder.added) | encoder.special)
         self._prefill_shield = Shield(encoder.special)
         token = encoder.single(images.patch) if images is not None else None
@@ -80,6 +81,7 @@ class PromptBuilder:
 
     def build(self, request: GenerateRequest) -> Prompt:
         """Raises `PromptTooLongError`, `InvalidRequestError`, `UnsupportedContentError`."""
+        refuse_hopeless(request, self._encoder, self._context_tokens)
         prompt = self._of_any_length(request)
         if len(prompt.tokens) >= self._context_tokens:
             raise PromptTooLongError.of(max(len(prompt.tokens), self._context_tokens + 1), self._context_tokens)
