@@ -101,6 +101,9 @@ _NOT_NEGATIVE = (
 )
 
 
+_LEAST_SECRET_BYTES = 32
+
+
 def environment_name(field_name: str) -> str:
     return _NAMES.get(field_name, f"MLX_GATEWAY_{field_name.upper()}")
 
@@ -147,6 +150,8 @@ def _validated(settings: Settings) -> Settings:
     for name in _NOT_NEGATIVE:
         if not 0 <= getattr(settings, name) < math.inf:
             raise ConfigError(f"{environment_name(name)} must not be negative")
+    if settings.secret and not settings.secret.strip():
+        raise ConfigError(f"{environment_name('secret')} is blank")
     if settings.api_key and not _can_be_sent(settings.api_key):
         raise ConfigError(f"{environment_name('api_key')} has blanks around it or holds what no header can")
     if settings.host != "localhost" and not is_loopback_address(settings.host) and not settings.api_key:
@@ -197,19 +202,37 @@ def plain_environment() -> dict[str, str]:
 
 def load_secret(settings: Settings) -> bytes:
     """The key that signs jobs: given, else kept in `<state>/secret`, made on first use, readable by its owner. Raises
-    `ConfigError` when the folder cannot be used."""
+    `ConfigError` when the folder cannot be used, or when the file holds too little to be a secret."""
     if settings.secret:
         return settings.secret.encode()
     path = settings.state_dir / "secret"
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_hex(32).encode())
-        return path.read_bytes().strip()
+        if not path.exists():
+            _make_secret(path)
+        secret = path.read_bytes().strip()
     except OSError as error:
         raise ConfigError(f"the state folder {settings.state_dir} cannot be used: {error}") from error
+    if len(secret) < _LEAST_SECRET_BYTES:
+        raise ConfigError(
+            f"{path} holds {len(secret)} bytes, where a secret has {_LEAST_SECRET_BYTES} at least: delete it, "
+            "and a new one is made; all gateways and hosts on one Redis need the same"
+        )
+    return secret
+
+
+def _make_secret(path: Path) -> None:
+    """There at once and whole, or not at all: whoever else makes one at this moment uses the same."""
+    written = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        try:
+            file.write(secrets.token_hex(32).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(written, path)
+        finally:
+            written.unlink()
 
 
 _GONE = ()  # in place of a file's stamp

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from pathlib import Path
 import redis
 
 from shared.errors import ConfigError
+from shared.log import last_lines
 from shared.processes import GuardedProcess
 
 MINIMUM_VERSION = (6, 2)  # BLMOVE, which makes a queue pop that survives the death of its worker
@@ -92,6 +95,7 @@ class RedisServer:
         self._password = secrets.token_urlsafe(24)
         self._folder: Path | None = None
         self._process: GuardedProcess | None = None
+        self._log_start = 0
 
     @property
     def folder(self) -> Path:
@@ -112,20 +116,42 @@ class RedisServer:
 
     def start(self) -> RedisServer:
         """Start and wait until it answers. Raises `ConfigError` with the server's own words when it does not."""
-        if self._folder is None:
-            self._folder = _private_folder()
-        self._process = GuardedProcess(
-            [str(self.executable), "-"], stdin=subprocess.PIPE, grace_s=_STOP_S, remove=[self._folder]
-        )
-        self._process.give_input(
-            _CONFIG.format(socket=self._folder / "r.sock", password=self._password, folder=self._folder).encode()
-        )
+        self._folder = _private_folder()
         try:
-            self._wait_until_ready()
-        except ConfigError:
+            self._run(self._folder)
+        except BaseException:
             self.stop()
             raise
         return self
+
+    def restart(self) -> None:
+        """Start again, empty, under the same URL (after it died). Raises `ConfigError` like `start`, and may then be
+        tried again."""
+        folder = self.folder
+        self.process.kill()
+        self.process.wait()
+        _keep_private(folder)
+        (folder / "r.sock").unlink(missing_ok=True)
+        self._run(folder)
+
+    def last_words(self) -> str:
+        """The end of what the server said since its last start."""
+        return "" if self._folder is None else last_lines(self._folder / "redis.log", since_byte=self._log_start)
+
+    def _run(self, folder: Path) -> None:
+        with (folder / "redis.log").open("ab") as output:
+            self._log_start = output.tell()
+            process = GuardedProcess(
+                [str(self.executable), "-"], stdin=subprocess.PIPE, output=output, grace_s=_STOP_S, remove=[folder]
+            )
+        self._process = process
+        process.give_input(_CONFIG.format(socket=folder / "r.sock", password=self._password, folder=folder).encode())
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
 
     def _wait_until_ready(self) -> None:
         deadline_s = time.monotonic() + _START_S
@@ -135,19 +161,10 @@ class RedisServer:
                     client.ping()
                     return
                 except redis.RedisError as error:
-                    status = self.process.poll()
-                    if status is not None or time.monotonic() > deadline_s:
-                        log = self.folder / "redis.log"
-                        words = log.read_text(errors="replace").strip()[-500:] if log.exists() else str(error)
+                    if self.process.poll() is not None or time.monotonic() > deadline_s:
+                        words = self.last_words() or str(error)
                         raise ConfigError(f"{self.executable} did not start: {words}") from error
                 time.sleep(_POLL_S)
-
-    def restart(self) -> None:
-        """Start again, empty, under the same URL (after it died)."""
-        self.process.kill()
-        self.process.wait()
-        (self.folder / "r.sock").unlink(missing_ok=True)
-        self.start()
 
     def stop(self) -> None:
         """End it and remove its folder. Idempotent."""
@@ -170,3 +187,11 @@ def _private_folder() -> Path:
     """A new folder that only we can enter, with a path short enough for a socket."""
     base = tempfile.gettempdir()
     return Path(tempfile.mkdtemp(prefix="mlxgw-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp"))
+
+
+def _keep_private(folder: Path) -> None:
+    """The same folder again, where something tidied it away. Raises `ConfigError` when it is no longer ours alone."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ConfigError(f"the embedded Redis cannot start again: somebody else has made {folder}")

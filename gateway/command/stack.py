@@ -164,7 +164,7 @@ class Stack:
         work = [service.keep(lambda: not self._is_ready) for service in self._services]
         work.append(self._follow())
         if server is not None:
-            work.append(_keep_redis(server))
+            work.append(keep_redis(server))
         tasks = [asyncio.create_task(each) for each in work]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -281,15 +281,17 @@ def _start(
         )
 
 
-async def _keep_redis(server: RedisServer) -> None:
-    """Start the embedded Redis again, empty, when it dies: everything in it is soft state."""
+async def keep_redis(server: RedisServer) -> None:
+    """Start the embedded Redis again, empty, when it dies, as everything in it is soft state; and again, with back-off,
+    while it does not start: whoever needs it waits."""
     restarts = Restarts()
     while True:
         status = await server.process.ended()
         delay_s = restarts.delay_s(time.monotonic())
-        logger.error("Redis died (exit status %d); next start in %.2f s", status, delay_s)
+        words = server.last_words()
+        logger.error("Redis died (exit status %d); next start in %.2f s. %s", status, delay_s, words)
         await asyncio.sleep(delay_s)
         try:
             await asyncio.to_thread(server.restart)
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             logger.error("%s", error)  # noqa: TRY400 - the text says it all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import pytest
 import redis
+import redis.asyncio
 
+from gateway.command.stack import keep_redis
+from gateway.dispatch.tasks import cancel_all
 from shared.errors import ConfigError
 from shared.redis_server import RedisServer, choose_redis, find_redis, redis_version
+from tests.support.gateway import until, until_true
 from tests.support.processes import is_running, running, wait_until
 
 OWNER = """
@@ -66,6 +71,70 @@ def test_restart_keeps_the_url(redis_server: RedisServer) -> None:
     assert redis_server.url == before
     with redis.Redis.from_url(before) as client:
         assert client.ping()
+
+
+def moody(folder: Path) -> tuple[Path, Path]:
+    """A real server that refuses to start, saying so, as long as a file is there: (the server, the file)."""
+    script, refuses = folder / "redis-server", folder / "refuses"
+    script.write_text(f'#!/bin/sh\n[ -e {refuses} ] && {{ echo "in a mood"; exit 3; }}\nexec {find_redis()} "$@"\n')
+    script.chmod(0o755)
+    return script, refuses
+
+
+def test_a_restart_that_fails_says_what_this_start_said_and_may_be_tried_again(tmp_path: Path) -> None:
+    script, refuses = moody(tmp_path)
+    with RedisServer(script) as server:
+        url = server.url
+        refuses.touch()
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=r"did not start: in a mood$"):
+                server.restart()
+            assert server.process.poll() == 3
+        refuses.unlink()
+        server.restart()
+        assert server.url == url
+        with redis.Redis.from_url(url) as client:
+            assert client.ping()
+
+
+def test_a_folder_that_was_tidied_away_is_made_again_unless_it_is_somebody_elses(redis_server: RedisServer) -> None:
+    url, folder = redis_server.url, redis_server.folder
+    shutil.rmtree(folder)
+    redis_server.restart()
+    assert redis_server.url == url
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o777)
+    with pytest.raises(ConfigError, match="somebody else"):
+        redis_server.restart()
+    folder.chmod(0o700)
+
+
+def test_a_redis_that_does_not_start_again_is_tried_until_it_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script, refuses = moody(tmp_path)
+
+    async def main(server: RedisServer) -> None:
+        keeper = asyncio.create_task(keep_redis(server))
+        refuses.touch()
+        server.process.kill()
+        await until(lambda: caplog.text.count("did not start: in a mood") > 1, "it is tried again")
+        refuses.unlink()
+        client = redis.asyncio.Redis.from_url(server.url, retry=None)
+        await until_true(lambda: _answers(client), "it is back")
+        await client.aclose()
+        assert not keeper.done()
+        await cancel_all([keeper])
+
+    with RedisServer(script) as server:
+        asyncio.run(main(server))
+
+
+async def _answers(client: redis.asyncio.Redis) -> bool:
+    try:
+        return bool(await client.ping())
+    except redis.RedisError:
+        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -70,6 +72,7 @@ def test_a_variable_sets_its_field(variable: str, value: str, field: str, expect
         ({"MLX_CACHE_MAX_TOKENS": "-1"}, "MLX_CACHE_MAX_TOKENS"),
         ({"MLX_GATEWAY_MEMORY_BYTES": "-1"}, "MLX_GATEWAY_MEMORY_BYTES"),
         ({"MLX_GATEWAY_HOST": "0.0.0.0"}, "MLX_GATEWAY_API_KEY"),
+        ({"MLX_GATEWAY_SECRET": "  "}, "MLX_GATEWAY_SECRET"),
         ({"MLX_GATEWAY_HOST": "app.localhost"}, "MLX_GATEWAY_API_KEY"),  # a resolver may say otherwise
         *(({"MLX_GATEWAY_API_KEY": key}, "MLX_GATEWAY_API_KEY") for key in (" k", "k\n", "a\tb", "\x7f")),
         *(({"MLX_GATEWAY_ALLOWED_HOSTS": f"a,{host}"}, "MLX_GATEWAY_ALLOWED_HOSTS") for host in ("a:80", "http://a")),
@@ -117,6 +120,29 @@ def test_the_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None
     assert load_secret(settings) == first
     assert stat.S_IMODE((tmp_path / "state" / "secret").stat().st_mode) == 0o600
     assert load_secret(replace(settings, secret="given")) == b"given"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b" " * 100, b"x" * 31])
+def test_a_secret_that_is_none_is_refused_with_its_place(tmp_path: Path, content: bytes) -> None:
+    settings = replace(load_settings(environ={}), state_dir=tmp_path)
+    (tmp_path / "secret").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"{tmp_path}/secret holds .* bytes"):
+        load_secret(settings)
+    (tmp_path / "secret").write_bytes(b"x" * 32 + b"\n")
+    assert load_secret(settings) == b"x" * 32
+
+
+def test_all_who_make_the_secret_at_once_get_the_same_and_leave_nothing_else(tmp_path: Path) -> None:
+    settings = replace(load_settings(environ={}), state_dir=tmp_path / "state")
+    start = threading.Barrier(16)
+
+    def make(_: int) -> bytes:
+        start.wait()
+        return load_secret(settings)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert len(set(pool.map(make, range(16)))) == 1
+    assert [path.name for path in settings.state_dir.iterdir()] == ["secret"]
 
 
 def _file(folder: Path | None) -> SettingsFile:
