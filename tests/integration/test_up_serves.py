@@ -71,7 +71,7 @@ def test_status_and_models_show_what_runs(served: Up) -> None:
     said = run_command("status", "--state", str(served.state)).stdout
     assert served.url in said
     assert "echo is ready" in said
-    assert re.search(r"^worker +echo\.\S+  echo  ready", said, re.MULTILINE)
+    assert re.search(r"^worker +\S+\.echo\.\S+  echo  ready", said, re.MULTILINE)
     assert run_command("models", "--state", str(served.state)).stdout.split() == ["echo"]
 
 
