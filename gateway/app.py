@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
+import starlette.routing
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
-from gateway.dialects.registry import ANTHROPIC, OPENAI_CHAT
+from gateway.dialects.registry import COUNTING_DIALECTS, DIALECTS
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
 from gateway.http.auth import Authentication
 from gateway.http.cross_origin import CrossOrigin
 from gateway.http.endpoints import CountTokens, Generate
 from gateway.http.middleware import BodyLimit, ErrorAnswers, RequestContext
-from gateway.http.paths import PROBED
-from gateway.http.status import Health, MetricsPage, Model, Models, Ready, Root
+from gateway.http.routes import ROUTES, Route, Work
+from gateway.http.status import Greeting, Health, MetricsPage, Model, Models, Ready
 from gateway.http.visitors import Visitors
 from gateway.parts import Parts, build_parts
 from shared.config import Settings
@@ -31,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 _DRAIN_S = 5.0
 _LAST_CANCELS_S = 2.0
-_READ_ONLY = ["GET", "HEAD"]
 
 
 class GatewayApp(FastAPI):
@@ -77,7 +78,7 @@ def create_app(settings: Settings) -> GatewayApp:
 
     app = GatewayApp(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.parts = parts
-    app.router.routes[:] = _routes(parts)
+    app.router.routes[:] = _build_routes(parts)
     app.add_exception_handler(HTTPException, _refuse_route)
     # The last one added is the outermost.
     visitors = Visitors.of(settings)
@@ -89,33 +90,23 @@ def create_app(settings: Settings) -> GatewayApp:
     return app
 
 
-def _routes(parts: Parts) -> list[BaseRoute]:
-    routes: list[BaseRoute] = []
-    for prefix in ("", "/anthropic"):
-        generate = Generate(parts, ANTHROPIC, route="messages")
-        count = CountTokens(parts, ANTHROPIC, route="count_tokens")
-        routes += [
-            Route(f"{prefix}/v1/messages", generate, methods=["POST"]),
-            Route(f"{prefix}/v1/messages/count_tokens", count, methods=["POST"]),
-        ]
-    return [
-        *routes,
-        Route("/v1/chat/completions", Generate(parts, OPENAI_CHAT, route="chat_completions"), methods=["POST"]),
-        *_model_routes("/v1/models", parts),
-        *_model_routes("/anthropic/v1/models", parts),
-        *(Route(path, Root(), methods=_READ_ONLY) for path in PROBED),
-        Route("/health", Health(), methods=_READ_ONLY),
-        Route("/ready", Ready(parts), methods=_READ_ONLY),
-        Route("/metrics", MetricsPage(parts), methods=_READ_ONLY),
-    ]
+# What is done on a route.
+_ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
+    "generate": lambda parts, route: Generate(parts, DIALECTS[route.dialect], name=route.name),
+    "count": lambda parts, route: CountTokens(parts, COUNTING_DIALECTS[route.dialect], name=route.name),
+    "models": lambda parts, _: Models(parts),
+    "model": lambda parts, _: Model(parts),
+    "health": lambda *_: Health(),
+    "ready": lambda parts, _: Ready(parts),
+    "metrics": lambda parts, _: MetricsPage(parts),
+    "greeting": lambda *_: Greeting(),
+}
 
 
-def _model_routes(path: str, parts: Parts) -> list[BaseRoute]:
-    listed = Models(parts)
+def _build_routes(parts: Parts) -> list[BaseRoute]:
     return [
-        Route(path, listed, methods=_READ_ONLY),
-        Route(f"{path}/", listed, methods=_READ_ONLY),  # and not the model with an empty id
-        Route(path + "/{id:path}", Model(parts), methods=_READ_ONLY),
+        starlette.routing.Route(route.path, _ENDPOINTS[route.work](parts, route), methods=route.methods)
+        for route in ROUTES
     ]
 
 

@@ -71,6 +71,9 @@ class RenderedError:
 class Dialect(Protocol):
     name: str
 
+    def recognises(self, headers: Mapping[str, str]) -> bool:
+        """Whether the headers are those of the vendor's own clients."""
+
     def parse_request(
         self, body: Any, headers: Mapping[str, str], *, request_id: str, counting: bool = False
     ) -> Parsed:

@@ -8,12 +8,14 @@ from typing import Final
 
 from gateway.dialects.anthropic.dialect import AnthropicDialect
 from gateway.dialects.anthropic.schema import NAMES
-from gateway.dialects.base import Dialect
+from gateway.dialects.base import CountingDialect, Dialect
 from gateway.dialects.openai_chat.dialect import OpenAIChatDialect
 from gateway.models.resolve import VendorNames
 
 ANTHROPIC: Final = AnthropicDialect()
 OPENAI_CHAT: Final = OpenAIChatDialect()
+
+COUNTING_DIALECTS: Final[Mapping[str, CountingDialect]] = MappingProxyType({ANTHROPIC.name: ANTHROPIC})
 
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
     {dialect.name: dialect for dialect in (ANTHROPIC, OPENAI_CHAT)}

@@ -7,8 +7,8 @@ import hmac
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.http.paths import OPEN, PROBED
 from gateway.http.replies import header_values
+from gateway.http.routes import find_route
 from gateway.http.visitors import Visitors
 from shared.errors import AuthenticationError
 
@@ -46,7 +46,8 @@ class Authentication:
 
 
 def _is_open(scope: Scope) -> bool:
-    return scope["path"] in OPEN or (scope.get("method") == "HEAD" and scope["path"] in PROBED)
+    route = find_route(scope["path"])
+    return route is not None and scope.get("method") in route.keyless
 
 
 def _digests(api_key: str) -> frozenset[bytes]:

@@ -20,7 +20,7 @@ from gateway.dialects.base import CountingDialect, Dialect, Parsed, RenderContex
 from gateway.dispatch.choices import ChoiceReaders, requests_of
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.readers import EventReader
-from gateway.http.replies import header, read_body, request_id_of, send_json
+from gateway.http.replies import header, headers_of, read_body, request_id_of, send_json
 from gateway.intake.json_text import parse_json
 from gateway.metrics import RequestRecord, outcome_of
 from gateway.parts import Parts
@@ -44,19 +44,18 @@ _STREAM_HEADERS = [
 class _Endpoint:
     """What generating and counting have in common."""
 
-    def __init__(self, parts: Parts, dialect: Dialect, *, route: str) -> None:
+    def __init__(self, parts: Parts, dialect: Dialect, *, name: str) -> None:
         self.settings = parts.settings
         self.intake = parts.intake
         self.dispatcher = parts.dispatcher
         self.metrics = parts.metrics
         self.dialect = dialect
-        self.route = route
+        self.name = name
 
     async def parse(self, scope: Scope, receive: Receive, *, counting: bool) -> Parsed:
         body = await read_body(receive)
         data = parse_json(body, _encoding_hint(scope))
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        return self.dialect.parse_request(data, headers, request_id=request_id_of(scope), counting=counting)
+        return self.dialect.parse_request(data, headers_of(scope), request_id=request_id_of(scope), counting=counting)
 
 
 class Generate(_Endpoint):
@@ -85,7 +84,7 @@ class Generate(_Endpoint):
             raise
         finally:
             self.metrics.inflight.dec()
-            self.metrics.answer(self.route, request.model, outcome)
+            self.metrics.answer(self.name, request.model, outcome)
             whose = "" if first.request is request else f" of {first.request_id}"
             logger.info("%s %s %s%s: %s", request.id, request.model, outcome, whose, record.summary())
         if outcome == "ok" and first.request is request:
@@ -244,8 +243,8 @@ def _settles(event: Event) -> bool:
 class CountTokens(_Endpoint):
     """Tokens of a prompt, counted by any worker of the model beside its generation. An ASGI application."""
 
-    def __init__(self, parts: Parts, dialect: CountingDialect, *, route: str) -> None:
-        super().__init__(parts, dialect, route=route)
+    def __init__(self, parts: Parts, dialect: CountingDialect, *, name: str) -> None:
+        super().__init__(parts, dialect, name=name)
         self._render_count = dialect.render_count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -259,5 +258,5 @@ class CountTokens(_Endpoint):
             outcome = outcome_of(error)
             raise
         finally:
-            self.metrics.answer(self.route, request.model, outcome)
+            self.metrics.answer(self.name, request.model, outcome)
         await send_json(send, 200, self._render_count(count))

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.paths import normal_path
 from gateway.http.replies import ClientDisconnectedError, header, send_error
+from gateway.http.routes import find_route
 from shared.errors import (
     AuthenticationError,
     GatewayError,
@@ -57,8 +58,10 @@ class RequestContext:
             await self.app(scope, receive, send_with_id)
         finally:
             took_ms = (time.monotonic() - started_s) * 1000
-            method, path = scope["method"], scope["path"]
-            access_logger.info("%s %s %s %d %.1f ms", request_id, method, _printable(path), status, took_ms)
+            path, route = scope["path"], find_route(scope["path"])
+            asked = f"{scope['method']} {_printable(path)}"
+            name = "-" if route is None else route.name
+            access_logger.info("%s %s %s %d %.1f ms", request_id, asked, name, status, took_ms)
 
 
 def _printable(path: str) -> str:

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import re
 
-# What clients ask with HEAD before they begin, without a key: Claude Code and its older releases.
-PROBED = ("/", "/api/hello", "/anthropic", "/anthropic/api/hello")
-# What tells whether a process lives; whoever watches it has no key.
-OPEN = ("/health", "/ready")
-
 # Behind this stands a model's id, which may be a folder's path and keeps its slashes.
 _BEFORE_AN_ID = re.compile(r"/+(?:anthropic/+)?v1/+models/")
 _SLASHES = re.compile(r"/{2,}")

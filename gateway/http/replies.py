@@ -9,7 +9,8 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from gateway.dialects.base import Dialect
-from gateway.dialects.registry import DIALECTS
+from gateway.dialects.registry import DIALECTS, OPENAI_CHAT
+from gateway.http.routes import spoken_at
 from shared.errors import AuthenticationError, GatewayError
 
 JSON = b"application/json"
@@ -29,20 +30,18 @@ def header_values(scope: Scope, name: bytes) -> list[bytes]:
     return [value for key, value in scope["headers"] if key == name]
 
 
-def is_anthropic_client(scope: Scope) -> bool:
-    """Whether the client's headers are those of an Anthropic SDK or of Claude Code."""
-    names = {key for key, _ in scope["headers"]}
-    return not names.isdisjoint((b"anthropic-version", b"x-api-key")) or "claude" in header(scope, b"user-agent")
-
-
 def dialect_of(scope: Scope) -> Dialect:
     """By the path; where both vendors use the same path, by the client's headers."""
-    path: str = scope["path"]
-    if path.startswith(("/anthropic/", "/v1/messages")):
-        return DIALECTS["anthropic"]
-    if path.startswith(("/v1/chat/", "/v1/completions", "/v1/responses", "/v1/embeddings")):
-        return DIALECTS["openai_chat"]
-    return DIALECTS["anthropic" if is_anthropic_client(scope) else "openai_chat"]
+    spoken = spoken_at(scope["path"])
+    if spoken:
+        return DIALECTS[spoken]
+    headers = headers_of(scope)
+    return next((dialect for dialect in DIALECTS.values() if dialect.recognises(headers)), OPENAI_CHAT)
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """The request's headers by their lower-case names."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 async def send_reply(

@@ -81,7 +81,7 @@ class MetricsPage:
         await send_reply(send, 200, self.parts.metrics.render(), media_type=CONTENT_TYPE.encode())
 
 
-class Root:
+class Greeting:
     """`GET /` and what clients probe before they begin: an answer at once, without asking anybody."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.dialects.anthropic import errors, models, parse
+from gateway.dialects.anthropic.schema import CLIENT_AGENT, CLIENT_HEADERS
 from gateway.dialects.base import Parsed, RenderedError
 from shared.errors import GatewayError
 from shared.registry import Fleet
@@ -13,6 +14,10 @@ from shared.registry import Fleet
 
 class AnthropicDialect:
     name = "anthropic"
+
+    def recognises(self, headers: Mapping[str, str]) -> bool:
+        """Those of its SDKs and of Claude Code."""
+        return not headers.keys().isdisjoint(CLIENT_HEADERS) or CLIENT_AGENT in headers.get("user-agent", "")
 
     def parse_request(
         self, body: Any, headers: Mapping[str, str], *, request_id: str, counting: bool = False

@@ -10,6 +10,10 @@ from typing import Final
 from gateway.models.resolve import VendorNames
 from shared.events import FinishReason
 
+# One of these headers, or this in `user-agent`, comes from its SDKs or Claude Code.
+CLIENT_HEADERS: Final = ("anthropic-version", "x-api-key")
+CLIENT_AGENT: Final = "claude"
+
 HEADER_SESSION: Final = "x-claude-code-session-id"
 HEADER_AGENT: Final = "x-claude-code-agent-id"
 

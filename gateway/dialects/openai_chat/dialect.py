@@ -14,6 +14,10 @@ from shared.registry import Fleet
 class OpenAIChatDialect:
     name = "openai_chat"
 
+    def recognises(self, headers: Mapping[str, str]) -> bool:
+        """Its clients have no mark of their own: whoever nobody recognises speaks it."""
+        return False
+
     def parse_request(
         self, body: Any, headers: Mapping[str, str], *, request_id: str, counting: bool = False
     ) -> Parsed:

@@ -139,6 +139,14 @@ def test_the_access_log_has_one_line_that_no_path_can_break(caplog: pytest.LogCa
     (record,) = [record for record in caplog.records if record.name == "gateway.access"]
     assert "\n" not in record.getMessage()
     assert record.getMessage().startswith("req_")
+    assert " - 200 " in record.getMessage()
+
+
+def test_the_access_log_names_the_route(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "gateway.access"):
+        call(guarded(hello), scope_of("/anthropic/v1/messages"))
+    (record,) = [record for record in caplog.records if record.name == "gateway.access"]
+    assert " POST /anthropic/v1/messages messages 200 " in record.getMessage()
 
 
 @pytest.mark.parametrize("chunks", [[b"12345"], [b"123", b"45"]])

@@ -1,0 +1,85 @@
+"""Every path that is served: what is done there, in whose dialect, and whether it takes a key.
+
+The application, the access log, the metrics and the check of keys all read this one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Work = Literal["generate", "count", "models", "model", "health", "ready", "metrics", "greeting"]
+
+_POST, _READ = ("POST",), ("GET", "HEAD")
+_ID = "/{id:path}"  # a model's id may be a folder's path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """`path` may end in a parameter (Starlette's notation). `name` is what log and metrics call it. `dialect` is empty
+    where the client's headers say which. `keyless` are the methods that need no key."""
+
+    path: str
+    work: Work
+    name: str
+    methods: tuple[str, ...] = _READ
+    dialect: str = ""
+    keyless: tuple[str, ...] = ()
+
+
+def _anthropic(path: str, work: Work, name: str, methods: tuple[str, ...] = _POST) -> Route:
+    return Route(path=path, work=work, name=name, methods=methods, dialect="anthropic")
+
+
+ROUTES: Final = (
+    _anthropic("/v1/messages", "generate", "messages"),
+    _anthropic("/v1/messages/count_tokens", "count", "count_tokens"),
+    _anthropic("/anthropic/v1/messages", "generate", "messages"),
+    _anthropic("/anthropic/v1/messages/count_tokens", "count", "count_tokens"),
+    _anthropic("/anthropic/v1/models", "models", "models", _READ),
+    _anthropic("/anthropic/v1/models/", "models", "models", _READ),  # and not the model with an empty id
+    _anthropic("/anthropic/v1/models" + _ID, "model", "model", _READ),
+    Route(path="/v1/chat/completions", work="generate", name="chat_completions", methods=_POST, dialect="openai_chat"),
+    Route(path="/v1/models", work="models", name="models"),
+    Route(path="/v1/models/", work="models", name="models"),
+    Route(path="/v1/models" + _ID, work="model", name="model"),
+    # What tells whether a process lives; whoever watches it has no key.
+    Route(path="/health", work="health", name="health", keyless=_READ),
+    Route(path="/ready", work="ready", name="ready", keyless=_READ),
+    Route(path="/metrics", work="metrics", name="metrics"),
+    # What clients ask with HEAD before they begin, without a key: Claude Code and its older releases.
+    *(
+        Route(path=path, work="greeting", name="greeting", keyless=("HEAD",))
+        for path in ("/", "/api/hello", "/anthropic", "/anthropic/api/hello")
+    ),
+)
+
+# Whose clients ask below these, also where there is nothing.
+_SPOKEN_BELOW: Final = {
+    "/anthropic/": "anthropic",
+    "/v1/messages": "anthropic",
+    "/v1/chat/": "openai_chat",
+    "/v1/completions": "openai_chat",
+    "/v1/responses": "openai_chat",
+    "/v1/embeddings": "openai_chat",
+}
+
+_EXACT: Final[Mapping[str, Route]] = {route.path: route for route in ROUTES if not route.path.endswith(_ID)}
+_BELOW: Final[Mapping[str, Route]] = {
+    route.path.removesuffix("{id:path}"): route for route in ROUTES if route.path.endswith(_ID)
+}
+
+
+def find_route(path: str) -> Route | None:
+    """The route of a normal path; None where there is nothing."""
+    route = _EXACT.get(path)
+    return route or next((route for beginning, route in _BELOW.items() if path.startswith(beginning)), None)
+
+
+def spoken_at(path: str) -> str:
+    """The dialect of whoever asks at this path, served or not; empty where the client's headers say it."""
+    route = _EXACT.get(path)
+    if route is not None and route.dialect:
+        return route.dialect
+    return next((dialect for beginning, dialect in _SPOKEN_BELOW.items() if path.startswith(beginning)), "")

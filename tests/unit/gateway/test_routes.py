@@ -1,0 +1,56 @@
+"""The one table of routes says the same to everybody who reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import starlette.routing
+
+from gateway.app import create_app
+from gateway.dialects.registry import COUNTING_DIALECTS, DIALECTS
+from gateway.http.routes import ROUTES, find_route, spoken_at
+from shared.config import Settings
+
+
+def test_the_application_serves_what_the_table_says_and_nothing_else(redis_url: str, tmp_path: Path) -> None:
+    app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path))
+    served = {(route.path, method) for route in app.routes for method in route.methods}  # type: ignore[attr-defined]
+    assert served == {(route.path, method) for route in ROUTES for method in route.methods}
+    assert all(isinstance(route, starlette.routing.Route) for route in app.routes)
+
+
+def test_work_that_is_parsed_has_a_dialect_that_can() -> None:
+    for route in ROUTES:
+        if route.work == "generate":
+            assert route.dialect in DIALECTS
+        if route.work == "count":
+            assert route.dialect in COUNTING_DIALECTS
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v1/messages", "messages"),
+        ("/anthropic/v1/messages/count_tokens", "count_tokens"),
+        ("/v1/models/", "models"),
+        ("/v1/models/folder/of a model", "model"),
+        ("/anthropic/v1/models/a", "model"),
+        ("/", "greeting"),
+    ],
+)
+def test_a_path_is_found(path: str, name: str) -> None:
+    route = find_route(path)
+    assert route is not None
+    assert route.name == name
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/message", "/v1/messages/", "/v1/modelsx", "/healthy"])
+def test_what_only_looks_like_a_path_is_not(path: str) -> None:
+    assert find_route(path) is None
+
+
+def test_a_path_that_is_not_served_may_still_be_one_vendors() -> None:
+    assert spoken_at("/v1/embeddings") == "openai_chat"
+    assert spoken_at("/anthropic/v1/nothing") == "anthropic"
+    assert spoken_at("/v1/models") == ""
