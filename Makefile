@@ -50,6 +50,7 @@ test: check
 
 test-all: test
 	$(BIN)/pytest -n $(JOBS) -m slow
+	$(BIN)/pytest -n $(JOBS) -m thorough --hypothesis-profile=thorough
 
 bench: $(DEV)
 	$(BIN)/python -m tests.bench

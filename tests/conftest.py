@@ -9,7 +9,7 @@ import redis
 
 from shared.redis_server import RedisServer
 
-pytest_plugins = ["tests.support.models", "tests.support.stack"]
+pytest_plugins = ["tests.support.examples", "tests.support.models", "tests.support.stack"]
 
 
 @pytest.fixture

@@ -14,21 +14,26 @@ from typing import Protocol
 
 from shared.errors import PromptTooLongError
 from shared.request import GenerateRequest
+from worker.formats.harmony import HEADER
 from worker.prompt import encode, template
 from worker.prompt.by_units import ContradictedError, UnitBuilder
 from worker.prompt.by_whole import WholeBuilder
+from worker.prompt.closes import Closes
 from worker.prompt.conversation import Conversation, Converter
 from worker.prompt.encode import Encoder, Shield
+from worker.prompt.growth import NotLocalError
 from worker.prompt.harmony import HarmonyThoughts, speaks_harmony
 from worker.prompt.head import Head, Heads
 from worker.prompt.image_files import ImageReader
 from worker.prompt.image_pieces import ImageAlbum, Patch
-from worker.prompt.pieces import WINDOW_UNITS, NotLocalError, PieceRenderer
+from worker.prompt.markers import Markers
+from worker.prompt.pieces import WINDOW_UNITS, PieceRenderer
 from worker.prompt.prefill import Prefill, is_prefill
 from worker.prompt.template import Template
 from worker.prompt.thoughts import Thoughts
 from worker.prompt.too_long import refuse_hopeless
 from worker.prompt.traits import find_traits
+from worker.prompt.turns import Turns
 from worker.prompt.values import Prompt
 from worker.prompt.verify import is_local
 
@@ -40,6 +45,7 @@ class Tokenizer(template.Tokenizer, encode.Tokenizer, Protocol):
 
     think_start: str | None
     think_end: str | None
+    tool_call_end: str | None
 
     @property
     def eos_token_ids(self) -> Collection[int]: ...
@@ -60,20 +66,21 @@ class PromptBuilder:
         self._traits = traits = find_traits(self._template, patch.text if patch is not None else "", harmony=harmony)
         self._images = images if traits.image_form else None
         start, end = tokenizer.think_start, tokenizer.think_end
-        self._thoughts = Thoughts(self._template, start, end) if start and end else None
+        markers = Markers((*encoder.added, *filter(None, (start, end))))
+        self._thoughts = Thoughts(self._template, start, end, markers) if start and end else None
         if harmony:
-            self._thoughts = HarmonyThoughts(self._template)
+            self._thoughts = HarmonyThoughts(self._template, markers)
+        turns = Turns(self._template, markers, HEADER if harmony else "")
+        closes = Closes(turns, markers, text_arguments=traits.text_arguments, call_end=tokenizer.tool_call_end)
         self._heads = heads = Heads(traits, self._shield, encoder, self._thoughts)
         self._by_units: list[UnitBuilder] = []
         for window in (WINDOW_UNITS, None):
-            renderer = PieceRenderer(
-                self._template, self._thoughts, text_arguments=traits.text_arguments, window=window, harmony=harmony
-            )
-            if is_local(self._template, renderer, traits):
+            renderer = PieceRenderer(turns, closes, self._thoughts, markers, window=window)
+            if is_local(turns, renderer, traits):
                 self._by_units.append(
-                    UnitBuilder(self._template, traits, renderer, encoder, heads, tokenizer.eos_token_ids, patch)
+                    UnitBuilder(turns, traits, renderer, encoder, heads, tokenizer.eos_token_ids, patch)
                 )
-        self._by_whole = WholeBuilder(self._template, renderer, encoder, heads, patch)
+        self._by_whole = WholeBuilder(turns, renderer, encoder, heads, patch)
 
     @property
     def supports_images(self) -> bool:

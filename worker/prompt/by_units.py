@@ -7,23 +7,24 @@ and starts anew.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from shared.errors import InvalidRequestError
 from worker.prompt.conversation import Conversation, Unit
 from worker.prompt.encode import Encoder
+from worker.prompt.growth import NotLocalError
 from worker.prompt.head import Head, Heads
 from worker.prompt.image_pieces import ImageSpan, Patch, find_spans, with_images
 from worker.prompt.memory import AnswerMemory, Said
-from worker.prompt.pieces import NotLocalError, Piece, PieceRenderer, Scene, ending
+from worker.prompt.pieces import Piece, PieceRenderer, ending
 from worker.prompt.prefill import Prefill
 from worker.prompt.sequences import common_length
-from worker.prompt.template import Template
 from worker.prompt.thoughts import without_ending
 from worker.prompt.traits import Traits
 from worker.prompt.tree import Node, Tree, chained
+from worker.prompt.turns import Scene, Turns
 from worker.prompt.values import Boundary, Prompt
 from worker.prompt.verify import pieces_follow
 
@@ -38,7 +39,7 @@ class UnitBuilder:
 
     def __init__(
         self,
-        template: Template,
+        turns: Turns,
         traits: Traits,
         renderer: PieceRenderer,
         encoder: Encoder,
@@ -47,16 +48,14 @@ class UnitBuilder:
         patch: Patch | None = None,
     ) -> None:
         self._patch = patch
-        self._template = template
+        self._turns = turns
         self._traits = traits
         self._renderer = renderer
         self._encoder = encoder
         self._heads = heads
         self._memory = AnswerMemory()
         self._tree = Tree()
-        # What a model writes itself at an answer's end before the token that ends it.
-        close = encoder.encode(renderer.close)
-        self._written_close = close[: next((i for i, token in enumerate(close) if token in end_tokens), 0)]
+        self._end_tokens = frozenset(end_tokens)
 
     def build(self, head: Head, conversation: Conversation, prefill: Prefill | None) -> Prompt:
         nodes = self._walk(head, conversation)
@@ -141,23 +140,31 @@ class UnitBuilder:
         """An answer with its header: as it was generated if that is known, else rendered anew."""
         recalled = self._memory.recall(chained(parent.digest, parent.header), conversation.units[index].messages[0])
         if recalled is not None:
-            return (*parent.header, *without_ending(recalled, self._written_close))
+            written = self._written_close(conversation.units[index].dicts[0])
+            return (*parent.header, *without_ending(recalled, written))
         text = self._renderer.answer(conversation, index, scene, parent.header_text)
         if parent.header_text and text.startswith(parent.header_text):
             return (*parent.header, *self._encoder.encode(text[len(parent.header_text) :]))
         return self._encoder.encode(text)
+
+    def _written_close(self, answer: Mapping[str, Any]) -> Sequence[int]:
+        """What a model writes itself at an answer's end before the token that ends it."""
+        close = self._encoder.encode(self._renderer.close_of(answer))
+        return close[: next((i for i, token in enumerate(close) if token in self._end_tokens), 0)]
 
     def _verify(self, head: Head, conversation: Conversation, nodes: Sequence[Node]) -> None:
         """Raises `ContradictedError` when the pieces are not found in the conversation's whole rendering."""
         late = (self._traits.late_tools and head.scene.tools) or (self._traits.late_system and conversation.system)
         if late or conversation.units[-1].kind == "assistant":
             return
-        dicts = [*conversation.system, *(item for unit in conversation.units for item in unit.dicts)]
+        messages = (self._renderer.bare(item) for unit in conversation.units for item in unit.dicts)
         try:
-            whole = self._template.render(dicts, head.scene.tools, head.scene.switches, header=True)
+            whole = self._turns.whole([*conversation.system, *messages], head.scene)
         except InvalidRequestError:
             return  # a rule about the whole conversation, which pieces need not follow
         texts = [node.text for node in nodes if node.text]
+        if not self._renderer.is_steady:
+            texts = [texts[0], *texts[1:][-1:]]
         texts[-1] += nodes[-1].header_text
         if not pieces_follow(whole, texts):
             raise ContradictedError

@@ -14,7 +14,7 @@ from worker.prompt.image_pieces import Patch, find_spans, with_images
 from worker.prompt.pieces import PieceRenderer, ending
 from worker.prompt.prefill import Prefill
 from worker.prompt.sequences import common_length
-from worker.prompt.template import Template
+from worker.prompt.turns import Turns
 from worker.prompt.values import Boundary, Prompt
 
 # Boundaries are looked for at the ends of this many last units: each costs a rendering.
@@ -25,10 +25,10 @@ class WholeBuilder:
     """Thread-safe."""
 
     def __init__(
-        self, template: Template, renderer: PieceRenderer, encoder: Encoder, heads: Heads, patch: Patch | None = None
+        self, turns: Turns, renderer: PieceRenderer, encoder: Encoder, heads: Heads, patch: Patch | None = None
     ) -> None:
         self._patch = patch
-        self._template = template
+        self._turns = turns
         self._renderer = renderer
         self._encoder = encoder
         self._heads = heads
@@ -55,7 +55,7 @@ class WholeBuilder:
 
     def _render(self, head: Head, conversation: Conversation, count: int, *, header: bool) -> str:
         dicts = [*conversation.system, *(item for unit in conversation.units[:count] for item in unit.dicts)]
-        return self._template.render(dicts, head.scene.tools, head.scene.switches, header=header)
+        return self._turns.whole(dicts, head.scene) if header else self._turns.body(dicts, head.scene)
 
     def _boundaries(self, head: Head, conversation: Conversation, tokens: Sequence[int]) -> tuple[Boundary, ...]:
         units = conversation.units

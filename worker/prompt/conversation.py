@@ -27,6 +27,7 @@ from worker.prompt.harmony import with_preamble
 from worker.prompt.image_files import Image
 from worker.prompt.image_pieces import Content, ImageAlbum, ImageDict, images_of, joined, text_of
 from worker.prompt.template import ToolDict
+from worker.prompt.tool_schemas import complete
 from worker.prompt.traits import Traits
 
 # In the place of a result's images, where the template has none for them there.
@@ -100,11 +101,10 @@ def build_tools(tools: Iterable[ToolDefinition], shield: Shield) -> list[ToolDic
 
 
 def _function(tool: ToolDefinition, shield: Shield) -> dict[str, Any]:
-    parameters = tool.parameters or {"type": "object", "properties": {}}
     return {
         "name": tool.name,
         "description": shield(tool.description),
-        "parameters": shielded(parameters, shield),
+        "parameters": shielded(complete(tool.parameters), shield),
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from worker.formats.harmony import ANALYSIS, COMMENTARY, FINAL, NEXT, is_harmony
+from worker.prompt.markers import Markers
 from worker.prompt.template import Template
 from worker.prompt.thoughts import Thoughts
 
@@ -22,8 +23,8 @@ def speaks_harmony(template: Template, added: Collection[str]) -> bool:
 class HarmonyThoughts(Thoughts):
     """Reasoning as an `analysis` message of its own."""
 
-    def __init__(self, template: Template) -> None:
-        super().__init__(template, ANALYSIS, NEXT)
+    def __init__(self, template: Template, markers: Markers) -> None:
+        super().__init__(template, ANALYSIS, NEXT, markers)
 
     def _learn_form(self) -> tuple[str, str]:
         return ANALYSIS, NEXT

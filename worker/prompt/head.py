@@ -16,9 +16,10 @@ from shared.errors import InvalidRequestError
 from shared.request import GenerateRequest
 from worker.prompt.conversation import Conversation, build_tools
 from worker.prompt.encode import Encoder, Shield
-from worker.prompt.pieces import PieceRenderer, Scene
+from worker.prompt.pieces import PieceRenderer
 from worker.prompt.thoughts import Thoughts
 from worker.prompt.traits import Traits, tools_as_text
+from worker.prompt.turns import Scene
 
 _HEADS = 64
 

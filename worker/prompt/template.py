@@ -42,6 +42,9 @@ _REFUSALS = (
     ValueError,
 )
 
+# How a template may be told that there are no tools: some go through whatever is there.
+_NO_TOOLS: tuple[Mapping[str, Any], ...] = ({"tools": None}, {"tools": []}, {})
+
 # For models that come without a template: base models, which continue a dialogue written out.
 _PLAIN = """\
 {%- for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
@@ -126,6 +129,7 @@ class Template:
         self._compiled: dict[bool, jinja2.Template] = {}
         self._source = ""
         self.variables: frozenset[str] = frozenset()
+        self._no_tools: Mapping[str, Any] = {"tools": None}
         # mlx-lm may render in Python instead: its `apply_chat_template` is then the template.
         in_python = bool(tokenizer.init_kwargs.get("chat_template_type"))
         if not tokenizer.has_chat_template:
@@ -135,6 +139,7 @@ class Template:
                 self._compile()
             except jinja2.TemplateError as error:
                 raise ModelUnavailableError(f"the model's chat template does not compile: {error}") from error
+            self._no_tools = next(filter(self._accepts, _NO_TOOLS), self._no_tools)
 
     def _compile(self) -> None:
         environment = _environment()
@@ -147,6 +152,14 @@ class Template:
             self._compiled[with_tools] = environment.from_string(source)
             found = jinja2.meta.find_undeclared_variables(environment.parse(source))
             self.variables |= frozenset(found)
+
+    def _accepts(self, variables: Mapping[str, Any]) -> bool:
+        values = {**self._special, "messages": [{"role": "user", "content": "."}], **variables}
+        try:
+            self._compiled[False].render({**values, "documents": None, "add_generation_prompt": True})
+        except _REFUSALS:
+            return False
+        return True
 
     def control_tokens(self, added: Iterable[str]) -> frozenset[str]:
         """Those of a tokenizer's added tokens that the template writes as markup."""
@@ -195,7 +208,7 @@ class Template:
                         **self._special,
                         **switches,
                         "messages": messages,
-                        "tools": list(tools) or None,
+                        **({"tools": list(tools)} if tools else self._no_tools),
                         "documents": None,
                         "add_generation_prompt": header,
                     }

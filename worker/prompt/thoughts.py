@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shared.errors import InvalidRequestError
-from worker.prompt.sequences import common_length
+from shared.request import ReasoningOptions
+from worker.prompt.markers import Markers
 from worker.prompt.template import Template
 
 _REASONING, _TEXT = "zzthought", "zzanswer"
@@ -20,22 +21,24 @@ _USER: dict[str, Any] = {"role": "user", "content": "zzuser"}
 class Thoughts:
     """`start` and `end` are the model's reasoning markers."""
 
-    def __init__(self, template: Template, start: str, end: str) -> None:
+    def __init__(self, template: Template, start: str, end: str, markers: Markers) -> None:
         self._template = template
+        self._markers = markers
         self._start, self._end = start, end
         self._empty = re.compile(rf"\s*{re.escape(start)}\s*{re.escape(end)}\s*")
         self._unopened_end = re.compile(rf"\s*{re.escape(end)}\s*")
+        self._switches = template.switches(ReasoningOptions(enabled=True))
         self._open, self._close = self._learn_form()
         self._is_last_only = self._learn_empty()
 
-    def _render(self, *messages: Mapping[str, Any]) -> str:
+    def _render(self, *messages: Mapping[str, Any], thinking: bool = False, header: bool = False) -> str:
         try:
-            return self._template.render(messages, (), {}, header=False)
+            return self._template.render(messages, (), self._switches if thinking else {}, header=header)
         except InvalidRequestError:
             return ""
 
     def _learn_form(self) -> tuple[str, str]:
-        """What stands around reasoning where the template shows it."""
+        """What stands around reasoning where the template shows it; else in the form of a header that opens it."""
         arguments = {"zzkey": "zzvalue"}
         call = {"type": "function", "id": "call00000", "function": {"name": "zztool", "arguments": arguments}}
         answer = {
@@ -45,13 +48,16 @@ class Thoughts:
             "reasoning": _REASONING,
             "thinking": _REASONING,
         }
-        for shown in (answer, {**answer, "tool_calls": [call]}):
-            text = self._render(_USER, shown)
-            before, found, after = text.partition(_REASONING)
-            if found and self._start in before and self._end in after:
-                ended = after.index(self._end) + len(self._end)
-                space = len(after) - len(after[ended:].lstrip())
-                return before[before.rindex(self._start) :], after[:space]
+        for thinking in (False, True):
+            for shown in (answer, {**answer, "tool_calls": [call]}):
+                before, found, after = self._render(_USER, shown, thinking=thinking).partition(_REASONING)
+                if found and self._start in before and self._end in after:
+                    ended = after.index(self._end) + len(self._end)
+                    space = len(after) - len(after[ended:].lstrip())
+                    return before[before.rindex(self._start) :], after[:space]
+        header = self._render(_USER, thinking=True, header=True)
+        if self.opens(header) and not header.endswith("\n"):
+            return header[header.rindex(self._start) :], self._end
         return f"{self._start}\n", f"\n{self._end}\n\n"
 
     def _learn_empty(self) -> bool:
@@ -72,7 +78,7 @@ class Thoughts:
     def restored(self, text: str, header: str, reasoning: str) -> str:
         """An answer with its header, as the template rendered it, as it was when it was generated after `header`."""
         if reasoning:
-            return text if reasoning in text else self._with(text, header, reasoning)
+            return self._with(text, header, reasoning)
         if text.startswith(header):
             return self._without_empty(text, len(header)) if self._is_last_only else text
         # A header that ends with an empty block belongs to the answer, though the template later leaves it out.
@@ -82,17 +88,30 @@ class Thoughts:
         return text
 
     def _with(self, text: str, header: str, reasoning: str) -> str:
-        at = common_length(text, header)
+        opens = self.opens(header)
+        if reasoning in text:
+            is_behind = text.startswith(header) or not opens
+            return text if is_behind else header + text[text.index(reasoning) :]
+        at = self._markers.common(text, header)
         rest = self._without_empty(text, at)[at:]
-        if self.opens(header):
-            if at == len(header) and (match := self._unopened_end.match(rest)):
-                rest = rest[match.end() :]
-            return header + reasoning + self._close + rest
-        return text[:at] + self._open + reasoning + self._close + rest
+        if match := self._unopened_end.match(rest):
+            rest = rest[match.end() :]
+        before = header if opens else text[:at] + self._open
+        return before + reasoning + self._close + rest
 
     def _without_empty(self, text: str, at: int) -> str:
         match = self._empty.match(text, at)
         return text if match is None else text[:at] + text[match.end() :]
+
+
+def behind_header(text: str, header: str, markers: Markers) -> str:
+    """An answer with its header behind the one it was generated after, of which the template later shows less."""
+    if text.startswith(header):
+        return text
+    at = markers.common(text, header)
+    left, rest = header[at:], text[at:]
+    shown = next((length for length in range(min(len(left), len(rest)), 0, -1) if left.endswith(rest[:length])), 0)
+    return header + rest[shown:]
 
 
 def without_ending(tokens: Sequence[int], ending: Sequence[int]) -> Sequence[int]:

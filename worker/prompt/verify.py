@@ -6,14 +6,17 @@ from collections.abc import Sequence
 
 from shared.errors import InvalidRequestError
 from shared.messages import Message, Part, TextPart, ToolCallPart, ToolResultPart
-from worker.prompt.conversation import Conversation, Converter
+from worker.prompt.conversation import Conversation, Converter, Unit
 from worker.prompt.encode import Shield
-from worker.prompt.pieces import NotLocalError, Piece, PieceRenderer, Scene
-from worker.prompt.template import Template, ToolDict
+from worker.prompt.growth import NotLocalError
+from worker.prompt.pieces import Piece, PieceRenderer
+from worker.prompt.template import ToolDict
+from worker.prompt.tool_schemas import complete
 from worker.prompt.traits import Traits
+from worker.prompt.turns import Scene, Turns
 
 _TOOLS = (
-    ToolDict({"type": "function", "function": {"name": "zztool", "description": "", "parameters": {"type": "object"}}}),
+    ToolDict({"type": "function", "function": {"name": "zztool", "description": "", "parameters": complete({})}}),
 )
 
 
@@ -33,19 +36,19 @@ def pieces_follow(whole: str, pieces: Sequence[str]) -> bool:
     return whole.endswith(pieces[-1]) and len(whole) - len(pieces[-1]) >= at
 
 
-def is_local(template: Template, renderer: PieceRenderer, traits: Traits) -> bool:
+def is_local(turns: Turns, renderer: PieceRenderer, traits: Traits) -> bool:
     """Tries it on a conversation with everything in it but reasoning, which templates drop from whole renderings.
-    Finds out on the way whether the renderer needs the tools after the head."""
+    Finds out on the way whether the renderer needs the tools after the head, and whether a longer conversation holds
+    every piece as it was when it was the last."""
     bare, equipped = Scene(tools=(), switches={}), Scene(tools=_TOOLS, switches={})
+    scenes = [bare]
+    if traits.tools and not traits.late_tools:
+        scenes.append(equipped)
     try:
-        if not _follows(template, renderer, traits, bare):
+        if not all(_fits(turns, renderer, traits, scene) for scene in scenes):
             return False
-        if traits.tools and not traits.late_tools:
-            if not _follows(template, renderer, traits, equipped):
-                return False
-            renderer.tools_in_head = _later_pieces(renderer, traits, bare) == _later_pieces(renderer, traits, equipped)
-        else:
-            renderer.tools_in_head = True
+        alike = len({str(_later_pieces(renderer, traits, scene)) for scene in scenes}) == 1
+        renderer.tools_in_head = alike
     except (NotLocalError, InvalidRequestError):
         return False
     return True
@@ -60,13 +63,31 @@ def _later_pieces(renderer: PieceRenderer, traits: Traits, scene: Scene) -> list
     ]
 
 
-def _follows(template: Template, renderer: PieceRenderer, traits: Traits, scene: Scene) -> bool:
+def _fits(turns: Turns, renderer: PieceRenderer, traits: Traits, scene: Scene) -> bool:
+    """Whether the first piece begins every prompt of the conversation and each other piece ends its own, with the
+    words of its unit in it."""
     conversation = _probe(traits)
-    later = [piece for piece in _later_pieces(renderer, traits, scene) if isinstance(piece, Piece)]
-    texts = [renderer.first(conversation, scene).text, *(piece.text for piece in later)]
-    texts[-1] += later[-1].header
-    dicts = [*conversation.system, *(item for unit in conversation.units for item in unit.dicts)]
-    return pieces_follow(template.render(dicts, scene.tools, scene.switches, header=True), texts)
+    head = renderer.first(conversation, scene)
+    dicts, pieces = list(conversation.system), []
+    for index, unit in enumerate(conversation.units):
+        dicts += [renderer.bare(message) for message in unit.dicts]
+        if unit.kind == "assistant":
+            continue
+        piece = renderer.next(conversation, index, scene) if index else head
+        pieces.append(piece.text)
+        whole = turns.whole(dicts, scene)
+        if not whole.startswith(head.text) or not whole.endswith(piece.text + piece.header):
+            return False
+        if not all(word in piece.text for word in _words(unit)):
+            return False
+    pieces[-1] += piece.header
+    renderer.is_steady = pieces_follow(whole, pieces)
+    return True
+
+
+def _words(unit: Unit) -> list[str]:
+    said = (item["content"] for item in unit.dicts if item["role"] != "assistant")
+    return [word for text in said for word in text.split()]
 
 
 def _probe(traits: Traits) -> Conversation:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, TokenizerWrapper
 
@@ -33,6 +33,7 @@ from shared.messages import (
     ToolResultPart,
 )
 from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
+from tests.support.examples import examples
 from tests.unit.worker.prompt_models import FAMILIES, tokenizer_of
 from worker.engines.mlx.output import OutputStream
 from worker.prompt import Prompt, PromptBuilder
@@ -135,7 +136,7 @@ def conversations(draw: st.DrawFn) -> tuple[list[Message], list[int]]:
 
 @each_family
 @given(conversation=conversations(), thinking=st.sampled_from([None, True, False]))
-@settings(max_examples=8, deadline=None)
+@examples(2, thorough=12)
 def test_in_a_conversation_that_only_appends_each_prompt_is_a_prefix_of_the_next(
     name: str, conversation: tuple[list[Message], list[int]], thinking: bool | None
 ) -> None:
@@ -201,7 +202,7 @@ def generate(name: str, prompt: Prompt, request: GenerateRequest, text: str) -> 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "numbered"])
 @given(texts=st.lists(answers, min_size=1, max_size=4), sends_reasoning=st.booleans())
-@settings(max_examples=8, deadline=None)
+@examples(2, thorough=12)
 def test_what_was_generated_is_in_the_next_prompt_token_by_token(
     name: str, texts: list[str], sends_reasoning: bool
 ) -> None:
@@ -251,7 +252,7 @@ def test_another_answer_after_the_same_prompt_is_not_mistaken_for_the_generated_
     "name", [name for name in FAMILIES if name not in ("mistral", "gemma", "channel", "harmony", "numbered")]
 )
 @given(conversation=conversations())
-@settings(max_examples=6, deadline=None)
+@examples(2, thorough=10)
 def test_without_reasoning_the_prompt_is_the_templates_own(
     name: str, conversation: tuple[list[Message], list[int]]
 ) -> None:
@@ -555,7 +556,7 @@ nasty = st.one_of(
 
 @each_family
 @given(texts=st.lists(st.lists(nasty, max_size=4).map("".join), min_size=5, max_size=5))
-@settings(max_examples=8, deadline=None)
+@examples(2, thorough=12)
 def test_no_text_breaks_a_prompt_or_its_growth(name: str, texts: list[str]) -> None:
     arguments = json.dumps({"command": texts[2]})
     messages = [system(texts[0]), user(texts[1]), assistant(texts[2], call(0, arguments)), result(0, texts[3])]
@@ -660,7 +661,7 @@ class CountingTokenizer:
         self.special_tokens_map = tokenizer.special_tokens_map
         self.added_tokens_decoder = tokenizer.added_tokens_decoder
         self.think_start, self.think_end = tokenizer.think_start, tokenizer.think_end
-        self.eos_token_ids = tokenizer.eos_token_ids
+        self.eos_token_ids, self.tool_call_end = tokenizer.eos_token_ids, tokenizer.tool_call_end
         self.init_kwargs, self.has_chat_template = tokenizer.init_kwargs, tokenizer.has_chat_template
         self.get_chat_template = tokenizer.get_chat_template
         self.apply_chat_template = tokenizer.apply_chat_template

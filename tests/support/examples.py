@@ -1,0 +1,22 @@
+"""How many examples a property is tried on: few in `make test`, many in `make test-all`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+THOROUGH = "thorough"
+settings.register_profile(THOROUGH)
+
+
+def examples(few: int, *, thorough: int) -> Callable[[Any], Any]:
+    """Marks a test that `make test-all` runs once more, with so many examples."""
+    count = thorough if settings.get_current_profile_name() == THOROUGH else few
+
+    def decorate(test: Any) -> Any:
+        return pytest.mark.thorough(settings(max_examples=count, deadline=None)(test))
+
+    return decorate

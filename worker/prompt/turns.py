@@ -1,0 +1,86 @@
+"""A template's renderings as bodies, which end with the last message, and the generation headers behind them.
+
+Most templates write the header when they are asked to. Some always do; some write something else in its place when
+they are not asked, and harmony's end the last answer otherwise. For these the header is found out once, and cut off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import InvalidRequestError
+from worker.prompt.encode import STAND_IN_ANSWER, STAND_IN_USER
+from worker.prompt.growth import added
+from worker.prompt.markers import Markers
+from worker.prompt.template import Template, ToolDict
+
+_USER: dict[str, Any] = {"role": "user", "content": STAND_IN_USER}
+_ANSWER: dict[str, Any] = {"role": "assistant", "content": STAND_IN_ANSWER}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What every rendering of one request shares."""
+
+    tools: Sequence[ToolDict]
+    switches: Mapping[str, Any]
+
+
+NOTHING = Scene(tools=(), switches={})
+
+
+class Turns:
+    """Thread-safe. Every method raises `InvalidRequestError` when the template refuses the messages. `header` is that
+    of a format whose header is known."""
+
+    def __init__(self, template: Template, markers: Markers, header: str = "") -> None:
+        self._template = template
+        self._markers = markers
+        self._known = header
+        self._headers: dict[str, str] = {}
+        self._cuts = bool(header) or self._must_cut()
+
+    def whole(self, dicts: Sequence[Mapping[str, Any]], scene: Scene) -> str:
+        """With the generation header."""
+        return self._template.render(dicts, scene.tools, scene.switches, header=True)
+
+    def body(self, dicts: Sequence[Mapping[str, Any]], scene: Scene) -> str:
+        """Without it."""
+        if not self._cuts:
+            return self._template.render(dicts, scene.tools, scene.switches, header=False)
+        return self.whole(dicts, scene).removesuffix(self._known or self._header(scene.switches))
+
+    def header(self, dicts: Sequence[Mapping[str, Any]], scene: Scene, body: str) -> str:
+        """What follows `body`, the rendering of these messages. Raises `NotLocalError` where it is none."""
+        return added(body, self.whole(dicts, scene))
+
+    def _must_cut(self) -> bool:
+        bodies = []
+        for dicts in ([_USER], [_USER, _ANSWER]):
+            try:
+                body, whole = (self._template.render(dicts, (), {}, header=header) for header in (False, True))
+            except InvalidRequestError:
+                return False
+            if not whole.startswith(body):
+                return True
+            bodies.append(body == whole)
+        return all(bodies) and bool(self._header({}))
+
+    def _header(self, switches: Mapping[str, Any]) -> str:
+        key = json.dumps(switches, sort_keys=True, default=repr)
+        if key not in self._headers:
+            self._headers[key] = self._learn_header(Scene(tools=(), switches=switches))
+        return self._headers[key]
+
+    def _learn_header(self, scene: Scene) -> str:
+        """What follows an answer less what a user's message after it begins with, too."""
+        try:
+            answered, asked = self.whole([_USER, _ANSWER], scene), self.whole([_USER, _ANSWER, _USER], scene)
+        except InvalidRequestError:
+            return ""
+        behind = answered.rpartition(STAND_IN_ANSWER)[2]
+        between = asked.rpartition(STAND_IN_ANSWER)[2].rpartition(STAND_IN_USER)[0]
+        return behind[self._markers.common(behind, between) :]
