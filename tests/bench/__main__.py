@@ -21,10 +21,11 @@ from tests.bench.sides import measure_sides
 from tests.bench.speculation import measure_speculation
 from tests.bench.stalls import measure_stalls
 from tests.bench.streams import measure_streams
+from tests.bench.templates import measure_templates
 from tests.bench.turns import measure_turns
 from tests.models.random_checkpoint import PRESETS, build_checkpoint
 
-PARTS = ("overhead", "speculation", "growth", "turns", "streams", "stalls", "sides", "restart")
+PARTS = ("overhead", "templates", "speculation", "growth", "turns", "streams", "stalls", "sides", "restart")
 
 
 @contextlib.asynccontextmanager
@@ -88,10 +89,12 @@ def main() -> None:
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}\n", flush=True)
     if arguments.part in ("all", "overhead"):
         asyncio.run(_show("overhead", measure_overhead(requests=arguments.requests)))
+    if arguments.part in ("all", "templates"):
+        print(measure_templates().render() + "\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="mlxgw-bench-") as folder:
         if arguments.part in ("all", "speculation"):
             print(measure_speculation(Path(folder), arguments.params).render() + "\n", flush=True)
-        if arguments.part in ("overhead", "speculation"):
+        if arguments.part in ("overhead", "templates", "speculation"):
             return
         for model in _models(arguments, Path(folder)):
             print(f"model: {model.name}\n", flush=True)

@@ -1,7 +1,8 @@
 """From a canonical request to the tokens that a model reads."""
 
 from worker.prompt.builder import PromptBuilder
+from worker.prompt.facts import TemplateFacts
 from worker.prompt.memory import Said
 from worker.prompt.values import Boundary, Prompt
 
-__all__ = ["Boundary", "Prompt", "PromptBuilder", "Said"]
+__all__ = ["Boundary", "Prompt", "PromptBuilder", "Said", "TemplateFacts"]

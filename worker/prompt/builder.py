@@ -1,14 +1,14 @@
 """From a request to its prompt, in the best way that the model's template allows.
 
-First choice: unit by unit in small conversations, so that a turn's cost does not grow with the history. Second: unit by
-unit with the whole history before each. Last: whole. Which one is right is tried when the model is loaded, and a
-conversation that proves it wrong moves the builder on to the next.
+First choice: unit by unit in small conversations, so that a turn's cost does not grow with the history. Second: the
+same behind the calls that went before, for a template that counts them. Last: whole. Which one is right is tried when
+the model is loaded; a conversation that proves it wrong moves the builder on to whole renderings.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -21,13 +21,14 @@ from worker.prompt.by_whole import WholeBuilder
 from worker.prompt.closes import Closes
 from worker.prompt.conversation import Conversation, Converter
 from worker.prompt.encode import Encoder, Shield
+from worker.prompt.facts import Mode, TemplateFacts
 from worker.prompt.growth import NotLocalError
 from worker.prompt.harmony import HarmonyThoughts, speaks_harmony
 from worker.prompt.head import Head, Heads
 from worker.prompt.image_files import ImageReader
 from worker.prompt.image_pieces import ImageAlbum, Patch
 from worker.prompt.markers import Markers
-from worker.prompt.pieces import WINDOW_UNITS, PieceRenderer
+from worker.prompt.pieces import PieceRenderer
 from worker.prompt.prefill import Prefill, is_prefill
 from worker.prompt.template import Template
 from worker.prompt.thoughts import Thoughts
@@ -74,17 +75,36 @@ class PromptBuilder:
         closes = Closes(turns, markers, text_arguments=traits.text_arguments, call_end=tokenizer.tool_call_end)
         self._heads = heads = Heads(traits, self._shield, encoder, self._thoughts)
         self._by_units: list[UnitBuilder] = []
-        for window in (WINDOW_UNITS, None):
-            renderer = PieceRenderer(turns, closes, self._thoughts, markers, window=window)
+        for counted in (False, True):
+            renderer = PieceRenderer(turns, closes, self._thoughts, markers, counted=counted)
             if is_local(turns, renderer, traits):
                 self._by_units.append(
                     UnitBuilder(turns, traits, renderer, encoder, heads, tokenizer.eos_token_ids, patch)
                 )
+                break
         self._by_whole = WholeBuilder(turns, renderer, encoder, heads, patch)
 
     @property
     def supports_images(self) -> bool:
         return self._images is not None
+
+    @property
+    def facts(self) -> TemplateFacts:
+        mode: Mode = self._by_units[0].mode if self._by_units else "whole"
+        return TemplateFacts(mode=mode, lacks=tuple(self._lacks()))
+
+    def _lacks(self) -> Iterator[str]:
+        traits = self._traits
+        for name, has in (
+            ("tools", traits.tools),
+            ("calls", traits.calls),
+            ("parallel calls", traits.several_calls or not traits.calls),
+            ("system", traits.system),
+        ):
+            if not has:
+                yield name
+        if self._thoughts is None:
+            yield "reasoning"
 
     def build(self, request: GenerateRequest) -> Prompt:
         """Raises `PromptTooLongError`, `InvalidRequestError`, `UnsupportedContentError`."""
@@ -99,8 +119,17 @@ class PromptBuilder:
         `InvalidRequestError`, `UnsupportedContentError`."""
         return len(self._of_any_length(request).tokens)
 
+    def build_whole(self, request: GenerateRequest) -> Prompt:
+        """The prompt as the template alone writes it, to compare with."""
+        head, conversation, prefill = self._read(request, ImageAlbum(request.messages, self._images))
+        return self._by_whole.build(head, conversation, prefill)
+
     def _of_any_length(self, request: GenerateRequest) -> Prompt:
         album = ImageAlbum(request.messages, self._images)
+        prompt = self._build(*self._read(request, album))
+        return replace(prompt, images=album.by_digest) if prompt.spans else prompt
+
+    def _read(self, request: GenerateRequest, album: ImageAlbum) -> tuple[Head, Conversation, Prefill | None]:
         messages = album.messages
         prefill = None
         if is_prefill(messages):
@@ -108,8 +137,7 @@ class PromptBuilder:
         head = self._heads.of(request, self._template.switches(request.reasoning))
         converter = Converter(self._traits, self._shield, {tool.name: tool for tool in request.tools}, album)
         conversation = converter.convert(messages, head.tools_text, has_tools=bool(head.scene.tools))
-        prompt = self._build(head, conversation, prefill)
-        return replace(prompt, images=album.by_digest) if prompt.spans else prompt
+        return head, conversation, prefill
 
     def _build(self, head: Head, conversation: Conversation, prefill: Prefill | None) -> Prompt:
         for builder in tuple(self._by_units):

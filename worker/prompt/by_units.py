@@ -14,6 +14,7 @@ from typing import Any
 from shared.errors import InvalidRequestError
 from worker.prompt.conversation import Conversation, Unit
 from worker.prompt.encode import Encoder
+from worker.prompt.facts import Mode
 from worker.prompt.growth import NotLocalError
 from worker.prompt.head import Head, Heads
 from worker.prompt.image_pieces import ImageSpan, Patch, find_spans, with_images
@@ -56,6 +57,10 @@ class UnitBuilder:
         self._memory = AnswerMemory()
         self._tree = Tree()
         self._end_tokens = frozenset(end_tokens)
+
+    @property
+    def mode(self) -> Mode:
+        return "counted window" if self._renderer.counted else "window"
 
     def build(self, head: Head, conversation: Conversation, prefill: Prefill | None) -> Prompt:
         nodes = self._walk(head, conversation)

@@ -14,7 +14,7 @@ verified against whole renderings; one that is not is rendered whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from worker.prompt.growth import NotLocalError, grown
 from worker.prompt.markers import Markers
 from worker.prompt.thoughts import Thoughts, behind_header
 from worker.prompt.turns import Scene, Turns
-from worker.prompt.windows import anchor_of, stand_ins, window
+from worker.prompt.windows import marked, window
 
 # Units before the one in question that its rendering may depend on.
 WINDOW_UNITS = 4
@@ -43,23 +43,21 @@ class Piece:
 class PieceRenderer:
     """`tools_in_head`: only the first piece is rendered with tools. Either the others are the same without them, which
     saves time, or the template shows tools at the last user message, which would change the prompt's middle with every
-    turn.
+    turn. `is_steady`: a longer conversation holds every piece as it was when it was the last; a template may write the
+    end of a message otherwise when others follow.
 
-    `is_steady`: a longer conversation holds every piece as it was when it was the last; a template may write the end
-    of a message otherwise when others follow.
-
-    `window` bounds the units rendered before each one; None renders the whole history, for a template whose output
-    depends on it but only grows with it.
+    `counted`: as many calls as went before stand before a window, for a template that numbers them or writes
+    something at the first only.
     """
 
     def __init__(
-        self, turns: Turns, closes: Closes, thoughts: Thoughts | None, markers: Markers, *, window: int | None
+        self, turns: Turns, closes: Closes, thoughts: Thoughts | None, markers: Markers, *, counted: bool
     ) -> None:
         self._turns = turns
         self._closes = closes
         self._thoughts = thoughts
         self._markers = markers
-        self._window_units = window
+        self.counted = counted
         self.tools_in_head = False
         self.is_steady = True
 
@@ -79,13 +77,13 @@ class PieceRenderer:
         before = self._window(conversation, index)
         after = [*before, *conversation.units[index].dicts]
         short, long = self._turns.body(before, scene), self._turns.body(after, scene)
-        header = self._turns.header(after, scene, long)
         close = ""
         if conversation.units[index - 1].kind == "assistant":
             close = self.close_of(before[-1])
             if not short.endswith(close):
                 raise NotLocalError
-        return Piece(text=close + grown(short, long, anchor_of(before[-1]), self._markers), header=header)
+        text = self._grown(before, conversation.units[index].dicts, scene, short, long)
+        return Piece(text=close + text, header=self._turns.header(after, scene, long))
 
     def answer(self, conversation: Conversation, index: int, scene: Scene, header: str = "") -> str:
         """Header and text of an answer, the unit at `index`, as the template writes it while it is the last message.
@@ -94,7 +92,7 @@ class PieceRenderer:
         before = self._up_to(conversation, index)
         answer, beside = self._closes.apart(conversation.units[index].dicts[0])
         short, long = self._turns.body(before, scene), self._turns.body([*before, answer], scene)
-        text = grown(short, long, anchor_of(before[-1]), self._markers)
+        text = self._grown(before, [answer], scene, short, long)
         close = self.close_of(answer)
         if not text.endswith(close):
             raise NotLocalError
@@ -103,6 +101,15 @@ class PieceRenderer:
         if self._thoughts is not None:
             return self._thoughts.restored(text, header, reasoning)
         return behind_header(text, header, self._markers) if reasoning else text
+
+    def _grown(
+        self, before: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], scene: Scene, short: str, long: str
+    ) -> str:
+        """What the `new` messages add; `short` and `long` are the bodies without and with them."""
+        if long.startswith(short):
+            return long[len(short) :]
+        before, mark = marked(before)
+        return grown(self._turns.body(before, scene), self._turns.body([*before, *new], scene), mark, self._markers)
 
     def after_answer(self, conversation: Conversation, index: int, scene: Scene) -> str:
         """End of an answer's turn and header of another, when nothing came between."""
@@ -124,18 +131,11 @@ class PieceRenderer:
 
     def _up_to(self, conversation: Conversation, index: int) -> list[dict[str, Any]]:
         """A small conversation up to an answer: the one in which the header before it was rendered."""
-        if index > 1:
-            before = self._window(conversation, index - 1)
-        else:
-            before = list(conversation.system) if self._window_units is None else []
+        before = self._window(conversation, index - 1) if index > 1 else []
         return [*before, *conversation.units[index - 1].dicts]
 
     def _window(self, conversation: Conversation, index: int) -> list[dict[str, Any]]:
-        units, call_text = conversation.units, self._closes.call_text
-        if self._window_units is not None:
-            return window(units, index, self._window_units, call_text=call_text)
-        history = [message for unit in units[: index - 1] for message in map(self._closes.bare, unit.dicts)]
-        return [*conversation.system, *history, *stand_ins(units[index - 1], is_last=True, call_text=call_text)]
+        return window(conversation.units, index, WINDOW_UNITS, call_text=self._closes.call_text, counted=self.counted)
 
 
 def ending(text: str, body: str, unit: Unit) -> str:

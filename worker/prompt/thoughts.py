@@ -26,7 +26,7 @@ class Thoughts:
         self._markers = markers
         self._start, self._end = start, end
         self._empty = re.compile(rf"\s*{re.escape(start)}\s*{re.escape(end)}\s*")
-        self._unopened_end = re.compile(rf"\s*{re.escape(end)}\s*")
+        self._unopened_end = re.compile(rf"\A\s*{re.escape(end)}\s*")
         self._switches = template.switches(ReasoningOptions(enabled=True))
         self._open, self._close = self._learn_form()
         self._is_last_only = self._learn_empty()
@@ -84,7 +84,7 @@ class Thoughts:
         # A header that ends with an empty block belongs to the answer, though the template later leaves it out.
         begins = header.rfind(self._start)
         if begins >= 0 and self._empty.fullmatch(header, begins) and text.startswith(header[:begins]):
-            return header + self._without_empty(text, begins)[begins:]
+            return header + self._unopened_end.sub("", self._without_empty(text, begins)[begins:], count=1)
         return text
 
     def _with(self, text: str, header: str, reasoning: str) -> str:

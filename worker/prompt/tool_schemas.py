@@ -26,7 +26,7 @@ def complete(schema: Mapping[str, Any]) -> Schema:
 def _completed(schema: Any) -> Any:
     if not isinstance(schema, Mapping):
         return schema
-    out = {key: value for key, value in schema.items() if not (key in _LISTS + ("required",) and value is None)}
+    out = {key: value for key, value in schema.items() if not (key in (*_LISTS, "required") and value is None)}
     if not isinstance(out.get("required", []), list):
         del out["required"]
     if out.get("type") == "object" and not isinstance(out.get("properties"), Mapping):

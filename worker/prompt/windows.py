@@ -9,16 +9,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker.prompt.conversation import Unit
-from worker.prompt.encode import STAND_IN_ANSWER, STAND_IN_USER
+from worker.prompt.encode import STAND_IN_ANSWER, STAND_IN_OTHER, STAND_IN_USER
 
 _DUMMY_USER: dict[str, Any] = {"role": "user", "content": STAND_IN_USER}
 _DUMMY_ANSWER: dict[str, Any] = {"role": "assistant", "content": "."}
 _REMINDER_OPEN, _REMINDER_CLOSE = "<system-reminder>", "</system-reminder>"
 
 
-def window(units: Sequence[Unit], index: int, most: int, *, call_text: bool) -> list[dict[str, Any]]:
+def window(
+    units: Sequence[Unit], index: int, most: int, *, call_text: bool, counted: bool = False
+) -> list[dict[str, Any]]:
     """A conversation that ends just before `units[index]`: back to the last user message with words of the user's own,
-    or `most` units and that message. `call_text` says whether the template shows text beside a call before it."""
+    or `most` units and that message. `call_text` says whether the template shows text beside a call before it;
+    `counted`: as many calls as went before come first, in one answer."""
     start = index
     while start > 0 and index - start < most:
         start -= 1
@@ -26,12 +29,27 @@ def window(units: Sequence[Unit], index: int, most: int, *, call_text: bool) -> 
             break
     if units[start].kind == "tool" and start > 0:
         start -= 1
-    dicts: list[dict[str, Any]] = []
+    dicts: list[dict[str, Any]] = _calls_before(units[:start]) if counted else []
     if units[start].kind != "user" or not _has_own_words(units[start]):
         dicts.extend(_anchor(units, start))
     for position in range(start, index):
         dicts.extend(stand_ins(units[position], is_last=position == index - 1, call_text=call_text))
     return dicts
+
+
+def _calls_before(units: Sequence[Unit]) -> list[dict[str, Any]]:
+    """An exchange with as many calls as these units made."""
+    answers = (item for unit in units if unit.kind != "user" for item in unit.dicts)
+    made = [_emptied(call) for answer in answers for call in answer.get("tool_calls", ())]
+    if not made:
+        return []
+    result = {"role": "tool", "tool_call_id": made[0]["id"], "name": made[0]["function"]["name"], "content": "."}
+    return [_DUMMY_USER, {"role": "assistant", "content": "", "tool_calls": made}, result, _DUMMY_ANSWER]
+
+
+def _emptied(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": "{}" if isinstance(function["arguments"], str) else {}}}
 
 
 def stand_ins(unit: Unit, *, is_last: bool, call_text: bool) -> list[dict[str, Any]]:
@@ -43,10 +61,12 @@ def stand_ins(unit: Unit, *, is_last: bool, call_text: bool) -> list[dict[str, A
     return dicts
 
 
-def anchor_of(message: Mapping[str, Any]) -> str:
-    """What a message says, to be found in a rendering again."""
-    content = message.get("content")
-    return content.strip() if isinstance(content, str) else ""
+def marked(dicts: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """The messages with a text of our own in the last one, and that text."""
+    last = dicts[-1]
+    if last.get("content") == STAND_IN_ANSWER:
+        return list(dicts), STAND_IN_ANSWER
+    return [*dicts[:-1], {**last, "content": STAND_IN_OTHER}], STAND_IN_OTHER
 
 
 def _stand_in(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,13 +19,15 @@ TEMPLATES = Path(__file__).parent / "templates"
 @dataclass(frozen=True)
 class Family:
     """`special` are the template's control tokens, `end` the one that ends an answer. `thought` is how the model
-    marks reasoning, `spelled` what the vocabulary's own markers of it are called in this family."""
+    marks reasoning, `spelled` what the vocabulary's own markers of it are called in this family; `can_stop` says
+    whether the template can keep it from reasoning."""
 
     parser: str | None
     special: tuple[str, ...]
     end: str
     thought: tuple[str, str] | None = None
     spelled: tuple[str, str] = ("<think>", "</think>")
+    can_stop: bool = True
 
     @property
     def reasons(self) -> bool:
@@ -92,6 +94,39 @@ FAMILIES = {
         "<|return|>",
         spelled=("<|unused_1|>", "<|unused_2|>"),
     ),
+    "steps": Family("json_tools", (), "<|im_end|>", ("<think>\n", "\n</think>\n\n")),
+    "continued": Family(
+        "gemma4",
+        (
+            *("<s>", "<|turn>", "<turn|>", "<|think|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>"),
+            *("<|tool_response>", "<tool_response|>", '<|"|>'),
+        ),
+        "<|tool_response>",
+        ("<|channel>thought\n", "\n<channel|>"),
+        ("<|channel>", "<channel|>"),
+    ),
+    "command": Family(
+        None,
+        (
+            *("<s>", "<|START_OF_TURN|>", "<|END_OF_TURN|>", "<|SYSTEM|>", "<|USER|>", "<|CHATBOT|>", "<|RESULT|>"),
+            *("<|START_THINKING|>", "<|END_THINKING|>", "<|START_ACTION|>", "<|END_ACTION|>", "<|START_RESPONSE|>"),
+            *("<|END_RESPONSE|>", "<|END_RESULT|>"),
+        ),
+        "<|END_OF_TURN|>",
+        spelled=("<|unused_1|>", "<|unused_2|>"),
+    ),
+    "first_only": Family(
+        None,
+        (
+            *("<s>", "</s>", "<|User|>", "<|Assistant|>", "<|calls_begin|>", "<|call_begin|>", "<|sep|>"),
+            *("<|call_end|>", "<|calls_end|>", "<|outputs_begin|>", "<|output_begin|>", "<|output_end|>"),
+            "<|outputs_end|>",
+        ),
+        "</s>",
+        ("<think>\n", "\n</think>\n\n"),
+        can_stop=False,
+    ),
+    "strict": Family("json_tools", ("<s>", "</s>"), "<|im_end|>", spelled=("<|unused_1|>", "<|unused_2|>")),
     "numbered": Family(None, (), "<|im_end|>"),
 }
 # Templates that cannot be rendered in pieces; not among the families because no prompt can be a prefix of the next.

@@ -248,9 +248,14 @@ def test_another_answer_after_the_same_prompt_is_not_mistaken_for_the_generated_
         assert builder.build(request_of([user("Hello"), other, user("x")])).tokens == fresh.tokens
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in FAMILIES if name not in ("mistral", "gemma", "channel", "harmony", "numbered")]
+# Templates whose whole rendering contradicts the prompts that came before it, or that do not take a conversation as it
+# is; `tests.models.templates` compares these, too.
+_NOT_THEIR_OWN = frozenset(
+    {"mistral", "gemma", "channel", "harmony", "numbered", "steps", "continued", "first_only", "strict"}
 )
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in _NOT_THEIR_OWN])
 @given(conversation=conversations())
 @examples(2, thorough=10)
 def test_without_reasoning_the_prompt_is_the_templates_own(
@@ -408,7 +413,7 @@ def test_reasoning_is_rendered_as_the_model_generates_it(name: str, with_call: b
     assert longer.tokens[: len(prompt.tokens) + len(answer)] == prompt.tokens + answer
 
 
-@each_thinker
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.reasons and family.can_stop])
 def test_an_answer_without_reasoning_follows_the_header_it_was_generated_after(name: str) -> None:
     off = ReasoningOptions(enabled=False)
     prompt = build(name, [user("a")], reasoning=off)

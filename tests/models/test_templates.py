@@ -1,0 +1,51 @@
+"""The laws of prompts on chat templates of real models, from a folder that `MLX_GATEWAY_TEST_TEMPLATES` names.
+
+The folder is no part of this repository. Without it these tests say so and are skipped; `tests/unit/worker/templates`
+holds small templates with the features that were found.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.models.templates import broken_law, difference, own_losses, tokenizer_for
+from tests.unit.worker.prompt_models import FAMILIES, TEMPLATES
+from worker.prompt import PromptBuilder
+
+VARIABLE = "MLX_GATEWAY_TEST_TEMPLATES"
+FOLDER = os.environ.get(VARIABLE, "")
+_PATHS = sorted(Path(FOLDER).glob("*.jinja")) if FOLDER else []
+_OWN = [TEMPLATES / f"{name}.jinja" for name in FAMILIES if name not in ("demo", "numbered")]
+
+each_template = pytest.mark.parametrize("path", [*_OWN, *_PATHS], ids=lambda path: path.stem)
+
+
+@cache
+def built(path: Path) -> PromptBuilder:
+    return PromptBuilder(tokenizer_for(path.read_text()), context_tokens=1 << 20)
+
+
+def test_the_folder_of_real_templates_is_there() -> None:
+    if not FOLDER:
+        pytest.skip(f"NO REAL TEMPLATES WERE TRIED: set {VARIABLE} to a folder of chat templates (*.jinja)")
+    assert _PATHS
+
+
+@each_template
+def test_each_prompt_of_a_tool_conversation_begins_with_the_one_before(path: Path) -> None:
+    assert not broken_law(built(path))
+
+
+@each_template
+def test_a_turn_is_rendered_without_its_history(path: Path) -> None:
+    assert built(path).facts.mode != "whole"
+
+
+@each_template
+def test_a_prompt_differs_from_the_templates_own_only_where_that_contradicts_itself(path: Path) -> None:
+    if difference(tokenizer_for(path.read_text()), built(path)):
+        assert any(own_losses(built(path)))
