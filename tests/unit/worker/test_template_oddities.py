@@ -84,7 +84,9 @@ def test_a_text_that_a_template_shows_behind_a_call_stands_before_it_as_it_was_g
     source = """
 {%- for m in messages -%}
 {{ '<|' + m.role + '|>' }}
-{%- for call in m.tool_calls or [] -%}{{ '<|call>' + call.function.name + call.function.arguments | tojson + '<call|>' }}{%- endfor -%}
+{%- for call in m.tool_calls or [] -%}
+{{ '<|call>' + call.function.name + call.function.arguments | tojson + '<call|>' }}
+{%- endfor -%}
 {{ m.content + '<|end|>' }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"""
