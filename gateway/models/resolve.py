@@ -7,7 +7,8 @@ mistypes a model's name must hear about it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -30,20 +31,42 @@ class Routes:
     default_model: str = ""
 
 
+_NO_NAME = re.compile(r"(?!)")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VendorNames:
-    """How a vendor's clients name models. `prefix` may stand before any name. A name that begins with one of
-    `beginnings` or has one of `tiers` in it is the vendor's own: it falls to the default, so that its clients work
-    whatever their release calls its models."""
+    """How a vendor's clients name models, in lower case. `prefix` may stand before any name. A name that begins as
+    `beginning` says, or is one of `tiers` or `others`, is the vendor's own: it falls to the default, so that its
+    clients work whatever their release calls its models."""
 
     prefix: str = ""
-    beginnings: tuple[str, ...] = ()
+    beginning: re.Pattern[str] = _NO_NAME
     tiers: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     def owns(self, name: str) -> bool:
-        lowered = name.lower()
-        bare = lowered.removeprefix(self.prefix)
-        return bare.startswith(self.beginnings) or any(tier in lowered for tier in self.tiers)
+        return self.beginning.match(name.lower()) is not None or self._bare(name) in (*self.tiers, *self.others)
+
+    def tier_of(self, name: str, tiers: Iterable[str]) -> str:
+        """Which of `tiers` the name means, empty for none: the one that it is, or whose words stand in it behind the
+        vendor's own beginning. `affable-7b` has no word `fable`, and the Opus of `opus-v1.2-7b` is not the vendor's."""
+        begins = self.beginning.match(name.lower())
+        words = _words(name.lower()[begins.end() :]) if begins else None
+        found = [tier for tier in tiers if tier == self._bare(name) or (words and _words(tier) in words)]
+        return max(found, key=len, default="")  # the longest says most
+
+    def _bare(self, name: str) -> str:
+        """Without what clients put around a name: `anthropic/opus[1m]` asks for opus."""
+        return _MARK.sub("", name.lower().removeprefix(self.prefix))
+
+
+_MARK = re.compile(r"\[[^\]]*\]$")
+
+
+def _words(text: str) -> str:
+    """The words of a name, each between two blanks."""
+    return f" {' '.join(re.findall('[a-z0-9]+', text))} "
 
 
 def parse_aliases(data: Any) -> dict[str, str]:
@@ -130,8 +153,8 @@ class _Resolver:
         patterns = [alias for alias in aliases if any(c in alias for c in "*?[") and fnmatchcase(name, alias)]
         if patterns:
             return Target(model=aliases[max(patterns, key=len)])  # the longest pattern says most
-        lowered = name.lower()
-        return next((target for tier, target in self.routes.tiers.items() if tier in lowered), None)
+        tiers = self.routes.tiers
+        return next((tiers[tier] for vendor in self.vendors if (tier := vendor.tier_of(name, tiers))), None)
 
     def _current(self) -> Target:
         return Target(model=self.last_used) if self.last_used in self.ids else self._default()

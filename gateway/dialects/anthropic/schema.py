@@ -5,6 +5,7 @@ Source: https://docs.anthropic.com/en/api/messages, as the official SDKs' types 
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from gateway.models.resolve import VendorNames
@@ -24,8 +25,14 @@ REMINDER_TAGS: Final = ("<system-reminder>", "</system-reminder>")
 # model needs it, and it would make the prompts of two sessions differ at their very beginning.
 BILLING_PREFIX: Final = "x-anthropic-billing-header:"
 
-# How Claude's models are called, and what Claude Code wants before the id of any other.
-NAMES: Final = VendorNames(prefix="anthropic/", beginnings=("claude",), tiers=("haiku", "sonnet", "opus", "fable"))
+# How Claude's models are called, by resellers too (`us.anthropic.claude-…`), and what Claude Code wants before the id
+# of any other.
+NAMES: Final = VendorNames(
+    prefix="anthropic/",
+    beginning=re.compile(r"(?:(?:[a-z-]+\.)?anthropic[./])?claude(?![a-z0-9])"),
+    tiers=("haiku", "sonnet", "opus", "fable"),
+    others=("opusplan",),
+)
 
 SUGGESTION_PREFIX: Final = "[SUGGESTION MODE"
 

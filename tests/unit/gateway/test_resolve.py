@@ -63,14 +63,60 @@ def test_an_alias_of_something_that_is_not_served_says_so() -> None:
         model_of("a", routes=Routes(aliases={"a": "gone"}))
 
 
-@pytest.mark.parametrize("name", ["haiku", "claude-haiku-4-5-20251001", "claude-3-5-haiku-latest", "my-Haiku"])
-def test_a_tier_is_recognised_inside_longer_names(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "haiku",
+        "Haiku[1m]",
+        "anthropic/haiku",
+        "claude-haiku-4-5-20251001",
+        "claude-3-5-haiku-latest",
+        "anthropic/Claude-Haiku-5[1m]",
+        "us.anthropic.claude-haiku-4-5-20251001-v1:0",
+        "claude-3-haiku@20240307",
+    ],
+)
+def test_a_tier_is_a_word_behind_the_vendors_or_the_whole_name(name: str) -> None:
     assert model_of(name, routes=Routes(tiers={"haiku": Target(model="tiny")})) == "tiny"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "affable-7b",
+        "opus-v1.2-7b",
+        "my-haiku",
+        "magnum-opus",
+        "claudette-7b",
+        "not-claude-opus",
+        "opuscule",
+        "haiku/opus",
+    ],
+)
+def test_a_name_that_only_looks_like_a_tier_is_unknown(name: str) -> None:
+    tiers = dict.fromkeys(("haiku", "sonnet", "opus", "fable"), Target(model="tiny"))
+    with pytest.raises(ModelNotFoundError):
+        model_of(name, routes=Routes(tiers=tiers, default_model="tiny"))
+
+
+@pytest.mark.parametrize("name", ["claude-affable-7", "claude-opuscule-1", "claude-3-haikus"])
+def test_a_vendors_name_without_a_tiers_word_is_the_default_and_not_the_tier(name: str) -> None:
+    tiers = dict.fromkeys(("haiku", "opus", "fable"), Target(model="tiny"))
+    assert model_of(name, routes=Routes(tiers=tiers, default_model="coder")) == "coder"
+
+
+def test_of_tiers_the_one_that_says_most_wins() -> None:
+    tiers = {"opus": Target(model="tiny"), "opus-4-1": Target(model="coder")}
+    assert model_of("claude-opus-4-1-20250805", routes=Routes(tiers=tiers)) == "coder"
+    assert model_of("opus-4-1", routes=Routes(tiers=tiers)) == "coder"
+    assert model_of("claude-opus-4-12", routes=Routes(tiers=tiers)) == "tiny"
 
 
 def test_a_tier_carries_its_backend_and_draft_model() -> None:
     routes = Routes(tiers=parse_tiers({"tiers": {"opus": {"model": "coder", "backend": "mlx", "draft_model": "tiny"}}}))
-    assert resolve("claude-opus-4", FLEET, routes) == Target(model="coder", backend="mlx", draft_model="tiny")
+    assert resolve("claude-opus-4", FLEET, routes, vendors=VENDOR_NAMES) == Target(
+        model="coder", backend="mlx", draft_model="tiny"
+    )
 
 
 def test_a_pattern_beats_a_tier() -> None:
