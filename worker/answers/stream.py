@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from shared.events import (
     Event,
@@ -40,7 +40,7 @@ from worker.formats.readers import (
     CallEvent,
     CallFormat,
     CallReader,
-    definition,
+    Tools,
 )
 
 EndReason = Literal["stop", "length", "context_length"]
@@ -95,7 +95,7 @@ class AnswerStream:
         self._arguments: list[tuple[str, list[str]]] = []
         calls = bool(request.tools) and request.tool_choice.mode != "none"
         self._modes = form.modes(calls=calls)
-        self._bare_json = calls and request.response_schema is None
+        self._may_be_bare = calls and request.response_schema is None
         stop = tuple(sequence for sequence in request.sampling.stop if sequence)
         self._stop = Markers((sequence, STRAY) for sequence in stop) if stop else None
         self._mode = REASONING if beginning.in_reasoning else form.markup.initial
@@ -172,14 +172,20 @@ class AnswerStream:
         while text and not self.is_over:
             if self._reader is not None:
                 text = self._read_call(self._reader, text)
-            elif self._bare_json and not self._begun and self._mode == TEXT and text.lstrip().startswith("{"):
-                text = text.lstrip()
-                self._open_call(self._format.calls.bare_reader("", self._definitions))
+            elif self._may_be_bare_call(text):
+                self._open_call(self._format.calls.bare_reader("", self._tools))
             elif not self._held and self._markers.cannot_match(text):
                 self._emit(text)
                 return
             else:
                 text = self._take_marked(text)
+
+    def _may_be_bare_call(self, text: str) -> bool:
+        """Whether an answer begins here with what may be a call without any marker."""
+        if not self._may_be_bare or self._begun or self._held or self._mode != TEXT:
+            return False
+        begun = text.lstrip()
+        return bool(begun) and self._format.calls.may_begin(begun)
 
     def _take_marked(self, text: str) -> str:
         found = self._markers.find(self._held + text)
@@ -197,9 +203,9 @@ class AnswerStream:
     def _cross(self, marker: str) -> None:
         target = self._markers.targets[marker]
         if target == TOOL:
-            self._open_call(self._format.calls.reader(marker, self._definitions))
+            self._open_call(self._format.calls.reader(marker, self._tools))
         elif target == BARE_TOOL and (self._mode == HEADER or self._at_line_start()):
-            self._open_call(self._format.calls.bare_reader(marker, self._definitions))
+            self._open_call(self._format.calls.bare_reader(marker, self._tools))
         elif target == STRAY and not self._begun:
             pass  # the end of a block that was ended already, or the start of one that is open
         elif target in (STRAY, BARE_TOOL) or (target == REASONING and self._mode == TEXT and not self._at_line_start()):
@@ -288,8 +294,8 @@ class AnswerStream:
     # Tool calls.
 
     @functools.cached_property
-    def _definitions(self) -> list[dict[str, Any]]:
-        return [definition(tool, self._format.calls.family) for tool in self._request.tools]
+    def _tools(self) -> Tools:
+        return Tools(self._request.tools)
 
     def _open_call(self, reader: CallReader) -> None:
         self._reader = reader

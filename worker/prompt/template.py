@@ -161,6 +161,11 @@ class Template:
             return False
         return True
 
+    @property
+    def source(self) -> str:
+        """The template's own text; empty where there is none, or rendering is done in Python."""
+        return self._source
+
     def control_tokens(self, added: Iterable[str]) -> frozenset[str]:
         """Those of a tokenizer's added tokens that the template writes as markup."""
         return frozenset(token for token in added if token.strip() and token in self._source)

@@ -1,9 +1,8 @@
-"""Every call format can be enforced: what a grammar admits is read, by our readers and by mlx-lm's own parsers, as
-calls of the demanded tools with arguments that fit their schemas."""
+"""Every call format can be enforced: what a grammar admits is read by our readers as calls of the demanded tools with
+arguments that fit their schemas."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
 from collections.abc import Sequence
@@ -15,15 +14,18 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from shared.request import GenerateRequest, ToolChoice, ToolDefinition
-from tests.unit.worker.test_tool_calls import WRITERS, Writer
+from tests.support.call_writers import WRITERS, Writer
+from tests.support.examples import examples
 from worker.engines.mlx.decode.constraint import Constraint, ConstraintCompiler, Grammar, Markers
+from worker.formats.families import FAMILIES as TABLE
+from worker.formats.families import Braces, Headed, Objects, Python, Tagged
 from worker.formats.grammars import CALL_FORMS
-from worker.formats.readers import CallBegun, CallDelta, CallEnded, CallFormat, CallText, definition
+from worker.formats.readers import CallBegun, CallDelta, CallEnded, CallFormat, CallText, Tools
 
 MODEL = Path(__file__).parents[2] / "models" / "agent-full"
 FAMILIES = sorted(CALL_FORMS)
@@ -45,9 +47,9 @@ TOKENS = {
     "pythonic": ("<|tool_call_start|>", "<|tool_call_end|>"),
 }
 CASES = [(family, False) for family in FAMILIES] + [(family, True) for family in sorted(TOKENS)]
-# FunctionGemma's parser in mlx-lm ends a call at the first closing brace and a value at the first comma.
+# Its models write no nested values.
 NARROW = {"function_gemma"}
-JSON_ONLY = {"json_tools", "kimi_k2", "mistral", "pythonic"}
+JSON_ONLY = {name for name in FAMILIES if isinstance(TABLE[name].shape, Objects | Headed | Python)}
 
 WRITE = ToolDefinition(
     name="Write",
@@ -127,7 +129,7 @@ def tokenizer_of(family: str, own_tokens: bool) -> Tokenizer:
 @cache
 def compiler_of(family: str, own_tokens: bool) -> ConstraintCompiler:
     tokenizer = tokenizer_of(family, own_tokens)
-    calls = CallFormat(family)
+    calls = TABLE[family]
     return ConstraintCompiler(
         tokenizer.to_str(),
         eos_token_ids=[2],
@@ -193,30 +195,26 @@ class Walk:
 
 
 def closers_of(family: str) -> list[str]:
-    calls = CallFormat(family)
-    markers = {
-        "qwen3_coder": ["\n</parameter>\n", "</function>\n"],
-        "glm47": ["</arg_value>\n"],
-        "laguna": ["</arg_value>\n"],
-        "longcat": ["</longcat_arg_value>\n"],
-        "minimax_m2": ["</parameter>\n", "</invoke>\n"],
-        "minicpm5": ["</param>", "]]></param>"],
-        "muse_spark": ["</atem:parameter>", "</atem:invoke>"],
-        "kimi_k2": ["<|tool_call_end|>"],
-        "kimi_k3": ["<|close|>argument<|sep|>", "<|close|>call<|sep|>"],
-        "gemma4": ['<|"|>'],
-        "function_gemma": ["<escape>"],
-    }.get(family, [])
-    return [text for text in (*markers, '"', "]", "}", ")", "0", "true", "null", calls.end) if text]
+    """What ends whatever a call may be inside of."""
+    shape = TABLE[family].shape
+    markers: list[str] = []
+    match shape:
+        case Tagged(value_end=value_end, frame=frame, call_end=call_end):
+            markers = [f"{frame}{value_end}\n", f"]]>{value_end}", f"{call_end}\n"]
+        case Headed(end=end):
+            markers = [end]
+        case Braces(quote=quote):
+            markers = [quote]
+    return [text for text in (*markers, '"', "]", "}", ")", "0", "true", "null", TABLE[family].end) if text.strip()]
 
 
-def read_by_us(family: str, text: str, tools: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
-    calls = CallFormat(family)
+def read(family: str, text: str, tools: Tools) -> list[tuple[str, Any]]:
+    calls = CallFormat(TABLE[family])
     found: list[tuple[str, str]] = []
     rest = text.strip()
     while rest:
         assert rest.startswith(calls.start), rest
-        reader = calls.reader(calls.start, tools)
+        reader = calls.reader(calls.start, tools) if calls.start else calls.bare_reader("", tools)
         events = reader.feed(rest.removeprefix(calls.start))
         if not reader.done:
             events += reader.finish(complete=True)
@@ -234,42 +232,17 @@ def read_by_us(family: str, text: str, tools: Sequence[dict[str, Any]]) -> list[
     return [(name, json.loads(arguments)) for name, arguments in found]
 
 
-def read_by_mlx_lm(family: str, text: str, tools: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
-    calls = CallFormat(family)
-    parse = importlib.import_module(f"mlx_lm.tool_parsers.{family}").parse_tool_call
-    found = []
-    for region in text.split(calls.start)[1:]:
-        body = region.split(calls.end)[0] if calls.end else region
-        parsed = parse(body, tools)
-        found += parsed if isinstance(parsed, list) else [parsed]
-    return [(call["name"], call["arguments"]) for call in found]
-
-
-def is_beyond_narrow(arguments: dict[str, Any]) -> bool:
-    """Whether mlx-lm's reader of the family gives up: at a brace, and at a string or a comma inside a list."""
-    lists = [value for value in arguments.values() if isinstance(value, list)]
-    return "}" in json.dumps(arguments)[:-1] or any(set('",') & set(json.dumps(value)) for value in lists)
-
-
 def check(family: str, text: str, tools: Sequence[ToolDefinition]) -> list[tuple[str, Any]]:
-    calls = CallFormat(family)
-    definitions = [definition(tool, family) for tool in tools]
-    found = read_by_us(family, text, definitions)
+    found = read(family, text, Tools(tools))
     assert found
     schemas = {tool.name: tool.parameters for tool in tools}
     for name, arguments in found:
         jsonschema.validate(arguments, schemas[name])
-    # A marker that is no token of its own may be spelled inside a JSON string: for our readers that is content.
-    markers = {calls.start, calls.end, *TOKENS.get(family, ())} - {""}
-    is_spelled = family in JSON_ONLY and any(marker in json.dumps(found) for marker in markers)
-    is_narrow = family in NARROW and any(is_beyond_narrow(arguments) for _, arguments in found)
-    if not (is_spelled or is_narrow):
-        assert read_by_mlx_lm(family, text, definitions) == found
     return found
 
 
 @pytest.mark.parametrize(("family", "own_tokens"), CASES)
-@settings(max_examples=8, deadline=None)
+@examples(4, thorough=8)
 @given(seed=st.integers(0, 2**48))
 def test_whatever_a_grammar_admits_is_a_valid_call(family: str, own_tokens: bool, seed: int) -> None:
     tools = [SCALARS if family in NARROW else WRITE, LIST]
@@ -316,7 +289,7 @@ SCHEMAS: tuple[Any, ...] = (
 
 
 @pytest.mark.parametrize(("family", "own_tokens"), [case for case in CASES if case[0] not in NARROW])
-@settings(max_examples=8, deadline=None)
+@examples(4, thorough=8)
 @given(seed=st.integers(0, 2**48), schemas=st.lists(st.sampled_from(SCHEMAS), min_size=1, max_size=4), data=st.data())
 def test_arguments_fit_whatever_schema_a_tool_has(
     family: str, own_tokens: bool, seed: int, schemas: list[Any], data: st.DataObject
@@ -372,10 +345,10 @@ DEFECTS: dict[str, tuple[str, dict[str, Any]]] = {
 def answer_of(writer: Writer, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
     """As a model of the family writes it, and whether the vocabulary has its markers. (Our writer of FunctionGemma's
     calls writes no objects, that of Python's none as JSON.)"""
-    calls = CallFormat(writer.family)
-    if writer.flat or writer.family == "pythonic":
+    calls = writer.family
+    if writer.flat or isinstance(writer.family.shape, Python):
         arguments = {key: value for key, value in arguments.items() if key != "options"}
-    return f"{calls.start}{writer.write([(name, arguments)])}{calls.end}", writer.family in TOKENS
+    return f"{calls.start}{writer.write([(name, arguments)])}{calls.end}", writer.family.name in TOKENS
 
 
 def in_schema_order(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -385,16 +358,18 @@ def in_schema_order(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 each_writer = pytest.mark.parametrize(
-    "writer", [writer for name, writer in WRITERS.items() if name != "mistral list"], ids=lambda writer: writer.family
+    "writer",
+    [writer for name, writer in WRITERS.items() if name != "mistral list" and name in CALL_FORMS],
+    ids=lambda writer: writer.family.name,
 )
 
 
 @each_writer
 def test_a_call_as_the_family_writes_it_is_admitted(writer: Writer) -> None:
-    ordered = writer.family in JSON_ONLY
+    ordered = writer.family.name in JSON_ONLY
     text, own_tokens = answer_of(writer, "Write", in_schema_order(ARGUMENTS) if ordered else ARGUMENTS)
-    assert admits(writer.family, own_tokens, text)
-    ((name, arguments),) = check(writer.family, text, [WRITE])
+    assert admits(writer.family.name, own_tokens, text)
+    ((name, arguments),) = check(writer.family.name, text, [WRITE])
     assert name == "Write"
     assert set(arguments) >= set(ARGUMENTS) - {"options"}
 
@@ -406,23 +381,27 @@ def test_a_call_as_the_family_writes_it_is_admitted(writer: Writer) -> None:
 def test_text_that_may_mean_something_else_is_admitted_only_where_it_is_read_right(
     writer: Writer, key: str, usual: str
 ) -> None:
-    grammar = compiled(writer.family, writer.family in TOKENS, tools=(WRITE,), tool_choice=ToolChoice(mode="any"))
+    grammar = compiled(
+        writer.family.name, writer.family.name in TOKENS, tools=(WRITE,), tool_choice=ToolChoice(mode="any")
+    )
     for value in (usual, *(text for text in SNIPPETS if not (writer.flat and "}" in text))):
         text, own_tokens = answer_of(writer, "Write", in_schema_order({"path": "x", "mode": 3} | {key: value}))
-        is_admitted = passes(writer.family, own_tokens, grammar, text)
+        is_admitted = passes(writer.family.name, own_tokens, grammar, text)
         assert is_admitted or value != usual
         if is_admitted:
-            check(writer.family, text, [WRITE])
+            check(writer.family.name, text, [WRITE])
 
 
 @each_writer
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_call_with_a_defect_is_not_admitted(writer: Writer, defect: str) -> None:
     name, arguments = DEFECTS[defect]
-    if (writer.flat or writer.family == "pythonic") and "object" in defect:
+    if (writer.flat or isinstance(writer.family.shape, Python)) and "object" in defect:
         pytest.skip("this writer leaves objects out")
-    text, own_tokens = answer_of(writer, name, in_schema_order(arguments) if writer.family in JSON_ONLY else arguments)
-    assert not admits(writer.family, own_tokens, text)
+    text, own_tokens = answer_of(
+        writer, name, in_schema_order(arguments) if writer.family.name in JSON_ONLY else arguments
+    )
+    assert not admits(writer.family.name, own_tokens, text)
 
 
 STRICT = {"tools": (replace(WRITE, strict=True), LIST), "tool_choice": ToolChoice(mode="auto")}
@@ -446,31 +425,33 @@ def passes(family: str, own_tokens: bool, grammar: Grammar, text: str) -> bool:
 @each_writer
 @pytest.mark.parametrize("own_tokens", [False, True])
 def test_a_strict_tool_leaves_text_free_and_its_calls_not(writer: Writer, own_tokens: bool) -> None:
-    family = writer.family
+    family = writer.family.name
     if own_tokens and family not in TOKENS:
         pytest.skip("the vocabulary has the markers of this family")
     if family == "mistral" and not own_tokens:
         writer = WRITERS["mistral list"]
     grammar = compiled(family, own_tokens, **STRICT)
     arguments = in_schema_order({"path": "x", "mode": 7, "force": True})
-    good = f"{CallFormat(family).start}{writer.write([('Write', arguments)])}{CallFormat(family).end}"
-    bad = f"{CallFormat(family).start}{writer.write([('Write', arguments | {'mode': 'y'})])}{CallFormat(family).end}"
+    good = f"{TABLE[family].start}{writer.write([('Write', arguments)])}{TABLE[family].end}"
+    bad = f"{TABLE[family].start}{writer.write([('Write', arguments | {'mode': 'y'})])}{TABLE[family].end}"
     good = good.replace(', "id": "a1b2c3d4e"', "")
     assert passes(family, own_tokens, grammar, "Nothing to do here.")
     assert passes(family, own_tokens, grammar, "")
     assert passes(family, own_tokens, grammar, "Now:\n" + good)
     assert not passes(family, own_tokens, grammar, "Now:\n" + bad)
-    assert passes(family, own_tokens, grammar, good + "\nDone.") == bool(CallFormat(family).end)
+    assert passes(family, own_tokens, grammar, good + "\nDone.") == bool(TABLE[family].end)
 
 
-@pytest.mark.parametrize("writer", [writer for writer in WRITERS.values() if writer.several], ids=lambda w: w.family)
+@pytest.mark.parametrize(
+    "writer", [w for w in WRITERS.values() if w.several and w.family.name in CALL_FORMS], ids=lambda w: w.family.name
+)
 def test_several_calls_only_where_they_are_asked_for(writer: Writer) -> None:
-    family = writer.family
+    family = writer.family.name
     own_tokens = family in TOKENS and writer is not WRITERS["mistral list"]
     if family == "gemma4":
         pytest.skip("its models write one call between the markers")
     name = "list_files"
-    text = f"{CallFormat(family).start}{writer.write([(name, {}), (name, {})])}{CallFormat(family).end}"
+    text = f"{TABLE[family].start}{writer.write([(name, {}), (name, {})])}{TABLE[family].end}"
     text = text.replace(', "id": "a1b2c3d4e"', "")
     for parallel in (True, False):
         choice = ToolChoice(mode="any", parallel=parallel)
@@ -514,10 +495,7 @@ def test_what_a_format_cannot_write_is_left_out_and_said() -> None:
         },
     )
     demanded = {"tool_choice": ToolChoice(mode="any"), "tools": (odd,)}
-    assert compiled("qwen3_coder", **demanded).warnings == (
-        "`two words` of `Odd` cannot be written and is left out",
-        "`flag` of `Odd` cannot be written and is left out",
-    )
+    assert compiled("qwen3_coder", **demanded).warnings == ("`two words` of `Odd` cannot be written and is left out",)
     dashed = ToolDefinition(name="a-b", parameters={"type": "object"})
     both = compiled("pythonic", tools=(dashed, LIST), tool_choice=ToolChoice(mode="any"))
     assert passes("pythonic", False, both, "<|tool_call_start|>[list_files()]<|tool_call_end|>")
@@ -547,10 +525,12 @@ EXOTIC = ToolDefinition(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_not_enforced_is_said_and_everything_else_is_enforced(family: str) -> None:
     grammar = compiled(family, tools=(EXOTIC, WRITE), tool_choice=ToolChoice(mode="any"))
+    if family not in WRITERS:
+        pytest.skip("its calls stand in the text without a marker: see below")
     writer = WRITERS["mistral list" if family == "mistral" else family]
 
     def passing(name: str, arguments: dict[str, Any]) -> bool:
-        text = f"{CallFormat(family).start}{writer.write([(name, arguments)])}{CallFormat(family).end}"
+        text = f"{TABLE[family].start}{writer.write([(name, arguments)])}{TABLE[family].end}"
         return passes(family, False, grammar, text.replace(', "id": "a1b2c3d4e"', ""))
 
     said = " ".join(grammar.warnings)
@@ -573,7 +553,7 @@ def test_references_lead_where_they_led_in_every_format() -> None:
 
 
 def test_a_reasoning_block_ends_before_the_call_where_its_marker_is_no_token() -> None:
-    calls = CallFormat("json_tools")
+    calls = TABLE["json_tools"]
     markers = Markers(
         think_start="[think]",
         think_end="[/think]",
@@ -613,6 +593,19 @@ MALFORMED: tuple[Any, ...] = (
 @pytest.mark.parametrize("schema", MALFORMED)
 def test_a_malformed_schema_is_served_and_said(family: str, schema: Any) -> None:
     tool = ToolDefinition(name="Odd", parameters={"type": "object", "properties": {"odd": schema}, "required": ["odd"]})
-    assert definition(tool, family)["function"]["name"] == "Odd"
+    assert Tools([tool]).of("Odd").may_begin("odd", frozenset())
     grammar = compiled(family, tools=(tool,), tool_choice=ToolChoice(mode="any"))
     assert grammar.text or "enforced" in " ".join(grammar.warnings) or "written" in " ".join(grammar.warnings)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_python"])
+def test_a_call_without_a_marker_is_demanded_and_left_free(family: str) -> None:
+    call = '{"name": "list_files", "parameters": {}}' if family == "llama" else "[list_files()]"
+    demanded = compiled(family, tools=(LIST,), tool_choice=ToolChoice(mode="any"))
+    assert passes(family, False, demanded, call)
+    assert not passes(family, False, demanded, "Nothing to do here.")
+    strict = compiled(family, tools=(replace(LIST, strict=True),))
+    assert passes(family, False, strict, call)
+    assert passes(family, False, strict, "Nothing to do here [1].")
+    assert not passes(family, False, strict, call.replace("list_files", "erase"))
+    assert read(family, call, Tools([LIST])) == [("list_files", {})]

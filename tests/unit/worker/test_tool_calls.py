@@ -1,43 +1,40 @@
-"""Every family of tool calls: streamed as generated, the same however the text is cut, equal to mlx-lm's parser."""
+"""Every family of tool calls: what a model wrote arrives, streamed as generated, the same however the text is cut."""
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.request import ToolDefinition
-from worker.formats.readers import CallBegun, CallDelta, CallEnded, CallFormat, CallText, definition
+from tests.support.call_writers import WRITERS, Calls, Writer, as_json, plain, write_answer
+from tests.support.examples import examples
+from worker.formats.conversion import ANY, converted
+from worker.formats.families import FAMILIES, Family, Nested, Python, Tagged
+from worker.formats.readers import CallBegun, CallDelta, CallEnded, CallFormat, CallText, Tools
 
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "Write",
-            "description": "Write a file",
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    "path": {"type": "string"},
-                    "content": {"type": "string"},
-                    "mode": {"type": "integer"},
-                    "ratio": {"type": "number"},
-                    "force": {"type": "boolean"},
-                    "tags": {"type": "array", "items": {"type": "string"}},
-                    "options": {"type": "object"},
-                    "either": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
-                },
-            },
-        },
-    },
-    {"type": "function", "function": {"name": "list-files", "description": "", "parameters": {}}},
-]
+PROPERTIES: dict[str, Any] = {
+    "path": {"type": "string"},
+    "content": {"type": "string"},
+    "mode": {"type": "integer"},
+    "ratio": {"type": "number"},
+    "force": {"type": "boolean"},
+    "tags": {"type": "array", "items": {"type": "string"}},
+    "options": {"type": "object"},
+    "either": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+    "kind": {"enum": ["text", "null", "5"]},
+    "note": {"type": ["string", "null"]},
+}
+# Other arguments than the declared ones are allowed, so that every family's markup of them is read.
+SCHEMA: dict[str, Any] = {"type": "object", "properties": PROPERTIES, "additionalProperties": True}
+TOOLS = Tools([ToolDefinition(name=name, parameters=SCHEMA) for name in ("Write", "list-files", "list_files")])
+CLOSED = Tools([ToolDefinition(name="Write", parameters={"type": "object", "properties": PROPERTIES})])
 
 
 @dataclass
@@ -80,9 +77,13 @@ class Outcome:
                         self.kinds.append("text")
 
 
-def run(family: str, pieces: Sequence[str], *, complete: bool = True, marker: str | None = None) -> Outcome:
+def run(
+    family: Family, pieces: Sequence[str], *, complete: bool = True, marker: str | None = None, tools: Tools = TOOLS
+) -> Outcome:
     call_format = CallFormat(family)
-    reader = call_format.reader(marker or call_format.start, TOOLS)
+    marker = call_format.start if marker is None else marker
+    is_bare = marker != call_format.start or not marker
+    reader = call_format.bare_reader(marker, tools) if is_bare else call_format.reader(marker, tools)
     outcome = Outcome()
     for index, piece in enumerate(pieces):
         outcome.take(reader.feed(piece))
@@ -95,160 +96,26 @@ def run(family: str, pieces: Sequence[str], *, complete: bool = True, marker: st
     return outcome
 
 
-def by_mlx_lm(family: str, body: str) -> list[dict[str, Any]]:
-    parsed = importlib.import_module(f"mlx_lm.tool_parsers.{family}").parse_tool_call(body, TOOLS)
+def both(family: Family, text: str, **options: Any) -> Outcome:
+    """The outcome, which is the same for the text whole and character by character."""
+    whole = run(family, [text] if text else [], **options)
+    assert run(family, list(text), **options) == whole
+    return whole
+
+
+def by_mlx_lm(family: Family, body: str) -> list[dict[str, Any]]:
+    tools = [
+        {"type": "function", "function": {"name": name, "description": "", "parameters": SCHEMA}}
+        for name in ("Write", "list-files", "list_files")
+    ]
+    parsed = importlib.import_module(f"mlx_lm.tool_parsers.{family.name}").parse_tool_call(body, tools)
     return parsed if isinstance(parsed, list) else [parsed]
 
 
-# How each family writes calls: a list of (name, arguments) to the text between its markers.
-
-Calls = list[tuple[str, dict[str, Any]]]
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else _json(value)
-
-
-def write_json_tools(calls: Calls) -> str:
-    name, arguments = calls[0]
-    return f'\n{{"name": {_json(name)}, "arguments": {_json(arguments)}}}\n'
-
-
-def write_qwen3_coder(calls: Calls) -> str:
-    name, arguments = calls[0]
-    body = "".join(f"<parameter={key}>\n{_plain(value)}\n</parameter>\n" for key, value in arguments.items())
-    return f"\n<function={name}>\n{body}</function>\n"
-
-
-def write_glm47(calls: Calls, prefix: str = "") -> str:
-    name, arguments = calls[0]
-    key_tag, value_tag = f"{prefix}arg_key", f"{prefix}arg_value"
-    pairs = (f"<{key_tag}>{k}</{key_tag}>\n<{value_tag}>{_plain(v)}</{value_tag}>\n" for k, v in arguments.items())
-    return f"{name}\n" + "".join(pairs)
-
-
-def write_longcat(calls: Calls) -> str:
-    return write_glm47(calls, "longcat_")
-
-
-def write_minimax_m2(calls: Calls) -> str:
-    def one(name: str, arguments: dict[str, Any]) -> str:
-        body = "".join(f'<parameter name="{key}">{_plain(value)}</parameter>\n' for key, value in arguments.items())
-        return f'<invoke name="{name}">\n{body}</invoke>\n'
-
-    return "\n" + "".join(one(*call) for call in calls)
-
-
-def write_minicpm5(calls: Calls) -> str:
-    def value_text(value: Any) -> str:
-        text = _plain(value)
-        return f"<![CDATA[{text}]]>" if any(c in text for c in "<&\n") else text
-
-    name, arguments = calls[0]
-    body = "".join(f'<param name="{key}">{value_text(value)}</param>' for key, value in arguments.items())
-    return f'"{name}">{body}'
-
-
-def write_muse_spark(calls: Calls) -> str:
-    def one(name: str, arguments: dict[str, Any]) -> str:
-        body = "".join(
-            f'<atem:parameter name="{key}">{_plain(value)}</atem:parameter>\n' for key, value in arguments.items()
-        )
-        return f'<atem:invoke name="{name}">\n{body}</atem:invoke>\n'
-
-    return "\n" + "".join(one(*call) for call in calls)
-
-
-def write_kimi_k2(calls: Calls) -> str:
-    return "".join(
-        f"<|tool_call_begin|>functions.{name}:{index}<|tool_call_argument_begin|>{_json(arguments)}<|tool_call_end|>"
-        for index, (name, arguments) in enumerate(calls)
-    )
-
-
-def write_kimi_k3(calls: Calls) -> str:
-    types = {str: "string", bool: "boolean", int: "number", float: "number", list: "array", dict: "object"}
-
-    def one(index: int, name: str, arguments: dict[str, Any]) -> str:
-        body = "".join(
-            f'<|open|>argument key="{key}" type="{types.get(type(value), "null")}"<|sep|>{_plain(value)}'
-            "<|close|>argument<|sep|>"
-            for key, value in arguments.items()
-        )
-        return f'<|open|>call tool="{name}" index="{index}"<|sep|>{body}<|close|>call<|sep|>'
-
-    return "".join(one(index, *call) for index, call in enumerate(calls))
-
-
-def write_mistral(calls: Calls) -> str:
-    return "".join(f"{name}[ARGS]{_json(arguments)}" for name, arguments in calls)
-
-
-def write_mistral_list(calls: Calls) -> str:
-    return " " + _json([{"name": name, "arguments": arguments, "id": "a1b2c3d4e"} for name, arguments in calls])
-
-
-def write_pythonic(calls: Calls) -> str:
-    one = (f"{name}({', '.join(f'{key}={value!r}' for key, value in args.items())})" for name, args in calls)
-    return f"[{', '.join(one)}]"
-
-
-def _gemma_value(value: Any) -> str:
-    if isinstance(value, str):
-        return f'<|"|>{value}<|"|>'
-    if isinstance(value, list):
-        return f"[{','.join(map(_gemma_value, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_gemma_value(item)}" for key, item in value.items()) + "}"
-    return _json(value)
-
-
-def write_gemma4(calls: Calls) -> str:
-    return "".join(f"call:{name}{_gemma_value(arguments)}" for name, arguments in calls)
-
-
-def write_function_gemma(calls: Calls) -> str:
-    name, arguments = calls[0]
-    pairs = (f"{k}:<escape>{v}<escape>" if isinstance(v, str) else f"{k}:{_json(v)}" for k, v in arguments.items())
-    return f"call:{name}{{{','.join(pairs)}}}"
-
-
-@dataclass(frozen=True)
-class Writer:
-    """`forbidden` are strings a value cannot hold in this format; `flat`: no lists and objects; `stripped`: outer
-    whitespace of a string is lost; `names` that the format can write."""
-
-    family: str
-    write: Callable[[Calls], str]
-    several: bool = False
-    forbidden: tuple[str, ...] = ()
-    flat: bool = False
-    names: tuple[str, ...] = ("Write", "list-files")
-
-
-WRITERS = {
-    "json_tools": Writer("json_tools", write_json_tools),
-    "qwen3_coder": Writer("qwen3_coder", write_qwen3_coder, forbidden=("</parameter>", "<parameter=", "</function>")),
-    "glm47": Writer("glm47", write_glm47, forbidden=("arg_key>", "arg_value>")),
-    "laguna": Writer("laguna", write_glm47, forbidden=("arg_key>", "arg_value>")),
-    "longcat": Writer("longcat", write_longcat, forbidden=("arg_key>", "arg_value>")),
-    "minimax_m2": Writer("minimax_m2", write_minimax_m2, True, ("</parameter>", "</invoke>", "<parameter name=")),
-    "minicpm5": Writer("minicpm5", write_minicpm5, forbidden=("</param>", "</function>", "]]>", "<param")),
-    "muse_spark": Writer("muse_spark", write_muse_spark, True, ("atem:",)),
-    "kimi_k2": Writer("kimi_k2", write_kimi_k2, True, ("<|",)),
-    "kimi_k3": Writer("kimi_k3", write_kimi_k3, True, ("<|",)),
-    "mistral": Writer("mistral", write_mistral, True),
-    "mistral list": Writer("mistral", write_mistral_list, True),
-    "pythonic": Writer("pythonic", write_pythonic, True, names=("Write", "list_files")),
-    "gemma4": Writer("gemma4", write_gemma4, True, ("<|", '|"|', "\x00")),
-    "function_gemma": Writer("function_gemma", write_function_gemma, False, ("<escape>", "}"), True, ("Write",)),
-}
-
 each_writer = pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS.keys())
+each_family = pytest.mark.parametrize(
+    "family", [family for family in FAMILIES.values() if family.start], ids=lambda f: f.name
+)
 
 text_values = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=30),
@@ -264,6 +131,12 @@ text_values = st.one_of(
             "5",
             "a {b} [c], \"d\" 'e'",
             "</tool_call>",
+            "see </parameter> tag\nmore",
+            "</arg_value>",
+            "a </function>\n",
+            "</invoke> and </minimax:tool_call>",
+            "    if x:\n        return 1\n",
+            "\t\ttabs\t",
             "<b>bold</b>",
             "\\d+\\n",
             "C:\\temp\\new",
@@ -275,7 +148,7 @@ text_values = st.one_of(
         ]
     ),
 )
-numbers = st.one_of(st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False, width=32))
+numbers = st.one_of(st.integers(-(2**63), 2**64), st.floats(allow_nan=False, allow_infinity=False, width=32))
 json_values = st.recursive(
     st.one_of(
         st.none(), st.booleans(), st.integers(-1000, 1000), st.text(st.sampled_from("abc \"'{}[],:é\n"), max_size=8)
@@ -288,7 +161,9 @@ arguments_of = st.fixed_dictionaries(
     optional={
         "path": text_values,
         "content": text_values,
-        "mode": st.integers(-999, 999),
+        "mode": st.integers(-(2**63), 2**63),
+        "kind": st.sampled_from(["text", "null", "5"]),
+        "note": st.none() | st.sampled_from(["none", "Null", "x"]),
         "ratio": numbers,
         "force": st.booleans(),
         "tags": st.lists(st.sampled_from(["x", "y z", "é"]), max_size=3),
@@ -299,23 +174,23 @@ arguments_of = st.fixed_dictionaries(
 )
 
 
-FAMILIES = sorted({writer.family for writer in WRITERS.values()})
-
-
 @st.composite
 def written_calls(draw: st.DrawFn, writer: Writer) -> Calls:
     calls = draw(st.lists(st.tuples(st.sampled_from(writer.names), arguments_of), min_size=1, max_size=3))
     if not writer.several:
         calls = calls[:1]
-    for _, arguments in calls:
-        # (JSON has no word for infinity or "not a number"; Python's does.)
-        impossible = (*writer.forbidden, "NaN", "Infinity")
-        for key in [k for k, v in arguments.items() if any(f in _plain(v) for f in impossible)]:
-            del arguments[key]
-        if writer.flat:
-            for key in [k for k, v in arguments.items() if isinstance(v, (list, dict))]:
-                del arguments[key]
-    return calls
+    return [(name, {key: v for key, v in arguments.items() if _can_hold(writer, key, v)}) for name, arguments in calls]
+
+
+def _can_hold(writer: Writer, key: str, value: Any) -> bool:
+    """Whether the family can write the value so that nothing else is meant by it."""
+    text = plain(value)
+    if any(forbidden in text for forbidden in (*writer.forbidden, "NaN", "Infinity")):
+        return False
+    if writer.flat and isinstance(value, list | dict):
+        return False
+    # Of a schema that says nothing, some families take text for the JSON that it spells.
+    return key != "undeclared" or not isinstance(value, str) or converted(value, ANY) is None
 
 
 @st.composite
@@ -331,43 +206,67 @@ def cut(draw: st.DrawFn, text: str) -> list[str]:
 
 
 @each_writer
+@examples(6, thorough=25)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
-def test_streamed_arguments_are_those_of_mlx_lms_parser_however_the_text_is_cut(writer: Writer, data: Any) -> None:
+def test_what_a_model_wrote_arrives_however_the_text_is_cut(writer: Writer, data: Any) -> None:
     calls = data.draw(written_calls(writer))
-    body = writer.write(calls)
-    end = CallFormat(writer.family).end
-    if (end and end in body) or (writer.family == "longcat" and not calls[0][1]):
-        # mlx-lm ends the call at a marker inside a string, and cannot read LongCat without arguments: here both work.
-        expected = [{"arguments": arguments} for _, arguments in calls] if writer.family == "json_tools" else None
-    else:
-        expected = by_mlx_lm(writer.family, body)
-    outcome = run(writer.family, data.draw(cut(body + end)))
+    outcome = run(writer.family, data.draw(cut(writer.write(calls) + writer.family.end)))
     assert outcome.text == ""
     assert outcome.rest == ""
     assert [call.name for call in outcome.calls] == [name for name, _ in calls]
     assert all(call.is_valid for call in outcome.calls)
-    if expected is not None:
-        assert [call.parsed for call in outcome.calls] == [json.loads(_json(call["arguments"])) for call in expected]
+    assert [call.parsed for call in outcome.calls] == [json.loads(as_json(arguments)) for _, arguments in calls]
+
+
+PARSED = {name: writer for name, writer in WRITERS.items() if writer.family.has_parser}
+
+
+@pytest.mark.parametrize("writer", PARSED.values(), ids=PARSED.keys())
+@examples(3, thorough=25)
+@given(data=st.data())
+def test_mlx_lms_parser_reads_the_same_where_it_loses_nothing(writer: Writer, data: Any) -> None:
+    calls = [
+        (name, {key: value for key, value in arguments.items() if not _is_lost(writer, key, value)})
+        for name, arguments in data.draw(written_calls(writer))
+    ]
+    body = writer.write(calls)
+    end = writer.family.end
+    if (end and end in body) or not all(arguments for _, arguments in calls):
+        return  # mlx-lm ends the call at a marker inside a string, and some of its parsers read none without arguments
+    outcome = run(writer.family, [body + end])
+    expected = [json.loads(as_json(call["arguments"])) for call in by_mlx_lm(writer.family, body)]
+    assert [call.parsed for call in outcome.calls] == expected
+
+
+def _is_lost(writer: Writer, key: str, value: Any) -> bool:
+    """Whether mlx-lm's parsers of plain text lose it: white space, the string `null`, digits, markers, what is not
+    declared."""
+    if not isinstance(writer.family.shape, Tagged):
+        return False
+    shape = writer.family.shape
+    text = plain(value)
+    is_large = isinstance(value, int | float) and abs(value) >= 2**53
+    lost = text.strip() != text or text.lower() in ("null", "none", "nil", "true", "5", "") or is_large
+    markers = (shape.value_end, shape.call_end, "]]>", "<")
+    return lost or key in ("undeclared", "note", "kind") or any(marker and marker in text for marker in markers)
 
 
 @each_writer
 def test_arguments_arrive_before_the_call_is_complete(writer: Writer) -> None:
     body = writer.write([("Write", {"path": "/tmp/a.txt", "content": "word " * 50})])
-    call_format = CallFormat(writer.family)
-    reader = call_format.reader(call_format.start, TOOLS)
+    reader = CallFormat(writer.family).reader(writer.family.start, TOOLS)
     outcome = Outcome()
     for char in body[: len(body) * 3 // 4]:
         outcome.take(reader.feed(char))
     assert outcome.calls[0].name == "Write"
     assert "/tmp/a.txt" in outcome.calls[0].arguments
-    if writer.family != "pythonic":
+    if not isinstance(writer.family.shape, Python | Nested):
         assert outcome.calls[0].arguments.count("word ") > 20
 
 
 @each_writer
+@examples(5, thorough=20)
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
 def test_a_truncated_call_is_cut_where_generation_stopped_and_never_dropped(writer: Writer, data: Any) -> None:
     calls = data.draw(written_calls(writer))
     body = writer.write(calls)
@@ -376,7 +275,7 @@ def test_a_truncated_call_is_cut_where_generation_stopped_and_never_dropped(writ
     in_pieces = run(writer.family, data.draw(cut(body)), complete=False)
     assert whole == in_pieces
     if not whole.calls:
-        assert whole.text + whole.rest == CallFormat(writer.family).start + body
+        assert whole.text + whole.rest == writer.family.start + body
     for call in whole.calls:
         if call.is_valid:
             assert isinstance(call.parsed, dict)
@@ -391,18 +290,16 @@ def test_a_truncated_call_is_cut_where_generation_stopped_and_never_dropped(writ
     ],
 )
 def test_what_python_cannot_read_or_nothing_transport_is_no_crash(text: str) -> None:
-    outcome = run("json_tools", [text, "</tool_call>"])
+    outcome = run(FAMILIES["json_tools"], [text, "</tool_call>"])
     assert outcome.calls or outcome.text
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_writer
 @pytest.mark.parametrize("opening", ["[", "{", '{"a":', "(", "-", "not ", "<"])
-def test_values_nested_beyond_all_bounds_are_no_crash(family: str, opening: str) -> None:
-    call_format = CallFormat(family)
-    for writer in (writer for writer in WRITERS.values() if writer.family == family):
-        body = writer.write([("Write", {"mode": 12345})]).replace("12345", opening * 30_000)
-        outcome = run(family, [body, call_format.end])
-        assert outcome.calls or outcome.text
+def test_values_nested_beyond_all_bounds_are_no_crash(writer: Writer, opening: str) -> None:
+    body = writer.write([("Write", {"mode": 12345})]).replace("12345", opening * 30_000)
+    outcome = run(writer.family, [body, writer.family.end])
+    assert outcome.calls or outcome.text
 
 
 noise = st.lists(
@@ -466,6 +363,24 @@ noise = st.lists(
                 "<tool_call|>",
                 "<escape>",
                 "<end_function_call>",
+                "<\uff5ctool▁call▁begin\uff5c>",
+                "Write<\uff5ctool▁sep\uff5c>",
+                "function<\uff5ctool▁sep\uff5c>Write\n```json\n",
+                "<\uff5ctool▁call▁end\uff5c>",
+                '<\uff5cDSML\uff5cinvoke name="Write">',
+                '<\uff5cDSML\uff5cparameter name="path" string="true">',
+                "</\uff5cDSML\uff5cparameter>",
+                "</\uff5cDSML\uff5cinvoke>",
+                ']<]minimax[>[<invoke name="Write">',
+                "]<]minimax[>[<path>",
+                "]<]minimax[>[</path>",
+                "]<]minimax[>[</invoke>",
+                "</seed:tool_call>",
+                "<|tool_call:begin|>7<|tool_call:name|>Write<|tool_call:args|>",
+                "<|tool_call:end|>",
+                "<|/tool_call|>",
+                "</TOOLCALL>",
+                "<tool_call>Write\n```json\n",
                 "<longcat_arg_key>path</longcat_arg_key>",
                 "<longcat_arg_value>",
                 "</longcat_arg_value>",
@@ -480,17 +395,17 @@ noise = st.lists(
 ).map("".join)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family
+@examples(10, thorough=60)
 @given(data=st.data(), text=noise, complete=st.booleans())
-@settings(max_examples=60, deadline=None)
 def test_no_text_breaks_a_reader_or_reads_differently_when_cut_differently(
-    family: str, data: Any, text: str, complete: bool
+    family: Family, data: Any, text: str, complete: bool
 ) -> None:
     whole = run(family, [text] if text else [], complete=complete)
     assert run(family, list(text), complete=complete) == whole
     assert run(family, data.draw(cut(text)), complete=complete) == whole
     if not whole.calls:
-        assert whole.text + whole.rest == CallFormat(family).start + text
+        assert whole.text + whole.rest == family.start + text
     for call in whole.calls:
         if call.is_valid:
             assert isinstance(call.parsed, dict)
@@ -502,18 +417,128 @@ def test_no_text_breaks_a_reader_or_reads_differently_when_cut_differently(
         ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "5", 5),
         ({"type": ["integer", "null"]}, "null", None),
         ({"type": ["string", "null"]}, "5", "5"),
+        ({"type": ["string", "null"]}, "null", None),
+        ({"type": "string"}, "null", "null"),
+        ({"type": "string", "enum": ["null", "none"]}, "null", "null"),
+        ({"anyOf": [{"type": "string"}]}, "null", "null"),
         ({"$ref": "#/$defs/level"}, "2", 2),
         ({"allOf": [{"$ref": "#/$defs/level"}]}, "2", 2),
         ({"enum": [True, False]}, "true", True),
+        ({"type": "boolean"}, "True", True),
         ({"const": 7}, "7", 7),
+        ({"type": "integer"}, "1234567890123456789", 1234567890123456789),
+        ({"type": "integer"}, "7.0", 7),
+        ({"type": "number"}, "9007199254740993", 9007199254740993),
+        ({"type": "object"}, "{'a': [True, None]}", {"a": [True, None]}),
+        ({"type": ["string", "array"]}, "[1]", [1]),
         (True, "5", "5"),
     ],
 )
 def test_a_parameters_type_counts_however_its_schema_says_it(schema: Any, text: str, expected: Any) -> None:
     parameters = {"type": "object", "properties": {"n": schema}, "$defs": {"level": {"type": "integer"}}}
-    tools = [definition(ToolDefinition(name="Set", parameters=parameters), "qwen3_coder")]
-    reader = CallFormat("qwen3_coder").reader("<tool_call>", tools)
-    outcome = Outcome()
-    outcome.take(reader.feed(f"\n<function=Set>\n<parameter=n>\n{text}\n</parameter>\n</function>\n</tool_call>"))
-    (call,) = outcome.calls
+    tools = Tools([ToolDefinition(name="Set", parameters=parameters)])
+    answer = f"\n<function=Set>\n<parameter=n>\n{text}\n</parameter>\n</function>\n</tool_call>"
+    (call,) = both(FAMILIES["qwen3_coder"], answer, tools=tools).calls
     assert call.parsed == {"n": expected}
+
+
+# Values that spell the markup around them, in every family of markup.
+
+TAGGED = [family for family in FAMILIES.values() if isinstance(family.shape, Tagged)]
+each_tagged = pytest.mark.parametrize("family", TAGGED, ids=lambda family: family.name)
+
+
+def tagged(family: Family) -> Tagged:
+    assert isinstance(family.shape, Tagged)
+    return family.shape
+
+
+@each_tagged
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_value_may_spell_its_own_end(family: Family, place: str) -> None:
+    shape = tagged(family)
+    value = f"  see {shape.value_end} tag\n{shape.value_end}{shape.value_end} more {shape.call_end}\n "
+    arguments = {"content": value, "path": "a"} if place == "first" else {"path": "a", "content": value}
+    answer = write_answer(family, [("Write", arguments)]).removeprefix(family.start)
+    (call,) = both(family, answer, tools=CLOSED).calls
+    assert call.is_valid
+    assert call.parsed == arguments
+
+
+@each_tagged
+def test_a_value_may_spell_an_argument_that_was_given_or_that_no_tool_has(family: Family) -> None:
+    shape = tagged(family)
+    other, again = (f"{shape.key.write(key, 'string')}{shape.value}x{shape.value_end}" for key in ("nothing", "path"))
+    if shape.cdata:
+        pytest.skip("text with an angle bracket stands in a section there")
+    arguments = {"path": "a", "content": f"x{shape.value_end}\n{other}\n{again}\nend"}
+    answer = write_answer(family, [("Write", arguments)]).removeprefix(family.start)
+    (call,) = both(family, answer, tools=CLOSED).calls
+    assert call.parsed == arguments
+
+
+@each_tagged
+def test_an_argument_that_was_not_closed_ends_where_the_next_declared_one_begins(family: Family) -> None:
+    shape = tagged(family)
+    answer = write_answer(family, [("Write", {"path": "a", "content": "b"})]).removeprefix(family.start)
+    answer = answer.replace(f"{shape.frame}{shape.value_end}", "", 1)
+    (call,) = both(family, answer, tools=CLOSED).calls
+    assert call.is_valid
+    assert call.parsed == {"path": "a", "content": "b"}
+
+
+@each_tagged
+def test_an_argument_that_was_not_closed_ends_with_its_call(family: Family) -> None:
+    shape = tagged(family)
+    whole = write_answer(family, [("Write", {"path": "a"})]).removeprefix(family.start)
+    answer = whole.replace(f"{shape.frame}{shape.value_end}", "", 1)
+    (call,) = both(family, answer, tools=CLOSED).calls
+    assert call.is_valid
+    assert call.parsed == {"path": "a"}
+    following = both(family, answer + "\n" + family.start + whole, tools=CLOSED)
+    assert [call.parsed for call in following.calls] == [{"path": "a"}]
+    assert following.rest.strip() == family.start + whole
+
+
+@each_writer
+def test_outer_white_space_unicode_and_64_bits_arrive_as_they_were_written(writer: Writer) -> None:
+    arguments = {
+        "content": "\n\n    if x:\n        return 'für 你好 👋'\n\n",
+        "path": " a b ",
+        "mode": -(2**63),
+        "ratio": 2**64 + 1,
+        "kind": "null",
+    }
+    (call,) = both(writer.family, writer.write([("Write", arguments)]) + writer.family.end, tools=CLOSED).calls
+    assert call.parsed == arguments
+    assert str(2**64 + 1) in call.arguments
+
+
+def test_elements_inside_elements_are_objects_and_lists() -> None:
+    schema = {"properties": {"list": {"type": "array", "items": {"properties": {"id": {"type": "string"}}}}}}
+    tools = Tools([ToolDefinition(name="Order", parameters={"type": "object", **schema})])
+    family = FAMILIES["minimax_m3"]
+    arguments = {"list": [{"id": "5", "more": [1, "x"]}, {"id": "</id>"}]}
+    answer = write_answer(family, [("Order", arguments)]).removeprefix(family.start).replace("5<", "5<")
+    (call,) = both(family, answer, tools=tools).calls
+    assert call.parsed["list"][0]["id"] == "5"
+    assert call.parsed["list"][1] == {"id": "</id>"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "Write", "parameters": {"path": "a"}}',
+        '[{"name": "Write", "arguments": {"path": "a"}}]',
+        '[Write(path="a")]',
+        'Write(path="a")]',
+        '\n[ Write(path="a") ]\n',
+    ],
+)
+def test_a_call_without_any_marker_is_read_where_it_names_a_tool(text: str) -> None:
+    family = FAMILIES["llama"]
+    (call,) = both(family, text).calls
+    assert (call.name, call.parsed) == ("Write", {"path": "a"})
+    outcome = both(family, text.replace("Write", "Nobody"))
+    assert not outcome.calls
+    assert (outcome.text + outcome.rest).strip() == text.replace("Write", "Nobody").strip()

@@ -10,9 +10,6 @@ from worker.engines.mlx.decode.constraint import Constraint, ConstraintCompiler,
 from worker.engines.mlx.output import output_format
 from worker.formats import harmony
 from worker.formats.grammars import HARMONY
-from worker.formats.readers import CallFormat, family_of
-
-_DEFAULT_FAMILY = "json_tools"  # the form in which a model without one of its own is asked to call
 
 
 class Constraints:
@@ -58,12 +55,11 @@ def _markers(tokenizer: Any) -> Markers:
             answer_start=harmony.FINAL,
             form=HARMONY,
         )
-    family = family_of(tokenizer.tool_parser) if tokenizer.has_tool_calling else _DEFAULT_FAMILY
-    calls = CallFormat(family)
+    calls = output_format(tokenizer).answer.calls
     return Markers(
         think_start=tokenizer.think_start or "",
         think_end=tokenizer.think_end or "",
         call_start=calls.start,
         call_end=calls.end,
-        parser=family,
+        parser=calls.family.name,
     )

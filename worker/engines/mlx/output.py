@@ -12,14 +12,10 @@ from worker.answers.harmony_stream import HarmonyStream
 from worker.answers.reasoning import TEXT, Markup
 from worker.answers.stream import AnswerFormat, AnswerStream, Beginning, EndReason
 from worker.engines.mlx.decode.detokenize import TokenTexts
+from worker.formats.families import ASKED, FAMILIES
 from worker.formats.harmony import START, is_harmony
-from worker.formats.readers import CallFormat, family_of
-from worker.prompt import Prompt, Said
-
-# The format in which a model without one of its own is asked to call.
-_DEFAULT_FAMILY = "json_tools"
-# Tokens that such models nevertheless put before a call's JSON (Llama 3).
-_BARE_STARTS = ("<|python_tag|>",)
+from worker.formats.readers import CallFormat, shown_format
+from worker.prompt import Prompt, Said, call_sample
 
 
 class OutputFormat:
@@ -43,10 +39,14 @@ def _markup(tokenizer: Any) -> Markup:
 
 
 def _calls(tokenizer: Any) -> CallFormat:
-    if tokenizer.has_tool_calling:
-        return CallFormat(family_of(tokenizer.tool_parser))
-    vocabulary = tokenizer.get_vocab()
-    return CallFormat(_DEFAULT_FAMILY, tuple(marker for marker in _BARE_STARTS if marker in vocabulary))
+    """The format that the chat template shows. One that the checkpoint declares, or mlx-lm infers, counts instead,
+    unless the template shows one that mlx-lm has no parser for."""
+    sample = call_sample(tokenizer)
+    shown = shown_format(sample.source, sample.rendered, sample.name, tokenizer.get_vocab())
+    named = tokenizer.tool_parser.__module__.rpartition(".")[2] if tokenizer.has_tool_calling else ""
+    if named in FAMILIES and (shown is None or shown.has_parser):
+        shown = FAMILIES[named]
+    return CallFormat(shown or ASKED)
 
 
 def _harmony_tokens(tokenizer: Any) -> dict[int, str]:

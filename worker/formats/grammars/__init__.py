@@ -1,34 +1,42 @@
-"""Grammars of tool calls for every format that mlx-lm can parse: only text that is read as a call of an offered tool
-with arguments that fit its schema."""
+"""Grammars of tool calls for the families of `worker.formats.families`: only text that is read as a call of an offered
+tool with arguments that fit its schema."""
 
 from collections.abc import Mapping
 
+from worker.formats.families import FAMILIES, Braces, Family, Headed, Objects, Python, Tagged
 from worker.formats.grammars.base import CallForm, UnwritableError
 from worker.formats.grammars.braces import BraceForm
-from worker.formats.grammars.headers import HarmonyForm, JsonForm, KimiK2Form, MistralForm
+from worker.formats.grammars.headers import HarmonyForm, HeadedForm, MistralForm, ObjectsForm
 from worker.formats.grammars.lark import SPACE, Rules
 from worker.formats.grammars.pythonic import PythonicForm
-from worker.formats.grammars.tagged import GLM, KIMI_K3, LONGCAT, MINICPM5, MINIMAX_M2, MUSE_SPARK, QWEN3_CODER
+from worker.formats.grammars.tagged import TaggedForm
 
-# By the name of mlx-lm's parser.
+
+def call_form(family: Family) -> CallForm | None:
+    """None where the family's calls cannot be enforced."""
+    match family.shape:
+        case Tagged() as shape:
+            return TaggedForm(family, shape)
+        case Objects() as shape:
+            return ObjectsForm(shape)
+        case Headed(begin=""):
+            return MistralForm()
+        case Headed() as shape:
+            return HeadedForm(shape)
+        case Braces(quote=quote):
+            return BraceForm(quote=quote, without=(family.end, family.start))
+        case Python(lines=lines):
+            return PythonicForm(lines)
+        case _:
+            return None
+
+
+# By the family's name.
 CALL_FORMS: Mapping[str, CallForm] = {
-    "function_gemma": BraceForm(quote="<escape>", without=("<end_function_call>", "<start_function_call>")),
-    "gemma4": BraceForm(quote='<|"|>', without=("<tool_call|>", "<|tool_call>")),
-    "glm47": GLM,
-    "json_tools": JsonForm(),
-    "kimi_k2": KimiK2Form(),
-    "kimi_k3": KIMI_K3,
-    "laguna": GLM,
-    "longcat": LONGCAT,
-    "minicpm5": MINICPM5,
-    "minimax_m2": MINIMAX_M2,
-    "mistral": MistralForm(),
-    "muse_spark": MUSE_SPARK,
-    "pythonic": PythonicForm(),
-    "qwen3_coder": QWEN3_CODER,
+    family.name: form for family in FAMILIES.values() if (form := call_form(family)) is not None
 }
 
-# For which mlx-lm has no parser.
+# Whose calls are messages.
 HARMONY: CallForm = HarmonyForm()
 
-__all__ = ["CALL_FORMS", "HARMONY", "SPACE", "CallForm", "Rules", "UnwritableError"]
+__all__ = ["CALL_FORMS", "HARMONY", "SPACE", "CallForm", "Rules", "UnwritableError", "call_form"]

@@ -57,7 +57,7 @@ class BraceForm:
             return " | ".join(filter(None, (self._exact(rules, item) for item in branch["enum"])))
         match branch["type"]:
             case "string":
-                markup = Markup(end=self.quote, without=self.without, trim="none")
+                markup = Markup(end=self.quote, without=self.without)
                 return f"{rules.literal(self.quote)} {value(rules, branch, root, Reading(text='any'), markup)}"
             case "object":
                 return self._object(rules, branch, root)

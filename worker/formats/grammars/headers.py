@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from shared.request import ToolDefinition
 from worker.formats.enforceable import rooted
+from worker.formats.families import Headed, Objects
 from worker.formats.grammars.base import UnwritableError
 from worker.formats.grammars.lark import SPACE, Rules
 from worker.formats.harmony import CONSTRAIN, MESSAGE
@@ -22,14 +24,19 @@ def _arguments(tool: ToolDefinition) -> tuple[Schema, Schema]:
     return {key: value for key, value in schema.items() if key != "$defs"}, schema.get("$defs", {})
 
 
-def _object(rules: Rules, tool: ToolDefinition) -> str:
+def _object(rules: Rules, tool: ToolDefinition, shape: Objects) -> str:
     """A call as one JSON object."""
     arguments, definitions = _arguments(tool)
+    if shape.keyed:
+        properties: Schema = {tool.name: arguments}
+    else:
+        number: Schema = {shape.id: {"type": "string", "pattern": "^[0-9]{1,3}$"}} if shape.id else {}
+        properties = {**number, shape.name: {"const": tool.name}, shape.arguments: arguments}
     return rules.json(
         {
             "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": arguments},
-            "required": ["name", "arguments"],
+            "properties": properties,
+            "required": list(properties),
             "additionalProperties": False,
             "$defs": definitions,
         }
@@ -41,28 +48,52 @@ def _arguments_only(rules: Rules, tool: ToolDefinition) -> str:
     return rules.json({**arguments, "$defs": definitions})
 
 
-class JsonForm:
-    """One object in each region."""
+@dataclass(frozen=True, slots=True)
+class ObjectsForm:
+    """One object in each region, or a list of them."""
+
+    shape: Objects
 
     def call(self, rules: Rules, tool: ToolDefinition) -> str:
-        return _object(rules, tool)
+        return _object(rules, tool, self.shape)
 
     def region(self, rules: Rules, calls: Sequence[str], *, start: str, end: str, parallel: bool) -> str:
-        return rules.rule(f"{SPACE} ({' | '.join(calls)}) {SPACE} {rules.literal(end)}")
+        call = f"({' | '.join(calls)})"
+        if not self.shape.listed:
+            return rules.rule(f"{SPACE} {call} {_end(rules, end)}")
+        return rules.rule(f"{_list(call, parallel=parallel)} {_end(rules, end)}")
 
 
-class KimiK2Form:
+def _list(call: str, *, parallel: bool) -> str:
+    more = f' ("," {SPACE} {call})*' if parallel else ""
+    return f'{SPACE} "[" {SPACE} {call}{more} {SPACE} "]"'
+
+
+def _end(rules: Rules, end: str) -> str:
+    return f"{SPACE} {rules.literal(end)}" if end else ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadedForm:
+    shape: Headed
+
     def call(self, rules: Rules, tool: ToolDefinition) -> str:
-        name = rules.literal(f"<|tool_call_begin|>functions.{tool.name}:")
-        return rules.rule(
-            f"{name} /[0-9]{{1,3}}/ {rules.literal('<|tool_call_argument_begin|>')} {SPACE} "
-            f"{_arguments_only(rules, tool)} {SPACE} {rules.literal('<|tool_call_end|>')}"
-        )
+        if re.search(r"[\s<>{}`\"]", tool.name):
+            raise UnwritableError("its name cannot be written")
+        shape = self.shape
+        head = [rules.literal(shape.begin)]
+        if shape.identified:
+            head += ["/[0-9a-z]{1,16}/", rules.literal(shape.identified)]
+        head.append(rules.literal(tool.name))
+        if shape.counted:
+            head += ['":"', "/[0-9]{1,3}/"]
+        head.append(rules.literal(shape.middle))
+        return rules.rule(f"{' '.join(head)} {SPACE} {_arguments_only(rules, tool)} {SPACE} {rules.literal(shape.end)}")
 
     def region(self, rules: Rules, calls: Sequence[str], *, start: str, end: str, parallel: bool) -> str:
         call = f"({' | '.join(calls)})"
         more = f" ({SPACE} {call})*" if parallel else ""
-        return rules.rule(f"{SPACE} {call}{more} {SPACE} {rules.literal(end)}")
+        return rules.rule(f"{SPACE} {call}{more} {_end(rules, end)}")
 
 
 class MistralForm:
@@ -71,7 +102,7 @@ class MistralForm:
 
     def call(self, rules: Rules, tool: ToolDefinition) -> str:
         if not rules.is_token("[ARGS]"):
-            return _object(rules, tool)
+            return _object(rules, tool, Objects())
         if not re.fullmatch(r"[\w-]+", tool.name):
             raise UnwritableError("its name cannot be written")
         return rules.rule(f"{rules.literal(tool.name + '[ARGS]')} {SPACE} {_arguments_only(rules, tool)}")
@@ -79,8 +110,7 @@ class MistralForm:
     def region(self, rules: Rules, calls: Sequence[str], *, start: str, end: str, parallel: bool) -> str:
         call = f"({' | '.join(calls)})"
         if not rules.is_token("[ARGS]"):
-            more = f' ("," {SPACE} {call})*' if parallel else ""
-            return rules.rule(f'{SPACE} "[" {SPACE} {call}{more} {SPACE} "]"')
+            return rules.rule(_list(call, parallel=parallel))
         more = f" ({rules.literal(start)}? {call})*" if parallel else ""
         return rules.rule(f"{call}{more}")
 

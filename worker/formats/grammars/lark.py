@@ -111,6 +111,10 @@ class Rules:
         """Any text that contains none of these."""
         return self._content(ANY_TEXT, without, "")
 
+    def unlike_call(self) -> str:
+        """Any text that does not begin as a call without a marker does."""
+        return self.terminal(rf"/(\s*([^\s{{\[]{ANY_TEXT})?)/")
+
     def _content(self, content: str, without: Sequence[str], never: str) -> str:
         banned = "|".join(escaped(text) for text in dict.fromkeys(without) if text)
         body = f"/{content}/"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from shared.request import ToolDefinition
@@ -23,9 +24,12 @@ _QUOTED = r"'([^'\\\x00-\x1f\x7f]|\\[nrtbf'\x22\\]){{{low},{high}}}'"
 _ESCAPES = {"json_allowed_escapes": 'nrbtf\\"'}
 
 
+@dataclass(frozen=True, slots=True)
 class PythonicForm:
-    """Values are JSON, which the readers take for Python, or Python's own words and single quotes where a whole
-    argument is one."""
+    """`lines`: one call on each line instead of a list. Values are JSON, which the readers take for Python, or Python's
+    own words and single quotes where a whole argument is one."""
+
+    lines: bool = False
 
     def call(self, rules: Rules, tool: ToolDefinition) -> str:
         if not _NAME.fullmatch(tool.name):
@@ -46,8 +50,12 @@ class PythonicForm:
 
     def region(self, rules: Rules, calls: Sequence[str], *, start: str, end: str, parallel: bool) -> str:
         call = f"({' | '.join(calls)})"
+        last = f"{SPACE} {rules.literal(end)}" if end else ""
+        if self.lines:
+            more = f" (/\\n/ {call})*" if parallel else ""
+            return rules.rule(f"{SPACE} {call}{more} {last}")
         more = f' ("," {SPACE} {call})*' if parallel else ""
-        return rules.rule(f'{SPACE} "[" {call}{more} "]" {SPACE} {rules.literal(end)}')
+        return rules.rule(f'{SPACE} "[" {call}{more} "]" {last}')
 
 
 def _value(rules: Rules, schema: Any, root: Schema) -> str:

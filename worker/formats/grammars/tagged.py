@@ -1,4 +1,4 @@
-"""Calls written as markup, values as plain text: see `worker.tool_calls.tagged` for how they are read."""
+"""Calls written as markup, values as plain text: see `worker.formats.readers.tagged` for how they are read."""
 
 from __future__ import annotations
 
@@ -8,53 +8,60 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.request import ToolDefinition
+from worker.formats.conversion import TEXT, readable
+from worker.formats.families import Family, Tagged
 from worker.formats.grammars.base import UnwritableError
 from worker.formats.grammars.declared import declared
 from worker.formats.grammars.lark import SPACE, Argument, Rules
-from worker.formats.grammars.values import ALL_KINDS, JSON_WORDS, LITERAL_WORDS, Markup, Reading, value
-from worker.formats.schemas import Schema, branches, stated, stated_types, type_of
+from worker.formats.grammars.values import JSON_WORDS, Markup, Reading, value
+from worker.formats.schemas import Schema, branches, type_of, types
 
-_QWEN_STRINGS = frozenset({"string", "str", "text", "varchar", "char", "enum"})
 _PLAIN = re.compile(r"[^\s<>\"'&{}\[\]()=,]+")
+_CDATA, _CDATA_END = "<![CDATA[", "]]>"
+# What a typed tag says of a value, by its JSON type.
+_TYPED: dict[str, Callable[[str], Sequence[str]]] = {
+    "type": lambda kind: {"number": ("number", "integer"), "integer": ("number", "integer")}.get(kind, (kind,)),
+    "string": lambda kind: ("true" if kind == "string" else "false",),
+}
 
-# (rules, key, schema, root) -> a rule for the argument whole; empty when it cannot be written.
-Write = Callable[[Rules, str, Any, Schema], str]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class TaggedForm:
-    """`head` begins a call of the named tool and `tail` ends it. `gap` is the white space (a rule) between a call and
-    the end of its region. `many`: a region may hold several calls. `alone`: how a tool is called that gets no
-    arguments, where that differs."""
+    """Any of the families whose shape is `Tagged`."""
 
-    head: Callable[[str], str]
-    tail: str
-    write: Write
-    gap: str = SPACE
-    many: bool = False
-    alone: Callable[[str], str] | None = None
+    family: Family
+    shape: Tagged
 
     def call(self, rules: Rules, tool: ToolDefinition) -> str:
         if not _PLAIN.fullmatch(tool.name):
             raise UnwritableError("its name cannot be written")
         items = self._arguments(rules, tool)
-        with_some = f"{rules.literal(self.head(tool.name))} {SPACE} {rules.arguments(items)}"
-        with_some += f" {rules.literal(self.tail)}" if self.tail else ""
-        if self.alone is None:
-            return rules.rule(with_some)
-        none = rules.literal(self.alone(tool.name))
+        head, tail = self._head(rules, tool.name), self.shape.call_end
+        end = f" {rules.literal(tail)}" if tail else ""
+        if not self.shape.alone:
+            return rules.rule(f"{head} {SPACE} {rules.arguments(items)}{end}")
+        none = rules.literal(self.shape.alone.format(name=tool.name))
         if not items:
             return rules.rule(none)
-        at_least_one = f"{rules.literal(self.head(tool.name))} {SPACE} {rules.arguments(items, some=True)}"
+        some = f"{head} {SPACE} {rules.arguments(items, some=True)}{end}"
         needed = any(item.required for item in items)
-        return rules.rule(at_least_one if needed else f"{none} | {at_least_one}")
+        return rules.rule(some if needed else f"{none} | {some}")
+
+    def _head(self, rules: Rules, name: str) -> str:
+        call = self.shape.call
+        if call is None:
+            return rules.literal(name)
+        if call.kind:  # calls are counted
+            before, after = call.write(name, "\0").split("\0")
+            return f"{rules.literal(before)} /[0-9]{{1,3}}/ {rules.literal(after)}"
+        return rules.literal(call.write(name).removeprefix(self.family.start))
 
     def _arguments(self, rules: Rules, tool: ToolDefinition) -> list[Argument]:
         root = dict(tool.parameters)
         properties, required = declared(rules, tool)
         items = []
         for key, schema in properties.items():
-            rule = self.write(rules, key, schema, root) if _PLAIN.fullmatch(key) else ""
+            rule = self._argument(rules, key, schema, root) if _PLAIN.fullmatch(key) else ""
             if rule:
                 items.append(Argument(rule=rules.rule(f"{rule} {SPACE}"), required=key in required))
             elif key in required:
@@ -65,174 +72,67 @@ class TaggedForm:
 
     def region(self, rules: Rules, calls: Sequence[str], *, start: str, end: str, parallel: bool) -> str:
         call = f"({' | '.join(calls)})"
-        if parallel and self.many:
+        if parallel and self.shape.many:
             call = f"{call} ({SPACE} {call})*"
-        return rules.rule(f"{SPACE} {call} {self.gap} {rules.literal(end)}")
+        return rules.rule(f"{SPACE} {call} {SPACE} {rules.literal(end)}")
 
-
-def _written(
-    opening: Callable[[str], Sequence[str]],
-    reading: Callable[[Schema], Reading],
-    markup: Markup,
-    *,
-    single: bool = False,
-) -> Write:
-    """`opening`: the texts before the value, white space allowed between them."""
-
-    def write(rules: Rules, key: str, schema: Any, root: Schema) -> str:
+    def _argument(self, rules: Rules, key: str, schema: Any, root: Schema) -> str:
+        """A rule for the argument whole; empty when it cannot be written."""
         if schema is False:
             return ""
-        rule = value(rules, schema, root, reading(stated(schema, root, single=single)), markup)
-        if not rule:
+        if self.shape.key.kind:
+            return self._typed(rules, key, schema, root)
+        opening = f"{rules.literal(self.shape.key.write(key))}"
+        if self.shape.value:
+            opening += f" {SPACE} {rules.literal(self.shape.value)}"
+        reading = reading_of(schema, root, self.shape)
+        options = [value(rules, schema, root, reading, self._markup(plain=self.shape.cdata))]
+        if self.shape.cdata and reading.text:
+            options.append(self._section(rules, schema, root, reading))
+        written = [option for option in options if option]
+        return f"{opening} ({' | '.join(written)})" if written else ""
+
+    def _markup(self, *, plain: bool = False) -> Markup:
+        """What a value must not spell. Text that a family puts in CDATA sections (`plain`: text outside) has no angle
+        bracket."""
+        if plain:
+            return Markup(end=self.shape.value_end, without=("<", "&"), frame="")
+        region = (self.family.start, self.family.end, self.shape.call_end)
+        tags = (self.shape.key.opening, *(text for text in region if text))
+        return Markup(end=self.shape.value_end, without=tuple(dict.fromkeys(tags)), frame=self.shape.frame)
+
+    def _section(self, rules: Rules, schema: Any, root: Schema, reading: Reading) -> str:
+        """Text in a CDATA section."""
+        strings = [branch for branch in branches(schema, root) if branch.get("type") == "string"]
+        if not strings:
             return ""
-        return f" {SPACE} ".join(rules.literal(text) for text in opening(key)) + f" {rule}"
+        end = f"{_CDATA_END}{self.shape.value_end}"
+        without = (_CDATA_END, self.shape.value_end, self.family.end)
+        markup = Markup(end=end, without=without, frame="")
+        text = value(rules, {"anyOf": strings}, root, replace(reading, kinds=frozenset[str]()), markup)
+        return f"{rules.literal(_CDATA)} {text}"
 
-    return write
+    def _typed(self, rules: Rules, key: str, schema: Any, root: Schema) -> str:
+        """Every argument says its type: strings are text as it stands, all else is JSON."""
+        by_kind: dict[str, list[Schema]] = {}
+        for branch in branches(schema, root):
+            for item in branch.get("enum", ()):
+                by_kind.setdefault(type_of(item), []).append({"enum": [item]})
+            if "enum" not in branch:
+                by_kind.setdefault(branch["type"], []).append(branch)
+        options = []
+        for kind, found in by_kind.items():
+            reading = Reading(text="any", kinds=frozenset()) if kind == "string" else Reading()
+            rule = value(rules, {"anyOf": found}, root, reading, self._markup())
+            for word in _TYPED[self.shape.key.kind](kind):
+                options += [f"{rules.literal(self.shape.key.write(key, word))} {rule}"] if rule else []
+        return f"({' | '.join(options)})" if options else ""
 
 
-# How the parsers read a value, by the parameter's schema.
-
-
-def _qwen(schema: Schema) -> Reading:
-    kind = str(schema.get("type", "")).strip().lower()
-    if not schema or kind in _QWEN_STRINGS:
-        return Reading(text="any", words=("null",), kinds=frozenset({"null"}))
-    if kind:
-        return Reading(kinds=frozenset({"number" if kind == "integer" else kind, "null"}))
-    return Reading(text="open", words=("null",), kinds=frozenset({"object", "array", "null"}))
-
-
-def _glm(schema: Schema) -> Reading:
-    if schema.get("type") == "string":
+def reading_of(schema: Any, root: Schema, shape: Tagged) -> Reading:
+    """How readers take the text of an argument with this schema."""
+    kinds = readable(types(schema, root), shape.unsaid)
+    if kinds <= TEXT:
         return Reading(text="any", kinds=frozenset())
-    return Reading(text="word", words=LITERAL_WORDS, quoted=True)
-
-
-def _converted(schema: Schema) -> Reading:
-    """MiniMax M2 and MiniCPM5: tried as each of the types that the schema names, string last."""
-    kinds = stated_types(schema)
-    nulls = ("null", "none", "nil") if "null" in kinds else ("null",)
-    if kinds <= {"string", "null"}:
-        return Reading(text="any", words=nulls, kinds=frozenset({"null"}))
-    readable = frozenset("number" if kind == "integer" else kind for kind in kinds) | {"null"}
-    words = (*LITERAL_WORDS, "nil", "yes", "no", "on", "off", "inf")
-    return Reading(text="word" if "string" in kinds else "", words=words, kinds=readable & ALL_KINDS)
-
-
-def _json_or_text(schema: Schema) -> Reading:
-    return Reading(text="plain", words=JSON_WORDS, quoted=True)
-
-
-# The forms.
-
-QWEN3_CODER = TaggedForm(
-    head=lambda name: f"<function={name}>",
-    tail="</function>",
-    write=_written(
-        lambda key: (f"<parameter={key}>",),
-        _qwen,
-        Markup(end="</parameter>", without=("</tool_call>", "<tool_call>"), trim="newline"),
-        single=True,
-    ),
-    gap="/\\n?/",
-)
-
-
-def _glm_write(prefix: str) -> Write:
-    return _written(
-        lambda key: (f"<{prefix}arg_key>{key}</{prefix}arg_key>", f"<{prefix}arg_value>"),
-        _glm,
-        Markup(end=f"</{prefix}arg_value>", without=(f"</{prefix}tool_call>", f"<{prefix}tool_call>")),
-    )
-
-
-GLM = TaggedForm(head=str, tail="", write=_glm_write(""))
-LONGCAT = TaggedForm(
-    head=str,
-    tail="",
-    write=_glm_write("longcat_"),
-    alone=lambda name: f'{{"name": "{name}", "arguments": {{}}}}',
-)
-
-MINIMAX_M2 = TaggedForm(
-    head=lambda name: f'<invoke name="{name}">',
-    tail="</invoke>",
-    write=_written(
-        lambda key: (f'<parameter name="{key}">',),
-        _converted,
-        Markup(end="</parameter>", without=("</invoke>", "</minimax:tool_call>", "<minimax:tool_call>")),
-    ),
-    many=True,
-)
-
-MUSE_SPARK = TaggedForm(
-    head=lambda name: f'<atem:invoke name="{name}">',
-    tail="</atem:invoke>",
-    write=_written(
-        lambda key: (f'<atem:parameter name="{key}">',),
-        _json_or_text,
-        Markup(end="</atem:parameter>", without=("</atem:invoke>", "</atem:function_calls>", "<atem:function_calls>")),
-    ),
-    many=True,
-)
-
-_CDATA, _CDATA_END = "<![CDATA[", "]]>"
-
-
-def _minicpm5_write(rules: Rules, key: str, schema: Any, root: Schema) -> str:
-    """Text with an angle bracket in it stands in a CDATA section."""
-    if schema is False:
-        return ""
-    reading = _converted(stated(schema, root))
-    plain = value(rules, schema, root, reading, Markup(end="</param>", without=("<", "&", "</function>")))
-    strings = [branch for branch in branches(schema, root) if branch.get("type") == "string"]
-    wrapped = ""
-    if strings and reading.text:
-        markup = Markup(end=f"{_CDATA_END}</param>", without=(_CDATA_END, "</param>", "</function>"), trim="none")
-        only = replace(reading, kinds=frozenset[str]())
-        wrapped = f"{rules.literal(_CDATA)} {value(rules, {'anyOf': strings}, root, only, markup)}"
-    opening = rules.literal(f'<param name="{key}">')
-    options = [option for option in (plain, wrapped) if option]
-    if not options:
-        return ""
-    return f"{opening} ({' | '.join(options)})"
-
-
-MINICPM5 = TaggedForm(head=lambda name: f'"{name}">', tail="", write=_minicpm5_write)
-
-_K3_END = "<|close|>argument<|sep|>"
-_K3_TYPES = {"number": ("number", "integer"), "integer": ("number", "integer")}
-
-
-def _kimi_k3_write(rules: Rules, key: str, schema: Any, root: Schema) -> str:
-    """Every argument names its type: strings are text as it stands, all else is JSON."""
-    markup = Markup(end=_K3_END, without=("<|open|>", "<|close|>", "<|sep|>"), trim="none")
-    by_kind: dict[str, list[Schema]] = {}
-    for branch in branches(schema, root):
-        for item in branch.get("enum", ()):
-            by_kind.setdefault(type_of(item), []).append({"enum": [item]})
-        if "enum" not in branch:
-            by_kind.setdefault(branch["type"], []).append(branch)
-    options = []
-    for kind, found in by_kind.items():
-        reading = Reading(text="any") if kind == "string" else Reading()
-        rule = value(rules, {"anyOf": found}, root, reading, markup)
-        for word in _K3_TYPES.get(kind, (kind,)):
-            opening = f'<|open|>argument key="{key}" type="{word}"<|sep|>'
-            options += [f"{rules.literal(opening)} {rule}"] if rule else []
-    return f"({' | '.join(options)})" if options else ""
-
-
-class KimiK3Form(TaggedForm):
-    """Calls are counted."""
-
-    def call(self, rules: Rules, tool: ToolDefinition) -> str:
-        if not _PLAIN.fullmatch(tool.name):
-            raise UnwritableError("its name cannot be written")
-        head = rules.literal(f'<|open|>call tool="{tool.name}" index="')
-        head += " /[0-9]{1,3}/ " + rules.literal('"<|sep|>')
-        arguments = rules.arguments(self._arguments(rules, tool))
-        return rules.rule(f"{head} {SPACE} {arguments} {rules.literal(self.tail)}")
-
-
-KIMI_K3 = KimiK3Form(head=str, tail="<|close|>call<|sep|>", write=_kimi_k3_write, many=True)
+    others = frozenset("number" if kind == "integer" else kind for kind in kinds - TEXT)
+    return Reading(text="plain" if kinds >= TEXT else "", words=(*JSON_WORDS, "none"), kinds=others)

@@ -1,7 +1,7 @@
 """One argument's value where the format writes it as plain text between markers.
 
-A parser of such a format guesses the type from the text and the parameter's schema; the rules here admit only text of
-which that guess is right. Values that are not strings are JSON.
+Readers take the text for JSON of the types that the parameter's schema allows, else for a string
+(`worker.formats.conversion`); the rules here admit only text of which that is what was meant.
 """
 
 from __future__ import annotations
@@ -17,57 +17,52 @@ from worker.formats.grammars.guarded import exact_bounds, guarded
 from worker.formats.grammars.lark import ANY_TEXT, Rules
 from worker.formats.schemas import TYPES, Schema, branches, type_of
 
-Mode = Literal["", "any", "word", "plain", "open"]
+Mode = Literal["", "any", "plain"]
 
 ALL_KINDS = frozenset(TYPES) - {"string"}
-# What JSON and Python read as something else than text where it begins one, `set()` of Python's calls.
-LITERAL_WORDS = ("true", "false", "none", "null", "nan", "infinity", "set")
 JSON_WORDS = ("true", "false", "null", "nan", "infinity")
+_NAME = r"[A-Za-z_]\w*"
 _OTHER = (
     rf"[^\s\x00-\x7f]{ANY_TEXT}"
     rf"|[\/~#<@$%&*=!?:;,|\\^`>]{ANY_TEXT}"
     rf"|\.\.?\/{ANY_TEXT}"
     rf"|(--?|- )[a-hj-mo-zA-HJ-MO-Z]{ANY_TEXT}"
 )
-_NAME = r"[A-Za-z_]\w*"
-# A text that Python does not read as a literal: a short name before a quote may be a string's prefix.
-_WORD = rf"({_NAME}([^\w'\"]{ANY_TEXT})?|([A-Za-z_]\w{{2,}}|[ac-eg-qstv-zAC-EG-QSTV-Z_]\w?)['\"]{ANY_TEXT}|{_OTHER})"
 # A text that is no JSON.
 _NO_JSON = rf"({_NAME}([^\w]{ANY_TEXT})?|['(]{ANY_TEXT}|{_OTHER})"
-_OPEN = rf"[^\s\[{{]{ANY_TEXT}"
 _NUMBER = r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?"
-_EDGE = {"none": "(?s:.)", "newline": r"[^\n]", "space": r"[^\s\x1c-\x1f]"}
-_AROUND = {"none": "", "newline": r"\n?", "space": r"[ \n]{0,2}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Markup:
-    """Where a value stands: `end` ends it, it never contains any of `without`, and readers drop white space around
-    it (`newline`: one line break at each end)."""
+    """Where a value stands: `end` ends it, it never contains any of `without`, and readers drop one `frame` at each
+    end."""
 
     end: str
     without: tuple[str, ...] = ()
-    trim: Literal["none", "newline", "space"] = "space"
+    frame: Literal["", "\n"] = ""
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The markers that are one tag each."""
         return tuple(text for text in (self.end, *self.without) if len(text) > 1 and text.rfind("<") == 0)
 
+    @property
+    def around(self) -> str:
+        """A regular expression for the frame, which may be left out."""
+        return r"\n?" if self.frame else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How parsers read the text of one parameter.
+    """How readers take the text of one parameter.
 
-    `text` says which plain text is a string: none; any (but `words`, which whole are read as something else); or
-    what does not begin with one of `words` and begins unlike a literal of Python's (`word`), JSON (`plain`), or an
-    array or object (`open`).
-    `quoted` means that a JSON string is one. `kinds` are the other types that are read from JSON.
+    `text` says which plain text is a string: none; any; or (`plain`) what does not begin with one of `words` and begins
+    unlike JSON. `kinds` are the other types that are read from JSON.
     """
 
     text: Mode = ""
     words: tuple[str, ...] = ()
-    quoted: bool = False
     kinds: frozenset[str] = field(default=ALL_KINDS)
 
 
@@ -84,16 +79,13 @@ def value(rules: Rules, schema: Any, root: Schema, reading: Reading, markup: Mar
         elif _kind(branch["type"]) in reading.kinds:
             others.append(branch)
     if strings and reading.text == "any":
-        nullable = any(branch["type"] == "null" for branch in others)
-        return rules.rule(" | ".join(_texts(rules, strings, reading, markup, nullable=nullable)))
+        return rules.rule(" | ".join(_texts(rules, strings, reading, markup)))
     exact = [rules.literal(text) for text in dict.fromkeys(literals)]
-    if strings and reading.quoted:
-        others += strings
     exact += [scalar(rules, branch, root, markup.tags) for branch in others]
-    end = f"/{_AROUND[markup.trim]}/ " if markup.trim != "none" else ""
+    end = f"/{markup.around}/ " if markup.frame else ""
     options = [f"({' | '.join(dict.fromkeys(exact))}) {end}{rules.literal(markup.end)}"] if exact else []
     if strings and reading.text:
-        options += _texts(rules, strings, reading, markup, nullable=False)
+        options += _texts(rules, strings, reading, markup)
     if not options:
         return ""
     return rules.rule(f"{end}({' | '.join(options)})")
@@ -120,9 +112,9 @@ def _literals(values: Iterable[Any], reading: Reading, markup: Markup) -> list[s
     """How the values of an enumeration are written, those that can be."""
     out = []
     for item in values:
-        if isinstance(item, str) and _is_plain(item, reading, markup):
-            out.append(item)
-        elif reading.quoted if isinstance(item, str) else _kind(type_of(item)) in reading.kinds:
+        if isinstance(item, str):
+            out += [item] if _is_plain(item, reading, markup) else []
+        elif _kind(type_of(item)) in reading.kinds:
             text = json.dumps(item, ensure_ascii=False)
             out += [text] if not any(marker in text for marker in (markup.end, *markup.without)) else []
     return out
@@ -130,45 +122,37 @@ def _literals(values: Iterable[Any], reading: Reading, markup: Markup) -> list[s
 
 def _is_plain(text: str, reading: Reading, markup: Markup) -> bool:
     """Whether a reader takes the text as it stands for the string that it spells."""
-    trimmed = text.strip("\n") if markup.trim == "newline" else text.strip() if markup.trim == "space" else text
-    if trimmed != text or any(marker in text for marker in (markup.end, *markup.without)) or not reading.text:
+    if not reading.text or any(marker in text for marker in (markup.end, *markup.without)):
         return False
-    if (never := _never(reading, markup, nullable=False)) and re.fullmatch(never, text):
+    if markup.frame and text.strip(markup.frame) != text:
+        return False
+    if (never := _never(reading)) and re.fullmatch(never, text):
         return False
     return re.fullmatch(_content(reading), text) is not None
 
 
 def _content(reading: Reading) -> str:
-    return {"word": _WORD, "plain": _NO_JSON, "open": _OPEN}.get(reading.text, ANY_TEXT)
+    return _NO_JSON if reading.text == "plain" else ANY_TEXT
 
 
-def _never(reading: Reading, markup: Markup, *, nullable: bool) -> str:
+def _never(reading: Reading) -> str:
     """The texts that are read as something else."""
     words = "|".join(reading.words)
-    if not words or (nullable and reading.text == "any"):
-        return ""
-    if reading.text == "any":
-        around = {"none": "", "newline": r"\n?", "space": r"\s*"}[markup.trim]
-        return f"{around}(?i:{words}){around}"
-    return rf"(?i:{words})([^\w]{ANY_TEXT})?"
+    return rf"(?i:{words})([^\w]{ANY_TEXT})?" if words and reading.text == "plain" else ""
 
 
-def _texts(
-    rules: Rules, strings: Sequence[Schema], reading: Reading, markup: Markup, *, nullable: bool
-) -> Sequence[str]:
+def _texts(rules: Rules, strings: Sequence[Schema], reading: Reading, markup: Markup) -> Sequence[str]:
     """One rule for each schema of a string."""
-    never = _never(reading, markup, nullable=nullable)
+    never = _never(reading)
     out = []
     for branch in strings:
-        unchecked = [keyword for keyword in ("pattern", "format", "not", "if") if keyword in branch]
-        if unchecked and reading.quoted:
-            continue  # between quotes it is
-        for keyword in unchecked:
-            rules.warn(f"`{keyword}` is not enforced")
+        for keyword in ("pattern", "format", "not", "if"):
+            if keyword in branch:
+                rules.warn(f"`{keyword}` is not enforced")
         size = _size(branch, markup)
         content, lead, trail = _content(reading), "", ""
         if size:
-            trail = _AROUND[markup.trim]
+            trail = markup.around
             lead = f"/{trail}/ " if reading.text == "any" and trail else ""
             content = f"{content}/ & /{size}" if reading.text != "any" else size
         out.append(lead + rules.until(markup.end, content, without=markup.without, never=never, trail=trail))
@@ -176,14 +160,14 @@ def _texts(
 
 
 def _size(branch: Schema, markup: Markup) -> str:
-    """A regular expression for text of the length that the schema asks for, without white space at its ends."""
+    """A regular expression for text of the length that the schema asks for, without a frame at its ends."""
     low, high = branch.get("minLength", 0), branch.get("maxLength")
     low = low if isinstance(low, int) else 0
     if low <= 0 and not isinstance(high, int):
         return ""
-    edge = _EDGE[markup.trim]
-    if markup.trim == "none":
-        return f"{edge}{{{low},{'' if high is None else high}}}"
+    if not markup.frame:
+        return f"(?s:.){{{low},{'' if high is None else high}}}"
+    edge = r"[^\n]"
     inner = f"(?s:.){{{max(low - 2, 0)},{'' if high is None else max(high - 2, 0)}}}"
     if high == 0:
         return "()"

@@ -1,9 +1,10 @@
-"""Tool calls in the text a model generates, for every format that mlx-lm can parse, streamed."""
+"""Tool calls in the text that a model generates, for every family of `worker.formats.families`, streamed."""
 
 from worker.formats.readers.bodies import BodyCall
-from worker.formats.readers.definitions import definition
-from worker.formats.readers.families import CallFormat, family_of
+from worker.formats.readers.definitions import Tools
+from worker.formats.readers.formats import CallFormat
 from worker.formats.readers.reader import CallBegun, CallDelta, CallEnded, CallEvent, CallReader, CallText
+from worker.formats.readers.shown import ReadCall, read_calls, shown_format
 
 __all__ = [
     "BodyCall",
@@ -14,6 +15,8 @@ __all__ = [
     "CallFormat",
     "CallReader",
     "CallText",
-    "definition",
-    "family_of",
+    "ReadCall",
+    "Tools",
+    "read_calls",
+    "shown_format",
 ]

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from worker.formats.readers.json_text import JsonText
 from worker.formats.readers.region import Region, whole_text
 
-_NAME_KEYS = ("name",)
+_NAME_KEYS = ("name", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _WRAPPERS = ("function", "tool_call")
-_CALL_KEYS = (*_NAME_KEYS, *_ARGUMENT_KEYS, *_WRAPPERS, "id", "type")
+_CALL_KEYS = (*_NAME_KEYS, *_ARGUMENT_KEYS, *_WRAPPERS, "id", "tool_call_id", "type")
 
 
 class ArgumentsMixin(Region):
@@ -66,11 +66,12 @@ class ArgumentsMixin(Region):
 
 class JsonCalls(ArgumentsMixin):
     """`only` (tool names, case folded) is for text without markers: what does not name one of these tools and bring
-    arguments for it is text."""
+    arguments for it is text. `keyed`: an object may have the name as its only key."""
 
-    def __init__(self, start: str, end: str, *, only: frozenset[str] | None = None) -> None:
+    def __init__(self, start: str, end: str, *, only: frozenset[str] | None = None, keyed: bool = False) -> None:
         super().__init__(start, end)
         self._only = only
+        self._keyed = keyed
         self._watch, self._again = end, start
         self._in_list = False
         self._reset()
@@ -158,6 +159,8 @@ class JsonCalls(ArgumentsMixin):
             self._nested += 1
             self._state = self._next_key
             return True
+        if self._keyed and not self._name and char == "{":
+            self._name, self._key = self._key, _ARGUMENT_KEYS[0]
         if self._key in _ARGUMENT_KEYS and not self._has_arguments and self._name and char in "{[":
             self._has_arguments = True
             if not self._announce():
@@ -250,7 +253,7 @@ class JsonCalls(ArgumentsMixin):
 
     def _end_of_text(self) -> None:
         if self._state == self._between:
-            self._show()
+            self._end_between()
         elif not self._begun:
             self._take(len(self._buffer))
             self._show()

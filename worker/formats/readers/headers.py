@@ -1,24 +1,28 @@
-"""Calls written as a name and a JSON object: Kimi K2 and Mistral."""
+"""Calls written as a name and a JSON object: DeepSeek, Kimi K2, Mistral and others."""
 
 from __future__ import annotations
 
 import re
 
+from worker.formats.families import Family, Headed
 from worker.formats.readers.envelope import ArgumentsMixin, JsonCalls
 from worker.formats.readers.markers import find_first
 
-_KIMI_BEGIN, _KIMI_END = "<|tool_call_begin|>", "<|tool_call_end|>"
-_KIMI_HEADER = re.compile(r"\s*(?:functions\.)?(.+?):\d+\s*<\|tool_call_argument_begin\|>\s*", re.DOTALL)
 _HEADER_CHARS = 300
+_FENCE = "```"
+_SPACE = r"\s*"
 
 
-class KimiK2Calls(ArgumentsMixin):
-    """`<|tool_call_begin|>functions.NAME:INDEX<|tool_call_argument_begin|>{…}<|tool_call_end|>`, repeated."""
+class HeadedCalls(ArgumentsMixin):
+    """`BEGIN name MIDDLE {…} END`, repeated. White space counts nowhere, and a code fence may be too many."""
 
-    def __init__(self, start: str, end: str) -> None:
-        super().__init__(start, end)
-        self._watch, self._again = _KIMI_END, _KIMI_BEGIN
-        self._state = self._header if start == _KIMI_BEGIN else self._between
+    def __init__(self, family: Family, shape: Headed, start: str) -> None:
+        super().__init__(start, family.end)
+        self._begin_tag = _tag(shape.begin)
+        self._end_tag = _tag(shape.end)
+        self._pattern = _header(shape)
+        self._watch, self._again = self._end_tag, self._begin_tag
+        self._state = self._header if start == self._begin_tag else self._between
 
     def _between(self) -> bool:
         self._skip_space()
@@ -27,21 +31,20 @@ class KimiK2Calls(ArgumentsMixin):
             return False
         if ends:
             return self._end_region()
-        if self._buffer.startswith(_KIMI_BEGIN):
-            self._take(len(_KIMI_BEGIN))
-        elif _KIMI_BEGIN.startswith(self._buffer) and not self._final:
-            return False
-        elif self._called:
-            return self._show()
+        if not self._buffer.startswith(self._begin_tag):
+            if self._begin_tag.startswith(self._buffer) and not self._final:
+                return False
+            if self._called:
+                return self._show()
         self._state = self._header
         return True
 
     def _header(self) -> bool:
-        at, marker = find_first(self._buffer[:_HEADER_CHARS], (self.end, _KIMI_END))
-        match = _KIMI_HEADER.match(self._buffer, 0, at)
+        at, marker = find_first(self._buffer[:_HEADER_CHARS], (self.end or self._end_tag, self._end_tag))
+        match = self._pattern.match(self._buffer, 0, at)
         if match is not None:
             self._take(match.end())
-            self._begin(match[1])
+            self._begin(match["name"])
             self._begin_arguments(self._after)
             return True
         if marker or len(self._buffer) >= _HEADER_CHARS:
@@ -49,18 +52,22 @@ class KimiK2Calls(ArgumentsMixin):
         return False
 
     def _after(self) -> bool:
-        """After the arguments: the call's end marker, or the region's when that is missing."""
+        """After the arguments: the call's end, or the region's or the next call's beginning when that is missing."""
         self._skip_space()
-        for marker in (_KIMI_END, self.end):
+        if self._buffer.startswith(_FENCE):
+            self._take(len(_FENCE))
+            self._skip_space()
+        markers = tuple(marker for marker in (self._end_tag, self.end) if marker)
+        for marker in markers:
             if self._buffer.startswith(marker):
                 self._ended(self._close_arguments())
-                if marker == _KIMI_END:
+                if marker == self._end_tag:
                     self._take(len(marker))
                 self._state = self._between
                 return True
-        if any(marker.startswith(self._buffer) for marker in (_KIMI_END, self.end)) and not self._final:
-            return False
         if not self._buffer:
+            return False
+        if any(marker.startswith(self._buffer) for marker in (*markers, _FENCE)) and not self._final:
             return False
         if self._value.done:
             self._ended(self._value.is_object)
@@ -70,7 +77,7 @@ class KimiK2Calls(ArgumentsMixin):
         return True
 
     def _after_verbatim(self) -> bool:
-        self._take(len(_KIMI_END))
+        self._take(len(self._end_tag))
         self._state = self._between
         return True
 
@@ -88,6 +95,30 @@ class KimiK2Calls(ArgumentsMixin):
         else:
             self._value.give_up()
             self._ended(self._close_arguments())
+
+
+def _tag(text: str) -> str:
+    """The tag in what stands around a call: without a code fence, and without what belongs to the name."""
+    found = re.search(r"<[^<>]+>", text)
+    return found[0] if found else text.strip()
+
+
+def _header(shape: Headed) -> re.Pattern[str]:
+    """Matches from the beginning of a call to its arguments."""
+    prefix = shape.begin.removeprefix(_tag(shape.begin))
+    parts = [f"(?:{re.escape(_tag(shape.begin))})?"]
+    if prefix:
+        parts.append(f"(?:{re.escape(prefix)})?")
+    if shape.identified:
+        parts.append(f"[^<]*{re.escape(shape.identified)}")
+    parts.append(r"(?P<name>[^\n<{]+?)")
+    if shape.counted:
+        parts.append(r":\d+")
+    if _FENCE in shape.middle:
+        parts += [r"(?:<tool_sep>)?", r"```(?:json)?", r"(?=[{\[\"])"]
+    else:
+        parts.append(re.escape(shape.middle))
+    return re.compile(_SPACE.join(["", *parts, ""]))
 
 
 _MISTRAL_HEADER = re.compile(r"([\w-]+)\s*(?:\[CALL_ID\]\s*[\w-]+\s*)?\[ARGS\]\s*")

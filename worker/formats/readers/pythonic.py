@@ -7,8 +7,7 @@ import re
 import warnings
 from typing import Any
 
-from worker.formats.readers.region import Region
-from worker.formats.readers.values import WholeValue
+from worker.formats.readers.region import Region, dumps
 
 _NAME = re.compile(r"([A-Za-z_][\w.]*)\s*\(")
 _NAME_PART = re.compile(r"(?:[A-Za-z_][\w.]*)?\s*")
@@ -44,12 +43,35 @@ def _evaluate(text: str) -> Any:
     return ast.literal_eval(_JsonNames().visit(expression))
 
 
-class PythonicCalls(Region):
-    """Each argument is passed on when it is whole."""
+# What Python raises on text that is no literal, and what falls out of its parser on whatever a model may write.
+_UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,  # brackets nested too deep
+    RuntimeError,  # RecursionError is one
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 
-    def __init__(self, start: str, end: str) -> None:
+
+def _written(text: str) -> str:
+    """The JSON of an argument; what is no literal is passed on as a string."""
+    try:
+        return dumps(literal(text))
+    except _UNREADABLE:
+        return dumps(text.strip())
+
+
+class PythonicCalls(Region):
+    """Each argument is passed on when it is whole. `lines`: the calls stand on lines of their own, or in a list. `only`
+    (tool names, case folded) is for text without markers: another name makes it text."""
+
+    def __init__(self, start: str, end: str, *, lines: bool = False, only: frozenset[str] | None = None) -> None:
         super().__init__(start, end)
-        self._state = self._open
+        self._only = only
+        self._state = self._between if lines else self._open
 
     def _open(self) -> bool:
         self._skip_space()
@@ -68,7 +90,7 @@ class PythonicCalls(Region):
         return self._end_region() if ends else self._show()
 
     def _between(self) -> bool:
-        while self._buffer and (self._buffer[0].isspace() or self._buffer[0] in ",]"):
+        while self._buffer and (self._buffer[0].isspace() or self._buffer[0] in ",;[]"):
             self._take(1)
         ends = self._ends_here()
         if not self._buffer or ends is None:
@@ -76,6 +98,8 @@ class PythonicCalls(Region):
         if ends:
             return self._end_region()
         match = _NAME.match(self._buffer)
+        if match is not None and self._only is not None and match[1].casefold() not in self._only:
+            return self._show()
         if match is not None:
             self._take(match.end())
             self._begin(match[1])
@@ -106,7 +130,7 @@ class PythonicCalls(Region):
         self._take(match.end())
         self._arguments(("{" if not self._count else ", ") + f'"{match[1]}": ')
         self._count += 1
-        self._value = WholeValue(literal)
+        self._value = ""
         self._open_brackets: list[str] = []
         self._quote = ""
         self._state = self._in_value
@@ -120,7 +144,7 @@ class PythonicCalls(Region):
             return self._in_string()
         plain = _PLAIN.match(self._buffer)
         if plain is not None:
-            self._value.feed(self._take(plain.end()))
+            self._value += self._take(plain.end())
             return True
         char = self._buffer[0]
         if char in "\"'":
@@ -128,19 +152,19 @@ class PythonicCalls(Region):
         if char in "([{":
             self._open_brackets.append(char)
         elif not self._open_brackets:
-            self._arguments(self._value.end())
+            self._arguments(_written(self._value))
             self._state = self._next_key
             return True
         elif char in _CLOSERS and self._open_brackets[-1] == _CLOSERS[char]:
             self._open_brackets.pop()
-        self._value.feed(self._take(1))
+        self._value += self._take(1)
         return True
 
     def _open_string(self, char: str) -> bool:
         if self._buffer in (char, char * 2) and not self._final:
             return False
         self._quote = char * 3 if self._buffer.startswith(char * 3) else char
-        self._value.feed(self._take(len(self._quote)))
+        self._value += self._take(len(self._quote))
         return True
 
     def _in_string(self) -> bool:
@@ -153,14 +177,14 @@ class PythonicCalls(Region):
                     break
                 at += 2
             elif text.startswith(self._quote, at):
-                self._value.feed(self._take(at + len(self._quote)))
+                self._value += self._take(at + len(self._quote))
                 self._quote = ""
                 return True
             elif self._quote.startswith(text[at:]):
                 break  # perhaps the first of three closing quotes
             else:
                 at += 1
-        self._value.feed(self._take(at))
+        self._value += self._take(at)
         return False
 
     def _verbatim(self) -> bool:
@@ -171,5 +195,5 @@ class PythonicCalls(Region):
             self._end_between()
             return
         if self._state == self._in_value:
-            self._arguments(self._value.cut() + self._buffer)
+            self._arguments(self._value + self._buffer)
         self._ended(False)

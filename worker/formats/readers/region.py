@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from worker.formats.readers.reader import CallBegun, CallDelta, CallEnded, CallEvent, CallText
-
-Tools = Sequence[dict[str, Any]]
-Parse = Callable[[str, Any], Any]
 
 
 def dumps(value: Any) -> str:

@@ -1,85 +1,68 @@
 """Calls written as markup: a tag with the tool's name, and in it one element per argument.
 
-The families differ in their tags only; a `Grammar` says which. Names and values are read as mlx-lm's parsers read
-them, except where those lose a call.
+A value is plain text and may spell any tag, the one that ends it too. What counts as the end of a value:
+
+- its end marker, where an argument follows that the tool declares and that was not given yet, or the end of the call
+  and of the region (of the text), white space between them aside;
+- the beginning of such an argument, when the end marker is missing (at the start of a line, where the family frames its
+  values with line breaks);
+- the end of the call and the region, when the end marker is missing: where the text ends there or a new region begins,
+  or nothing in all the rest of the text ends the value as above.
+
+Everything else is the value's text. Only what is not decided yet is held back: after an end marker until a word of the
+markup is there or cannot be, after an end of the region inside a value until the value ends. A value that spells its
+own end and then the end of its call and region, or an argument that is still missing, is cut there: no reader could
+tell.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
+from worker.formats.conversion import ANY, TEXT, Kinds, readable
+from worker.formats.families import Family, Tagged
+from worker.formats.readers.definitions import Tools
 from worker.formats.readers.json_text import JsonText
 from worker.formats.readers.markers import find_first
 from worker.formats.readers.reader import CallText
-from worker.formats.readers.region import Region, Tools, dumps
+from worker.formats.readers.region import Region, dumps
+from worker.formats.readers.tags import Named, pattern_of
 from worker.formats.readers.values import Value
-
-Match = re.Match[str]
 
 # Text before a call inside its region, beyond which the region is taken to be prose about tool calls.
 _PREAMBLE_CHARS = 200
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grammar:
-    """`call` begins a call (empty: the region's own start marker does), and `header` matches from there to the end
-    of its head; `name_of` reads the tool's name from the match. `parameter` begins an argument, and `key` matches
-    from there to the start of its value; `key_of` reads its name and, where the markup has one, its type. `json`
-    begins an element that holds all arguments as one JSON object.
-
-    `value(tools, tool, key, type)` makes the reader of a value. `fallback` reads a region without any call in it.
-    """
-
-    call: str
-    header: re.Pattern[str]
-    parameter: str
-    key: re.Pattern[str]
-    value_end: str
-    call_end: str
-    value: Callable[[Tools, str, str, str | None], Value]
-    name_of: Callable[[Match], str] = lambda match: match[1].strip()
-    key_of: Callable[[Match], tuple[str, str | None]] = lambda match: (match[1].strip(), None)
-    fallback: Callable[[str, Tools], list[dict[str, Any]]] | None = None
-    json: str = ""
-    json_header: re.Pattern[str] | None = None
-    json_end: str = ""
-    cdata: bool = False
-
-
 class TaggedCalls(Region):
-    """`only` (tool names, case folded) is for markup without its outer marker: another name makes it text."""
+    """`start` is the marker that was met: the region's, or (`is_bare`) a call's whose region marker is missing. Then
+    only the name of an offered tool makes it a call."""
 
-    def __init__(
-        self, start: str, end: str, grammar: Grammar, tools: Tools, *, only: frozenset[str] | None = None
-    ) -> None:
-        super().__init__(start, end)
-        self._only = only
-        self._grammar = grammar
+    def __init__(self, family: Family, shape: Tagged, tools: Tools, start: str, *, is_bare: bool = False) -> None:
+        super().__init__(start, "" if is_bare else family.end)
+        self._shape = shape
         self._tools = tools
+        self._is_bare = is_bare
+        self._call = pattern_of(shape.call) if shape.call else None
+        self._key = pattern_of(shape.key, shape.value)
+        self._json_start, self._json_end = shape.json or ("", "")
         self._preamble = ""
-        self._suspected = False
-        self._inside_markers = tuple(
-            m for m in (grammar.parameter, grammar.json, grammar.call_end, end, grammar.call) if m
-        )
-        self._state = self._between if grammar.call and start != grammar.call else self._header
+        self._state = self._between if self._call else self._unmarked_header
+        if self._call and start.startswith(self._call.marker):
+            # The call's own tag is the marker: it is read whole.
+            self._buffer, self._shown = start, ""
+            self._state = self._header
 
     # Between calls.
 
     def _between(self) -> bool:
-        markers = (self._grammar.call, self.end) if self.end else (self._grammar.call,)
-        at, marker = find_first(self._buffer, markers)
+        assert self._call is not None
+        at, marker = find_first(self._buffer, _some(self._call.marker, self.end))
         before = self._preamble + self._buffer[:at]
         limit = len(before) - len(before.lstrip()) + _PREAMBLE_CHARS
         if len(before) > limit:
             self._take(limit - len(self._preamble))
             return self._show()
         self._preamble += self._take(at)
-        if marker == self._grammar.call:
-            self._take(len(marker))
+        if marker == self._call.marker:
             self._state = self._header
         elif marker:
             if not self._called:
@@ -97,48 +80,69 @@ class TaggedCalls(Region):
     def _no_call(self) -> bool:
         """The region ended without a call in it."""
         self._take(len(self.end))
-        return self._leave() if self._fall_back() else self._show()
+        return self._leave() if self._name_alone() else self._show()
 
-    def _fall_back(self) -> bool:
-        """Read the region in whatever other shape the family knows; whether there was a call."""
-        if self._grammar.fallback is None:
+    def _name_alone(self) -> bool:
+        """A call without arguments may be nothing but a name."""
+        name = self._preamble.strip()
+        if self._call or not self._tools.offers(name):
             return False
-        calls = self._grammar.fallback(self._preamble, self._tools)
-        for call in calls:
-            self._whole(call["name"], call["arguments"])
-        return bool(calls)
+        self._whole(name, {})
+        return True
 
     def _header(self) -> bool:
+        assert self._call is not None
+        named = self._call.read(self._buffer, 0, is_final=self._final)
+        if named is None:
+            return False
+        if not isinstance(named, Named):
+            return self._no_header(self._call.marker)
+        if not named.name or (self._is_bare and not self._tools.offers(named.name)):
+            self._take(named.end)
+            return self._show()
+        self._take(named.end)
+        return self._begin_call(named.name)
+
+    def _no_header(self, marker: str) -> bool:
+        """The marker begins no call."""
+        if self._is_bare or self.start.startswith(marker):
+            return self._show()
+        self._preamble += self._take(len(marker))
+        self._state = self._between
+        return True
+
+    def _unmarked_header(self) -> bool:
+        """The name is what stands before the first argument."""
         head = self._buffer[:_PREAMBLE_CHARS]
-        match = self._grammar.header.match(head)
-        end = head.find(self.end) if self.end else -1
-        if match is not None and (end < 0 or match.end() <= end):
-            self._take(match.end())
-            self._tool = self._grammar.name_of(match)
-            if not self._tool or (self._only is not None and self._tool.casefold() not in self._only):
-                return self._show()
-            self._show_preamble()
-            self._begin(self._tool)
-            self._count = 0
-            self._state = self._inside
-            return True
-        if end >= 0:
-            self._preamble += self._take(end)
-            return self._no_call()
+        at, marker = find_first(head, _some(self._key.marker, self.end))
+        if marker == self._key.marker and head[:at].strip():
+            return self._begin_call(self._take(at).strip())
+        if marker:
+            self._preamble += self._take(at)
+            return self._no_call() if marker == self.end else self._show()
         return self._show() if len(self._buffer) >= _PREAMBLE_CHARS else False
+
+    def _begin_call(self, name: str) -> bool:
+        self._show_preamble()
+        self._begin(name)
+        self._declared = self._tools.of(name)
+        self._given: frozenset[str] = frozenset()
+        self._count = 0
+        self._state = self._inside
+        return True
 
     # Inside a call.
 
     def _inside(self) -> bool:
-        grammar = self._grammar
-        at, marker = find_first(self._buffer, self._inside_markers)
+        call = self._call.marker if self._call else ""
+        markers = _some(self._key.marker, self._json_start, self._shape.call_end, self.end, call)
+        at, marker = find_first(self._buffer, markers)
         self._take(at)
         if not marker:
             return False
-        if marker == grammar.parameter:
-            self._take(len(marker))
-            self._state = self._key
-        elif marker == grammar.json:
+        if marker == self._key.marker:
+            self._state = self._begin_argument
+        elif marker == self._json_start:
             self._take(len(marker))
             self._state = self._json_header
         else:
@@ -149,92 +153,186 @@ class TaggedCalls(Region):
     def _close_call(self, marker: str, *, is_valid: bool) -> bool:
         """`marker` is next: the call's end, the region's, or the next call's start."""
         self._ended(is_valid)
-        if marker in (self._grammar.call_end, self.end):
+        if marker in (self._shape.call_end, self.end):
             self._take(len(marker))
-        if marker == self.end or not self._grammar.call or self._only is not None:
+        if marker == self.end or not self._call or self._is_bare:
             return self._leave()
         self._state = self._between
         return True
 
-    def _key(self) -> bool:
-        match = self._grammar.key.match(self._buffer)
-        if match is None:
-            # A key that never ends is given up at the next marker that may follow it.
-            at, marker = find_first(self._buffer, (self._grammar.value_end, self._grammar.call_end))
-            if marker:
-                self._take(at + (len(marker) if marker == self._grammar.value_end else 0))
-                self._state = self._inside
-            return bool(marker)
-        self._take(match.end())
-        key, kind = self._grammar.key_of(match)
-        self._value = self._grammar.value(self._tools, self._tool, key, kind)
-        self._arguments(("{" if not self._count else ", ") + dumps(key) + ": ")
+    def _begin_argument(self) -> bool:
+        named = self._key.read(self._buffer, 0, is_final=self._final)
+        if named is None:
+            return False
+        self._state = self._inside
+        if not isinstance(named, Named):
+            self._take(len(self._key.marker))
+            return True
+        self._take(named.end)
+        self._arguments(("{" if not self._count else ", ") + dumps(named.name) + ": ")
         self._count += 1
-        self._value_end = self._grammar.value_end
-        self._state = self._maybe_cdata if self._grammar.cdata else self._read_value
+        self._given |= {named.name}
+        self._value = Value(self._kinds(named), self._shape.frame)
+        self._value_end = self._shape.value_end
+        self._checked, self._suspect, self._is_line_start = 0, -1, True
+        self._state = self._maybe_cdata if self._shape.cdata else self._read_value
         return True
+
+    def _kinds(self, named: Named) -> Kinds:
+        """The types that the value's text may be read as: by the tag where it says so, else by the schema."""
+        if named.kind in ("string", "true"):
+            return TEXT
+        if named.kind:
+            return ANY - TEXT
+        return readable(self._declared.kinds.get(named.name), self._shape.unsaid)
 
     def _maybe_cdata(self) -> bool:
         text = self._buffer.lstrip()
         if text.startswith(_CDATA):
             self._take(len(self._buffer) - len(text) + len(_CDATA))
             self._value_end = _CDATA_END
-            self._value = self._value.verbatim()
         elif _CDATA.startswith(text) and not self._final:
             return False
         self._state = self._read_value
         return True
 
-    # A value ends at its own end marker. The region's end marker inside it is content, unless the value never ends
-    # or a new region begins right after: what comes after it is kept back until that is known.
+    # Inside a value: see the module's text. While an end of the region is suspected, text is kept from there on.
 
     def _read_value(self) -> bool:
-        markers = (self._value_end,) if self._suspected or not self.end else (self._value_end, self.end)
-        at, marker = find_first(self._buffer, markers, len(self.end) if self._suspected else 0)
-        if self._suspected and not marker:
+        at, marker = find_first(self._buffer, self._value_markers(), self._checked)
+        if self._suspect < 0:
+            self._pass_value(at)
+            at = 0
+        self._checked = at
+        if not marker:
             return False
-        self._suspected = False
-        self._arguments(self._value.feed(self._take(at)))
-        if marker == self._value_end:
-            self._take(len(marker))
-            self._arguments(self._value.end())
-            self._state = self._after_cdata if marker == _CDATA_END else self._inside
-        elif marker:
-            self._state = self._meet_end
-        return bool(marker)
-
-    def _meet_end(self) -> bool:
-        after = self._buffer[len(self.end) :].lstrip()
-        if after.startswith(self.start):
-            return self._cut_value()
-        if self.start.startswith(after) and not self._final:
+        verdict = self._judge(marker, at)
+        if verdict is None:
             return False
-        self._suspected = True
-        self._state = self._read_value
+        if verdict:
+            return True
+        self._checked = at + len(marker)
         return True
 
-    def _cut_value(self) -> bool:
-        """The region's end marker inside the value was real, and the value's own is missing."""
-        self._take(len(self.end))
-        self._arguments(self._value.end() + "}" if self._complete else self._value.cut())
+    def _value_markers(self) -> tuple[str, ...]:
+        if self._value_end == _CDATA_END:
+            return (_CDATA_END,)
+        if self._suspect >= 0:
+            return (self._value_end, self._key.marker)
+        return _some(self._value_end, self._key.marker, self._shape.call_end, self.end)
+
+    def _pass_value(self, length: int) -> None:
+        text = self._take(length)
+        if text:
+            self._is_line_start = text.endswith("\n")
+            self._arguments(self._value.feed(text))
+
+    def _judge(self, marker: str, at: int) -> bool | None:
+        """Whether the value ends at this marker (then it is ended), None when more text must tell."""
+        if marker == self._value_end:
+            return self._judge_end(marker, at)
+        if marker == self._key.marker:
+            return self._judge_argument(at)
+        return self._judge_region_end(marker, at)
+
+    def _judge_end(self, marker: str, at: int) -> bool | None:
+        after = at + len(marker)
+        if marker == _CDATA_END:
+            after = self._after_space(after)
+            end = self._shape.value_end
+            if not self._buffer.startswith(end, after):
+                return None if self._may_become(after, end) else False
+            after += len(end)
+        closes = self._closes(after)
+        if closes:
+            self._end_value(at, after, is_closed=True)
+        return closes
+
+    def _judge_argument(self, at: int) -> bool | None:
+        before = self._buffer[at - 1] == "\n" if at else self._is_line_start
+        if self._shape.frame and not before:
+            return False
+        begins = self._begins_argument(at)
+        if begins:
+            self._end_value(at, at, is_closed=False)
+        return begins
+
+    def _judge_region_end(self, marker: str, at: int) -> bool | None:
+        """The end of the call or of the region stands in the value."""
+        after = at + len(marker)
+        if marker != self.end and self.end:
+            after = self._after_space(after)
+            if not self._buffer.startswith(self.end, after):
+                return None if self._may_become(after, self.end) else False
+            after += len(self.end)
+        following = self._after_space(after)
+        if self._buffer.startswith(self.start, following):
+            return self._cut_value(at, after)
+        if self._may_become(following, self.start):
+            return None
+        self._suspect, self._suspect_end = at, after
+        return False
+
+    def _closes(self, at: int) -> bool | None:
+        """Whether what follows an end marker makes it the value's end."""
+        at = self._after_space(at)
+        if self._buffer.startswith(self._key.marker, at):
+            return self._begins_argument(at)
+        call_end = self._shape.call_end
+        if call_end and self._buffer.startswith(call_end, at):
+            return not self.end or self._follows(at + len(call_end), (self.end, self._next_call(), self.start))
+        return self._follows(at, (self.end, self.start), also=(self._key.marker, call_end))
+
+    def _next_call(self) -> str:
+        return self._call.marker if self._call else ""
+
+    def _follows(self, at: int, markers: tuple[str, ...], also: tuple[str, ...] = ()) -> bool | None:
+        """Whether one of the markers, or the end of the text, is next; None while it or one of `also` may be."""
+        at = self._after_space(at)
+        if at == len(self._buffer):
+            return True if self._final else None
+        if any(marker and self._buffer.startswith(marker, at) for marker in markers):
+            return True
+        return None if self._may_become(at, *markers, *also) else False
+
+    def _begins_argument(self, at: int) -> bool | None:
+        named = self._key.read(self._buffer, at, is_final=self._final)
+        if named is None or not isinstance(named, Named):
+            return named
+        return self._declared.may_begin(named.name, self._given)
+
+    def _may_become(self, at: int, *markers: str) -> bool:
+        rest = self._buffer[at:]
+        return not self._final and any(marker.startswith(rest) for marker in markers if marker)
+
+    def _after_space(self, at: int) -> int:
+        while at < len(self._buffer) and self._buffer[at].isspace():
+            at += 1
+        return at
+
+    def _end_value(self, at: int, after: int, *, is_closed: bool) -> None:
+        """The value is what stands before `at`; the markup goes on at `after`."""
+        self._pass_value(at)
+        self._take(after - at)
+        self._arguments(self._value.end(is_closed=is_closed))
+        self._state = self._inside
+
+    def _cut_value(self, at: int, after: int) -> bool:
+        """The value's end marker is missing, and the region ends."""
+        self._pass_value(at)
+        self._take(after - at)
+        self._arguments(self._value.end(is_closed=False) + "}" if self._complete else self._value.cut())
         self._ended(self._complete)
         return self._leave()
-
-    def _after_cdata(self) -> bool:
-        at, marker = find_first(self._buffer, (self._grammar.value_end,))
-        self._take(at + len(marker))
-        self._state = self._inside if marker else self._after_cdata
-        return bool(marker)
 
     # All arguments as one JSON object.
 
     def _json_header(self) -> bool:
-        assert self._grammar.json_header is not None
-        match = self._grammar.json_header.match(self._buffer)
-        if match is None:
+        at = self._buffer.find(">")
+        if at < 0:
             return False
-        self._take(match.end())
-        self._json = JsonText(watch=self._grammar.json_end, again=self._grammar.call)
+        self._take(at + 1)
+        self._json = JsonText(watch=self._json_end, again=self._next_call())
         self._state = self._read_json
         return True
 
@@ -250,41 +348,47 @@ class TaggedCalls(Region):
         return True
 
     def _after_json(self) -> bool:
-        at, marker = find_first(self._buffer, (self._grammar.json_end, self._grammar.call_end, self.end))
+        at, marker = find_first(self._buffer, (self._json_end, self._shape.call_end, self.end))
         skipped = self._take(at)
         if not self._json.done and marker and not skipped.strip():
             self._arguments(self._json.close())
         elif not self._json.done:
             self._arguments(skipped)
-        if marker == self._grammar.json_end:
+        if marker == self._json_end:
             self._take(len(marker))
         elif marker:
             return self._close_call(marker, is_valid=self._json.done and self._json.is_object)
         return bool(marker)
 
+    # The end of the text.
+
     def _end_of_text(self) -> None:
-        if self._state in (self._between, self._header):
+        if self._state in (self._between, self._header, self._unmarked_header):
             self._preamble += self._take(len(self._buffer))
             if self._called:
                 self._show_preamble()
-            elif not (self._complete and self._fall_back()):
+            elif not (self._complete and self._name_alone()):
                 self._show()
-        elif self._state in (self._read_value, self._meet_end):
+        elif self._state in (self._read_value, self._maybe_cdata):
             self._end_inside_value()
         elif self._state in (self._read_json, self._after_json):
             if self._complete and not self._json.done:
                 self._arguments(self._json.close())
             self._ended(self._json.done and self._json.is_object)
         else:
-            closed = self._complete and self._state in (self._inside, self._after_cdata)
-            if closed:
+            is_closed = self._complete and self._state == self._inside
+            if is_closed:
                 self._arguments("}" if self._count else "{}")
-            self._ended(closed)
+            self._ended(is_closed)
 
     def _end_inside_value(self) -> None:
-        if self._suspected:
-            self._cut_value()
+        if self._suspect >= 0:
+            self._cut_value(self._suspect, self._suspect_end)
             return
-        self._arguments(self._value.feed(self._take(len(self._buffer))))
+        self._pass_value(len(self._buffer))
         self._arguments(self._value.cut())
         self._ended(False)
+
+
+def _some(*markers: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(marker for marker in markers if marker))

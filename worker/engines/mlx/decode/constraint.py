@@ -5,7 +5,8 @@ tools is `strict`. With a response schema, an answer is JSON or calls where the 
 are demanded. The grammar covers the whole answer, an open reasoning block included. Grammars are written in
 llguidance's Lark dialect (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md).
 
-The grammar of a call depends on how the model writes calls: `worker.call_forms` has one for every format that is read.
+The grammar of a call depends on how the model writes calls: `worker.formats.grammars` has one for nearly
+every format that is read.
 
 llguidance because it needs no tensor library, compiles in milliseconds and knows most of JSON Schema; what a schema
 says beyond that is dropped with a warning, never refused. Chosen by measurement, see `DESIGN.md`.
@@ -49,8 +50,8 @@ _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Markers:
-    """How a model writes: the texts around reasoning and calls, empty when it has none, and the name of mlx-lm's
-    tool parser. `answer_start` must stand before text; `form` is that of calls where mlx-lm has no parser."""
+    """How a model writes: the texts around reasoning and calls, empty when it has none, and the name of the family in
+    whose form it calls (`parser`). `answer_start` must stand before text; `form` is that of calls without a family."""
 
     think_start: str = ""
     think_end: str = ""
@@ -217,7 +218,7 @@ class ConstraintCompiler:
         answer: dict[str, Any] | None = None,
     ) -> Grammar:
         form = self._markers.form or CALL_FORMS.get(self._markers.parser)
-        if form is None or not self._markers.call_start:
+        if form is None:
             parser = self._markers.parser or "unknown"
             return Grammar(text="", warnings=(f"tool calls of the `{parser}` format cannot be enforced",))
         calls = _Calls(form=form, required=required, parallel=request.tool_choice.parallel, answer=answer)
@@ -325,6 +326,8 @@ class ConstraintCompiler:
             # Control tokens stand before both, which free text cannot hold.
             text = f"{rules.literal(self._markers.answer_start)} {rules.free()}"
             body = f"({call} | {text})"
+        elif not calls.required and not start:
+            body = f"({call} | {rules.unlike_call()})"
         elif not calls.required:
             head, text = rules.until(start), rules.free(start)
             body = f"({head} {region})* {text}" if end else f"({head} {region} | {text})"

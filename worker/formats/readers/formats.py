@@ -1,0 +1,147 @@
+"""Which reader reads which family's calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from worker.formats.families import FAMILIES, Braces, Family, Headed, Nested, Objects, Python, Tagged
+from worker.formats.readers.braces import BraceCalls
+from worker.formats.readers.definitions import Tools
+from worker.formats.readers.envelope import JsonCalls
+from worker.formats.readers.headers import HeadedCalls, MistralCalls
+from worker.formats.readers.nested import NestedCalls
+from worker.formats.readers.pythonic import PythonicCalls
+from worker.formats.readers.reader import CallEvent, CallReader
+from worker.formats.readers.tagged import TaggedCalls
+
+# The families whose forms stand between the same markers: models write a neighbour's form sometimes.
+_QWEN = FAMILIES["qwen3_coder"]
+# Before the JSON of a call in the text of a model without markers of its own: Qwen2.5-Coder's fence and list of tools.
+_FENCES = {"```json": "```", "```tool_call": "```", "<tools>": "</tools>"}
+# Before the call of a model without markers, or of one that leaves them out (Llama 3).
+_PYTHON_TAG = "<|python_tag|>"
+
+
+class CallFormat:
+    """How one model writes calls. `start` begins a region and `end` ends it (empty: there is no such marker).
+    `bare_starts` begin a call whose region marker the model left out; they count at the start of a line, and only with
+    the name of an offered tool."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.start, self.end = family.start, family.end
+        self.bare_starts = _bare_starts(family)
+
+    def may_begin(self, text: str) -> bool:
+        """Whether an answer that begins so (without white space) may be a call without any marker."""
+        return text[0] == "{" or (text[0] == "[" and not self.start)
+
+    def bare_reader(self, marker: str, tools: Tools) -> CallReader:
+        """For a call without its region marker: after one of `bare_starts`, or (marker "") for an answer that begins
+        as a call may."""
+        shape = self.family.shape
+        if isinstance(shape, Headed) and marker and marker not in _FENCES:
+            return HeadedCalls(self.family, shape, marker)
+        if isinstance(shape, Tagged) and shape.call and marker == shape.call.opening:
+            return TaggedCalls(self.family, shape, tools, marker, is_bare=True)
+        return _ByFirstText(marker, lambda text: _unmarked(text, marker, tools))
+
+    def reader(self, marker: str, tools: Tools) -> CallReader:
+        """For a region, after its start marker."""
+        return _ByFirstText(marker, lambda text: self._choose(text, marker, tools))
+
+    def _choose(self, text: str, marker: str, tools: Tools) -> CallReader | None:
+        """The first characters say which form a call has. None while they do not."""
+        shape, end = self.family.shape, self.end
+        if isinstance(shape, Objects | Tagged) and text[0] in "{[":
+            return JsonCalls(marker, end, keyed=isinstance(shape, Objects) and shape.keyed)
+        if self.start == _QWEN.start and self.family is not _QWEN and isinstance(_QWEN.shape, Tagged):
+            assert _QWEN.shape.call is not None
+            opening = _QWEN.shape.call.opening
+            if text.startswith(opening):
+                return TaggedCalls(_QWEN, _QWEN.shape, tools, marker)
+            if opening.startswith(text):
+                return None
+        return own_reader(self.family, text, marker, tools)
+
+
+def own_reader(family: Family, text: str, marker: str, tools: Tools) -> CallReader:
+    """The reader of the family's own form for a region that begins with `text`, white space aside."""
+    match family.shape:
+        case Tagged() as shape:
+            return TaggedCalls(family, shape, tools, marker)
+        case Headed(listed=True, begin=""):
+            return MistralCalls(marker, family.end)
+        case Headed(listed=True) if text[0] in "{[":
+            return JsonCalls(marker, family.end)
+        case Headed() as shape:
+            return HeadedCalls(family, shape, marker)
+        case Braces(quote=quote, bare=bare):
+            return BraceCalls(marker, family.end, quote=quote, bare_text=bare)
+        case Python(lines=lines):
+            return PythonicCalls(marker, family.end, lines=lines)
+        case Nested() as shape:
+            return NestedCalls(family, shape, tools, marker)
+        case Objects(keyed=keyed):
+            return JsonCalls(marker, family.end, keyed=keyed)
+
+
+def _unmarked(text: str, marker: str, tools: Tools) -> CallReader | None:
+    """Text that may be a call although no marker says so."""
+    if marker in _FENCES:
+        return JsonCalls(marker, _FENCES[marker], only=tools.names)
+    listed = text[1:].lstrip() if text[0] == "[" else text
+    if not listed:
+        return None
+    if listed[0] in "{[":
+        return JsonCalls(marker, "", only=tools.names)
+    return PythonicCalls(marker, "", only=tools.names, lines=True)
+
+
+def _bare_starts(family: Family) -> tuple[str, ...]:
+    match family.shape:
+        case Tagged(call=call, many=many) if (
+            call and (many or family is _QWEN) and not family.start.startswith(call.opening)
+        ):
+            return (call.opening,)
+        case Headed(begin=begin) if begin.startswith("<|tool_call"):
+            return (begin.partition(">")[0] + ">",)
+        case Objects() | Python() if family.start in ("", "<tool_call>"):
+            return (_PYTHON_TAG, *_FENCES)
+        case _:
+            return ()
+
+
+class _ByFirstText:
+    """Looks at the first characters after the marker, then hands everything to the reader they call for."""
+
+    def __init__(self, start: str, choose: Callable[[str], CallReader | None]) -> None:
+        self._start = start
+        self._choose = choose
+        self._buffer = ""
+        self._reader: CallReader | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._reader is not None and self._reader.done
+
+    @property
+    def rest(self) -> str:
+        return "" if self._reader is None else self._reader.rest
+
+    def feed(self, text: str) -> list[CallEvent]:
+        if self._reader is None:
+            self._buffer += text
+            first = self._buffer.lstrip()
+            self._reader = self._choose(first) if first else None
+            if self._reader is None:
+                return []
+            text, self._buffer = self._buffer, ""
+        return self._reader.feed(text)
+
+    def finish(self, *, complete: bool) -> list[CallEvent]:
+        events: list[CallEvent] = []
+        if self._reader is None:
+            self._reader = JsonCalls(self._start, "")
+            events = self._reader.feed(self._buffer)
+        return events + self._reader.finish(complete=complete)

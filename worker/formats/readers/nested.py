@@ -1,0 +1,153 @@
+"""Calls whose arguments, and everything inside them, are elements of their own names: MiniMax M3."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from worker.formats.conversion import converted, readable
+from worker.formats.families import Family, Nested
+from worker.formats.readers.definitions import Tools
+from worker.formats.readers.json_text import escape
+from worker.formats.readers.markers import find_first
+from worker.formats.readers.region import Region, dumps
+from worker.formats.schemas import branches, types
+
+_NAME = re.compile(r"<invoke\s+name\s*=\s*[\"']?([^\"'>]+)[\"']?\s*>")
+_ELEMENT = re.compile(r"<(/?)([^<>/\s][^<>]*?)>")
+_TAG_CHARS = 300
+
+
+class NestedCalls(Region):
+    """Every argument is passed on when it is whole: only then it is known whether it holds elements."""
+
+    def __init__(self, family: Family, shape: Nested, tools: Tools, start: str) -> None:
+        super().__init__(start, family.end)
+        self._space, self._item = shape.space, shape.item
+        self._tools = tools
+        self._state = self._between
+
+    def _tag(self, pattern: re.Pattern[str], at: int) -> re.Match[str] | bool | None:
+        """The tag behind the marker at `at`; False where there is none, None while more text must tell."""
+        begin = at + len(self._space)
+        match = pattern.match(self._buffer, begin, begin + _TAG_CHARS)
+        if match is None:
+            return None if not self._final and len(self._buffer) - begin < _TAG_CHARS else False
+        return match
+
+    def _between(self) -> bool:
+        self._skip_space()
+        ends = self._ends_here()
+        if not self._buffer or ends is None:
+            return False
+        if ends:
+            return self._end_region()
+        if not self._buffer.startswith(self._space):
+            return False if self._space.startswith(self._buffer) and not self._final else self._show()
+        match = self._tag(_NAME, 0)
+        if match is None:
+            return False
+        if not isinstance(match, re.Match):
+            return self._show()
+        self._take(match.end())
+        self._begin(match[1])
+        self._declared = self._tools.of(match[1].strip())
+        self._count = 0
+        self._state = self._inside
+        return True
+
+    def _inside(self) -> bool:
+        at, marker = find_first(self._buffer, (self._space,))
+        if not marker:
+            return False
+        match = self._tag(_ELEMENT, at)
+        if match is None:
+            return False
+        if not isinstance(match, re.Match):
+            self._take(at + len(marker))
+            return True
+        if match[1]:
+            return self._close_call(at, match)
+        self._take(match.end())
+        self._key = match[2]
+        self._state = self._read_argument
+        return True
+
+    def _close_call(self, at: int, match: re.Match[str]) -> bool:
+        self._arguments("}" if self._count else "{}")
+        self._ended(True)
+        self._take(at if match[2] == "tool_call" else match.end())
+        self._state = self._between
+        return True
+
+    def _read_argument(self) -> bool:
+        """Up to the element's own end."""
+        at = self._end_of(self._buffer, 0, self._key)
+        if at < 0:
+            return False
+        self._write(self._take(at))
+        self._take(len(self._space) + len(self._key) + len("</>"))
+        self._state = self._inside
+        return True
+
+    def _write(self, text: str) -> None:
+        self._arguments(("{" if not self._count else ", ") + dumps(self._key) + ": ")
+        self._count += 1
+        if self._space in text:
+            self._arguments(dumps(self._value_of(text, self._declared.schemas.get(self._key, {}))))
+            return
+        found = converted(text, readable(self._declared.kinds.get(self._key), "text"))
+        self._arguments(found if found is not None else f'"{escape(text)}"')
+
+    def _value_of(self, text: str, schema: Any) -> Any:
+        """A list of the items, or an object of the elements, that the text holds; without any, what it spells."""
+        root = self._declared.root
+        elements = self._elements(text)
+        if not elements:
+            found = converted(text, readable(types(schema, root), "text"))
+            return text if found is None else json.loads(found)
+        inside = branches(schema, root)
+        if all(name == self._item for name, _ in elements):
+            item: Any = next((branch["items"] for branch in inside if "items" in branch), {})
+            return [self._value_of(inner, item) for _, inner in elements]
+        known = {key: value for branch in inside for key, value in (branch.get("properties") or {}).items()}
+        return {name: self._value_of(inner, known.get(name, {})) for name, inner in elements}
+
+    def _elements(self, text: str) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        at = text.find(self._space)
+        while at >= 0:
+            match = _ELEMENT.match(text, at + len(self._space))
+            if match is None or match[1]:
+                break
+            end = self._end_of(text, match.end(), match[2])
+            if end < 0:
+                break
+            found.append((match[2], text[match.end() : end]))
+            at = text.find(self._space, end + len(self._space) + len(match[2]) + len("</>"))
+        return found
+
+    def _end_of(self, text: str, at: int, name: str) -> int:
+        """Where the element whose inside begins at `at` ends, -1 when it does not: its own name may stand in it."""
+        opening, closing = f"{self._space}<{name}>", f"{self._space}</{name}>"
+        depth = 1
+        while depth:
+            end = text.find(closing, at)
+            if end < 0:
+                return -1
+            depth += text.count(opening, at, end) - 1
+            at = end + len(closing)
+        return at - len(closing)
+
+    def _end_of_text(self) -> None:
+        if self._state == self._between:
+            self._end_between()
+            return
+        if self._state == self._read_argument:
+            self._write(self._take(len(self._buffer)))
+            self._ended(False)
+            return
+        if self._complete:
+            self._arguments("}" if self._count else "{}")
+        self._ended(self._complete)

@@ -1,0 +1,63 @@
+"""What a chat template makes of a tool call: what the model's calls look like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import GatewayError
+from worker.prompt.template import Template, Tokenizer, ToolDict
+
+_NAME, _USER = "zztool", "zzuser"
+_ARGUMENTS = {"zzkey": "zzvalue"}
+_TOOL = ToolDict(
+    {
+        "type": "function",
+        "function": {
+            "name": _NAME,
+            "description": "zzdescription",
+            "parameters": {"type": "object", "properties": {"zzkey": {"type": "string"}}, "required": ["zzkey"]},
+        },
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CallSample:
+    """`rendered` is a message that calls the tool `name`, empty where the template refuses it; `source` the template's
+    own text, which tells the model how to call."""
+
+    name: str
+    source: str
+    rendered: str
+
+
+def call_sample(tokenizer: Tokenizer) -> CallSample:
+    """Raises `ModelUnavailableError` for a template that does not compile."""
+    template = Template(tokenizer)
+    return CallSample(_NAME, template.source, _rendered(template))
+
+
+def _rendered(template: Template) -> str:
+    """With arguments as an object, as most templates want them, else as text."""
+    for arguments in (_ARGUMENTS, json.dumps(_ARGUMENTS)):
+        text = _attempt(template, arguments)
+        if "zzvalue" in text:
+            return text
+    return ""
+
+
+def _attempt(template: Template, arguments: Any) -> str:
+    call = {"type": "function", "id": "call00000", "function": {"name": _NAME, "arguments": arguments}}
+    messages: list[Mapping[str, Any]] = [
+        {"role": "user", "content": _USER},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call00000", "name": _NAME, "content": "zzresult"},
+    ]
+    try:
+        text = template.render(messages, [_TOOL], {}, header=False)
+    except GatewayError:
+        return ""
+    return text[text.find(_USER) + len(_USER) :]
