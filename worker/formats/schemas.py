@@ -193,31 +193,3 @@ def names_only(parameters: Mapping[str, Any]) -> Schema:
     """The parameters' names and which are required, and nothing of their values."""
     properties, required = arguments_of(parameters)
     return {"type": "object", "properties": dict.fromkeys(properties, True), "required": sorted(required)}
-
-
-def stated_types(schema: Any) -> frozenset[str]:
-    """Every type that a schema names, however it does; nothing said means string. (So some of mlx-lm's parsers see
-    it.)"""
-    if not isinstance(schema, dict):
-        return frozenset({"string"})
-    found = set(declared_types(schema))
-    if isinstance(schema.get("enum"), list):
-        found |= {type_of(value) for value in schema["enum"]}
-    for choice in ("anyOf", "oneOf", "allOf"):
-        for option in _options(schema, choice):
-            found |= stated_types(option)
-    return frozenset(kind.lower() for kind in found) or frozenset({"string"})
-
-
-def stated(schema: Any, root: Schema, *, single: bool = False) -> Schema:
-    """A parameter's schema as a parser of plain text is to see it: without references. With `single`, a schema of
-    one type beside null says just that type, for parsers that look nowhere else than at `type`."""
-    seen = dereferenced(schema, root)
-    if not single or not seen:
-        return seen
-    kinds = types(seen, root) - {"null"}
-    if "number" in kinds:
-        kinds -= {"integer"}
-    if len(kinds) <= 1:
-        return {"type": next(iter(kinds), "null")}
-    return {"anyOf": [{"type": kind} for kind in sorted(kinds)]}
