@@ -18,10 +18,10 @@ _CLASSES: Final[dict[str, Priority]] = {
 
 
 def asked_priority(headers: Mapping[str, str]) -> Priority | None:
-    """The class that the header names; None without one. Raises `InvalidRequestError` for a class that there is not."""
+    """The class that the header names; None without one. Raises `FieldError` for a class that there is not."""
     asked = headers.get(PRIORITY_HEADER)
     if asked is None:
         return None
     if asked.strip().lower() not in _CLASSES:
-        fields.refuse(PRIORITY_HEADER, f"Input should be one of {', '.join(_CLASSES)}")
+        fields.refuse(f"Input should be one of {', '.join(_CLASSES)}", PRIORITY_HEADER)
     return _CLASSES[asked.strip().lower()]

@@ -37,5 +37,5 @@ def _repetition_penalty(value: Any) -> float | None:
     """A divisor of logits, so 0 is not one of its values."""
     penalty = fields.number(value, "repetition_penalty", low=0, high=10)
     if penalty == 0:
-        fields.refuse("repetition_penalty", "Input should be greater than 0")
+        fields.refuse("Input should be greater than 0", "repetition_penalty")
     return penalty

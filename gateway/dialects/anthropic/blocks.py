@@ -46,17 +46,17 @@ class _Reading:
 def parse_messages(value: Any) -> tuple[tuple[Message, ...], Mapping[str, ToolDefinition]]:
     """(one message per wire message, in order and in the client's role; `canonicalise` does the rest; tools that the
     messages define, by name)."""
-    messages = fields.sequence(value, "messages")
+    messages = fields.sequence(value)
     if not messages:
-        fields.refuse("messages", "at least one message is required")
+        fields.refuse("at least one message is required")
     reading = _Reading()
-    parsed = tuple(_parse_message(message, f"messages.{index}", reading) for index, message in enumerate(messages))
+    parsed = fields.each(messages, lambda message: _parse_message(message, reading))
     return wrap_reminders([_without_billing(message) for message in parsed], REMINDER_TAGS), reading.added
 
 
 def parse_system(value: Any) -> tuple[Message, ...]:
     """The `system` field, a string or blocks, as no message or one."""
-    parts = _parse_content(value, "system", _parse_plain_block) if value is not None else ()
+    parts = _parse_content(value, _parse_plain_block) if value is not None else ()
     return (_without_billing(Message(role="system", parts=parts)),) if parts else ()
 
 
@@ -73,81 +73,78 @@ def _unbilled(part: Part) -> Part:
     return part
 
 
-def _parse_message(value: Any, at: str, reading: _Reading) -> Message:
-    message = fields.mapping(value, at)
-    wire_role = fields.string(message.get("role"), f"{at}.role")
+def _parse_message(value: Any, reading: _Reading) -> Message:
+    message = fields.mapping(value)
+    wire_role = fields.string(message.get("role"), "role")
     role = _ROLES.get(wire_role)
     if role is None:
-        fields.refuse(f"{at}.role", "Input should be 'user', 'assistant' or 'system'")
+        fields.refuse("Input should be 'user', 'assistant' or 'system'", "role")
 
-    def parse_block(block: Mapping[str, Any], kind: str, at: str) -> tuple[Part, ...]:
+    def parse_block(block: Mapping[str, Any], kind: str) -> tuple[Part, ...]:
         only_in = _ONLY_IN.get(kind, role)
         if role != only_in and (role, kind) not in _ALSO_IN:
-            fields.refuse(at, f"`{kind}` blocks can only be in `{only_in}` messages")
+            fields.refuse(f"`{kind}` blocks can only be in `{only_in}` messages")
         own: tuple[Part, ...] | None = None
         match role:
             case "assistant":
-                own = _parse_said(block, kind, at, reading)
+                own = _parse_said(block, kind, reading)
             case "user" if kind == "tool_result":
-                own = reading.ledger.result(_parse_tool_result(block, at))
+                own = reading.ledger.result(_parse_tool_result(block))
             case "system" if kind in ("tool_addition", "tool_removal"):
-                own = parse_tool_change(block, kind, at, reading.added)
-        return _parse_plain_block(block, kind, at) if own is None else own
+                own = parse_tool_change(block, kind, reading.added)
+        return _parse_plain_block(block, kind) if own is None else own
 
-    return Message(role=role, parts=_parse_content(message.get("content"), f"{at}.content", parse_block))
+    with fields.within("content"):
+        return Message(role=role, parts=_parse_content(message.get("content"), parse_block))
 
 
-def _parse_said(block: Mapping[str, Any], kind: str, at: str, reading: _Reading) -> tuple[Part, ...] | None:
+def _parse_said(block: Mapping[str, Any], kind: str, reading: _Reading) -> tuple[Part, ...] | None:
     """Blocks that mean something of their own in an answer; None for others."""
     match kind:
         case "tool_use":
-            return (_parse_tool_use(block, at, reading.ledger),)
+            return (_parse_tool_use(block, reading.ledger),)
         case "thinking":
-            text = fields.string(block.get("thinking"), f"{at}.thinking")
-            return (
-                ReasoningPart(text=text, signature=fields.optional_string(block.get("signature"), f"{at}.signature")),
-            )
+            text = fields.string(block.get("thinking"), "thinking")
+            return (ReasoningPart(text=text, signature=fields.optional_string(block.get("signature"), "signature")),)
         case "redacted_thinking":
-            return (ReasoningPart(text="", signature=fields.optional_string(block.get("data"), f"{at}.data")),)
+            return (ReasoningPart(text="", signature=fields.optional_string(block.get("data"), "data")),)
         case "server_tool_use" | "web_search_tool_result" if is_our_search(block):
             return ()
     return None
 
 
-def _parse_content(
-    value: Any, at: str, parse_block: Callable[[Mapping[str, Any], str, str], tuple[Part, ...]]
-) -> tuple[Part, ...]:
+def _parse_content(value: Any, parse_block: Callable[[Mapping[str, Any], str], tuple[Part, ...]]) -> tuple[Part, ...]:
     """A string or a list of blocks; empty text becomes no part."""
     if isinstance(value, str):
         return (TextPart(text=value),) if value else ()
     if not isinstance(value, list):
-        fields.refuse(at, "Input should be a valid string or list" if value is not None else "Field required")
-    parts: list[Part] = []
-    for index, item in enumerate(value):
-        where = f"{at}.{index}"
+        fields.refuse("Input should be a valid string or list" if value is not None else "Field required")
+
+    def parse_item(item: Any) -> tuple[Part, ...]:
         if isinstance(item, str):
-            parts.append(TextPart(text=item))
-            continue
-        block = fields.mapping(item, where)
-        parts.extend(parse_block(block, fields.string(block.get("type"), f"{where}.type"), where))
+            return (TextPart(text=item),)
+        block = fields.mapping(item)
+        return parse_block(block, fields.string(block.get("type"), "type"))
+
+    parts = [part for parsed in fields.each(value, parse_item) for part in parsed]
     return tuple(part for part in parts if not (isinstance(part, TextPart) and not part.text))
 
 
-def _parse_plain_block(block: Mapping[str, Any], kind: str, at: str) -> tuple[ResultPart, ...]:
+def _parse_plain_block(block: Mapping[str, Any], kind: str) -> tuple[ResultPart, ...]:
     """Blocks that may stand in any message, in `system` and in a tool result."""
     match kind:
         case "text":
-            return (TextPart(text=fields.string(block.get("text"), f"{at}.text")),)
+            return (TextPart(text=fields.string(block.get("text"), "text")),)
         case "image":
-            return (_parse_image(block, at),)
+            return (_parse_image(block),)
         case "document":
-            return _parse_document(block, at)
+            return _parse_document(block)
         case "tool_reference":
-            return (ToolReferencePart(tool_name=fields.name(block.get("tool_name"), f"{at}.tool_name")),)
+            return (ToolReferencePart(tool_name=fields.name(block.get("tool_name"), "tool_name")),)
         case "search_result":
-            return _parse_search_result(block, at)
+            return _parse_search_result(block)
         case "container_upload":
-            raise UnsupportedContentError(f"{at}: uploaded files are not kept here, send their content", param=at)
+            fields.refuse("uploaded files are not kept here, send their content", kind=UnsupportedContentError)
         case "fallback":
             return ()  # marks a place between two of the vendor's models
     return (TextPart(text=fields.json_text(_for_models(block))),)
@@ -164,65 +161,64 @@ def _for_models(value: Any) -> Any:
     return value
 
 
-def _parse_search_result(block: Mapping[str, Any], at: str) -> tuple[ResultPart, ...]:
+def _parse_search_result(block: Mapping[str, Any]) -> tuple[ResultPart, ...]:
     """What the client itself has found: title and source before the text."""
-    named = (fields.optional_string(block.get(key), f"{at}.{key}") for key in ("title", "source"))
+    named = (fields.optional_string(block.get(key), key) for key in ("title", "source"))
     heading = "\n".join(text for text in named if text)
-    content = _parse_plain_content(block.get("content"), f"{at}.content")
+    with fields.within("content"):
+        content = _parse_plain_content(block.get("content"))
     return (*((TextPart(text=heading),) if heading else ()), *content)
 
 
-def _parse_image(block: Mapping[str, Any], at: str) -> ImagePart:
-    source = fields.mapping(block.get("source"), f"{at}.source")
-    match fields.string(source.get("type"), f"{at}.source.type"):
+def _parse_image(block: Mapping[str, Any]) -> ImagePart:
+    source = fields.mapping(block.get("source"), "source")
+    match fields.string(source.get("type"), "source", "type"):
         case "base64":
             return ImagePart(
-                media_type=fields.name(source.get("media_type"), f"{at}.source.media_type"),
-                data=fields.name(source.get("data"), f"{at}.source.data"),
+                media_type=fields.name(source.get("media_type"), "source", "media_type"),
+                data=fields.name(source.get("data"), "source", "data"),
             )
         case "url":
-            return ImagePart(media_type="", url=fields.name(source.get("url"), f"{at}.source.url"))
+            return ImagePart(media_type="", url=fields.name(source.get("url"), "source", "url"))
         case other:
-            raise UnsupportedContentError(
-                f"{at}.source.type: {other!r} images are not supported, send base64", param=f"{at}.source.type"
-            )
+            problem = f"{other!r} images are not supported, send base64"
+            fields.refuse(problem, "source", "type", kind=UnsupportedContentError)
 
 
-def _parse_document(block: Mapping[str, Any], at: str) -> tuple[ResultPart, ...]:
-    source = fields.mapping(block.get("source"), f"{at}.source")
-    title = fields.optional_string(block.get("title"), f"{at}.title")
+def _parse_document(block: Mapping[str, Any]) -> tuple[ResultPart, ...]:
+    source = fields.mapping(block.get("source"), "source")
+    title = fields.optional_string(block.get("title"), "title")
     heading = (TextPart(text=title),) if title else ()
-    match fields.string(source.get("type"), f"{at}.source.type"):
+    match fields.string(source.get("type"), "source", "type"):
         case "base64":
             return (
                 DocumentPart(
-                    media_type=fields.name(source.get("media_type"), f"{at}.source.media_type"),
-                    data=fields.name(source.get("data"), f"{at}.source.data"),
+                    media_type=fields.name(source.get("media_type"), "source", "media_type"),
+                    data=fields.name(source.get("data"), "source", "data"),
                     title=title,
                 ),
             )
         case "text":
-            return (*heading, TextPart(text=fields.string(source.get("data"), f"{at}.source.data")))
+            return (*heading, TextPart(text=fields.string(source.get("data"), "source", "data")))
         case "content":
-            return (*heading, *_parse_plain_content(source.get("content"), f"{at}.source.content"))
+            with fields.within("source", "content"):
+                return (*heading, *_parse_plain_content(source.get("content")))
         case other:
-            raise UnsupportedContentError(
-                f"{at}.source.type: {other!r} documents are not supported, send base64 or text",
-                param=f"{at}.source.type",
-            )
+            problem = f"{other!r} documents are not supported, send base64 or text"
+            fields.refuse(problem, "source", "type", kind=UnsupportedContentError)
 
 
-def _parse_plain_content(value: Any, at: str) -> tuple[ResultPart, ...]:
+def _parse_plain_content(value: Any) -> tuple[ResultPart, ...]:
     # The same reader as for messages; only its type is narrower, because the blocks are.
-    return _parse_content(value, at, _parse_plain_block)  # type: ignore[return-value]
+    return _parse_content(value, _parse_plain_block)  # type: ignore[return-value]
 
 
-def _parse_tool_use(block: Mapping[str, Any], at: str, ledger: CallLedger) -> ToolCallPart:
-    call_id = fields.name(block.get("id"), f"{at}.id")
-    name = fields.name(block.get("name"), f"{at}.name")
+def _parse_tool_use(block: Mapping[str, Any], ledger: CallLedger) -> ToolCallPart:
+    call_id = fields.name(block.get("id"), "id")
+    name = fields.name(block.get("name"), "name")
     if not ledger.call(call_id, name):
-        fields.refuse(at, f"`tool_use` ids must be unique, {call_id!r} is used twice")  # clients look for these words
-    arguments = _parse_input(fields.optional_mapping(block.get("input"), f"{at}.input"))
+        fields.refuse(f"`tool_use` ids must be unique, {call_id!r} is used twice")  # clients look for these words
+    arguments = _parse_input(fields.optional_mapping(block.get("input"), "input"))
     return ToolCallPart(id=call_id, name=name, arguments=arguments)
 
 
@@ -234,10 +230,12 @@ def _parse_input(value: Mapping[str, Any]) -> str:
     return arguments_text(value)
 
 
-def _parse_tool_result(block: Mapping[str, Any], at: str) -> ToolResultPart:
+def _parse_tool_result(block: Mapping[str, Any]) -> ToolResultPart:
     content = block.get("content")
+    with fields.within("content"):
+        parts = _parse_plain_content(content) if content is not None else ()
     return ToolResultPart(
-        call_id=fields.name(block.get("tool_use_id"), f"{at}.tool_use_id"),
-        parts=_parse_plain_content(content, f"{at}.content") if content is not None else (),
-        is_error=fields.boolean(block.get("is_error"), f"{at}.is_error"),
+        call_id=fields.name(block.get("tool_use_id"), "tool_use_id"),
+        parts=parts,
+        is_error=fields.boolean(block.get("is_error"), "is_error"),
     )

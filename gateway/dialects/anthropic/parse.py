@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.dialects import fields
@@ -35,29 +35,46 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
     Raises `InvalidRequestError` naming the field.
     """
     body, size_bytes = fields.body_object(body)
+    with fields.named(_in_dots):
+        return _parse(body, headers, request_id=request_id, counting=counting, size_bytes=size_bytes)
+
+
+def _in_dots(path: Sequence[fields.Step]) -> str:
+    return ".".join(map(str, path))
+
+
+def _parse(
+    body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: str, counting: bool, size_bytes: int
+) -> Parsed:
     _refuse_thread(body.get("thread"))
     model = fields.name(body.get("model"), "model")
     max_tokens = fields.integer(body.get("max_tokens"), "max_tokens", low=0)
     if max_tokens is None and not counting:
-        fields.refuse("max_tokens", "Field required")
-    messages, added = parse_messages(body.get("messages"))
-    tools = parse_tools(body.get("tools")).with_added(added)
-    choice = parse_tool_choice(body.get("tool_choice"), tools)
+        fields.refuse("Field required", "max_tokens")
+    with fields.within("messages"):
+        messages, added = parse_messages(body.get("messages"))
+    with fields.within("tools"):
+        tools = parse_tools(body.get("tools")).with_added(added)
+    with fields.within("tool_choice"):
+        choice = parse_tool_choice(body.get("tool_choice"), tools)
+    with fields.within("system"):
+        system = parse_system(body.get("system"))
     missing = unavailable(tools, fields.optional_sequence(body.get("mcp_servers"), "mcp_servers"))
     output_config = fields.optional_mapping(body.get("output_config"), "output_config")
     schema = _parse_format(body, output_config)
-    stop = fields.optional_sequence(body.get("stop_sequences"), "stop_sequences")
+    with fields.within("stop_sequences"):
+        stop = fields.stop_sequences(fields.optional_sequence(body.get("stop_sequences")))
     request = GenerateRequest(
         id=request_id,
         model=model,
-        messages=parse_system(body.get("system")) + unavailable_note(missing) + messages,
+        messages=system + unavailable_note(missing) + messages,
         tools=tuple(tools.callable.values()),
         tool_choice=choice,
         sampling=parse_sampling(
             body,
             # To fill the cache takes one token, too; `render` keeps it to itself.
             max_tokens=max_tokens or (None if max_tokens is None else 1),
-            stop=fields.stop_sequences(stop, "stop_sequences", "stop_sequences.{}"),
+            stop=stop,
         ),
         reasoning=_parse_reasoning(body.get("thinking"), output_config.get("effort")),
         response_schema=schema,
@@ -90,27 +107,28 @@ def _refuse_thread(value: Any) -> None:
 
 def _parse_reasoning(value: Any, effort_value: Any) -> ReasoningOptions:
     """A type we do not know counts as adaptive: it is a way of thinking that a newer client asks for."""
-    effort = EFFORTS.get(fields.optional_string(effort_value, "output_config.effort"), "")
+    effort = EFFORTS.get(fields.optional_string(effort_value, "output_config", "effort"), "")
     if value is None:
         return ReasoningOptions(enabled=False, effort=effort)
     thinking = fields.mapping(value, "thinking")
-    kind = fields.string(thinking.get("type"), "thinking.type")
-    budget = fields.integer(thinking.get("budget_tokens"), "thinking.budget_tokens", low=1)
+    kind = fields.string(thinking.get("type"), "thinking", "type")
+    budget = fields.integer(thinking.get("budget_tokens"), "thinking", "budget_tokens", low=1)
     return ReasoningOptions(enabled=THINKING.get(kind), budget_tokens=budget, effort=effort)
 
 
 def _parse_format(body: Mapping[str, Any], output_config: Mapping[str, Any]) -> dict[str, Any] | None:
     """`output_config.format`, or its older place `output_format`."""
-    at = "output_config.format"
+    at: tuple[str, ...] = ("output_config", "format")
     value = output_config.get("format")
     if value is None:
-        at, value = "output_format", body.get("output_format")
+        at, value = ("output_format",), body.get("output_format")
     if value is None:
         return None
-    wanted = fields.mapping(value, at)
-    if fields.string(wanted.get("type"), f"{at}.type") != "json_schema":
-        fields.refuse(f"{at}.type", "Input should be 'json_schema'")
-    return dict(fields.mapping(wanted.get("schema"), f"{at}.schema"))
+    with fields.within(*at):
+        wanted = fields.mapping(value)
+        if fields.string(wanted.get("type"), "type") != "json_schema":
+            fields.refuse("Input should be 'json_schema'", "type")
+        return dict(fields.mapping(wanted.get("schema"), "schema"))
 
 
 def _priority(

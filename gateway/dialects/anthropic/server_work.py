@@ -72,7 +72,7 @@ def asked_safeguards(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         return ()
     kinds = [item.get("type") for item in value[:_MAX_SAFEGUARDS] if isinstance(item, dict)]
-    return tuple(dict.fromkeys(fields.name(kind, "safeguards.type") for kind in kinds if kind))
+    return tuple(dict.fromkeys(fields.name(kind, "safeguards", "type") for kind in kinds if kind))
 
 
 def render_safeguards(kinds: Sequence[str]) -> dict[str, Any]:

@@ -31,16 +31,18 @@ class Tools:
 def parse_tools(value: Any) -> Tools:
     callable_tools: dict[str, ToolDefinition] = {}
     dropped: dict[str, str] = {}
-    for index, item in enumerate(fields.optional_sequence(value, "tools")):
-        at = f"tools.{index}"
-        tool = fields.mapping(item, at)
-        definition = parse_tool(tool, at)
+
+    def take(item: Any) -> None:
+        tool = fields.mapping(item)
+        definition = parse_tool(tool)
         if definition is None:
-            dropped[fields.optional_string(tool.get("name"), f"{at}.name") or tool["type"]] = tool["type"]
-            continue
+            dropped[fields.optional_string(tool.get("name"), "name") or tool["type"]] = tool["type"]
+            return
         if definition.name in callable_tools:
-            fields.refuse(f"{at}.name", f"Tool names must be unique, {definition.name!r} is used twice")
+            fields.refuse(f"Tool names must be unique, {definition.name!r} is used twice", "name")
         callable_tools[definition.name] = definition
+
+    fields.each(fields.optional_sequence(value), take)
     return _all_shown(callable_tools, dropped)
 
 
@@ -57,35 +59,35 @@ def _all_shown(callable_tools: Mapping[str, ToolDefinition], dropped: Mapping[st
     )
 
 
-def parse_tool(tool: Mapping[str, Any], at: str) -> ToolDefinition | None:
+def parse_tool(tool: Mapping[str, Any]) -> ToolDefinition | None:
     """None for a tool that only the vendor's servers can run; its `type` is a string."""
-    kind = fields.optional_string(tool.get("type"), f"{at}.type")
+    kind = fields.optional_string(tool.get("type"), "type")
     if kind in ("", "custom") or tool.get("input_schema") is not None:
-        return _parse_custom_tool(tool, at)
+        return _parse_custom_tool(tool)
     described = describe(kind, tool)
     if described is None:
         return None
     description, schema = described
-    return ToolDefinition(name=fields.name(tool.get("name"), f"{at}.name"), description=description, parameters=schema)
+    return ToolDefinition(name=fields.name(tool.get("name"), "name"), description=description, parameters=schema)
 
 
-def _parse_custom_tool(tool: Mapping[str, Any], at: str) -> ToolDefinition:
+def _parse_custom_tool(tool: Mapping[str, Any]) -> ToolDefinition:
     return ToolDefinition(
-        name=fields.name(tool.get("name"), f"{at}.name"),
-        description=fields.optional_string(tool.get("description"), f"{at}.description"),
-        parameters=dict(fields.mapping(tool.get("input_schema"), f"{at}.input_schema")),
-        deferred=fields.boolean(tool.get("defer_loading"), f"{at}.defer_loading"),
-        strict=fields.boolean(tool.get("strict"), f"{at}.strict"),
+        name=fields.name(tool.get("name"), "name"),
+        description=fields.optional_string(tool.get("description"), "description"),
+        parameters=dict(fields.mapping(tool.get("input_schema"), "input_schema")),
+        deferred=fields.boolean(tool.get("defer_loading"), "defer_loading"),
+        strict=fields.boolean(tool.get("strict"), "strict"),
     )
 
 
 def parse_tool_choice(value: Any, tools: Tools) -> ToolChoice:
-    choice = fields.optional_mapping(value, "tool_choice")
+    choice = fields.optional_mapping(value)
     if not choice:
         return ToolChoice()
-    kind = fields.string(choice.get("type"), "tool_choice.type")
+    kind = fields.string(choice.get("type"), "type")
     disabled = choice.get("disable_parallel_tool_use")
-    parallel = not fields.boolean(disabled, "tool_choice.disable_parallel_tool_use")
+    parallel = not fields.boolean(disabled, "disable_parallel_tool_use")
     match kind:
         case "auto":
             return ToolChoice(parallel=parallel)
@@ -96,29 +98,29 @@ def parse_tool_choice(value: Any, tools: Tools) -> ToolChoice:
         case "any" if tools.dropped or tools.searches:
             return ToolChoice()
         case "any":
-            fields.refuse("tool_choice", "may only be 'any' or 'tool' while providing tools")
+            fields.refuse("may only be 'any' or 'tool' while providing tools")
         case "tool":
-            name = fields.name(choice.get("name"), "tool_choice.name")
+            name = fields.name(choice.get("name"), "name")
             if name in tools.callable:
                 return ToolChoice(mode="tool", name=name, parallel=parallel)
             if name in tools.dropped or name in tools.searches:
                 return ToolChoice()
-            fields.refuse("tool_choice", f"Tool '{name}' not found in provided tools")
-    fields.refuse("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'")
+            fields.refuse(f"Tool '{name}' not found in provided tools")
+    fields.refuse("Input should be 'auto', 'any', 'tool' or 'none'", "type")
 
 
 def parse_tool_change(
-    block: Mapping[str, Any], kind: str, at: str, added: dict[str, ToolDefinition]
+    block: Mapping[str, Any], kind: str, added: dict[str, ToolDefinition]
 ) -> tuple[ResultPart, ...] | None:
     """A `tool_addition` or `tool_removal` of a system message: the tool is shown to the model where it joins, and
     one that is defined there goes to `added`. None for kinds of tools that are not ours to know."""
-    tool = fields.mapping(block.get("tool"), f"{at}.tool")
-    match fields.optional_string(tool.get("type"), f"{at}.tool.type"):
+    tool = fields.mapping(block.get("tool"), "tool")
+    match fields.optional_string(tool.get("type"), "tool", "type"):
         case "tool_reference":
-            name = fields.name(tool.get("name"), f"{at}.tool.name")
+            name = fields.name(tool.get("name"), "tool", "name")
         case "tool_definition":
-            where = f"{at}.tool.definition"
-            definition = parse_tool(fields.mapping(tool.get("definition"), where), where)
+            with fields.within("tool", "definition"):
+                definition = parse_tool(fields.mapping(tool.get("definition")))
             if definition is None:
                 return None
             name = definition.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from gateway.canonical import CallLedger, arguments_text, normal_arguments
@@ -27,12 +27,10 @@ _P = TypeVar("_P", Part, ResultPart)
 
 def parse_messages(value: Any) -> tuple[Message, ...]:
     """One message per wire message, in order; `developer` is `system`, and `canonicalise` does the rest."""
-    messages = fields.sequence(value, "messages")
+    messages = fields.sequence(value)
     if not messages:
-        fields.refuse("messages", "at least one message is required")
-    parser = _MessageParser()
-    parsed = [parser.parse(message, f"messages[{index}]") for index, message in enumerate(messages)]
-    return wrap_reminders(parsed, REMINDER_TAGS)
+        fields.refuse("at least one message is required")
+    return wrap_reminders(fields.each(messages, _MessageParser().parse), REMINDER_TAGS)
 
 
 class _MessageParser:
@@ -41,165 +39,175 @@ class _MessageParser:
     def __init__(self) -> None:
         self._ledger = CallLedger()
         self._functions: dict[str, str] = {}  # function name -> id we gave its last call
+        self._count = 0  # of the ids we gave
 
-    def parse(self, value: Any, at: str) -> Message:
-        message = fields.mapping(value, at)
-        wire_role = fields.string(message.get("role"), f"{at}.role")
+    def parse(self, value: Any) -> Message:
+        message = fields.mapping(value)
+        wire_role = fields.string(message.get("role"), "role")
         role = ROLES.get(wire_role)
         if role is None:
-            fields.refuse(f"{at}.role", f"Input should be one of {', '.join(map(repr, ROLES))}")
+            fields.refuse(f"Input should be one of {', '.join(map(repr, ROLES))}", "role")
         if role == "assistant":
-            return Message(role=role, parts=self._assistant_parts(message, at))
-        content = _parse_content(message.get("content"), f"{at}.content")
+            return Message(role=role, parts=self._assistant_parts(message))
+        with fields.within("content"):
+            content = _parse_content(message.get("content"))
         if role == "tool":
-            return self._result(message, wire_role, content, at)
+            return self._result(message, wire_role, content)
         if message.get("content") is None:
-            fields.refuse(f"{at}.content", "Field required")
+            fields.refuse("Field required", "content")
         return Message(role=role, parts=content)
 
-    def _assistant_parts(self, message: Mapping[str, Any], at: str) -> tuple[Part, ...]:
+    def _assistant_parts(self, message: Mapping[str, Any]) -> tuple[Part, ...]:
         parts: list[Part] = []
         key = "reasoning_content" if message.get("reasoning_content") is not None else "reasoning"
-        reasoning = fields.optional_string(message.get(key), f"{at}.{key}")
+        reasoning = fields.optional_string(message.get(key), key)
         if reasoning:
             parts.append(ReasoningPart(text=reasoning))
-        parts.extend(_parse_said(message.get("content"), f"{at}.content"))
-        refusal = fields.optional_string(message.get("refusal"), f"{at}.refusal")
+        with fields.within("content"):
+            parts.extend(_parse_said(message.get("content")))
+        refusal = fields.optional_string(message.get("refusal"), "refusal")
         if refusal:
             parts.append(TextPart(text=refusal))
-        calls = fields.optional_sequence(message.get("tool_calls"), f"{at}.tool_calls")
-        parts.extend(self._call(call, f"{at}.tool_calls[{index}]") for index, call in enumerate(calls))
+        calls = fields.optional_sequence(message.get("tool_calls"), "tool_calls")
+        with fields.within("tool_calls"):
+            parts.extend(fields.each(calls, self._call))
         if message.get("function_call") is not None:
-            parts.append(self._function_call(message["function_call"], f"{at}.function_call"))
+            with fields.within("function_call"):
+                parts.append(self._function_call(message["function_call"]))
         return tuple(parts)
 
-    def _call(self, value: Any, at: str) -> ToolCallPart:
-        call = fields.mapping(value, at)
-        call_id = fields.name(call.get("id"), f"{at}.id")
+    def _call(self, value: Any) -> ToolCallPart:
+        call = fields.mapping(value)
+        call_id = fields.name(call.get("id"), "id")
         if call.get("type") == "custom":
-            custom = fields.mapping(call.get("custom"), f"{at}.custom")
-            text = fields.optional_string(custom.get("input"), f"{at}.custom.input")
-            name, arguments = fields.name(custom.get("name"), f"{at}.custom.name"), arguments_text({"input": text})
+            custom = fields.mapping(call.get("custom"), "custom")
+            text = fields.optional_string(custom.get("input"), "custom", "input")
+            name, arguments = fields.name(custom.get("name"), "custom", "name"), arguments_text({"input": text})
         else:
-            name, arguments = _parse_function(call.get("function"), f"{at}.function")
+            with fields.within("function"):
+                name, arguments = _parse_function(call.get("function"))
         if not self._ledger.call(call_id, name):
-            fields.refuse(f"{at}.id", f"tool call ids must be unique, {call_id!r} is used twice")
+            fields.refuse(f"tool call ids must be unique, {call_id!r} is used twice", "id")
         return ToolCallPart(id=call_id, name=name, arguments=arguments)
 
-    def _function_call(self, value: Any, at: str) -> ToolCallPart:
-        name, arguments = _parse_function(value, at)
-        call_id = self._functions[name] = f"{at}:{name}"
+    def _function_call(self, value: Any) -> ToolCallPart:
+        name, arguments = _parse_function(value)
+        self._count += 1
+        call_id = self._functions[name] = f"function_call:{self._count}:{name}"
         self._ledger.call(call_id, name)
         return ToolCallPart(id=call_id, name=name, arguments=arguments)
 
-    def _result(self, message: Mapping[str, Any], wire_role: str, content: tuple[ResultPart, ...], at: str) -> Message:
+    def _result(self, message: Mapping[str, Any], wire_role: str, content: tuple[ResultPart, ...]) -> Message:
         """A `tool` message, or a user's, where no call waits for this result."""
         if wire_role == "function":
-            name = fields.name(message.get("name"), f"{at}.name")
+            name = fields.name(message.get("name"), "name")
             call_id = self._functions.get(name, name)
         else:
-            name = fields.optional_string(message.get("name"), f"{at}.name")
-            call_id = fields.name(message.get("tool_call_id"), f"{at}.tool_call_id")
+            name = fields.optional_string(message.get("name"), "name")
+            call_id = fields.name(message.get("tool_call_id"), "tool_call_id")
         result = ToolResultPart(call_id=call_id, parts=content)
         parts = self._ledger.result(result, name)
         return Message(role="tool" if parts == (result,) else "user", parts=parts)
 
 
-def _parse_function(value: Any, at: str) -> tuple[str, str]:
+def _parse_function(value: Any) -> tuple[str, str]:
     """(name, arguments). Arguments come as text, from some clients as the object itself."""
-    function = fields.mapping(value, at)
+    function = fields.mapping(value)
     arguments = function.get("arguments")
-    text = (
-        arguments_text(arguments)
-        if isinstance(arguments, dict)
-        else fields.optional_string(arguments, f"{at}.arguments")
-    )
-    return fields.name(function.get("name"), f"{at}.name"), normal_arguments(text)
+    text = arguments_text(arguments) if isinstance(arguments, dict) else fields.optional_string(arguments, "arguments")
+    return fields.name(function.get("name"), "name"), normal_arguments(text)
 
 
-def _parse_content(value: Any, at: str) -> tuple[ResultPart, ...]:
+def _parse_content(value: Any) -> tuple[ResultPart, ...]:
     """A string, a list of content parts, or null."""
-    return _spoken([_parse_part(part, where) for part, where in _items(value, at)])
+    return _spoken(_parse_items(value, _parse_part))
 
 
-def _parse_said(value: Any, at: str) -> tuple[Part, ...]:
+def _parse_said(value: Any) -> tuple[Part, ...]:
     """The same of an answer, in which some clients keep its reasoning."""
-    return _spoken([_parse_reasoning(part, where) or _parse_part(part, where) for part, where in _items(value, at)])
+    return _spoken(_parse_items(value, lambda part: _parse_reasoning(part) or _parse_part(part)))
 
 
 def _spoken(parts: list[_P]) -> tuple[_P, ...]:
     return tuple(part for part in parts if not (isinstance(part, TextPart) and not part.text))
 
 
-def _items(value: Any, at: str) -> list[tuple[Any, str]]:
-    """Every part of a message's content, with its name."""
+def _parse_items(value: Any, parse: Callable[[Any], _P]) -> list[_P]:
+    """Every part of a message's content, or its text as the one part."""
     if value is None or isinstance(value, str):
-        return [(value, at)] if value else []
+        return [parse(value)] if value else []
     if not isinstance(value, list):
-        fields.refuse(at, "Input should be a valid string or list")
-    return [(part, f"{at}[{index}]") for index, part in enumerate(value)]
+        fields.refuse("Input should be a valid string or list")
+    return fields.each(value, parse)
 
 
-def _parse_reasoning(value: Any, at: str) -> ReasoningPart | None:
+def _parse_reasoning(value: Any) -> ReasoningPart | None:
     """A part of the kinds that hold reasoning: its text stands in the part itself or in parts of its own."""
     kind = value.get("type") if isinstance(value, dict) else None
     if kind not in REASONING_KINDS:
         return None
     key = next((key for key in ("thinking", "reasoning", "text") if value.get(key) is not None), "text")
-    held = value.get(key, "")
-    texts = [_parse_part(part, where) for part, where in _items(held, f"{at}.{key}")]
+    with fields.within(key):
+        texts = _parse_items(value.get(key, ""), _parse_part)
     return ReasoningPart(text="".join(part.text for part in texts if isinstance(part, TextPart)))
 
 
-def _parse_part(value: Any, at: str) -> ResultPart:
+def _parse_part(value: Any) -> ResultPart:
     if isinstance(value, str):
         return TextPart(text=value)
-    part = fields.mapping(value, at)
-    match fields.string(part.get("type"), f"{at}.type"):
+    part = fields.mapping(value)
+    match fields.string(part.get("type"), "type"):
         case "text" | "input_text" | "output_text":
-            return TextPart(text=fields.string(part.get("text"), f"{at}.text"))
+            return TextPart(text=fields.string(part.get("text"), "text"))
         case "refusal":
-            return TextPart(text=fields.string(part.get("refusal"), f"{at}.refusal"))
+            return TextPart(text=fields.string(part.get("refusal"), "refusal"))
         case "image_url":
-            return _parse_image(part.get("image_url"), f"{at}.image_url")
+            with fields.within("image_url"):
+                return _parse_image(part.get("image_url"))
         case "file":
-            return _parse_file(part.get("file"), f"{at}.file")
+            with fields.within("file"):
+                return _parse_file(part.get("file"))
         case other:
-            raise UnsupportedContentError(
-                f"{at}.type: content of type {other!r} is not supported; use text, image_url or file",
-                param=f"{at}.type",
-            )
+            problem = f"content of type {other!r} is not supported; use text, image_url or file"
+            fields.refuse(problem, "type", kind=UnsupportedContentError)
 
 
-def _parse_image(value: Any, at: str) -> ImagePart:
+def _parse_image(value: Any) -> ImagePart:
     """The image's URL, as text or as `{"url": …}`."""
     if not isinstance(value, str):
-        value, at = fields.mapping(value, at).get("url"), f"{at}.url"
-    url = fields.name(value, at)
+        url = fields.mapping(value).get("url")
+        with fields.within("url"):
+            return _parse_image_url(url)
+    return _parse_image_url(value)
+
+
+def _parse_image_url(value: Any) -> ImagePart:
+    url = fields.name(value)
     if url.startswith("data:"):
-        media_type, data = _parse_data_url(url, at)
+        media_type, data = _parse_data_url(url)
         return ImagePart(media_type=media_type, data=data)
     if not url.startswith(("http://", "https://")):
-        fields.refuse(at, "Input should be an http(s) or base64 data URL")
+        fields.refuse("Input should be an http(s) or base64 data URL")
     return ImagePart(media_type="", url=url)
 
 
-def _parse_file(value: Any, at: str) -> DocumentPart:
-    file = fields.mapping(value, at)
+def _parse_file(value: Any) -> DocumentPart:
+    file = fields.mapping(value)
     if file.get("file_data") is None:
-        raise UnsupportedContentError(f"{at}: uploaded files are not supported, send file_data", param=at)
-    media_type, data = _parse_data_url(fields.string(file["file_data"], f"{at}.file_data"), f"{at}.file_data")
+        fields.refuse("uploaded files are not supported, send file_data", kind=UnsupportedContentError)
+    with fields.within("file_data"):
+        media_type, data = _parse_data_url(fields.string(file["file_data"]))
     return DocumentPart(
-        media_type=media_type, data=data, title=fields.optional_string(file.get("filename"), f"{at}.filename")
+        media_type=media_type, data=data, title=fields.optional_string(file.get("filename"), "filename")
     )
 
 
-def _parse_data_url(url: str, at: str) -> tuple[str, str]:
+def _parse_data_url(url: str) -> tuple[str, str]:
     """(media type, base64 text) of `data:<type>[;…];base64,<data>`."""
     head, comma, data = url.partition(",")
     if not (head.startswith("data:") and comma and head.endswith(";base64") and data):
-        fields.refuse(at, "Input should be a base64 data URL, data:<media type>;base64,<data>")
+        fields.refuse("Input should be a base64 data URL, data:<media type>;base64,<data>")
     media_type = head.removeprefix("data:").partition(";")[0]
     if not media_type:
-        fields.refuse(at, "the data URL should name its media type")
+        fields.refuse("the data URL should name its media type")
     return media_type, data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.dialects import fields
@@ -30,26 +30,39 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
     Raises `InvalidRequestError` naming the field.
     """
     body, _ = fields.body_object(body)
+    with fields.named(_in_brackets):
+        return _parse(body, headers, request_id=request_id)
+
+
+def _in_brackets(path: Sequence[fields.Step]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+
+
+def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: str) -> Parsed:
     model = fields.name(body.get("model"), "model")
     top_logprobs = _parse_logprobs(body)
     tools, dropped = _parse_tools(body)
     tool_choice, tools = _parse_tool_choice(body, tools, has_dropped=bool(dropped))
+    with fields.within("messages"):
+        messages = parse_messages(body.get("messages"))
+    with fields.within("stop"):
+        stop = _parse_stop(body.get("stop"))
+    with fields.within("response_format"):
+        schema = _parse_response_format(body.get("response_format"))
     request = GenerateRequest(
         id=request_id,
         model=model,
-        messages=parse_messages(body.get("messages")),
+        messages=messages,
         tools=tools,
         tool_choice=tool_choice,
-        sampling=parse_sampling(
-            body, max_tokens=_parse_max_tokens(body), stop=_parse_stop(body.get("stop")), top_logprobs=top_logprobs
-        ),
+        sampling=parse_sampling(body, max_tokens=_parse_max_tokens(body), stop=stop, top_logprobs=top_logprobs),
         reasoning=_parse_reasoning(body),
-        response_schema=_parse_response_format(body.get("response_format")),
+        response_schema=schema,
         priority=asked_priority(headers) or _priority(body),
         session=_session(body, headers),
     )
     stream_options = fields.optional_mapping(body.get("stream_options"), "stream_options")
-    include_usage = fields.boolean(stream_options.get("include_usage"), "stream_options.include_usage")
+    include_usage = fields.boolean(stream_options.get("include_usage"), "stream_options", "include_usage")
     return Parsed(
         request=request,
         stream=fields.boolean(body.get("stream"), "stream"),
@@ -65,7 +78,7 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
 def _parse_choices(value: Any) -> int:
     choices = fields.integer(value, "n", low=1) or 1
     if choices > MAX_CHOICES:
-        fields.refuse("n", f"Input should be less than or equal to {MAX_CHOICES}")
+        fields.refuse(f"Input should be less than or equal to {MAX_CHOICES}", "n")
     return choices
 
 
@@ -84,17 +97,17 @@ def _parse_max_tokens(body: Mapping[str, Any]) -> int | None:
 
 def _parse_stop(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
-        return (fields.name(value, "stop"),)
-    return fields.stop_sequences(fields.optional_sequence(value, "stop"), "stop", "stop[{}]")
+        return (fields.name(value),)
+    return fields.stop_sequences(fields.optional_sequence(value))
 
 
 def _parse_logprobs(body: Mapping[str, Any]) -> int | None:
     wanted = fields.boolean(body.get("logprobs"), "logprobs")
     count = fields.integer(body.get("top_logprobs"), "top_logprobs", low=0)
     if count is not None and count > MAX_TOP_LOGPROBS:
-        fields.refuse("top_logprobs", f"Input should be less than or equal to {MAX_TOP_LOGPROBS}")
+        fields.refuse(f"Input should be less than or equal to {MAX_TOP_LOGPROBS}", "top_logprobs")
     if count and not wanted:
-        fields.refuse("top_logprobs", "needs `logprobs` to be true")
+        fields.refuse("needs `logprobs` to be true", "top_logprobs")
     return (count or 0) if wanted else None
 
 
@@ -102,82 +115,107 @@ def _parse_tools(body: Mapping[str, Any]) -> tuple[tuple[ToolDefinition, ...], t
     """(`tools`, else `functions`; the names of tools that are no functions, which models here cannot call)."""
     tools: dict[str, ToolDefinition] = {}
     dropped: list[str] = []
+
+    def take(item: Any) -> None:
+        tool = fields.mapping(item)
+        if key == "functions":
+            _add_function(tools, tool)
+        elif (kind := fields.string(tool.get("type"), "type")) == "function":
+            with fields.within("function"):
+                _add_function(tools, fields.mapping(tool.get("function")))
+        else:
+            dropped.append(_name_of(tool.get(kind)) or kind)
+
     key = "functions" if _uses_functions(body) else "tools"
-    for index, item in enumerate(fields.optional_sequence(body.get(key), key)):
-        at = f"{key}[{index}]"
-        tool = fields.mapping(item, at)
-        if key == "tools":
-            kind = fields.string(tool.get("type"), f"{at}.type")
-            if kind != "function":
-                named = tool.get(kind)
-                name = named.get("name") if isinstance(named, dict) else None
-                dropped.append(name if isinstance(name, str) else kind)
-                continue
-            at = f"{at}.function"
-            tool = fields.mapping(tool.get("function"), at)
-        definition = ToolDefinition(
-            name=fields.name(tool.get("name"), f"{at}.name"),
-            description=fields.optional_string(tool.get("description"), f"{at}.description"),
-            parameters=dict(fields.optional_mapping(tool.get("parameters"), f"{at}.parameters")),
-            strict=fields.boolean(tool.get("strict"), f"{at}.strict"),
-        )
-        if definition.name in tools:
-            fields.refuse(f"{at}.name", f"function names must be unique, {definition.name!r} is used twice")
-        tools[definition.name] = definition
+    with fields.within(key):
+        fields.each(fields.optional_sequence(body.get(key)), take)
     return tuple(tools.values()), tuple(dropped)
+
+
+def _name_of(value: Any) -> str:
+    name = value.get("name") if isinstance(value, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _add_function(tools: dict[str, ToolDefinition], function: Mapping[str, Any]) -> None:
+    definition = ToolDefinition(
+        name=fields.name(function.get("name"), "name"),
+        description=fields.optional_string(function.get("description"), "description"),
+        parameters=dict(fields.optional_mapping(function.get("parameters"), "parameters")),
+        strict=fields.boolean(function.get("strict"), "strict"),
+    )
+    if definition.name in tools:
+        fields.refuse(f"function names must be unique, {definition.name!r} is used twice", "name")
+    tools[definition.name] = definition
 
 
 def _parse_tool_choice(
     body: Mapping[str, Any], tools: tuple[ToolDefinition, ...], *, has_dropped: bool
 ) -> tuple[ToolChoice, tuple[ToolDefinition, ...]]:
     """(the choice, the tools it leaves). What can only be met by a tool that was dropped is not demanded."""
-    at = "function_call" if _uses_functions(body) else "tool_choice"
     parallel = fields.boolean(body.get("parallel_tool_calls"), "parallel_tool_calls", default=True)
-    parallel = parallel and not _uses_functions(body)
-    value = body.get(at)
-    if isinstance(value, dict) and value.get("type") == "allowed_tools":
-        allowed = fields.mapping(value.get("allowed_tools"), f"{at}.allowed_tools")
-        tools = _allowed(allowed.get("tools"), tools, f"{at}.allowed_tools.tools")
-        at, value = f"{at}.allowed_tools.mode", allowed.get("mode")
-    if isinstance(value, dict) and value.get("type") == "custom" and has_dropped:
-        return ToolChoice(parallel=parallel), tools
-    if isinstance(value, dict):
-        return _named_choice(value, tools, at, parallel=parallel), tools
+    if _uses_functions(body):
+        with fields.within("function_call"):
+            value = body.get("function_call")
+            if isinstance(value, dict):
+                return _named_choice(value, tools, parallel=False), tools
+            return _worded_choice(value, tools, has_dropped=has_dropped, parallel=False), tools
+    with fields.within("tool_choice"):
+        value = body.get("tool_choice")
+        if not isinstance(value, dict):
+            return _worded_choice(value, tools, has_dropped=has_dropped, parallel=parallel), tools
+        return _typed_choice(value, tools, has_dropped=has_dropped, parallel=parallel)
+
+
+def _typed_choice(
+    choice: Mapping[str, Any], tools: tuple[ToolDefinition, ...], *, has_dropped: bool, parallel: bool
+) -> tuple[ToolChoice, tuple[ToolDefinition, ...]]:
+    match fields.string(choice.get("type"), "type"):
+        case "allowed_tools":
+            allowed = fields.mapping(choice.get("allowed_tools"), "allowed_tools")
+            with fields.within("allowed_tools", "tools"):
+                tools = _allowed(allowed.get("tools"), tools)
+            with fields.within("allowed_tools", "mode"):
+                mode = _worded_choice(allowed.get("mode"), tools, has_dropped=has_dropped, parallel=parallel)
+            return mode, tools
+        case "custom" if has_dropped:
+            return ToolChoice(parallel=parallel), tools
+        case "function":
+            with fields.within("function"):
+                return _named_choice(fields.mapping(choice.get("function")), tools, parallel=parallel), tools
+    fields.refuse("Input should be 'function' or 'allowed_tools'", "type")
+
+
+def _worded_choice(value: Any, tools: tuple[ToolDefinition, ...], *, has_dropped: bool, parallel: bool) -> ToolChoice:
     match value:
         case None | "auto":
-            return ToolChoice(parallel=parallel), tools
+            return ToolChoice(parallel=parallel)
         case "none":
-            return ToolChoice(mode="none"), tools
+            return ToolChoice(mode="none")
         case "required" if tools:
-            return ToolChoice(mode="any", parallel=parallel), tools
+            return ToolChoice(mode="any", parallel=parallel)
         case "required" if has_dropped:
-            return ToolChoice(parallel=parallel), tools
+            return ToolChoice(parallel=parallel)
         case "required":
-            fields.refuse(at, "may be 'required' only with function tools")
-    fields.refuse(at, "Input should be 'none', 'auto', 'required' or a tool to call")
+            fields.refuse("may be 'required' only with function tools")
+    fields.refuse("Input should be 'none', 'auto', 'required' or a tool to call")
 
 
-def _named_choice(
-    choice: Mapping[str, Any], tools: tuple[ToolDefinition, ...], at: str, *, parallel: bool
-) -> ToolChoice:
-    if at == "tool_choice":
-        if fields.string(choice.get("type"), f"{at}.type") != "function":
-            fields.refuse(f"{at}.type", "Input should be 'function' or 'allowed_tools'")
-        at = f"{at}.function"
-        choice = fields.mapping(choice.get("function"), at)
-    name = fields.name(choice.get("name"), f"{at}.name")
+def _named_choice(function: Mapping[str, Any], tools: tuple[ToolDefinition, ...], *, parallel: bool) -> ToolChoice:
+    name = fields.name(function.get("name"), "name")
     if all(tool.name != name for tool in tools):
-        fields.refuse(f"{at}.name", f"there is no function {name!r} among the tools")
+        fields.refuse(f"there is no function {name!r} among the tools", "name")
     return ToolChoice(mode="tool", name=name, parallel=parallel)
 
 
-def _allowed(value: Any, tools: tuple[ToolDefinition, ...], at: str) -> tuple[ToolDefinition, ...]:
-    names: set[str] = set()
-    for index, item in enumerate(fields.sequence(value, at)):
-        tool = fields.mapping(item, f"{at}[{index}]")
-        if tool.get("type") == "function":
-            function = fields.mapping(tool.get("function"), f"{at}[{index}].function")
-            names.add(fields.name(function.get("name"), f"{at}[{index}].function.name"))
+def _allowed(value: Any, tools: tuple[ToolDefinition, ...]) -> tuple[ToolDefinition, ...]:
+    def name_of(item: Any) -> str:
+        tool = fields.mapping(item)
+        if tool.get("type") != "function":
+            return ""
+        return fields.name(fields.mapping(tool.get("function"), "function").get("name"), "function", "name")
+
+    names = set(fields.each(fields.sequence(value), name_of))
     return tuple(tool for tool in tools if tool.name in names)
 
 
@@ -185,31 +223,30 @@ def _parse_reasoning(body: Mapping[str, Any]) -> ReasoningOptions:
     """`reasoning_effort`, and the switches that clients of local servers pass to the chat template."""
     wanted = fields.optional_string(body.get("reasoning_effort"), "reasoning_effort")
     effort = EFFORTS.get(wanted, "")
-    at = "chat_template_kwargs"
-    template = fields.optional_mapping(body.get(at), at)
-    for switch in TEMPLATE_SWITCHES:
-        if template.get(switch) is not None:
-            return ReasoningOptions(enabled=fields.boolean(template[switch], f"{at}.{switch}"), effort=effort)
+    with fields.within("chat_template_kwargs"):
+        template = fields.optional_mapping(body.get("chat_template_kwargs"))
+        for switch in TEMPLATE_SWITCHES:
+            if template.get(switch) is not None:
+                return ReasoningOptions(enabled=fields.boolean(template[switch], switch), effort=effort)
     return ReasoningOptions(enabled=False if wanted == "none" else None, effort=effort)
 
 
 def _parse_response_format(value: Any) -> dict[str, Any] | None:
     if value is None:
         return None
-    at = "response_format"
-    wanted = fields.mapping(value, at)
-    match fields.string(wanted.get("type"), f"{at}.type"):
+    wanted = fields.mapping(value)
+    match fields.string(wanted.get("type"), "type"):
         case "text":
             return None
         case "json_object" | "json_schema" if wanted.get("schema") is not None:
             # As other local servers and vendors spell it.
-            return dict(fields.mapping(wanted["schema"], f"{at}.schema"))
+            return dict(fields.mapping(wanted["schema"], "schema"))
         case "json_object":
             return {}
         case "json_schema":
-            outer = fields.mapping(wanted.get("json_schema"), f"{at}.json_schema")
-            return dict(fields.optional_mapping(outer.get("schema"), f"{at}.json_schema.schema"))
-    fields.refuse(f"{at}.type", "Input should be 'text', 'json_object' or 'json_schema'")
+            outer = fields.mapping(wanted.get("json_schema"), "json_schema")
+            return dict(fields.optional_mapping(outer.get("schema"), "json_schema", "schema"))
+    fields.refuse("Input should be 'text', 'json_object' or 'json_schema'", "type")
 
 
 def _priority(body: Mapping[str, Any]) -> Priority:
