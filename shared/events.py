@@ -67,10 +67,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The engine accepted the request: the prompt is tokenised and its cache looked up."""
+    """The engine accepted the request: the prompt is tokenised and its cache looked up. `prompt_digest` tells whether
+    another worker makes the same tokens of it; empty where the engine gives none."""
 
     usage: Usage
     worker: str = ""
+    prompt_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from shared.events import Usage
 from shared.messages import Message
 
 # A person's conversation, an agent that it started, what a client asks for besides (titles, suggestions), and what
@@ -86,11 +87,22 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """What an earlier attempt at a request has told, for a worker that goes on at the next token: all token ids in
+    order, the usage of its `Started`, and the digest of its prompt, empty where it gave none."""
+
+    token_ids: tuple[int, ...]
+    usage: Usage = field(default_factory=Usage)
+    prompt_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """A request on its way to a worker: body of `req:{id}`.
 
     `gateway` is where the frames go. `deadline_s` is the Unix time by which an engine must have begun with it.
-    `attempt` starts at 1 and is part of every frame that answers it.
+    `attempt` starts at 1 and is part of every frame that answers it. `resume` makes it go on where an earlier attempt
+    was, instead of beginning anew.
     """
 
     request: GenerateRequest
@@ -98,3 +110,4 @@ class Envelope:
     attempt: int = 1
     deadline_s: float = 0.0
     enqueued_at_s: float = 0.0
+    resume: Resume | None = None

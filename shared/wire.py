@@ -41,6 +41,7 @@ _CODES: dict[type, int] = {
     request.ReasoningOptions: 19,
     request.GenerateRequest: 20,
     request.Envelope: 21,
+    request.Resume: 23,
     events.Usage: 32,
     events.TokenLogprob: 33,
     events.Progress: 34,

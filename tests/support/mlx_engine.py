@@ -45,8 +45,10 @@ class Driver:
             self.submit_prepared(self.engine.prepare(item))
 
     def submit_prepared(self, prepared: Prepared) -> None:
-        key = prepared.request.id
+        key = prepared.key
         self.events[key], self.tokens[key], self._orders[key] = [], [], EventOrder()
+        for event in prepared.past:
+            self._orders[key].feed(event)
         self.engine.submit(prepared)
 
     def step(self) -> list[str]:

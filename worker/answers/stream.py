@@ -17,8 +17,10 @@ Rules that make the events independent of how the text is cut, and a replayed an
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import count
 from typing import Literal
 
 from shared.events import (
@@ -44,6 +46,12 @@ from worker.formats.readers import (
 )
 
 EndReason = Literal["stop", "length", "context_length"]
+
+
+def call_ids(request_id: str) -> Iterator[str]:
+    """Ids for the calls of one answer, in order: unique for ever, and the same whenever the answer is made again."""
+    for index in count():
+        yield f"toolu_{blake2b(f'{request_id}:{index}'.encode(), digest_size=12).hexdigest()}"
 
 
 class AnswerFormat:
@@ -124,6 +132,11 @@ class AnswerStream:
     def is_reasoning(self) -> bool:
         """Whether the answer is inside reasoning at the moment."""
         return self._mode == REASONING and self._reader is None
+
+    @property
+    def holds_logprobs(self) -> bool:
+        """Whether logprobs wait for the text that they belong to."""
+        return bool(self._logprobs)
 
     def text(self, text: str, logprob: TokenLogprob | None = None) -> list[Event]:
         """Events that this text makes certain; once the answer is over, none. `logprob` is the token's that it came

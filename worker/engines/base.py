@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shared.events import Event
-from shared.request import GenerateRequest
+from shared.request import GenerateRequest, Resume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +44,17 @@ class EngineInfo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """A rendered and tokenised request. `key` names it to the engine, for as long as it runs; empty, it is the
-    request's id. `prompt_tokens` is its length, None where the engine does not know it; `payload` is the engine's own
-    business; `warnings` say what of the request will not be honoured."""
+    request's id. `prompt_tokens` is its length, None where the engine does not know it; `prompt_digest` is of its
+    tokens; `payload` is the engine's own business; `warnings` say what of the request will not be honoured. `past` are
+    the events that its client has already, from an earlier attempt."""
 
     request: GenerateRequest
     prompt_tokens: int | None
     key: str = ""
     payload: Any = None
     warnings: tuple[str, ...] = ()
+    prompt_digest: str = ""
+    past: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.key:
@@ -60,7 +63,8 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What is new of one request. The first begins with `Started`, the last ends in `Finished` or `Failed`."""
+    """What is new of one request. The first begins with `Started`, unless it was resumed; the last ends in `Finished`
+    or `Failed`."""
 
     key: str
     events: tuple[Event, ...]
@@ -103,8 +107,12 @@ class Engine(Protocol):
     def load(self, report: Callable[[float], None]) -> EngineInfo:
         """Load the model, calling `report` with 0..1. Raises `ModelUnavailableError` with the reason."""
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
-        """Render and tokenise. Raises `PromptTooLongError`, `InvalidRequestError`, `UnsupportedContentError`."""
+    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
+        """Render and tokenise. Raises `PromptTooLongError`, `InvalidRequestError`, `UnsupportedContentError`.
+
+        With `resume` the request goes on where an earlier attempt was: its outputs are those that follow, with neither
+        `Started` nor `Progress`, as if the first attempt had said them; its usage is that of the whole answer. Raises
+        `WorkerLostError` when it cannot go on here."""
 
     def count(self, request: GenerateRequest) -> int | None:
         """Tokens of the prompt that `prepare` would make, generation header included; also when it is too long. None

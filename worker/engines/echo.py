@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from shared.config import Settings
 from shared.registry import ModelSpec
-from shared.request import GenerateRequest
+from shared.request import GenerateRequest, Resume
 from worker.device.turns import Turns
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
 from worker.engines.echo_model import LOAD_STEPS, EchoAnswer, EchoModel
@@ -49,8 +49,8 @@ class EchoEngine:
         report(1.0)
         return self._model.info(can_pause=True)
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
-        return self._model.prepare(request)
+    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
+        return self._model.prepare(request, resume)
 
     def count(self, request: GenerateRequest) -> int:
         return count_words(request)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.config import Settings
-from shared.errors import ConfigError, PromptTooLongError
+from shared.errors import ConfigError, PromptTooLongError, WorkerLostError
 from shared.events import Event, Finished, Progress, Started, TextDelta, Usage
 from shared.registry import ModelSpec
-from shared.request import GenerateRequest
+from shared.request import GenerateRequest, Resume
 from worker.engines.base import EngineInfo, EngineStats, Output, Prepared
-from worker.engines.echo_script import Plan, build_plan, count_words
+from worker.engines.echo_script import Plan, Token, build_plan, count_words
 
 LOAD_STEPS = 10
 
@@ -60,14 +60,15 @@ class EchoModel:
             can_pause=can_pause,
         )
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
+    def prepare(self, request: GenerateRequest, resume: Resume | None) -> Prepared:
         prompt_tokens = count_words(request)
         if prompt_tokens >= self._context_tokens:
             raise PromptTooLongError.of(prompt_tokens, self._context_tokens)
         limit = request.sampling.max_tokens
         room = self._context_tokens - prompt_tokens
         plan = build_plan(request, room if limit is None else min(limit, room))
-        return Prepared(request=request, prompt_tokens=prompt_tokens, payload=plan)
+        past = _past(plan, resume) if resume is not None else ()
+        return Prepared(request=request, prompt_tokens=prompt_tokens, payload=(plan, resume), past=past)
 
     def stats(self) -> EngineStats:
         options = self.options
@@ -90,15 +91,17 @@ class EchoAnswer:
 
     def __init__(self, prepared: Prepared, model: EchoModel) -> None:
         assert prepared.prompt_tokens is not None
-        self.plan: Plan = prepared.payload
+        plan, resume = prepared.payload
+        self.plan: Plan = plan
+        self._resume: Resume | None = resume
         self.is_started = False
         self.is_over = False
         self._key = prepared.key
         self._model = model
         self._prompt_tokens = prepared.prompt_tokens
         self._prefilled_tokens = 0
-        self._generated_tokens = 0
-        self._reasoning_tokens = 0
+        self._generated_tokens = len(resume.token_ids) if resume is not None else 0
+        self._reasoning_tokens = sum(token.kind == "reasoning" for token in plan.tokens[: self._generated_tokens])
         self._submitted_ns = time.monotonic_ns()
 
     @property
@@ -114,13 +117,17 @@ class EchoAnswer:
             return self._ended((self.plan.failure,))
         if not self._model.options.prefill_tokens_per_s:
             self._prefilled_tokens = self._prompt_tokens
-        return Output(key=self._key, events=(Started(usage=self._usage()),))
+        return self._output(Started(usage=self._usage()))
 
     def prefilled(self, tokens: int) -> Output:
         """Some of the prompt was computed."""
         self._prefilled_tokens += tokens
         done, total = self._prefilled_tokens, self._prompt_tokens
-        return Output(key=self._key, events=(Progress(phase="prefill", done_tokens=done, total_tokens=total),))
+        return self._output(Progress(phase="prefill", done_tokens=done, total_tokens=total))
+
+    def _output(self, opening: Event) -> Output:
+        """An event of before the first word, which only a first attempt says."""
+        return Output(key=self._key, events=(opening,) if self._resume is None else ())
 
     def say(self) -> Output:
         """The next word."""
@@ -129,7 +136,7 @@ class EchoAnswer:
         ids: tuple[int, ...] = ()
         if self._generated_tokens < len(plan.tokens):
             token = plan.tokens[self._generated_tokens]
-            events, ids = token.events, (zlib.crc32(token.text.encode()),)
+            events, ids = token.events, (_id(token),)
             if plan.mode == "clock" and self._generated_tokens == 0:
                 said = TextDelta(text=f"{plan.prepared_ns} {self._submitted_ns} {time.monotonic_ns()} ")
                 events = (said, *events)
@@ -150,8 +157,17 @@ class EchoAnswer:
         return Finished(reason=plan.reason, usage=self._usage(), stop_sequence=plan.stop_sequence)
 
     def _usage(self) -> Usage:
-        return Usage(
-            input_tokens=self._prompt_tokens,
-            output_tokens=self._generated_tokens,
-            reasoning_tokens=self._reasoning_tokens,
-        )
+        first = self._resume.usage if self._resume is not None else Usage(input_tokens=self._prompt_tokens)
+        return replace(first, output_tokens=self._generated_tokens, reasoning_tokens=self._reasoning_tokens)
+
+
+def _past(plan: Plan, resume: Resume) -> tuple[Event, ...]:
+    """What an earlier attempt has said. Raises `WorkerLostError` when this plan does not begin with it."""
+    said = plan.tokens[: len(resume.token_ids)]
+    if tuple(_id(token) for token in said) != resume.token_ids:
+        raise WorkerLostError("the answer cannot go on: it began with other words")
+    return (Started(usage=resume.usage), *(event for token in said for event in token.events))
+
+
+def _id(token: Token) -> int:
+    return zlib.crc32(token.text.encode())

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from shared.config import Settings
 from shared.registry import ModelSpec
-from shared.request import GenerateRequest
+from shared.request import GenerateRequest, Resume
 from worker.engines.base import EngineInfo, EngineStats, Output, Prepared
 from worker.engines.echo_model import LOAD_STEPS, EchoAnswer, EchoModel
 from worker.engines.echo_script import count_words
@@ -35,8 +35,8 @@ class EchoSource:
         report(1.0)
         return self._model.info(can_pause=False)
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
-        return self._model.prepare(request)
+    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
+        return self._model.prepare(request, resume)
 
     def count(self, request: GenerateRequest) -> int:
         return count_words(request)

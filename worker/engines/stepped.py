@@ -19,7 +19,7 @@ from typing import Protocol
 
 from shared.errors import GatewayError, InternalError
 from shared.events import Failed
-from shared.request import GenerateRequest
+from shared.request import GenerateRequest, Resume
 from worker.device.turns import Turns
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
 from worker.engines.stall import StallClock
@@ -39,7 +39,7 @@ class Core(Protocol):
     def load(self, report: Callable[[float], None]) -> EngineInfo:
         """See `Engine.load`."""
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
+    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         """See `Engine.prepare`."""
 
     def count(self, request: GenerateRequest) -> int | None:
@@ -142,8 +142,8 @@ class SteppedEngine:
     def start(self, outbox: Outbox) -> None:
         self._inbox.put(_Start(outbox))
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
-        return self.core.prepare(request)
+    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
+        return self.core.prepare(request, resume)
 
     def count(self, request: GenerateRequest) -> int | None:
         return self.core.count(request)

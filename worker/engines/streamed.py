@@ -19,7 +19,7 @@ from typing import Protocol
 
 from shared.errors import GatewayError, InternalError, WorkerLostError
 from shared.events import Failed, Finished
-from shared.request import GenerateRequest
+from shared.request import GenerateRequest, Resume
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Source(Protocol):
     async def load(self, report: Callable[[float], None]) -> EngineInfo:
         """See `Engine.load`. `EngineInfo.capacity` is how many requests are asked of it at once."""
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
+    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         """See `Engine.prepare`."""
 
     def count(self, request: GenerateRequest) -> int | None:
@@ -84,8 +84,8 @@ class StreamedEngine:
         self._outbox = outbox
         self._call(self._tick)
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
-        return self.source.prepare(request)
+    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
+        return self.source.prepare(request, resume)
 
     def count(self, request: GenerateRequest) -> int | None:
         return self.source.count(request)

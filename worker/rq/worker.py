@@ -231,6 +231,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
                 "cached_tokens_total": float(totals.cached_tokens),
                 "restored_tokens_total": float(totals.restored_tokens),
                 "output_tokens_total": float(totals.output_tokens),
+                "resumed_tokens_total": float(totals.resumed_tokens),
             },
         )
 

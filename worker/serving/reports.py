@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.errors import GatewayError
+from shared.errors import GatewayError, RequestCancelledError
 from shared.events import Usage
+from shared.request import Resume
 from worker.engines.base import EngineInfo
 from worker.serving.ticket import Ticket
 
@@ -52,7 +53,8 @@ Report = Ended | Loading | Loaded | LoadFailed | Broken
 
 @dataclass(slots=True)
 class Totals:
-    """Counted since the start, for the metrics."""
+    """Counted since the start, for the metrics. The prompt of a resumed attempt is counted apart: the attempt that
+    began the answer, elsewhere, has counted it; and of its answer only what was generated here."""
 
     finished: int = 0
     failed: int = 0
@@ -61,3 +63,19 @@ class Totals:
     cached_tokens: int = 0
     restored_tokens: int = 0
     output_tokens: int = 0
+    resumed_tokens: int = 0
+
+    def count(self, error: GatewayError | None, usage: Usage, resume: Resume | None) -> None:
+        """Note the end of an attempt."""
+        is_cancelled = isinstance(error, RequestCancelledError)
+        self.finished += error is None
+        self.cancelled += is_cancelled
+        self.failed += error is not None and not is_cancelled
+        if resume is not None:
+            self.resumed_tokens += usage.input_tokens
+            self.output_tokens += max(0, usage.output_tokens - len(resume.token_ids))
+            return
+        self.input_tokens += usage.input_tokens
+        self.cached_tokens += usage.cached_tokens
+        self.restored_tokens += usage.restored_tokens
+        self.output_tokens += usage.output_tokens

@@ -33,6 +33,7 @@ from shared.errors import (
     WorkerLostError,
 )
 from shared.events import Event, EventOrder, Failed, Finished, Progress, Started, Usage
+from shared.request import Resume
 from shared.wire import FrameEntry, decode_envelope
 from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
 from worker.serving.bodies import Bodies, Body, check_envelope
@@ -61,6 +62,8 @@ class _Work:
     first_s: float = 0.0
     usage: Usage = field(default_factory=Usage)
     order: EventOrder = field(default_factory=EventOrder)
+    resume: Resume | None = None
+    prompt_digest: str = ""
 
     @property
     def key(self) -> str:
@@ -194,8 +197,9 @@ class Runner:
             self._preparing += 1
         try:
             prepared = self._checked_and_prepared(work, body or self._bodies.fetch(work.ticket))
-            total_tokens, warnings = prepared.prompt_tokens or 0, prepared.warnings
-            self._tell(work, (Progress(phase="queued", total_tokens=total_tokens, warnings=warnings),))
+            if work.resume is None:
+                total_tokens, warnings = prepared.prompt_tokens or 0, prepared.warnings
+                self._tell(work, (Progress(phase="queued", total_tokens=total_tokens, warnings=warnings),))
             self._hand_over(work, prepared)
         except GatewayError as error:
             self._end(work, error)
@@ -231,7 +235,13 @@ class Runner:
             raise ended
         if body.is_ended:
             raise RequestCancelledError("the request was cancelled")
-        return self._engine.prepare(envelope.request)
+        work.resume = envelope.resume
+        if envelope.resume is None:
+            return self._engine.prepare(envelope.request)
+        if self.info is not None and not self.info.gives_token_ids:
+            raise WorkerLostError("this engine cannot go on with an answer that another has begun", worker=self._worker)
+        work.usage = envelope.resume.usage
+        return self._engine.prepare(envelope.request, envelope.resume)
 
     def _know(self, work: _Work, gateway: str, deadline_s: float) -> GatewayError | None:
         """From here on the client can be told; tell it now when the request has ended meanwhile, with which error is
@@ -263,6 +273,9 @@ class Runner:
                 return
             if not self._in_engine:
                 self._sign_s = time.monotonic()
+            for event in prepared.past:  # told already, by an earlier attempt
+                work.order.feed(event)
+            work.prompt_digest = prepared.prompt_digest
             self._in_engine[work.key] = work
             self._engine.submit(replace(prepared, key=work.key))
 
@@ -392,7 +405,8 @@ class Runner:
                 return (*events[:index], Failed.of(error))
             if isinstance(event, Started):
                 work.usage, work.first_s = event.usage, work.first_s or time.monotonic()
-                events = (*events[:index], replace(event, worker=self._worker), *events[index + 1 :])
+                opening = replace(event, worker=self._worker, prompt_digest=work.prompt_digest)
+                events = (*events[:index], opening, *events[index + 1 :])
             elif isinstance(event, Finished):
                 work.usage = event.usage
             elif isinstance(event, Failed):
@@ -400,15 +414,9 @@ class Runner:
         return events
 
     def _note_end(self, work: _Work, error: GatewayError | None) -> None:
-        usage, totals, now_s = work.usage, self.totals, time.monotonic()
+        usage, now_s = work.usage, time.monotonic()
         with self._lock:
-            totals.finished += error is None
-            totals.cancelled += isinstance(error, RequestCancelledError)
-            totals.failed += error is not None and not isinstance(error, RequestCancelledError)
-            totals.input_tokens += usage.input_tokens
-            totals.cached_tokens += usage.cached_tokens
-            totals.restored_tokens += usage.restored_tokens
-            totals.output_tokens += usage.output_tokens
+            self.totals.count(error, usage, work.resume)
         log.info(
             "request %s attempt %d %s: %d prompt tokens (%d cached), %d generated; begun after %.0f ms, %.0f ms in all",
             work.ticket.request_id,

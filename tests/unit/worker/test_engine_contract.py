@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from shared.errors import ModelUnavailableError, PromptTooLongError
 from shared.events import Completion, Event, EventOrder, Failed, Finished, Progress, Started, assemble
 from shared.messages import Message, TextPart
 from shared.registry import ENGINE_NAMES, EngineName, ModelSpec
-from shared.request import GenerateRequest, SamplingParams
+from shared.request import GenerateRequest, Resume, SamplingParams, ToolDefinition
 from tests.support.models import AGENT_FULL
 from tests.support.processes import wait_until
 from worker.engines.base import Engine, EngineInfo, Output, Prepared
@@ -53,6 +54,10 @@ class Listener:
         with self._changed:
             self.error = error
             self._changed.notify_all()
+
+    def expect(self, key: str, past: Sequence[Event]) -> None:
+        """What the request's client has already."""
+        self.emit([Output(key=key, events=tuple(past))])
 
     def events(self, key: str) -> list[Event]:
         with self._changed:
@@ -181,13 +186,9 @@ def test_the_same_request_twice_under_keys_of_their_own(one: Loaded) -> None:
     request = ask("twice the same", "r")
     for attempt in (1, 2):
         prepared = one.engine.prepare(request)
-        one.engine.submit(Prepared(**{**_fields(prepared), "key": f"r-{attempt}"}))
+        one.engine.submit(replace(prepared, key=f"r-{attempt}"))
     first, second = (one.heard.wait_end(f"r-{attempt}") for attempt in (1, 2))
     assert first.parts == second.parts
-
-
-def _fields(prepared: Prepared) -> dict[str, object]:
-    return {name: getattr(prepared, name) for name in Prepared.__dataclass_fields__}
 
 
 def test_a_cancelled_request_says_nothing_more_and_leaves_its_place(one: Loaded) -> None:
@@ -249,6 +250,36 @@ def test_a_paused_request_can_be_cancelled(one: Loaded) -> None:
         one.engine.cancel(key)
     one.answer("all of them left", "last")
     wait_until(lambda: one.engine.stats().running == one.engine.stats().waiting == 0, "nothing is left")
+
+
+def test_an_answer_that_was_begun_goes_on_at_any_word(one: Loaded) -> None:
+    """Whatever the engine, as long as it gives token ids."""
+    request = ask("say this again and again until it is all said", "first", max_tokens=9)
+    one.engine.submit(one.engine.prepare(request))
+    whole = one.heard.wait_end("first")
+    ids = one.heard.ids("first")
+    started = next(event for event in one.heard.events("first") if isinstance(event, Started))
+    for cut in range(len(ids) + 1):
+        prepared = one.engine.prepare(request, Resume(token_ids=tuple(ids[:cut]), usage=started.usage))
+        key = f"cut{cut}"
+        one.heard.expect(key, prepared.past)
+        one.engine.submit(replace(prepared, key=key))
+        assert one.heard.wait_end(key) == whole
+        assert ids[:cut] + one.heard.ids(key) == ids
+        assert not any(isinstance(event, Started | Progress) for event in one.heard.events(key)[len(prepared.past) :])
+
+
+def test_a_resumed_call_has_the_id_that_it_had() -> None:
+    tool = ToolDefinition(name="weather", parameters={"type": "object"})
+    for name in ("echo", "echo-streamed"):
+        with loaded(name) as one:  # type: ignore[arg-type]
+            request = replace(ask('call weather {"city": "Oslo"}', "called"), tools=(tool,))
+            one.engine.submit(one.engine.prepare(request))
+            whole = one.heard.wait_end("called")
+            prepared = one.engine.prepare(request, Resume(token_ids=tuple(one.heard.ids("called")[:1])))
+            one.heard.expect("resumed", prepared.past)
+            one.engine.submit(replace(prepared, key="resumed"))
+            assert one.heard.wait_end("resumed").parts == whole.parts
 
 
 def test_an_engine_without_work_is_not_stalled(one: Loaded) -> None:

@@ -63,7 +63,7 @@ def say(driver: Driver, key: str, messages: Sequence[Message], text: str, **opti
     prepared = driver.engine.prepare(request(key, messages, max_tokens=400, tools=TOOLS, **options))
     tokens = driver.engine._model.tokenizer.encode(text, add_special_tokens=False)
     script = Grammar(text="start: " + " ".join(f"<[{token}]>" for token in tokens) + "\n")
-    driver.submit_prepared(replace(prepared, payload=(*prepared.payload[:3], script)))
+    driver.submit_prepared(replace(prepared, payload=replace(prepared.payload, grammar=script)))
     driver.step_until(lambda: not driver.engine.has_work())
     driver.check()
     assert driver.tokens[key][:-1] == tokens
@@ -93,8 +93,8 @@ def test_an_answer_comes_out_as_reasoning_and_a_streamed_call_and_its_result_is_
 
     answer = Message(role="assistant", parts=(call,))  # as most clients do, without the reasoning
     result = Message(role="tool", parts=(ToolResultPart(call_id=call.id, parts=(TextPart(text="rain"),)),))
-    before = driver.engine.prepare(request("a", asked, tools=TOOLS)).payload[0].tokens + driver.tokens["a"][:-1]
-    after = driver.engine.prepare(request("b", [*asked, answer, result], tools=TOOLS)).payload[0].tokens
+    before = driver.engine.prepare(request("a", asked, tools=TOOLS)).payload.prompt.tokens + driver.tokens["a"][:-1]
+    after = driver.engine.prepare(request("b", [*asked, answer, result], tools=TOOLS)).payload.prompt.tokens
     assert after[: len(before)] == before
     parts = say(driver, "b", [*asked, answer, result], "<|channel|>final<|message|>It rains.")
     assert parts == [TextPart(text="It rains.")]
@@ -140,7 +140,7 @@ def test_strict_tools_bind_calls_and_leave_the_model_free_to_answer(
     strict = tuple(replace(tool, strict=True) for tool in TOOLS)
     prepared = driver.engine.prepare(request("r", [message("user", "Hi")], tools=strict))
     assert prepared.warnings == ()
-    state = driver.engine._constraints.start(prepared.payload[3])
+    state = driver.engine._constraints.start(prepared.payload.grammar)
     assert state is not None
     tokens = driver.engine._model.tokenizer.encode(text, add_special_tokens=False)
     assert (all(map(state.accept, tokens)) and state.is_complete) is is_allowed

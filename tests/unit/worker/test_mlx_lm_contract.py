@@ -241,7 +241,8 @@ def test_engine_says_what_mlx_lms_own_generator_says(preset: str, random_checkpo
     ]
     driver.run(*requests)
     generator = BatchGenerator(load_model(folder)[0])
-    uids = generator.insert([driver.engine.prepare(item).payload[0].tokens for item in requests], max_tokens=[12] * 4)
+    prompts = [driver.engine.prepare(item).payload.prompt.tokens for item in requests]
+    uids = generator.insert(prompts, max_tokens=[12] * 4)
     said: dict[int, list[int]] = {uid: [] for uid in uids}
     while responses := generator.next_generated():
         for response in responses:

@@ -54,7 +54,7 @@ def cached_tokens(driver: Driver, key: str) -> int:
 
 
 def first_patch(driver: Driver, *messages: Message) -> int:
-    return driver.engine.prepare(request("asked", messages)).payload[0].spans[0].start
+    return driver.engine.prepare(request("asked", messages)).payload.prompt.spans[0].start
 
 
 def said_by_mlx_lm(
@@ -107,7 +107,7 @@ def test_an_image_in_a_message_is_answered_as_mlx_lm_answers_it(folder: Path) ->
         ],
         24,
     )
-    assert prepared.payload[0].tokens == prompt
+    assert prepared.payload.prompt.tokens == prompt
     assert driver.tokens["a"] == answer
     assert driver.engine.count(request("a", asked)) == prepared.prompt_tokens == len(prompt)
 
@@ -196,7 +196,7 @@ def test_an_image_longer_than_a_chunk_is_embedded_once(folder: Path) -> None:
     asked = [SYSTEM, shows(image_part(1, width=600, height=500), "What is ", "?")]
     driver = Driver(folder, prefill_step_tokens=64)
     driver.run(request("a", asked))
-    span = driver.engine.prepare(request("a", asked)).payload[0].spans[0]
+    span = driver.engine.prepare(request("a", asked)).payload.prompt.spans[0]
     assert span.end - span.start > 3 * 64
     assert driver.engine._vision is not None
     assert driver.engine._vision.images == 1
@@ -206,7 +206,7 @@ def test_an_image_longer_than_a_chunk_is_embedded_once(folder: Path) -> None:
 def test_a_request_cancelled_inside_an_image_leaves_what_the_next_one_takes_up(folder: Path) -> None:
     asked = [SYSTEM, shows(image_part(1, width=600, height=500), "What is ", "?")]
     driver = Driver(folder, prefill_step_tokens=64)
-    span = driver.engine.prepare(request("a", asked)).payload[0].spans[0]
+    span = driver.engine.prepare(request("a", asked)).payload.prompt.spans[0]
     driver.submit(request("left", asked))
     driver.step_until(lambda: driver.engine._sequences["left"].position > span.start + 40)
     driver.engine.cancel("left")
@@ -287,7 +287,7 @@ def test_a_prompt_is_computed_up_to_the_image_that_is_being_decoded(folder: Path
     assert driver.engine._vision is not None
     reader = driver.engine._vision._reader
     prepared = driver.engine.prepare(asked)
-    spans = prepared.payload[0].spans
+    spans = prepared.payload.prompt.spans
     del reader._read[spans[1].digest]
     go = decodes_on_demand(reader)
     driver.submit_prepared(prepared)

@@ -18,7 +18,7 @@ from shared.config import load_settings
 from shared.errors import InvalidRequestError, ModelUnavailableError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Started, TextDelta, Usage
 from shared.registry import ModelSpec
-from shared.request import Envelope, GenerateRequest, SamplingParams
+from shared.request import Envelope, GenerateRequest, Resume, SamplingParams
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
 from tests.support.worker import SECRET, TestGateway, build_request
@@ -57,9 +57,17 @@ class Bench:
         return ticket
 
     def store(
-        self, request: GenerateRequest, *, attempt: int = 1, secret: str = SECRET, deadline_s: float = 0.0
+        self,
+        request: GenerateRequest,
+        *,
+        attempt: int = 1,
+        secret: str = SECRET,
+        deadline_s: float = 0.0,
+        resume: Resume | None = None,
     ) -> Ticket:
-        envelope = Envelope(request=request, gateway=self.gateway.name, attempt=attempt, deadline_s=deadline_s)
+        envelope = Envelope(
+            request=request, gateway=self.gateway.name, attempt=attempt, deadline_s=deadline_s, resume=resume
+        )
         body = wire.encode(envelope)
         self.gateway.client.set(NAMES.body(keys.NO_HOST, request.id, attempt), body)
         return Ticket(request.id, attempt, wire.sign(secret.encode(), request.id, attempt, body))
@@ -113,6 +121,7 @@ class ScriptedEngine:
         self.steps: Queue[Callable[[], list[Output]]] = Queue()
         self.taken: list[str] = []
         self.warnings = ("no logit_bias",)
+        self.gives_token_ids = True
         self.cancelled: list[str] = []
         self.idled = threading.Event()
         self.on_load: Callable[[], None] = lambda: None
@@ -125,11 +134,12 @@ class ScriptedEngine:
     def load(self, report: Callable[[float], None]) -> EngineInfo:
         report(0.5)
         self.on_load()
-        return EngineInfo(context_tokens=100)
+        return EngineInfo(context_tokens=100, gives_token_ids=self.gives_token_ids)
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
+    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         self.on_prepare()
-        return Prepared(request=request, prompt_tokens=7, warnings=self.warnings)
+        past = () if resume is None else (Started(usage=resume.usage), TextDelta(text="said"))
+        return Prepared(request=request, prompt_tokens=7, warnings=self.warnings, prompt_digest="7d", past=past)
 
     def count(self, request: GenerateRequest) -> int:
         return 7
@@ -625,6 +635,52 @@ def test_outputs_of_an_old_attempt_do_not_reach_the_new_one(acted: Bench, script
     second = [e for _, f in acted.gateway.frames for e in f.entries if e.attempt == 2]
     texts = [event.text for entry in second for event in entry.events if isinstance(event, TextDelta)]
     assert texts == ["new"]
+
+
+# --- resumed attempts -----------------------------------------------------------------------------------------------
+
+FIRST = Usage(input_tokens=9, cached_tokens=4)
+
+
+def test_a_resumed_attempt_says_only_what_follows(acted: Bench, scripted: ScriptedEngine) -> None:
+    acted.ask("x", attempt=2, resume=Resume(token_ids=(5, 6), usage=FIRST))
+    wait_until(lambda: scripted.taken == ["r1"], "the engine has it")
+    whole = Usage(input_tokens=9, cached_tokens=4, output_tokens=3)
+    scripted.says(TextDelta(text=" more"), Finished(reason="stop", usage=whole), token_ids=(7,))
+    acted.gateway.wait_end()
+    assert [type(event) for event in acted.gateway.events()] == [TextDelta, Finished]
+    assert acted.gateway.entry_seqs(attempt=2) == [0]
+    assert acted.report(Ended).usage == whole
+
+
+def test_the_order_of_events_goes_on_from_what_was_said(acted: Bench, scripted: ScriptedEngine) -> None:
+    acted.ask("x", attempt=2, resume=Resume(token_ids=(5,), usage=FIRST))
+    wait_until(lambda: scripted.taken == ["r1"], "the engine has it")
+    scripted.says(STARTED)
+    assert acted.gateway.wait_for(Failed).code == "internal"
+
+
+def test_a_resumed_attempt_counts_its_prompt_apart_and_its_words_once(acted: Bench, scripted: ScriptedEngine) -> None:
+    acted.ask("x", attempt=2, resume=Resume(token_ids=(5, 6), usage=FIRST))
+    wait_until(lambda: scripted.taken == ["r1"], "the engine has it")
+    scripted.says(Finished(reason="stop", usage=Usage(input_tokens=9, cached_tokens=4, output_tokens=5)))
+    acted.report(Ended)
+    totals = acted.runner.totals
+    assert (totals.input_tokens, totals.cached_tokens, totals.resumed_tokens, totals.output_tokens) == (0, 0, 9, 3)
+
+
+def test_an_engine_that_gives_no_token_ids_resumes_nothing(redis_url: str, scripted: ScriptedEngine) -> None:
+    scripted.gives_token_ids = False
+    with bench_with(redis_url, scripted) as bench:
+        bench.ask("x", attempt=2, resume=Resume(token_ids=(5,), usage=FIRST))
+        assert bench.gateway.wait_for(Failed).code == "worker_lost"
+        assert scripted.taken == []
+
+
+def test_the_beginning_tells_the_prompts_digest(acted: Bench, scripted: ScriptedEngine) -> None:
+    held(acted, scripted, "r1")
+    scripted.says(STARTED)
+    assert acted.gateway.wait_for(Started).prompt_digest == "7d"
 
 
 def test_stopping_ends_with_an_answer_for_everyone(redis_url: str) -> None:

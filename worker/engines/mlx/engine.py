@@ -8,19 +8,18 @@ same moment, compute it once; and whatever a cancelled request computed stays to
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import mlx.core as mx
 
 from shared.config import Settings, model_folders
-from shared.errors import InternalError, PromptTooLongError, UnsupportedContentError
+from shared.errors import InternalError, PromptTooLongError, UnsupportedContentError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Started, TokenLogprob
 from shared.registry import ModelSpec
-from shared.request import GenerateRequest
+from shared.request import GenerateRequest, Resume
+from worker.answers.stream import EndReason
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turns
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
@@ -28,7 +27,7 @@ from worker.engines.mlx.constraints import Constraints
 from worker.engines.mlx.decode.batch import Token, first_token
 from worker.engines.mlx.decode.decoder import Decoder
 from worker.engines.mlx.decode.draft_model import DRAFT_CACHE_SHARE, load_draft
-from worker.engines.mlx.decode.parameters import named_logprob, row_params
+from worker.engines.mlx.decode.parameters import named_logprob
 from worker.engines.mlx.decode.sampling import RowSampler
 from worker.engines.mlx.decode.speculation import Mode, build_speculation, parse_options
 from worker.engines.mlx.kv.cache import Layout
@@ -45,11 +44,12 @@ from worker.engines.mlx.memory.plan import (
 from worker.engines.mlx.memory.room import Room, claim
 from worker.engines.mlx.model.models import LoadedModel, load
 from worker.engines.mlx.model.trial import tried
-from worker.engines.mlx.output import OutputStream, output_format
+from worker.engines.mlx.output import output_format
 from worker.engines.mlx.prefill.prefiller import Prefiller
 from worker.engines.mlx.prefill.scheduler import PrefillCost
 from worker.engines.mlx.prefill.sequence import Sequence
 from worker.engines.mlx.prefill.vision import Vision
+from worker.engines.mlx.preparing import Payload, Preparing
 from worker.model_folder import find_model
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import PromptBuilder
@@ -135,6 +135,7 @@ class MlxEngine:
         self._builder = PromptBuilder(loaded.tokenizer, context_tokens=self._context_tokens, images=reader)
         self._vision = Vision(loaded.model, reader) if reader is not None else None
         self._constraints = Constraints(loaded.tokenizer, vocab=loaded.vocab)
+        self._preparing = Preparing(loaded, self._builder, self._constraints)
 
     def _build_for_device(self, loaded: LoadedModel, draft: LoadedModel | None, mode: Mode) -> None:
         """What belongs to the engine thread."""
@@ -195,17 +196,8 @@ class MlxEngine:
 
     # -- beside the engine thread ---------------------------------------------------------------------------------
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
-        loaded = self._model
-        prompt = self._builder.build(request)
-        params = row_params(request.sampling, loaded.defaults, loaded.vocab)
-        grammar = self._constraints.compile(request, in_reasoning=prompt.in_reasoning, continues=prompt.continues)
-        return Prepared(
-            request=request,
-            prompt_tokens=len(prompt.tokens),
-            payload=(prompt, pack_tokens(prompt.cache_keys), params, grammar),
-            warnings=grammar.warnings if grammar is not None else (),
-        )
+    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
+        return self._preparing.prepare(request, resume)
 
     def count(self, request: GenerateRequest) -> int:
         return self._builder.count_tokens(request)
@@ -217,21 +209,25 @@ class MlxEngine:
 
     def submit(self, prepared: Prepared) -> None:
         request = prepared.request
-        prompt, packed, params, grammar = prepared.payload
-        room = self._room.check_fits(len(prompt.tokens), self._context_tokens)
+        payload: Payload = prepared.payload
+        answer = payload.answer
+        room = self._room.check_fits(len(payload.prompt.tokens), self._context_tokens)
         wanted = request.sampling.max_tokens
-        self._sequences[prepared.key] = Sequence(
+        answer.limit = room if wanted is None else min(wanted, room)
+        answer.is_bound_by_context = wanted is None or wanted > room
+        sequence = self._sequences[prepared.key] = Sequence(
             key=prepared.key,
             request=request,
-            prompt=prompt,
-            packed=packed,
-            params=params,
-            grammar=grammar,
-            max_new_tokens=room if wanted is None else min(wanted, room),
-            ends_at_context=wanted is None or wanted > room,
-            stream=OutputStream(self._model.tokenizer, request, prompt, _make_tool_id),
+            prompt=payload.prompt,
+            packed=payload.packed,
+            params=payload.params,
+            grammar=payload.grammar,
+            max_new_tokens=answer.limit,
+            answer=answer,
             submitted_s=time.monotonic(),
         )
+        if payload.resume is not None:
+            sequence.resume(payload.resume.usage)
         self._update_stats()
 
     def pause(self, key: str) -> None:
@@ -269,7 +265,7 @@ class MlxEngine:
         self._go_on()
         self._relieve()
         self.store.collect()
-        decoded = self._decode()
+        decoded = self._ended_already() + self._decode()
         if decoded:
             outbox.emit(decoded)
         prefilled = self._prefill()
@@ -305,6 +301,14 @@ class MlxEngine:
 
     # -- decode ---------------------------------------------------------------------------------------------------
 
+    def _ended_already(self) -> list[Output]:
+        """Of the answers that were resumed, those that their first attempt had told to the end but for the end."""
+        ended = [s for s in self._sequences.values() if s.is_resumed and s.lease is None and s.answer.end is not None]
+        outputs = [Output(key=s.key, events=tuple(self._finish(s, s.answer.end or "stop"))) for s in ended]
+        for sequence in ended:
+            self._end(sequence)
+        return outputs
+
     def _decode(self) -> list[Output]:
         events: dict[str, list[Event]] = {}
         token_ids: dict[str, list[int]] = {}
@@ -321,7 +325,6 @@ class MlxEngine:
 
     def _take(self, sequence: Sequence, token: Token) -> tuple[list[Event], bool]:
         """One generated token: its events, and whether it was the last."""
-        sequence.generated.append(token.token)
         try:
             return self._read(sequence, token)
         except Exception as error:  # one answer that cannot be read must not end the others
@@ -329,21 +332,15 @@ class MlxEngine:
             return [Failed.of(InternalError(f"the answer cannot be read: {type(error).__name__}"))], True
 
     def _read(self, sequence: Sequence, token: Token) -> tuple[list[Event], bool]:
-        stream = sequence.stream
-        reason: Literal["stop", "length", "context_length"] | None = None
-        was_reasoning = stream.is_reasoning
-        events = stream.feed(token.token, self._logprob(token))
-        if was_reasoning or stream.is_reasoning:
-            sequence.reasoning_tokens += 1
-        if stream.is_over or token.token in self._model.tokenizer.eos_token_ids:
-            reason = "stop"
-        elif len(sequence.generated) >= sequence.max_new_tokens:
-            reason = "context_length" if sequence.ends_at_context else "length"
+        events = sequence.answer.take(token.token, self._logprob(token))
+        reason = sequence.answer.end
         if reason is None:
             return events, False
-        rest, final, stop_sequence = stream.finish(reason)
-        events = [*events, *rest, Finished(reason=final, usage=sequence.usage(), stop_sequence=stop_sequence)]
-        return events, True
+        return events + self._finish(sequence, reason), True
+
+    def _finish(self, sequence: Sequence, reason: EndReason) -> list[Event]:
+        rest, final, stop_sequence = sequence.answer.finish(reason)
+        return [*rest, Finished(reason=final, usage=sequence.usage(), stop_sequence=stop_sequence)]
 
     def _logprob(self, token: Token) -> TokenLogprob | None:
         if token.logprobs is None:
@@ -375,11 +372,15 @@ class MlxEngine:
             self._end(sequence)
             return Output(key=sequence.key, events=(*events, Failed.of(error)))
         if logits is None:
-            if not sequence.generated:  # else it may be within a tool call, where progress has no place
+            if not (sequence.is_resumed or sequence.generated):  # else progress may come within a tool call
                 events.append(Progress(phase="prefill", done_tokens=sequence.position, total_tokens=sequence.total))
             return Output(key=sequence.key, events=tuple(events))
         if sequence.sampler is None:
-            sequence.sampler = self._build_sampler(sequence)
+            try:
+                sequence.sampler = self._build_sampler(sequence)
+            except WorkerLostError as error:
+                self._end(sequence)
+                return Output(key=sequence.key, events=(Failed.of(error),))
         token = first_token(sequence.key, sequence.sampler, logits)
         taken, is_over = self._take(sequence, token)
         if is_over:
@@ -400,12 +401,14 @@ class MlxEngine:
         return None
 
     def _build_sampler(self, sequence: Sequence) -> RowSampler:
-        return RowSampler(
+        sampler = RowSampler(
             sequence.params,
             prompt=sequence.prompt.tokens,
             vocab=self._model.vocab,
             constraint=self._constraints.start(sequence.grammar),
         )
+        sampler.replay(sequence.generated)
+        return sampler
 
     def _join(self, sequence: Sequence, token: int) -> None:
         assert sequence.cache is not None
@@ -440,18 +443,9 @@ class MlxEngine:
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
-    def _growth_bytes(self) -> int:
-        """What the caches of sequences that were begun may still grow by, expecting answers of ordinary length."""
-        predict = self._size.predict
-        return sum(
-            predict(self._prefiller.expected_tokens(sequence)) - predict(sequence.position)
-            for sequence in self._sequences.values()
-            if sequence.lease is not None
-        )
-
     def _relieve(self) -> None:
         """Bring memory back under its limit: by evicting kept prefixes, else by interrupting the latest sequence."""
-        self._room.look(self._growth_bytes())
+        self._room.look(self._prefiller.growth_bytes(self._sequences.values()))
         if self._room.relieve():
             return
         decoding = [sequence for sequence in self._sequences.values() if sequence.is_decoding]
@@ -499,7 +493,3 @@ class MlxEngine:
                 "memory_neighbour_bytes": self._room.neighbour_bytes,
             },
         )
-
-
-def _make_tool_id() -> str:
-    return f"toolu_{secrets.token_hex(12)}"

@@ -101,6 +101,11 @@ class OutputStream:
         """Whether the answer is inside reasoning at the moment."""
         return self._answer.is_reasoning
 
+    @property
+    def holds_logprobs(self) -> bool:
+        """Whether logprobs wait for the text that they belong to."""
+        return self._answer.holds_logprobs
+
     def feed(self, token: int, logprob: TokenLogprob | None = None) -> list[Event]:
         """Events that this token makes certain. Tokens that end the answer, and any once it is over, add none."""
         if token in self._format.ends or self.is_over:

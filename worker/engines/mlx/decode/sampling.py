@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import mlx.core as mx
 
+from shared.errors import WorkerLostError
 from worker.engines.mlx.decode.constraint import Constraint
 
 Method = Literal["greedy", "plain", "sorted", "top_k"]
@@ -109,6 +110,22 @@ class RowSampler:
             self._counts = self._counts.at[token].add(1.0)
         if self._seen is not None:
             self._seen = mx.put_along_axis(self._seen, token.reshape(1), mx.array(True), axis=0)
+
+    def replay(self, tokens: Sequence[int]) -> None:
+        """Go on as if these tokens had been sampled here: their random numbers are used up, the penalties have counted
+        them, the constraint has read them. Raises `WorkerLostError` for one that the constraint forbids."""
+        if self.params.method != "greedy":
+            for _ in tokens:
+                self.draw()
+        if self.adjusts and tokens:
+            counted = mx.array(list(tokens), mx.uint32)
+            if self._counts is not None:
+                self._counts = self._counts.at[counted].add(1.0)
+            if self._seen is not None:
+                self._seen = mx.put_along_axis(self._seen, counted, mx.array(True), axis=0)
+        constraint = self.constraint
+        if constraint is not None and not all(constraint.accept(token) for token in tokens):
+            raise WorkerLostError("the answer cannot go on: it does not have the form that it must have")
 
     def tally(self) -> Tally:
         """What the penalties have counted so far."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -114,6 +114,12 @@ class Prefiller:
         """Whether the sequence's cache fits, after evicting kept prefixes if need be."""
         weight = _KEEP_WEIGHT[sequence.request.priority]
         return self._room.make(self._size.predict(self.expected_tokens(sequence)), weight=weight, is_alone=is_alone)
+
+    def growth_bytes(self, sequences: Iterable[Sequence]) -> int:
+        """What the caches of those that were begun may still grow by, expecting answers of ordinary length."""
+        predict = self._size.predict
+        begun = (sequence for sequence in sequences if sequence.lease is not None)
+        return sum(predict(self.expected_tokens(sequence)) - predict(sequence.position) for sequence in begun)
 
     @staticmethod
     def expected_tokens(sequence: Sequence) -> int:

@@ -10,10 +10,10 @@ import mlx.core as mx
 
 from shared.events import Usage
 from shared.request import GenerateRequest
+from worker.engines.mlx.answer import Answer
 from worker.engines.mlx.decode.constraint import Grammar
 from worker.engines.mlx.decode.sampling import RowParams, RowSampler
 from worker.engines.mlx.kv.store import Lease
-from worker.engines.mlx.output import OutputStream
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import Prompt
 from worker.prompt.image_files import Pixels
@@ -44,8 +44,7 @@ class Sequence:
     params: RowParams
     grammar: Grammar | None  # the form that the answer must have
     max_new_tokens: int
-    ends_at_context: bool  # whether the context window, not the client, sets `max_new_tokens`
-    stream: OutputStream
+    answer: Answer
     submitted_s: float
     tokens: list[int] = field(default_factory=list)
     position: int = 0
@@ -58,15 +57,20 @@ class Sequence:
     is_decoding: bool = False
     is_paused: bool = False  # waits for a place, and is not prefilled before it has one
     is_started: bool = False  # whether `Started` was emitted
-    generated: list[int] = field(default_factory=list)
+    is_resumed: bool = False  # an earlier attempt, elsewhere, has begun the answer
+    input_tokens: int = 0
     cached_tokens: int = 0
     restored_tokens: int = 0
-    reasoning_tokens: int = 0
     parted: str = ""  # see `Usage`
     peeked: tuple[int, int] = (-1, 0)  # (version of the store, tokens cached at that version)
 
     def __post_init__(self) -> None:
         self.tokens = self.prompt.tokens
+        self.input_tokens = len(self.prompt.tokens)
+
+    @property
+    def generated(self) -> list[int]:
+        return self.answer.tokens
 
     @property
     def is_waiting(self) -> bool:
@@ -89,12 +93,19 @@ class Sequence:
         self.position, self.stops, self.lease, self.cache = 0, (), None, None
         self.is_decoding, self.peeked = False, (-1, 0)
 
+    def resume(self, first: Usage) -> None:
+        """Go on with an answer whose beginning was told elsewhere; `first` is the usage that was told with it."""
+        self.interrupt()
+        self.is_resumed = self.is_started = True
+        self.input_tokens, self.parted = first.input_tokens, first.parted
+        self.cached_tokens, self.restored_tokens = first.cached_tokens, first.restored_tokens
+
     def usage(self) -> Usage:
         return Usage(
-            input_tokens=len(self.prompt.tokens),
+            input_tokens=self.input_tokens,
             cached_tokens=self.cached_tokens,
             restored_tokens=self.restored_tokens,
             output_tokens=len(self.generated),
-            reasoning_tokens=self.reasoning_tokens,
+            reasoning_tokens=self.answer.reasoning_tokens,
             parted=self.parted,
         )

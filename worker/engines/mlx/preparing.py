@@ -1,0 +1,69 @@
+"""From a request to what the engine's thread needs of it. Thread-safe; nothing here touches the device."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from shared.events import Event, Started
+from shared.request import GenerateRequest, Resume
+from worker.engines.base import Prepared
+from worker.engines.mlx.answer import Answer
+from worker.engines.mlx.constraints import Constraints
+from worker.engines.mlx.decode.constraint import Grammar
+from worker.engines.mlx.decode.parameters import row_params
+from worker.engines.mlx.decode.sampling import RowParams
+from worker.engines.mlx.model.models import LoadedModel
+from worker.prefix_cache.tokens import pack_tokens
+from worker.prompt import Prompt, PromptBuilder
+
+log = logging.getLogger(__name__)
+
+_DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """`packed` is the prompt as the prefix cache knows it; `grammar` the form that the answer must have; `resume` what
+    an earlier attempt has told, which `answer` has read then."""
+
+    prompt: Prompt
+    packed: bytes
+    params: RowParams
+    grammar: Grammar | None
+    answer: Answer
+    resume: Resume | None
+
+
+class Preparing:
+    """For one loaded model."""
+
+    def __init__(self, loaded: LoadedModel, builder: PromptBuilder, constraints: Constraints) -> None:
+        self._loaded = loaded
+        self._builder = builder
+        self._constraints = constraints
+
+    def prepare(self, request: GenerateRequest, resume: Resume | None) -> Prepared:
+        """See `Engine.prepare`."""
+        loaded = self._loaded
+        prompt = self._builder.build(request)
+        params = row_params(request.sampling, loaded.defaults, loaded.vocab)
+        grammar = self._constraints.compile(request, in_reasoning=prompt.in_reasoning, continues=prompt.continues)
+        packed = pack_tokens(prompt.cache_keys)
+        digest = blake2b(packed, digest_size=_DIGEST_BYTES).hexdigest()
+        answer = Answer(loaded.tokenizer, request, prompt)
+        return Prepared(
+            request=request,
+            prompt_tokens=len(prompt.tokens),
+            payload=Payload(prompt=prompt, packed=packed, params=params, grammar=grammar, answer=answer, resume=resume),
+            warnings=grammar.warnings if grammar is not None else (),
+            prompt_digest=digest,
+            past=() if resume is None else _past(answer, resume, digest),
+        )
+
+
+def _past(answer: Answer, resume: Resume, digest: str) -> tuple[Event, ...]:
+    if resume.prompt_digest not in ("", digest):
+        log.warning("an answer goes on after another prompt than it began with: %s", resume.prompt_digest)
+    return (Started(usage=resume.usage), *answer.replay(resume))
