@@ -29,7 +29,7 @@ class HarmonyStream(AnswerStream):
         opening: Iterable[tuple[str, bool]] = (),
     ) -> None:
         super().__init__(form, request, beginning, make_tool_id)
-        self._offered = [tool.name for tool in request.tools] if request.tool_choice.mode != "none" else []
+        self._offered = [tool.name for tool in request.tools]
         self._gap = ""
         self._turn = Turn(self._is_call)
         self._begin_after(opening)
@@ -95,7 +95,7 @@ class HarmonyStream(AnswerStream):
     def _end_call(self, *, is_complete: bool) -> None:
         if self._reader is not None:
             self._convert(self._reader.finish(complete=is_complete))
-            self._leave_call()
+            self._leave_call(is_cut=not is_complete)
             self._gap = ""
 
     def _close(self, *, complete: bool) -> None:

@@ -3,13 +3,14 @@ only this.
 
 Rules that make the events independent of how the text is cut, and a replayed answer render as it was:
 
-- Whitespace at the start of a text or reasoning block, and at its end before reasoning or a tool call, is markup and
-  is dropped; at the end of the answer it is kept.
+- Blank lines at the start of a text block, and whitespace at its end before reasoning or a tool call, are markup and
+  are dropped; the indentation of its first line, and whitespace at the end of the answer, are kept. Whitespace around
+  reasoning is dropped.
 - Reasoning opens at the start of a line only, so that prose may mention its marker. A tool call inside reasoning ends
   the reasoning.
 - Stop sequences are looked for in visible text; not in reasoning, not in tool calls. The text never contains one.
-- With no tools, or `tool_choice` none, the markup of a call is text. (The tools stay in the prompt all the same, so
-  that its prefix stays.)
+- With no tools the markup of a call is text. With `tool_choice` none (the tools stay in the prompt all the same, so
+  that its prefix stays) a call is cut from the answer.
 - What looked like a call and is none comes back as text, markers included.
 - Where the client wants one call at most, the answer ends with the first.
 """
@@ -101,9 +102,11 @@ class AnswerStream:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._arguments: list[tuple[str, list[str]]] = []
-        calls = bool(request.tools) and request.tool_choice.mode != "none"
-        self._modes = form.modes(calls=calls)
-        self._may_be_bare = calls and request.response_schema is None
+        has_tools = bool(request.tools)
+        self._is_mute = has_tools and request.tool_choice.mode == "none"  # calls are not shown
+        self._modes = form.modes(calls=has_tools)
+        has_bare_calls = not self._is_mute or not form.calls.start
+        self._may_be_bare = has_tools and has_bare_calls and request.response_schema is None
         stop = tuple(sequence for sequence in request.sampling.stop if sequence)
         self._stop = Markers((sequence, STRAY) for sequence in stop) if stop else None
         self._mode = REASONING if beginning.in_reasoning else form.markup.initial
@@ -111,6 +114,7 @@ class AnswerStream:
         self._reader: CallReader | None = None
         self._held = ""  # may become a marker
         self._stop_held = ""  # may become a stop sequence
+        self._lead = ""  # whitespace before the block begins
         self._space = ""  # whitespace that may turn out to end its block
         self._begun = beginning.continues  # whether the block has anything but whitespace
         self._header = ""
@@ -238,7 +242,7 @@ class AnswerStream:
     def _end_block(self) -> None:
         self._flush_stop()
         self._logprobs.clear()
-        self._space = ""
+        self._lead = self._space = ""
         self._begun = False
 
     def _emit(self, text: str) -> None:
@@ -246,14 +250,29 @@ class AnswerStream:
             self._header += text
             return
         if not self._begun:
-            text = text.lstrip()
+            text = self._begin(text)
             if not text:
                 return
-            self._begun = True
         if self._stop is not None and self._mode == TEXT:
             self._emit_until_stop(self._stop, text)
         else:
             self._emit_trimmed(text)
+
+    def _begin(self, text: str) -> str:
+        """The block's first text, from its first line on that is not blank; empty before there is one."""
+        lead = self._lead + text
+        body = lead.lstrip()
+        self._lead = lead[: len(lead) - len(body)]
+        if not body:
+            return ""
+        self._begun = True
+        if self._mode == REASONING or ("\n" not in self._lead and self._has_said):
+            return body
+        return self._lead.rpartition("\n")[2] + body
+
+    @property
+    def _has_said(self) -> bool:
+        return bool(self._text or self._reasoning or self._calls)
 
     def _emit_until_stop(self, stop: Markers, text: str) -> None:
         if not self._stop_held and stop.cannot_match(text):
@@ -322,17 +341,20 @@ class AnswerStream:
         self._is_cut = self._is_cut or (self._has_only_call and bool(reader.rest.strip()))
         return reader.rest
 
-    def _leave_call(self) -> None:
-        """Text follows a call, also one inside reasoning. What was no call changed nothing."""
+    def _leave_call(self, *, is_cut: bool = False) -> None:
+        """Text follows a call, also one inside reasoning. What was no call changed nothing, and one that generation was
+        cut in does not end the answer."""
         self._reader = None
         if self._calls > self._calls_before_region:
             self._mode = TEXT
             self._markers = self._modes[TEXT]
-            self._has_only_call = self._is_single
+            self._has_only_call = self._is_single and not is_cut
 
     def _convert(self, events: list[CallEvent]) -> None:
         for event in events:
             match event:
+                case CallBegun() | CallDelta() | CallEnded() if self._is_mute:
+                    self._is_cut = True
                 case CallDelta(arguments=arguments):
                     self._arguments[-1][1].append(arguments)
                     self._events.append(ToolCallDelta(index=self._calls - 1, arguments=arguments))
@@ -365,7 +387,7 @@ class AnswerStream:
         while not self.is_over and self._reader is not None:
             reader = self._reader
             self._convert(reader.finish(complete=complete))
-            self._leave_call()
+            self._leave_call(is_cut=not complete)
             self._take(reader.rest)
         if not self.is_over and self._held:
             held, self._held = self._held, ""

@@ -1,9 +1,9 @@
 """From a canonical request to the tokens that a model reads."""
 
 from worker.prompt.builder import PromptBuilder
-from worker.prompt.call_sample import CallSample, call_sample
 from worker.prompt.facts import TemplateFacts
 from worker.prompt.memory import Said
+from worker.prompt.samples import CallSample, call_sample, turn_end
 from worker.prompt.values import Boundary, Prompt
 
-__all__ = ["Boundary", "CallSample", "Prompt", "PromptBuilder", "Said", "TemplateFacts", "call_sample"]
+__all__ = ["Boundary", "CallSample", "Prompt", "PromptBuilder", "Said", "TemplateFacts", "call_sample", "turn_end"]

@@ -107,11 +107,13 @@ def test_a_token_of_no_fixed_bytes_has_those_of_what_it_decodes_to() -> None:
     assert TokenTexts(tokenizer).bytes_of(token) == b"Hello"
 
 
-def test_a_character_that_never_becomes_whole_is_shown_as_such_at_the_end() -> None:
-    tokenizer = TOKENIZERS["byte level"]
-    tokens = tokenizer.encode("👋", add_special_tokens=False)
-    assert len(tokens) > 1
-    assert "".join(pieces_of(tokenizer, tokens[:-1])) == "\ufffd"
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_text_that_is_cut_inside_a_character_ends_before_it(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    tokens = tokenizer.encode("go 👋", add_special_tokens=False)
+    if len(tokenizer.encode("👋", add_special_tokens=False)) < 2:
+        pytest.skip("one token there")
+    assert "".join(pieces_of(tokenizer, tokens[:-1])).rstrip() == "go"
 
 
 def test_a_byte_level_vocabulary_spells_all_256_bytes() -> None:

@@ -167,9 +167,13 @@ def test_a_built_in_tool_is_text(recipient: str) -> None:
     assert completion.reason == "stop"
 
 
-@pytest.mark.parametrize("options", [{"tools": ()}, {"tool_choice": ToolChoice(mode="none")}])
-def test_without_tools_or_with_choice_none_a_call_is_text(options: dict[str, Any]) -> None:
-    assert said(answer(CALL, request_of(**options))) == ['to=functions.Bash {"command": "ls"}']
+def test_without_tools_a_call_is_text_and_with_choice_none_it_is_cut_from_the_answer() -> None:
+    assert said(answer(CALL, request_of(tools=()))) == ['to=functions.Bash {"command": "ls"}']
+    muted = answer(
+        f"<|channel|>final<|message|>No.<|start|>assistant{CALL}", request_of(tool_choice=ToolChoice(mode="none"))
+    )
+    assert said(muted) == ["No."]
+    assert muted.reason == "stop"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +243,7 @@ def test_a_character_cut_by_a_control_token_is_replaced_not_moved() -> None:
     ids += TOKENIZER.encode("<|end|><|start|>assistant<|channel|>final<|message|>b", add_special_tokens=False)
     stream = OutputStream(TOKENIZER, request_of(), begun(), lambda: "id")
     events = [event for token in ids for event in stream.feed(token)] + stream.finish("stop")[0]
-    assert events == [ReasoningDelta(text="a"), ReasoningDelta(text="\ufffd"), TextDelta(text="b")]
+    assert events == [ReasoningDelta(text="a"), TextDelta(text="b")]
 
 
 def test_stop_sequences_count_in_text_only() -> None:

@@ -253,3 +253,26 @@ def test_fingerprint_follows_the_weights_not_the_place(folder: Path, random_chec
     assert fingerprint(folder) != fingerprint(random_checkpoint("full", seed=1))
     rewrite(folder, rope_theta=1.0)
     assert fingerprint(folder) != fingerprint(random_checkpoint("full"))
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["another end is named", "no end is named"])
+def test_the_token_that_ends_a_turn_in_the_template_ends_an_answer(folder: Path, named: bool) -> None:
+    other = "<|endoftext|>"
+    for name, key, value in [
+        ("config.json", "eos_token_id", 0),
+        ("generation_config.json", "eos_token_id", 0),
+        ("tokenizer_config.json", "eos_token", other),
+    ]:
+        path = folder / name
+        config = json.loads(path.read_text())
+        config.pop(key, None)
+        path.write_text(json.dumps(config | ({key: value} if named else {})))
+    tokenizer = load(folder, max_context_tokens=0, report=lambda done: None).tokenizer
+    vocabulary = tokenizer.get_vocab()
+    assert vocabulary["<|im_end|>"] in tokenizer.eos_token_ids
+    assert (vocabulary[other] in tokenizer.eos_token_ids) is named
+
+
+def test_ends_that_the_files_name_stay_as_they_are(folder: Path) -> None:
+    tokenizer = load(folder, max_context_tokens=0, report=lambda done: None).tokenizer
+    assert tokenizer.eos_token_ids == {tokenizer.get_vocab()["<|im_end|>"]}

@@ -176,9 +176,39 @@ def test_what_is_no_call_is_text_with_its_markers(tokenizer: TokenizerWrapper) -
     assert completion.reason == "stop"
 
 
-def test_without_tools_or_with_choice_none_call_markup_is_text(tokenizer: TokenizerWrapper) -> None:
+def test_without_tools_call_markup_is_text(tokenizer: TokenizerWrapper) -> None:
     assert said(answer(tokenizer, CALL, request_of(tools=()))) == [CALL]
-    assert said(answer(tokenizer, CALL, request_of(tool_choice=ToolChoice(mode="none")))) == [CALL]
+
+
+@pytest.mark.parametrize("cut", [list, lambda text: [text]], ids=["characters", "whole"])
+def test_with_tool_choice_none_a_call_is_cut_from_the_answer(
+    tokenizer: TokenizerWrapper, cut: Callable[[str], list[str]]
+) -> None:
+    forbidden = request_of(tool_choice=ToolChoice(mode="none"))
+    for text, shown in [(CALL, []), (f"So.\n{CALL}\nDone.", ["So.\n\nDone."]), ("<tool_call> is a tag.", None)]:
+        completion = answer(tokenizer, cut(text), forbidden)
+        assert said(completion) == ([text] if shown is None else shown)
+        assert completion.reason == "stop"
+
+
+def test_the_indentation_of_the_first_line_is_kept_and_blank_lines_before_it_are_not(
+    tokenizer: TokenizerWrapper,
+) -> None:
+    assert said(answer(tokenizer, list("    x = 1\n\n"))) == ["    x = 1\n\n"]
+    assert said(answer(tokenizer, list("\n \n    x = 1"))) == ["    x = 1"]
+    assert said(answer(tokenizer, list("<think>\n  hm</think>\n\n  x"))) == [("think", "hm"), "  x"]
+    assert said(answer(tokenizer, list("<think>hm</think> x"))) == [("think", "hm"), "x"]
+    assert said(answer(tokenizer, list(f"   {CALL}"))) == [LS]
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("cut_at", range(30, len(CALL), 9))
+def test_a_call_that_is_cut_by_max_tokens_ends_the_answer_for_its_length(
+    tokenizer: TokenizerWrapper, parallel: bool, cut_at: int
+) -> None:
+    request = request_of(tool_choice=ToolChoice(parallel=parallel))
+    completion = answer(tokenizer, list(CALL[:cut_at]), request, reason="length")
+    assert completion.reason == "length"
 
 
 def test_a_name_in_the_wrong_case_becomes_the_tools_own(tokenizer: TokenizerWrapper) -> None:

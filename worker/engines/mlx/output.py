@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +27,13 @@ class OutputFormat:
         self.ends = frozenset(tokenizer.eos_token_ids)
         self.harmony_tokens = _harmony_tokens(tokenizer)
         self.answer = AnswerFormat(_markup(tokenizer), _calls(tokenizer))
+        start = tokenizer.get_vocab().get(self.answer.calls.start)
+        self._call_start = None if start is None or self.harmony_tokens else int(start)
+
+    def barred(self, request: GenerateRequest) -> dict[int, float]:
+        """Biases that keep an answer from calling, where the request forbids it and one token begins a call."""
+        is_forbidden = bool(request.tools) and request.tool_choice.mode == "none"
+        return {self._call_start: -math.inf} if is_forbidden and self._call_start is not None else {}
 
 
 def _markup(tokenizer: Any) -> Markup:

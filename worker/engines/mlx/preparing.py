@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from shared.events import Event, Started
-from shared.request import GenerateRequest, Resume
+from shared.request import GenerateRequest, Resume, SamplingParams
 from worker.engines.base import Prepared
 from worker.engines.mlx.answer import Answer
 from worker.engines.mlx.constraints import Constraints
@@ -15,6 +15,7 @@ from worker.engines.mlx.decode.constraint import Grammar
 from worker.engines.mlx.decode.parameters import row_params
 from worker.engines.mlx.decode.sampling import RowParams
 from worker.engines.mlx.model.models import LoadedModel
+from worker.engines.mlx.output import output_format
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import Prompt, PromptBuilder
 
@@ -48,7 +49,7 @@ class Preparing:
         """See `Engine.prepare`."""
         loaded = self._loaded
         prompt = self._builder.build(request)
-        params = row_params(request.sampling, loaded.defaults, loaded.vocab)
+        params = row_params(_without_calls(request, loaded), loaded.defaults, loaded.vocab)
         grammar = self._constraints.compile(request, in_reasoning=prompt.in_reasoning, continues=prompt.continues)
         packed = pack_tokens(prompt.cache_keys)
         digest = blake2b(packed, digest_size=_DIGEST_BYTES).hexdigest()
@@ -61,6 +62,13 @@ class Preparing:
             prompt_digest=digest,
             past=() if resume is None else _past(answer, resume, digest),
         )
+
+
+def _without_calls(request: GenerateRequest, loaded: LoadedModel) -> SamplingParams:
+    """The request's sampling, with the opening of a call barred where the request forbids calls."""
+    sampling = request.sampling
+    barred = output_format(loaded.tokenizer).barred(request)
+    return replace(sampling, logit_bias={**sampling.logit_bias, **barred}) if barred else sampling
 
 
 def _past(answer: Answer, resume: Resume, digest: str) -> tuple[Event, ...]:

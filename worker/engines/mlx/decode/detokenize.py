@@ -32,7 +32,7 @@ class Detokenizer(Protocol):
         """Text that this token completes; may be empty."""
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD for a character that never became whole, else empty."""
+        """What is left at the end; a character that never became whole is not."""
 
 
 class TokenTexts:
@@ -94,7 +94,8 @@ class ByteDetokenizer:
         return text
 
     def flush(self) -> str:
-        return self._decode(b"", True)
+        self._decode(b"", True)
+        return ""
 
 
 class WindowDetokenizer:
@@ -124,6 +125,6 @@ class WindowDetokenizer:
 
     def flush(self) -> str:
         text = self._tokenizer.decode(self._window)
-        rest = text[len(self._shown) :] if text.startswith(self._shown) else ""
+        rest = text[len(self._shown) :].rstrip(_REPLACEMENT) if text.startswith(self._shown) else ""
         self._window, self._shown = [], ""
         return rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ from worker.engines.mlx.model.fingerprint import fingerprint
 from worker.engines.mlx.model.sampling_defaults import SamplingDefaults, load_defaults
 from worker.formats.harmony import end_tokens, is_harmony
 from worker.model_folder import check_folder, parse_json, without_byte_order_marks
+from worker.prompt import turn_end
 from worker.prompt.image_files import Processor
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT_TOKENS = 32768  # for models that do not say
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
@@ -78,6 +82,9 @@ def _load(folder: Path, name: Path, max_context_tokens: int, report: Callable[[f
     vocabulary = tokenizer.get_vocab()
     if is_harmony(vocabulary):
         tokenizer.eos_token_ids = end_tokens(vocabulary, tokenizer.eos_token_ids)
+    elif end := _forgotten_end(tokenizer):
+        log.warning("the chat template ends an answer with %s, which the model's files do not name as an end", end)
+        tokenizer.eos_token_ids = {*tokenizer.eos_token_ids, vocabulary[end]}
     report(1.0)
     generation = folder / "generation_config.json"
     return LoadedModel(
@@ -91,6 +98,12 @@ def _load(folder: Path, name: Path, max_context_tokens: int, report: Callable[[f
         defaults=load_defaults(parse_json(generation) if generation.is_file() else {}),
         processor=processor,
     )
+
+
+def _forgotten_end(tokenizer: TokenizerWrapper) -> str:
+    """The token that ends a turn in the chat template and that no file of the model names as an end."""
+    control = {index: str(added.content) for index, added in tokenizer.added_tokens_decoder.items()}
+    return turn_end(tokenizer, control.values(), [control[end] for end in tokenizer.eos_token_ids if end in control])
 
 
 def _materialise(model: Any, report: Callable[[float], None]) -> None:

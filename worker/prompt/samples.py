@@ -1,16 +1,16 @@
-"""What a chat template makes of a tool call: what the model's calls look like."""
+"""What a chat template makes of an answer: how the model calls a tool, and how its turn ends."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import GatewayError
 from worker.prompt.template import Template, Tokenizer, ToolDict
 
-_NAME, _USER = "zztool", "zzuser"
+_NAME, _USER, _ANSWER, _LATER = "zztool", "zzuser", "zzanswer", "zzlater"
 _ARGUMENTS = {"zzkey": "zzvalue"}
 _TOOL = ToolDict(
     {
@@ -61,3 +61,24 @@ def _attempt(template: Template, arguments: Any) -> str:
     except GatewayError:
         return ""
     return text[text.find(_USER) + len(_USER) :]
+
+
+def turn_end(tokenizer: Tokenizer, tokens: Collection[str], ends: Collection[str]) -> str:
+    """The control token, of these `tokens`, with which the template ends an answer; empty where it writes none, or one
+    of the known `ends`. Raises `ModelUnavailableError` for a template that does not compile."""
+    template = Template(tokenizer)
+    if not template.source:
+        return ""
+    messages = [
+        {"role": "user", "content": _USER},
+        {"role": "assistant", "content": _ANSWER},
+        {"role": "user", "content": _LATER},
+    ]
+    try:
+        text = template.render(messages, [], {}, header=False)
+    except GatewayError:
+        return ""
+    behind = text.rpartition(_ANSWER)[2].partition(_LATER)[0].lstrip()
+    if any(end in behind for end in ends):
+        return ""
+    return max((token for token in tokens if token and behind.startswith(token)), key=len, default="")
