@@ -17,6 +17,7 @@ from gateway.dispatch.jobs import JobQueue
 from gateway.dispatch.limits import Limits
 from gateway.dispatch.streams import FrameHub
 from gateway.intake.intake import Intake
+from gateway.intake.reader import BodyReader
 from gateway.metrics import Metrics
 from gateway.models.names import ModelNames
 from gateway.models.settings_files import Policies
@@ -32,11 +33,13 @@ class Parts:
     hub: FrameHub
     jobs: JobQueue
     dispatcher: Dispatcher
+    reader: BodyReader
     intake: Intake
     metrics: Metrics
     clients: tuple[redis.asyncio.Redis, ...]
 
     async def aclose(self) -> None:
+        await self.reader.aclose()
         for client in self.clients:
             await client.aclose()
 
@@ -59,6 +62,7 @@ def build_parts(settings: Settings) -> Parts:
         dispatcher=Dispatcher(
             names=names, hub=hub, fleet=fleet, jobs=jobs, history=history, limits=Limits.of(settings), observer=metrics
         ),
+        reader=BodyReader(),
         intake=Intake(ModelNames(policies, fleet, VENDOR_NAMES, lambda: history.last_model), policies),
         metrics=metrics,
         clients=(client, subscriber),

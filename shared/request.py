@@ -97,6 +97,22 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """A conversation and its tools as they travel. `digest` tells them from all others."""
+
+    digest: bytes
+    data: bytes = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedRequest(GenerateRequest):
+    """A request on its way through a gateway, where nobody needs its conversation: `messages` and `tools` are empty,
+    `packed` holds both. It is encoded as the request that it stands for. See `shared.wire.pack`."""
+
+    packed: Packed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """A request on its way to a worker: body of `req:{id}`.
 

@@ -125,6 +125,9 @@ def _default(cls: type, index: int) -> Callable[[], Any]:
 
 _SHAPES = {cls: _Shape(cls, code) for cls, code in _CODES.items()}
 _SHAPES_BY_CODE = {code: _SHAPES[cls] for cls, code in _CODES.items()}
+# The fields of a request that are packed: neighbours, in their order.
+_PACKED = ("messages", "tools")
+_FIRST_PACKED = [field.name for field in fields(request.GenerateRequest)].index(_PACKED[0])
 _BUFFER_BYTES = 64 * 1024  # msgpack's own 256 KiB take longer to get than a frame to pack
 
 
@@ -160,7 +163,38 @@ def _unpack(data: bytes) -> Any:
 def encode(value: Any) -> bytes:
     """Versioned bytes of any value made of plain data and the classes above. Raises `WireError` for an integer
     of more than 64 bits."""
+    if type(value) is request.Envelope and isinstance(value.request, request.PackedRequest):
+        return _encode_packed(value, value.request)
     return _pack([WIRE_VERSION, value])
+
+
+def pack(given: request.GenerateRequest) -> request.PackedRequest:
+    """The request with its conversation and tools encoded. Raises `WireError`."""
+    data = b"".join(_pack(getattr(given, name)) for name in _PACKED)
+    light = {field.name: getattr(given, field.name) for field in fields(given)} | dict.fromkeys(_PACKED, ())
+    return request.PackedRequest(
+        **light, packed=request.Packed(digest=hashlib.blake2b(data, digest_size=20).digest(), data=data)
+    )
+
+
+def _encode_packed(envelope: request.Envelope, given: request.PackedRequest) -> bytes:
+    """As `encode` writes the same envelope with the request that was packed. In msgpack an array is its length and
+    then its items, so what is encoded already is put where it belongs."""
+    request_row = _SHAPES[request.GenerateRequest].read(given)
+    envelope_row = _SHAPES[request.Envelope].read(envelope)
+    at = _FIRST_PACKED
+    packer = msgpack.Packer(default=_marked, autoreset=False)
+    for length, *items in (
+        (2, WIRE_VERSION),
+        (1 + len(envelope_row), _SHAPES[request.Envelope].mark),
+        (1 + len(request_row), _SHAPES[request.GenerateRequest].mark, *request_row[:at]),
+    ):
+        packer.pack_array_header(length)
+        for item in items:
+            packer.pack(item)
+    head = packer.bytes()
+    tail = b"".join(_pack(item) for item in (*request_row[at + len(_PACKED) :], *envelope_row[1:]))
+    return b"".join((head, given.packed.data, tail))
 
 
 def decode(data: bytes) -> Any:

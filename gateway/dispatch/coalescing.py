@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from gateway.dispatch.dispatch import Dispatch
 from shared.messages import TextPart
-from shared.request import GenerateRequest
+from shared.request import GenerateRequest, PackedRequest
 
-_Key = tuple[str, str, str, int, str]
+_Key = tuple[str, str, str, int, str | bytes]
 
 
 def may_share(request: GenerateRequest, *, is_repeated: bool) -> bool:
@@ -49,6 +49,8 @@ class Attachables:
 
 def _key(request: GenerateRequest) -> _Key:
     """Enough to tell most requests apart without looking at their conversations."""
+    if isinstance(request, PackedRequest):
+        return request.model, request.tenant, request.session, 0, request.packed.digest
     parts = request.messages[-1].parts if request.messages else ()
     last = parts[-1] if parts else None
     text = last.text if isinstance(last, TextPart) else ""

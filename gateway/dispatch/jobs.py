@@ -47,6 +47,7 @@ RQ_INTERNALS = (
 
 _NO_TIMEOUT = -1  # how long an answer may take is the client's business; how long it waits, the deadline's
 _PATIENCE_S = 5.0  # with Redis
+_QUICKLY_SIGNED_BYTES = 1024 * 1024
 _BROKER_ERRORS = (RedisError, OSError, TimeoutError)
 _CANCEL_RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 
@@ -120,8 +121,7 @@ class JobQueue:
         """Store the body and enqueue the job on the named RQ queue, in one round trip. When this raises, the job may
         have arrived all the same: cancel it."""
         request = envelope.request
-        body = wire.encode(envelope)
-        signature = wire.sign(self._secret, request.id, envelope.attempt, body)
+        body, signature = await self._sealed(envelope)
         job = job_id(request.id, envelope.attempt)
         fields = job_fields(
             [request.id, envelope.attempt, signature],
@@ -140,11 +140,18 @@ class JobQueue:
                 pipe.rpush(queue_key(queue_name), job)
                 await pipe.execute()
 
+    async def _sealed(self, envelope: Envelope) -> tuple[bytes, str]:
+        """The envelope's bytes and their signature. (Hashing lets others run, unlike most of what threads could do.)"""
+        body = wire.encode(envelope)
+        signed = (self._secret, envelope.request.id, envelope.attempt, body)
+        if len(body) < _QUICKLY_SIGNED_BYTES:
+            return body, wire.sign(*signed)
+        return body, await asyncio.to_thread(wire.sign, *signed)
+
     async def count(self, envelope: Envelope) -> None:
         """Ask any worker of the model to count the prompt's tokens; the answer is a frame."""
         request = envelope.request
-        body = wire.encode(envelope)
-        signature = wire.sign(self._secret, request.id, envelope.attempt, body)
+        body, signature = await self._sealed(envelope)
         key = self._names.calls(request.model)
         async with _asking_redis("the request could not be queued"):
             async with self._redis.pipeline(transaction=True) as pipe:

@@ -21,7 +21,7 @@ from gateway.dispatch.choices import ChoiceReaders, requests_of
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.readers import EventReader
 from gateway.http.replies import header, headers_of, read_body, request_id_of, send_json
-from gateway.intake.json_text import parse_json
+from gateway.intake.reading import Asked
 from gateway.metrics import RequestRecord, outcome_of
 from gateway.parts import Parts
 from shared.errors import GatewayError, InternalError
@@ -46,6 +46,7 @@ class _Endpoint:
 
     def __init__(self, parts: Parts, dialect: Dialect, *, name: str) -> None:
         self.settings = parts.settings
+        self.reader = parts.reader
         self.intake = parts.intake
         self.dispatcher = parts.dispatcher
         self.metrics = parts.metrics
@@ -54,8 +55,13 @@ class _Endpoint:
 
     async def parse(self, scope: Scope, receive: Receive, *, counting: bool) -> Parsed:
         body = await read_body(receive)
-        data = parse_json(body, _encoding_hint(scope))
-        return self.dialect.parse_request(data, headers_of(scope), request_id=request_id_of(scope), counting=counting)
+        asked = Asked(
+            headers=headers_of(scope),
+            request_id=request_id_of(scope),
+            counting=counting,
+            hint=_encoding_hint(scope),
+        )
+        return await self.reader.read(self.dialect, asked, body)
 
 
 class Generate(_Endpoint):

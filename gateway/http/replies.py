@@ -11,6 +11,8 @@ from starlette.types import Receive, Scope, Send
 from gateway.dialects.base import Dialect
 from gateway.dialects.registry import DIALECTS, OPENAI_CHAT
 from gateway.http.routes import spoken_at
+from gateway.intake.reader import Body
+from gateway.intake.values import ValueCount
 from shared.errors import AuthenticationError, GatewayError
 
 JSON = b"application/json"
@@ -90,13 +92,16 @@ def request_id_of(scope: Scope) -> str:
     return str(scope["state"]["request_id"])
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body. Raises `ClientDisconnectedError`."""
+async def read_body(receive: Receive) -> Body:
+    """The whole body. Raises `ClientDisconnectedError`, and `RequestTooLargeError` for too many values."""
     chunks: list[bytes] = []
+    values = ValueCount()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnectedError
-        chunks.append(message.get("body", b""))
+        chunk = message.get("body", b"")
+        values.feed(chunk)
+        chunks.append(chunk)
         if not message.get("more_body", False):
-            return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+            return Body(chunks=chunks, values=values.count)

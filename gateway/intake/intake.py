@@ -1,10 +1,9 @@
-"""From what a client asked to what its model is asked: the canonical conversation, the model, the settings."""
+"""From what a client asked to what its model is asked: the model behind the name, the settings."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.canonical import canonicalise
 from gateway.models.names import ModelNames
 from gateway.models.sampling import fill_sampling
 from gateway.models.settings_files import Policies
@@ -20,6 +19,5 @@ class Intake:
         """The request whose `model` is still the client's name for it, as it goes to a worker. Raises the errors of
         `ModelNames.resolve`."""
         target = await self.names.resolve(request.model)
-        request = canonicalise(request)
         sampling = fill_sampling(request.sampling, self._policies.sampling(), target.model)
         return replace(request, model=target.model, sampling=sampling)

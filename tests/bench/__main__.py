@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
+from tests.bench.bodies import measure_bodies
 from tests.bench.contenders import Bare, Contender, MlxServer, Stack
 from tests.bench.growth import measure_growth
 from tests.bench.overhead import measure_overhead
@@ -25,7 +26,7 @@ from tests.bench.templates import measure_templates
 from tests.bench.turns import measure_turns
 from tests.models.random_checkpoint import PRESETS, build_checkpoint
 
-PARTS = ("overhead", "templates", "speculation", "growth", "turns", "streams", "stalls", "sides", "restart")
+PARTS = ("overhead", "bodies", "templates", "speculation", "growth", "turns", "streams", "stalls", "sides", "restart")
 
 
 @contextlib.asynccontextmanager
@@ -89,12 +90,14 @@ def main() -> None:
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}\n", flush=True)
     if arguments.part in ("all", "overhead"):
         asyncio.run(_show("overhead", measure_overhead(requests=arguments.requests)))
+    if arguments.part in ("all", "bodies"):
+        asyncio.run(_show("bodies", measure_bodies()))
     if arguments.part in ("all", "templates"):
         print(measure_templates().render() + "\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="mlxgw-bench-") as folder:
         if arguments.part in ("all", "speculation"):
             print(measure_speculation(Path(folder), arguments.params).render() + "\n", flush=True)
-        if arguments.part in ("overhead", "templates", "speculation"):
+        if arguments.part in ("overhead", "bodies", "templates", "speculation"):
             return
         for model in _models(arguments, Path(folder)):
             print(f"model: {model.name}\n", flush=True)

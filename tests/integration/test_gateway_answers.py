@@ -60,6 +60,27 @@ def test_a_streamed_message(gateway: Served, path: str) -> None:
         assert text_of(source) == WORDS
 
 
+@pytest.mark.parametrize("path", [MESSAGES, CHAT])
+def test_a_large_body_is_answered_like_a_small_one(gateway: Served, path: str) -> None:
+    """It is read in a process of its own. (Both choices of a completion travel with what was read once.)"""
+    earlier = [{"role": "user", "content": "long " * 100_000}, {"role": "assistant", "content": "yes"}]
+    body = message(WORDS) | {"n": 2}
+    reply = gateway.post(path, body | {"messages": [*earlier, *body["messages"]]})
+    assert reply.status == 200, reply.body
+    if path == MESSAGES:
+        assert reply.json["content"] == [{"type": "text", "text": WORDS}]
+    else:
+        assert [choice["message"]["content"] for choice in reply.json["choices"]] == [WORDS, WORDS]
+
+
+@pytest.mark.parametrize(("path", "status"), [(MESSAGES, "request_too_large"), (CHAT, "invalid_request_error")])
+def test_a_body_of_a_million_blocks_is_refused_in_the_clients_shape(gateway: Served, path: str, status: str) -> None:
+    blocks = [{"type": "text", "text": "a"}] * 90_000
+    reply = gateway.post(path, message(WORDS) | {"messages": [{"role": "user", "content": blocks}]})
+    assert (reply.status, reply.json["error"]["type"]) == (413, status)
+    assert "more than 250000 values" in reply.json["error"]["message"]
+
+
 def test_a_whole_chat_completion(gateway: Served) -> None:
     reply = gateway.post(CHAT, message(WORDS))
     assert reply.json["choices"][0]["message"]["content"] == WORDS

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.dispatch.coalescing import Attachables, may_share
 from gateway.dispatch.dispatch import Dispatch
+from shared import wire
 from shared.errors import OverloadedError
 from shared.messages import Message, TextPart
 from shared.request import GenerateRequest, SamplingParams, ToolDefinition
@@ -50,6 +51,15 @@ def test_another_request_is_not(other: GenerateRequest) -> None:
     attachables = Attachables()
     running(request("r1"), attachables)
     assert attachables.find(other) is None
+
+
+def test_requests_whose_conversations_are_packed_are_told_apart_by_them() -> None:
+    attachables = Attachables()
+    stream = running(wire.pack(request("r1")), attachables)
+    assert attachables.find(wire.pack(request("r2"))) is stream
+    assert attachables.find(wire.pack(request("r2", words="hello!"))) is None
+    assert attachables.find(wire.pack(request("r2", tools=(ToolDefinition(name="t"),)))) is None
+    assert attachables.find(wire.pack(request("r2", sampling=SamplingParams(seed=1)))) is None
 
 
 def test_an_answer_that_is_over_is_not_found() -> None:

@@ -41,7 +41,7 @@ def call(app: ASGIApp, scope: Scope, body: Iterable[bytes] = (b"{}",)) -> list[M
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
-    await send_json(send, 200, {"bytes": len(await read_body(receive))})
+    await send_json(send, 200, {"bytes": (await read_body(receive)).size_bytes})
 
 
 def failing_with(error: Exception, *, after_start: bool = False) -> ASGIApp:

@@ -1,6 +1,6 @@
 """Values survive the wire; what is not ours does not become ours."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import msgpack
 import pytest
@@ -44,6 +44,18 @@ def test_every_class_survives_the_wire(cls):
         assert value == wire.decode(wire.encode(value))
 
     survives()
+
+
+@settings(max_examples=50, deadline=None)
+@given(values(request.GenerateRequest), st.integers(1, 300))
+def test_a_request_that_was_packed_travels_as_if_it_had_not_been(sent, attempt):
+    packed = wire.pack(sent)
+    assert (packed.messages, packed.tools) == ((), ())
+    plain = request.Envelope(request=sent, gateway="g", attempt=attempt, deadline_s=1.5)
+    assert wire.encode(replace(plain, request=packed)) == wire.encode(plain)
+    assert wire.decode(wire.encode(replace(plain, request=packed))) == plain
+    renamed = replace(plain, request=replace(packed, id="another"))
+    assert wire.decode(wire.encode(renamed)).request == replace(sent, id="another")
 
 
 @given(st.lists(values(events.TextDelta) | values(events.Finished), max_size=3), st.integers(0, 9))

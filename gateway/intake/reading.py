@@ -1,0 +1,46 @@
+"""A body's bytes as a canonical request, in one pure step that any process can take."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from gateway.canonical import canonicalise
+from gateway.dialects.base import Dialect, Parsed
+from gateway.intake.json_text import parse_json
+from shared import wire
+
+LENGTHS: Final = struct.Struct("!QQ")  # what a message between gateway and helper begins with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is known of a request beside its body. `headers` has lower-case names; `hint` ends the complaint about a
+    body that is no JSON."""
+
+    headers: Mapping[str, str]
+    request_id: str
+    counting: bool = False
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The error of a body that could not be read, on its way between processes."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+def read_request(
+    dialect: Dialect, asked: Asked, body: bytes | bytearray | memoryview, *, packing: bool = False
+) -> Parsed:
+    """With a canonical request, its conversation packed if so wished. Raises `InvalidRequestError` and `WireError`."""
+    parsed = dialect.parse_request(
+        parse_json(body, asked.hint), asked.headers, request_id=asked.request_id, counting=asked.counting
+    )
+    request = canonicalise(parsed.request)
+    return replace(parsed, request=wire.pack(request) if packing else request)
