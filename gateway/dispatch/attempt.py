@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import time
 
+from shared.request import Resume
+
 
 class Attempt:
     """`number` counts from 1 and is part of every frame that answers. `queue` is the RQ queue of its job, empty
-    without one.
+    without one. With `resume` it goes on where an earlier one was, instead of beginning anew.
 
     `worker` and `epoch` say who answers, empty until the first entry. Once a worker has started the answer, entries
     of any other are fenced off; before that a second worker may take over (RQ gave it the job again).
     """
 
-    __slots__ = ("epoch", "heard_s", "is_over", "is_running", "is_started", "next_seq", "number", "queue", "worker")
+    __slots__ = (
+        "epoch",
+        "heard_s",
+        "is_over",
+        "is_running",
+        "is_started",
+        "next_seq",
+        "number",
+        "queue",
+        "resume",
+        "worker",
+    )
 
-    def __init__(self, number: int, queue: str) -> None:
+    def __init__(self, number: int, queue: str, resume: Resume | None = None) -> None:
         self.number = number
         self.queue = queue
+        self.resume = resume
         self.worker = ""
         self.epoch = ""
         self.heard_s = time.monotonic()

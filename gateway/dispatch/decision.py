@@ -21,13 +21,12 @@ class Decision(Enum):
 class Standing:
     """One request. `fault` is what happened to its attempt, None when nothing did.
 
-    `is_over`: the attempt's worker does nothing more for it. `attempts`: made so far. `remaining_s`: until its work
-    must have begun. `has_answer`: a part of the answer itself was told. `can_resume`: another worker can be given the
-    tokens of everything that was told. `has_place`: a worker that has not tried can take it now.
+    `attempts`: made so far. `remaining_s`: until its work must have begun. `has_answer`: a part of the answer itself
+    was told. `can_resume`: another worker can be given the tokens of everything that was told. `has_place`: a worker
+    that has not tried can take it now.
     """
 
     fault: GatewayError | None
-    is_over: bool = True
     attempts: int = 1
     remaining_s: float = 0.0
     has_answer: bool = False
@@ -39,12 +38,11 @@ def decide(standing: Standing) -> Decision:
     """A client hears of a worker's trouble only when nobody else can give it the same answer."""
     if standing.fault is None:
         return Decision.DELIVER
-    may_move = is_of_worker(standing.fault) and standing.is_over and standing.has_place
-    if not may_move or standing.attempts >= MOST_ATTEMPTS or standing.remaining_s <= 0:
+    if not (is_of_worker(standing.fault) and standing.has_place) or standing.attempts >= MOST_ATTEMPTS:
         return Decision.FAIL
-    if not standing.has_answer:
-        return Decision.TRY_ELSEWHERE
-    return Decision.GO_ON_ELSEWHERE if standing.can_resume else Decision.FAIL
+    if standing.has_answer:  # it was begun in time
+        return Decision.GO_ON_ELSEWHERE if standing.can_resume else Decision.FAIL
+    return Decision.TRY_ELSEWHERE if standing.remaining_s > 0 else Decision.FAIL
 
 
 def is_of_worker(fault: GatewayError) -> bool:

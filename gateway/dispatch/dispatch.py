@@ -14,10 +14,11 @@ from gateway.dispatch.decision import Decision, Standing, decide
 from gateway.dispatch.readers import EventReader, Told
 from shared.errors import GatewayError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Started
-from shared.request import GenerateRequest
+from shared.request import GenerateRequest, Resume
 from shared.wire import FrameEntry
 
 _LAST = (Finished, Failed)
+_GO_ON_S = 60.0  # within which another worker must have gone on with a begun answer
 
 
 class Ways(Protocol):
@@ -25,6 +26,9 @@ class Ways(Protocol):
 
     def other_queue(self, dispatch: Dispatch) -> str:
         """The queue of a worker that can take it and has not tried; empty when there is none."""
+
+    def end(self, dispatch: Dispatch) -> None:
+        """Nobody wants its newest attempt any more, whoever has it."""
 
     def send(self, dispatch: Dispatch) -> None:
         """Put its newest attempt under way, without waiting for that."""
@@ -45,8 +49,8 @@ class Dispatch:
         self.has_ended = False
         self._ways = ways
         self._told = Told()
-        self._has_started = False  # a `Started` was told
-        self._has_answer = False  # and something after it
+        self._started: Started | None = None  # as it was told
+        self._has_answer = False  # something after it was told
 
     @property
     def request_id(self) -> str:
@@ -112,7 +116,7 @@ class Dispatch:
         if self.has_ended or entry.attempt != attempt.number or not attempt.accepts(entry.seq, worker, epoch):
             return
         if entry.seq > attempt.next_seq:
-            self.lose(WorkerLostError("a part of the answer was lost on its way here", worker=worker), is_over=False)
+            self.lose(WorkerLostError("a part of the answer was lost on its way here", worker=worker))
             return
         attempt.heard_s = time.monotonic()
         attempt.next_seq += 1
@@ -121,7 +125,7 @@ class Dispatch:
             self._told.note_ids(entry.token_ids)
         events = entry.events
         if events:
-            if not self._has_answer or isinstance(events[-1], _LAST):
+            if not (self._has_answer and attempt.is_started) or isinstance(events[-1], _LAST):
                 events = tuple([event for event in events if self._is_told(event)])
             self._told.push(events)
 
@@ -137,7 +141,8 @@ class Dispatch:
             return self.has_ended
         attempt.is_running = attempt.is_started = True
         if isinstance(event, Started):
-            is_first, self._has_started = not self._has_started, True
+            is_first = self._started is None
+            self._started = self._started or event
             return is_first
         self._has_answer = True
         if isinstance(event, Finished):
@@ -146,10 +151,10 @@ class Dispatch:
 
     # --- its endings ---------------------------------------------------------------------------------------------
 
-    def lose(self, fault: GatewayError, *, is_over: bool = True) -> None:
-        """Nothing more comes of this attempt: another worker takes over, or the request fails. `is_over`: its worker
-        does nothing more for it. Ignored once the request has ended."""
-        if not self.has_ended and not self._moves(fault, is_over=is_over):
+    def lose(self, fault: GatewayError) -> None:
+        """Nothing more is expected of this attempt: another worker takes over, or the request fails. Ignored once the
+        request has ended."""
+        if not self.has_ended and not self._moves(fault):
             self.fail(fault)
 
     def fail(self, error: GatewayError) -> None:
@@ -158,26 +163,40 @@ class Dispatch:
             self.has_ended = True
             self._told.push((Failed.of(error),))
 
-    def _moves(self, fault: GatewayError, *, is_over: bool = True) -> bool:
+    def _moves(self, fault: GatewayError) -> bool:
         """Whether another worker takes over."""
-        worker = str(fault.details.get("worker", ""))
-        self.attempt.worker = self.attempt.worker or worker
+        self.attempt.worker = self.attempt.worker or str(fault.details.get("worker", ""))
         queue = self._ways.other_queue(self) if self._ways is not None else ""
-        decision = decide(
-            Standing(
-                fault=fault,
-                is_over=is_over,
-                attempts=self.attempt.number,
-                remaining_s=self.remaining_s,
-                has_answer=self._has_answer,
-                has_place=bool(queue),
-            )
-        )
-        if decision is not Decision.TRY_ELSEWHERE or self._ways is None:
+        decision = decide(self._standing(fault, has_place=bool(queue)))
+        if self._ways is None or decision not in (Decision.TRY_ELSEWHERE, Decision.GO_ON_ELSEWHERE):
             return False
+        resume = None
+        if decision is Decision.GO_ON_ELSEWHERE:
+            resume = self._resume()
+            self.deadline_s = max(self.deadline_s, time.time() + _GO_ON_S)
+        else:
+            self.has_tokens = False
+            self._told.forget_ids()
+        if not self.attempt.is_over:
+            self._ways.end(self)
         self.past_attempts.append(self.attempt)
-        self.attempt = Attempt(self.attempt.number + 1, queue)
-        self.has_tokens = False
-        self._told.forget_ids()
+        self.attempt = Attempt(self.attempt.number + 1, queue, resume)
         self._ways.send(self)
         return True
+
+    def _standing(self, fault: GatewayError, *, has_place: bool) -> Standing:
+        return Standing(
+            fault=fault,
+            attempts=self.attempt.number,
+            remaining_s=self.remaining_s,
+            has_answer=self._has_answer,
+            can_resume=self._resume() is not None,
+            has_place=has_place,
+        )
+
+    def _resume(self) -> Resume | None:
+        """What another worker needs to go on at the next token; None where it cannot."""
+        token_ids = self._told.token_ids
+        if self._started is None or not token_ids:
+            return None
+        return Resume(token_ids=token_ids, usage=self._started.usage, prompt_digest=self._started.prompt_digest)

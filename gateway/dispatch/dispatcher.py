@@ -151,6 +151,7 @@ class Dispatcher:
             attempt=dispatch.attempt.number,
             deadline_s=dispatch.deadline_s,
             enqueued_at_s=time.time(),
+            resume=dispatch.attempt.resume,
         )
 
     async def _wake(self, model: str) -> None:
@@ -174,11 +175,14 @@ class Dispatcher:
     def other_queue(self, dispatch: Dispatch) -> str:
         return choose_other_queue(self._names, self._fleet.snapshot, dispatch.model, dispatch.tried)
 
+    def end(self, dispatch: Dispatch) -> None:
+        attempt = dispatch.attempt
+        self._jobs.cancel_soon(dispatch.request_id, attempt.number, attempt.queue, "another worker takes over")
+
     def send(self, dispatch: Dispatch) -> None:
         attempt = dispatch.attempt
-        logger.warning(
-            "request %s is tried again, attempt %d, on %s", dispatch.request_id, attempt.number, attempt.queue
-        )
+        where = "from the beginning" if attempt.resume is None else f"at token {len(attempt.resume.token_ids)}"
+        logger.warning("request %s: attempt %d, %s, on %s", dispatch.request_id, attempt.number, where, attempt.queue)
         self._observer.redispatch(dispatch.model)
         task = asyncio.get_running_loop().create_task(self._send(dispatch))
         self._sending.add(task)

@@ -1,5 +1,5 @@
-"""A request whose worker is lost before its client heard a word of the answer is given to another; the client hears
-one answer."""
+"""A request whose worker is lost is given to another, from the beginning or at the next token; its client hears one
+answer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from gateway.dispatch.dispatch import Dispatch
 from shared.errors import GatewayError, InternalError, WireError, WorkerLostError
 from shared.events import Event, Failed, Progress, Started, Usage, assemble
+from shared.request import Resume
 from shared.wire import FrameEntry
 from tests.support.gateway import FINISHED, STARTED, new_dispatch, text, texts
 
@@ -27,11 +28,15 @@ class FewWorkers:
     def __init__(self, *workers: str) -> None:
         self.workers = workers
         self.sent: list[tuple[int, str]] = []
+        self.ended: list[int] = []
         self.tried: list[frozenset[str]] = []
 
     def other_queue(self, dispatch: Dispatch) -> str:
         self.tried.append(dispatch.tried)
         return next((f"m@{worker}" for worker in self.workers if worker not in dispatch.tried), "")
+
+    def end(self, dispatch: Dispatch) -> None:
+        self.ended.append(dispatch.attempt.number)
 
     def send(self, dispatch: Dispatch) -> None:
         self.sent.append((dispatch.attempt.number, dispatch.attempt.queue))
@@ -102,7 +107,54 @@ def test_what_the_lost_attempt_still_says_is_dropped() -> None:
     run(scenario())
 
 
-def test_once_a_word_was_told_the_request_fails() -> None:
+def test_once_a_word_was_told_another_worker_goes_on_at_the_next_token() -> None:
+    async def scenario() -> None:
+        play = Play("a", "b")
+        play.say("a", STARTED, ids=(1,))
+        play.say("a", text("half "), ids=(2, 3))
+        play.dispatch.lose(LOST)
+        assert play.ways.sent == [(2, "m@b")]
+        resume = play.dispatch.attempt.resume
+        assert resume == Resume(token_ids=(1, 2, 3), usage=STARTED.usage, prompt_digest=STARTED.prompt_digest)
+        play.say("a", text("late "), ids=(4,))
+        play.say("b", text("an "), attempt=2, ids=(4,))
+        assert play.dispatch.attempt.is_started
+        play.say("b", text("answer"), attempt=2, ids=(5,))
+        play.say("b", FINISHED, attempt=2)
+        events = await play.heard()
+        assert texts(events) == "half an answer"
+        assert assemble(events).usage == FINISHED.usage
+        assert play.dispatch.token_ids == (1, 2, 3, 4, 5)
+
+    run(scenario())
+
+
+def test_an_answer_may_move_twice() -> None:
+    async def scenario() -> None:
+        play = Play("a", "b", "c")
+        for attempt, worker in enumerate("abc", start=1):
+            opening = (STARTED,) if worker == "a" else ()
+            play.say(worker, *opening, text(worker), attempt=attempt, ids=(attempt,))
+            if worker != "c":
+                play.say(worker, Failed.of(WorkerLostError("it is stopping", worker=worker)), attempt=attempt)
+        assert play.dispatch.attempt.resume is not None
+        assert play.dispatch.attempt.resume.token_ids == (1, 2)
+        play.say("c", FINISHED, attempt=3)
+        assert texts(await play.heard()) == "abc"
+        assert play.ways.ended == []  # its worker had ended each
+
+    run(scenario())
+
+
+def test_a_begun_answer_has_time_to_go_on_though_its_deadline_is_long_past() -> None:
+    play = Play("a", "b", deadline_s=time.time() - 500)
+    play.say("a", STARTED, text("x"), ids=(1,))
+    play.dispatch.lose(LOST)
+    assert play.ways.sent == [(2, "m@b")]
+    assert play.dispatch.remaining_s > 10
+
+
+def test_without_token_ids_a_begun_answer_fails() -> None:
     async def scenario() -> None:
         play = Play("a", "b")
         play.say("a", STARTED, text("half an"))
@@ -147,13 +199,12 @@ def test_after_its_deadline_a_request_is_not_tried_elsewhere() -> None:
     assert play.dispatch.has_ended
 
 
-def test_an_attempt_that_may_still_run_is_not_doubled() -> None:
+def test_an_attempt_that_may_still_run_is_ended_before_another_begins() -> None:
     """A hole in what it said cannot be filled, but it goes on."""
     play = Play("a", "b")
     play.dispatch.take(FrameEntry(request_id="r1", attempt=1, seq=1, token_ids=(), events=(STARTED,)), "a", "e")
-    assert play.ways.sent == []
-    assert play.dispatch.has_ended
-    assert not play.dispatch.attempt.is_over
+    assert play.ways.ended == [1]
+    assert play.ways.sent == [(2, "m@b")]
 
 
 def test_token_ids_are_those_of_the_answer_that_is_told() -> None:
