@@ -21,10 +21,3 @@ def encode_event(name: str, data: Any) -> bytes:
 def encode_data(data: Any) -> bytes:
     """One unnamed event with `data` as JSON."""
     return b"data: %b\n\n" % orjson.dumps(data)
-
-
-def encode_comment(text: str = "") -> bytes:
-    """A comment, which every client ignores. Raises `ValueError` for text of more than one line."""
-    if "\n" in text or "\r" in text:
-        raise ValueError("a comment is one line")
-    return b": %b\n\n" % text.encode()

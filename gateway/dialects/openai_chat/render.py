@@ -1,6 +1,7 @@
 """Events -> the vendor's chunks, and a whole answer -> the vendor's completion. Both say the same.
 
-Every `data:` line is JSON that the SDKs take for a chunk, so waiting is shown by comments only. After a failure in
+Every `data:` line is JSON that the SDKs take for a chunk, and several clients count only what they parse as a sign of
+life (Qwen Code gives up after 240 s of comments), so waiting is shown by chunks without content. After a failure in
 mid-stream comes the error and no `[DONE]`: nothing may look like a normal end.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 from gateway.dialects.base import RenderContext
 from gateway.dialects.openai_chat.errors import render_body
 from gateway.dialects.openai_chat.schema import FINISH_REASONS
-from gateway.dialects.sse import DONE, encode_comment, encode_data
+from gateway.dialects.sse import DONE, encode_data
 from shared.events import (
     Completion,
     Event,
@@ -34,7 +35,6 @@ from shared.events import (
 )
 from shared.messages import ReasoningPart, TextPart, ToolCallPart
 
-_KEEPALIVE = encode_comment("keepalive")
 _LOWEST_LOGPROB = -9999.0  # the vendor's own stand-in for minus infinity, which JSON does not have
 
 
@@ -133,7 +133,7 @@ class ChunkStream:
         return b"".join([choice.start() for choice in self._choices])
 
     def keepalive(self, silent_s: float) -> bytes:
-        return _KEEPALIVE
+        return next((choice.keepalive() for choice in self._choices if not choice.has_ended), b"")
 
     def feed(self, event: Event, choice: int = 0) -> bytes:
         if isinstance(event, Failed):
@@ -163,12 +163,16 @@ class _ChoiceStream:
         self._started = False
         self._has_text = False
         self._has_calls = False
+        self.has_ended = False
 
     def start(self) -> bytes:
         if self._started:
             return b""
         self._started = True
         return self._chunk({"role": "assistant", "content": None})
+
+    def keepalive(self) -> bytes:
+        return self.start() or self._chunk({"content": ""})
 
     def feed(self, event: Event) -> bytes:
         if isinstance(event, Progress | Started):
@@ -212,6 +216,7 @@ class _ChoiceStream:
         return self._chunk({"function_call": function}) if index == 0 else b""
 
     def _finish(self, event: Finished) -> bytes:
+        self.has_ended = True
         reason = _finish_reason(event.reason, has_calls=self._has_calls, functions=self._reply.functions)
         delta = {} if self._has_text or self._has_calls else {"content": ""}
         return self._chunk(delta, finish_reason=reason)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import pytest
-
-from gateway.dialects.sse import DONE, encode_comment, encode_data, encode_event
+from gateway.dialects.sse import DONE, encode_data, encode_event
 
 
 def test_an_event_is_its_name_and_one_line_of_json() -> None:
@@ -11,9 +9,3 @@ def test_an_event_is_its_name_and_one_line_of_json() -> None:
 
 def test_unnamed_events_and_the_last_one() -> None:
     assert encode_data({"n": 1}) + DONE == b'data: {"n":1}\n\ndata: [DONE]\n\n'
-
-
-def test_a_comment_can_not_smuggle_an_event() -> None:
-    assert encode_comment("alive") == b": alive\n\n"
-    with pytest.raises(ValueError, match="one line"):
-        encode_comment("x\ndata: 1")

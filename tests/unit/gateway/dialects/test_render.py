@@ -91,10 +91,15 @@ def test_waiting_starts_over_after_a_real_event() -> None:
     assert b"message_delta" in renderer.keepalive(110.0)
 
 
-def test_waiting_says_nothing_that_an_openai_client_could_take_for_a_chunk() -> None:
-    renderer = ChatReply().stream(context())
+def test_an_openai_client_that_waits_gets_chunks_that_it_parses_and_that_say_nothing() -> None:
+    renderer = ChatReply(include_usage=True).stream(context())
+    ((_, first),) = parse_sse(renderer.keepalive(5.0))
+    assert first["choices"][0]["delta"]["role"] == "assistant", "the one that opens the stream"
     for silent_s in (5.0, 500.0, 5000.0):
-        assert renderer.keepalive(silent_s) == b": keepalive\n\n"
+        ((_, chunk),) = parse_sse(renderer.keepalive(silent_s))
+        assert chunk["object"] == "chat.completion.chunk"
+        (choice,) = chunk["choices"]
+        assert (choice["index"], choice["delta"], choice["finish_reason"]) == (0, {"content": ""}, None)
 
 
 REASONS: dict[FinishReason, tuple[str, str]] = {

@@ -122,6 +122,29 @@ def test_openai_stream_accumulates_to_the_whole_answer(
 
 
 @settings(deadline=None)
+@given(events=answers(valid_only=False), every=st.integers(1, 3))
+def test_signs_of_life_add_nothing_to_an_openai_stream(events: list[Event], every: int) -> None:
+    reply, using = ChatReply(include_usage=True), context(choices=2)
+    renderer = reply.stream(using)
+    body = renderer.keepalive(5.0)
+    for number, (choice, event) in enumerate((choice, event) for choice in (0, 1) for event in events):
+        body += renderer.feed(event, choice)
+        body += renderer.keepalive(5.0) if number % every == 0 else b""
+    assert renderer.keepalive(5.0) == b"", "nothing follows the end"
+    whole = reply.render([assemble(events)] * 2, using)
+
+    completion = read_openai_stream(body)
+
+    for choice, expected in zip(completion.choices, whole["choices"], strict=True):
+        message = choice.message.to_dict()
+        assert (message.get("content") or None) == (expected["message"]["content"] or None)
+        assert message.get("reasoning_content") == expected["message"].get("reasoning_content")
+        assert _calls(message) == _calls(expected["message"])
+        assert choice.finish_reason == expected["finish_reason"]
+    assert completion.usage.to_dict() == whole["usage"]
+
+
+@settings(deadline=None)
 @given(told=st.lists(answers(valid_only=False), min_size=2, max_size=3), data=st.data())
 def test_openai_choices_accumulate_to_the_whole_answer_however_they_come(told: list[list[Event]], data: Any) -> None:
     reply, using = ChatReply(include_usage=True), context(choices=len(told))
