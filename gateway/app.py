@@ -21,7 +21,7 @@ from gateway.dispatch.watchdog import Patience, Watchdog
 from gateway.http.auth import Authentication
 from gateway.http.cross_origin import CrossOrigin
 from gateway.http.endpoints import CountTokens, Generate
-from gateway.http.middleware import BodyLimit, ErrorAnswers, RequestContext
+from gateway.http.middleware import BodyLimit, Counted, ErrorAnswers, RequestContext
 from gateway.http.routes import ROUTES, Route, Work
 from gateway.http.status import Greeting, Health, MetricsPage, Model, Models, Ready
 from gateway.http.visitors import Visitors
@@ -84,6 +84,7 @@ def create_app(settings: Settings) -> GatewayApp:
     visitors = Visitors.of(settings)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Authentication, api_key=settings.api_key, visitors=visitors)
+    app.add_middleware(Counted, count=parts.metrics.answer)
     app.add_middleware(ErrorAnswers)
     app.add_middleware(CrossOrigin, visitors=visitors)
     app.add_middleware(RequestContext)
@@ -92,8 +93,8 @@ def create_app(settings: Settings) -> GatewayApp:
 
 # What is done on a route.
 _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
-    "generate": lambda parts, route: Generate(parts, DIALECTS[route.dialect], name=route.name),
-    "count": lambda parts, route: CountTokens(parts, COUNTING_DIALECTS[route.dialect], name=route.name),
+    "generate": lambda parts, route: Generate(parts, DIALECTS[route.dialect]),
+    "count": lambda parts, route: CountTokens(parts, COUNTING_DIALECTS[route.dialect]),
     "models": lambda parts, _: Models(parts),
     "model": lambda parts, _: Model(parts),
     "health": lambda *_: Health(),

@@ -206,15 +206,18 @@ class Metrics:
     def answer(self, route: str, model: str, outcome: str) -> None:
         self._requests.labels(route, model, outcome).inc()
 
-    def finished(self, model: str, priority: str, record: RequestRecord) -> None:
-        """One whole answer: its times and tokens."""
-        self._e2e.labels(model).observe(time.monotonic() - record.started_s)
+    def began(self, model: str, priority: str, record: RequestRecord) -> None:
+        """How a request began, as far as it came: also one whose client left, mostly because it was slow."""
         if record.ran_s is not None:
             self._queue_wait.labels(model, priority).observe(record.ran_s - record.started_s)
         if record.first_token_s is not None:
             self._ttft.labels(model, record.cache_class).observe(record.first_token_s - record.started_s)
         for stage, seconds in record.stages:
             self._overhead.labels(stage).observe(seconds)
+
+    def finished(self, model: str, record: RequestRecord) -> None:
+        """One whole answer: its times and tokens."""
+        self._e2e.labels(model).observe(time.monotonic() - record.started_s)
         self._gaps_of.setdefault(model, Gaps()).add(record.gaps)
         usage = record.usage
         self._tokens["prompt"].labels(model).observe(usage.input_tokens)

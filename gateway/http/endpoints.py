@@ -44,14 +44,13 @@ _STREAM_HEADERS = [
 class _Endpoint:
     """What generating and counting have in common."""
 
-    def __init__(self, parts: Parts, dialect: Dialect, *, name: str) -> None:
+    def __init__(self, parts: Parts, dialect: Dialect) -> None:
         self.settings = parts.settings
         self.reader = parts.reader
         self.intake = parts.intake
         self.dispatcher = parts.dispatcher
         self.metrics = parts.metrics
         self.dialect = dialect
-        self.name = name
 
     async def parse(self, scope: Scope, receive: Receive, *, counting: bool) -> Parsed:
         body = await read_body(receive)
@@ -73,6 +72,7 @@ class Generate(_Endpoint):
         record.warnings = parsed.warnings
         parsed_s = record.note_stage("parse", record.started_s)
         request = await self.intake.take(parsed.request)
+        scope["state"]["model"] = request.model
         # (Choices that are left to chance are not each other's repetition.)
         is_repeated = parsed.choices == 1 and parsed.is_repeatable
         first = await self.dispatcher.admit(request, is_repeated=is_repeated)
@@ -90,11 +90,13 @@ class Generate(_Endpoint):
             raise
         finally:
             self.metrics.inflight.dec()
-            self.metrics.answer(self.name, request.model, outcome)
+            scope["state"]["outcome"] = outcome
+            if first.request is request:
+                self.metrics.began(request.model, request.priority, record)
             whose = "" if first.request is request else f" of {first.request_id}"
             logger.info("%s %s %s%s: %s", request.id, request.model, outcome, whose, record.summary())
         if outcome == "ok" and first.request is request:
-            self.metrics.finished(request.model, request.priority, record)
+            self.metrics.finished(request.model, record)
             self.dispatcher.note_answer(request.model, time.monotonic() - record.started_s)
 
     async def _join(
@@ -249,20 +251,13 @@ def _settles(event: Event) -> bool:
 class CountTokens(_Endpoint):
     """Tokens of a prompt, counted by any worker of the model beside its generation. An ASGI application."""
 
-    def __init__(self, parts: Parts, dialect: CountingDialect, *, name: str) -> None:
-        super().__init__(parts, dialect, name=name)
+    def __init__(self, parts: Parts, dialect: CountingDialect) -> None:
+        super().__init__(parts, dialect)
         self._render_count = dialect.render_count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parsed = await self.parse(scope, receive, counting=True)
         request = await self.intake.take(parsed.request)
-        outcome = "internal"
-        try:
-            count = await self.dispatcher.count(request)
-            outcome = "ok"
-        except GatewayError as error:
-            outcome = outcome_of(error)
-            raise
-        finally:
-            self.metrics.answer(self.name, request.model, outcome)
+        scope["state"]["model"] = request.model
+        count = await self.dispatcher.count(request)
         await send_json(send, 200, self._render_count(count))

@@ -1,4 +1,4 @@
-"""What surrounds every request, in pure ASGI: its id and log line, errors as answers, the limit on its body."""
+"""What surrounds every request, in pure ASGI: its id and log line, errors as answers, counts, the limit on its body."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import contextlib
 import logging
 import secrets
 import time
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.paths import normal_path
 from gateway.http.replies import ClientDisconnectedError, header, send_error
 from gateway.http.routes import find_route
+from gateway.metrics import outcome_of
 from shared.errors import (
     AuthenticationError,
     GatewayError,
@@ -27,6 +29,9 @@ access_logger = logging.getLogger("gateway.access")
 _MAX_DRAIN_BYTES = 512 * 1024 * 1024
 _MAX_DRAIN_S = 30.0
 _STRANGERS_DRAIN_S = 2.0  # of those who may not come in
+
+_WATCHING = ("health", "ready", "metrics", "greeting")
+_UNKNOWN = "unknown"  # the route of a path where there is nothing
 
 
 class RequestContext:
@@ -147,6 +152,34 @@ class _BodyWatch:
                     dropped_bytes += len((await self.receive()).get("body", b""))
         except TimeoutError:
             logger.info("a client that sends its body slowly was cut off")
+
+
+class Counted:
+    """Counts every answer by route, model and outcome, but for what only watches the gateway. Whoever answers may say
+    in the request's state which `model` was meant, and the `outcome` of an answer that was begun."""
+
+    def __init__(self, app: ASGIApp, *, count: Callable[[str, str, str], None]) -> None:
+        self.app = app
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        outcome = "internal"
+        try:
+            await self.app(scope, receive, send)
+            outcome = scope["state"].get("outcome", "ok")
+        except ClientDisconnectedError:
+            outcome = "cancelled"
+            raise
+        except GatewayError as error:
+            outcome = outcome_of(error)
+            raise
+        finally:
+            route = find_route(scope["path"])
+            if route is None or route.work not in _WATCHING:
+                self._count(_UNKNOWN if route is None else route.name, scope["state"].get("model", ""), outcome)
 
 
 class BodyLimit:

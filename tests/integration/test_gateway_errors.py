@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -222,6 +223,62 @@ def test_a_key_opens_the_gateway_and_nothing_else_does(redis_url: str, tmp_path:
         assert gateway.get("/health").status == 200
         assert gateway.get("/ready").status == 503
         assert gateway.call("HEAD", "/").status == 200
+
+
+def answers(gateway: Served) -> dict[tuple[str, str, str], float]:
+    """`gw_requests_total` by route, model and outcome."""
+    rows = re.findall(
+        r'^gw_requests_total\{model="(.*?)",outcome="(.*?)",route="(.*?)"\} (\S+)$',
+        gateway.get("/metrics").body.decode(),
+        re.MULTILINE,
+    )
+    return {(route, model, outcome): float(count) for model, outcome, route, count in rows}
+
+
+def test_refusals_are_counted_as_answers_are(gateway: Served) -> None:
+    before = answers(gateway)
+    gateway.post(MESSAGES, b"{")
+    gateway.post(CHAT, {"model": "echo"})
+    gateway.post(MESSAGES, message("x", model="nothing"))
+    gateway.post("/v1/messages/count_tokens", message("x", model="nothing"))
+    gateway.post(MESSAGES, message("word " * 1500))
+    gateway.post(CHAT, b" " * (MAX_BODY_BYTES + 1))
+    gateway.get(MESSAGES)
+    gateway.get("/v1/models/nothing")
+    gateway.get("/v1/models/echo")
+    gateway.get("/v1/nothing")
+    gateway.get("/health")
+    gateway.get("/v1/models", {"host": "evil.example"})
+    gateway.post(MESSAGES, message("echo:fail overloaded no memory", stream=True))
+    gateway.post(CHAT, message("hi"))
+    after = answers(gateway)
+    counted = {key: after[key] - before.get(key, 0) for key in after if after[key] != before.get(key, 0)}
+    assert counted == {
+        ("messages", "", "client_error"): 2,  # no JSON, and the wrong method
+        ("messages", "", "model_not_found"): 1,
+        ("messages", "echo", "client_error"): 1,
+        ("messages", "echo", "overloaded"): 1,
+        ("count_tokens", "", "model_not_found"): 1,
+        ("chat_completions", "", "client_error"): 2,  # no messages, and too large
+        ("chat_completions", "echo", "ok"): 1,
+        ("model", "", "model_not_found"): 1,
+        ("model", "", "ok"): 1,
+        ("models", "", "permission_denied"): 1,
+        ("unknown", "", "client_error"): 1,
+    }
+
+
+def test_the_wait_of_those_who_left_is_noted_too(gateway: Served) -> None:
+    def noted() -> float:
+        rows = re.findall(
+            r'^gw_ttft_seconds_count\{.*model="echo"\} (\S+)$', gateway.get("/metrics").body.decode(), re.M
+        )
+        return sum(map(float, rows))
+
+    before = noted()
+    with gateway.stream(MESSAGES, message("echo:words 100000", stream=True, max_tokens=900)) as source:
+        next(data for name, data in source if name == "content_block_delta")
+    wait_until(lambda: noted() == before + 1, "the time of its first token is noted")
 
 
 def test_without_redis_clients_may_try_again_and_all_is_well_when_it_is_back(tmp_path: Any) -> None:
