@@ -70,7 +70,7 @@ PATHS = {BrokenAnthropic: "/v1/messages", BrokenOpenAIChat: "/v1/chat/completion
 async def exchange(app: GatewayApp, dialect: Dialect, path: str, *, stream: bool) -> tuple[int, bytes]:
     """Status and body of an answer of a few words, as far as the gateway gets with it."""
     parts = app.parts
-    endpoint = ErrorAnswers(Generate(parts, dialect, name="generate"))
+    endpoint = ErrorAnswers(Generate(parts, dialect))
     body = {"model": "m", "max_tokens": 9, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
     sent: list[Any] = []
     requests = [{"type": "http.request", "body": orjson.dumps(body)}]
