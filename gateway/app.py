@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from gateway.dialects.registry import COUNTING_DIALECTS, DIALECTS
+from gateway.dispatch.moves import keep_moving
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
 from gateway.http.auth import Authentication
@@ -138,6 +139,7 @@ async def running_tasks(parts: Parts, fail: Callable[[], None]) -> AsyncIterator
             fail()
 
     works = {"fleet": fleet.run(), "frames": hub.run(), "watchdog": watchdog.run()}
+    works["moves"] = keep_moving(parts.dispatcher, fleet)
     tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
     for task in tasks:
         task.add_done_callback(report_end)

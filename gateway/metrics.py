@@ -20,6 +20,7 @@ from gateway.dispatch.fleet import FleetWatcher
 from shared.errors import GatewayError, InvalidRequestError
 from shared.events import Event, Failed, Finished, Progress, Started, Usage, total_usage
 from shared.registry import WorkerLease
+from shared.request import PRIORITIES
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -272,9 +273,10 @@ class _FleetCollector(Collector):
         assert known >= set(self._NUMBERS)
 
     def collect(self) -> Iterable[Metric]:
-        depth = GaugeMetricFamily("gw_queue_depth", "Jobs that no worker has claimed", labels=["model"])
-        for model, count in self._fleet.depths.items():
-            depth.add_metric([model], count)
+        depth = GaugeMetricFamily("gw_queue_depth", "Jobs that no worker has claimed", labels=["model", "class"])
+        for model, counts in self._fleet.depths.items():
+            for priority, count in zip(PRIORITIES, counts, strict=True):
+                depth.add_metric([model, priority], count)
         yield depth
         yield GaugeMetricFamily("gw_redis_up", "Whether Redis was reached", value=float(self._fleet.is_connected))
         workers = self._fleet.snapshot.workers

@@ -10,7 +10,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from gateway.dialects.registry import VENDOR_NAMES
-from gateway.dispatch.admission import History
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue
@@ -53,17 +52,15 @@ def build_parts(settings: Settings) -> Parts:
     metrics = Metrics(fleet)
     hub = FrameHub(subscriber, client, names, f"gw{secrets.token_hex(6)}", on_gap=metrics.gap)
     jobs = JobQueue(client, names, load_secret(settings))
-    history = History()
+    dispatcher = Dispatcher(names=names, hub=hub, fleet=fleet, jobs=jobs, limits=Limits.of(settings), observer=metrics)
     return Parts(
         settings=settings,
         fleet=fleet,
         hub=hub,
         jobs=jobs,
-        dispatcher=Dispatcher(
-            names=names, hub=hub, fleet=fleet, jobs=jobs, history=history, limits=Limits.of(settings), observer=metrics
-        ),
+        dispatcher=dispatcher,
         reader=BodyReader(),
-        intake=Intake(ModelNames(policies, fleet, VENDOR_NAMES, lambda: history.last_model), policies),
+        intake=Intake(ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model), policies),
         metrics=metrics,
         clients=(client, subscriber),
     )

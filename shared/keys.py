@@ -120,6 +120,13 @@ class Names:
     def ended_prefix(self) -> str:
         return self._of("ended", "")
 
+    def run_once(self, job: str) -> str:
+        """The worker that took an attempt's job, for as long as the job could live: no other may take it again."""
+        return f"{self.run_once_prefix()}{job}"
+
+    def run_once_prefix(self) -> str:
+        return self._of("ran", "")
+
     def home(self, conversation: str) -> str:
         """Worker and turn of a conversation's last move, TTL `HOME_TTL_S`."""
         return self._of("home", conversation)

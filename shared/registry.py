@@ -35,6 +35,12 @@ class WorkerLease:
     `epoch` is new at every start. `queues` are the RQ queues it serves. Rates are tokens per second, 0 while
     unknown; `waiting_tokens` is uncached prompt not prefilled yet. `load_done` is 0..1 while loading. `made_at_s` is
     the model's date, as Unix time, 0 while unknown.
+
+    What `place` decides on, classes in the order of `PRIORITIES`, seconds 0 while unknown: `held` counts what it
+    has claimed, `queued` the jobs in
+    its own lists when `placed` jobs had ever been put there, `waiting_s` the predicted prefill of what it holds and has
+    not prefilled, `prefill_s` is the mean prefill of a request and `service_s` the mean time from its start to its end,
+    with its deviation.
     """
 
     worker: str
@@ -58,6 +64,13 @@ class WorkerLease:
     cache_bytes: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     made_at_s: int = 0
+    held: tuple[int, ...] = ()
+    queued: tuple[int, ...] = ()
+    placed: int = 0
+    waiting_s: tuple[float, ...] = ()
+    prefill_s: float = 0.0
+    service_s: float = 0.0
+    service_deviation_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

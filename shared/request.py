@@ -11,6 +11,7 @@ from shared.messages import Message
 # A person's conversation, an agent that it started, what a client asks for besides (titles, suggestions), and what
 # nobody waits for: who comes first, and whose prefix is kept.
 Priority = Literal["interactive", "subagent", "side", "batch"]
+PRIORITIES: tuple[Priority, ...] = ("interactive", "subagent", "side", "batch")  # first served first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

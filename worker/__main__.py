@@ -19,7 +19,7 @@ import redis
 from shared.config import Settings, load_secret, load_settings
 from shared.connections import build_redis
 from shared.errors import ConfigError, GatewayError, RequestCancelledError
-from shared.keys import Names, worker_name
+from shared.keys import Names, host_of, worker_name
 from shared.log import set_up_logging
 from shared.registry import ENGINE_NAMES, ModelSpec, WorkerLease, model_id_of
 from worker.engines.registry import build_engine
@@ -77,7 +77,7 @@ class Worker:
         self.inbox = inbox
         engine = build_engine(spec, settings)
         self.publisher = Publisher(connect(), names, worker=name, epoch=epoch, gateway_gone=self._gateway_gone)
-        bodies = Bodies(connect(), names)
+        bodies = Bodies(connect(), names, host=host_of(name))
         self.runner = Runner(engine, self.publisher, bodies, worker=name, secret=secret, report=inbox.put)
         self.rq = EngineWorker(
             connect(),

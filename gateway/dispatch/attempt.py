@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
+from gateway.dispatch.place import Placed
 from shared.request import Resume
 
 
 class Attempt:
-    """`number` counts from 1 and is part of every frame that answers. `queue` is the RQ queue of its job, empty
-    without one. With `resume` it goes on where an earlier one was, instead of beginning anew.
+    """`number` counts from 1 and is part of every frame that answers. `place` is where its job was put last, None for
+    work without a job. With `resume` it goes on where an earlier one was, instead of beginning anew.
 
     `worker` and `epoch` say who answers, empty until the first entry. Once a worker has started the answer, entries
     of any other are fenced off; before that a second worker may take over (RQ gave it the job again).
@@ -23,14 +24,14 @@ class Attempt:
         "is_started",
         "next_seq",
         "number",
-        "queue",
+        "place",
         "resume",
         "worker",
     )
 
-    def __init__(self, number: int, queue: str, resume: Resume | None = None) -> None:
+    def __init__(self, number: int, place: Placed | None, resume: Resume | None = None) -> None:
         self.number = number
-        self.queue = queue
+        self.place = place
         self.resume = resume
         self.worker = ""
         self.epoch = ""

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.decision import Decision, Standing, decide
+from gateway.dispatch.place import Placed
 from gateway.dispatch.readers import EventReader, Told
 from shared.errors import GatewayError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Started
@@ -24,8 +25,8 @@ _GO_ON_S = 60.0  # within which another worker must have gone on with a begun an
 class Ways(Protocol):
     """How a request reaches another worker."""
 
-    def other_queue(self, dispatch: Dispatch) -> str:
-        """The queue of a worker that can take it and has not tried; empty when there is none."""
+    def other_place(self, dispatch: Dispatch) -> Placed | None:
+        """A worker that can take it and has not tried; None when there is none."""
 
     def end(self, dispatch: Dispatch) -> None:
         """Nobody wants its newest attempt any more, whoever has it."""
@@ -35,13 +36,15 @@ class Ways(Protocol):
 
 
 class Dispatch:
-    """`queue` is that of the first attempt's job, empty for work without a job. `deadline_s` is the Unix time by which
+    """`place` is that of the first attempt's job, None for work without a job. `deadline_s` is the Unix time by which
     somebody must have begun with it. Without `ways` it stays where it is."""
 
-    def __init__(self, request: GenerateRequest, *, queue: str, deadline_s: float, ways: Ways | None = None) -> None:
+    def __init__(
+        self, request: GenerateRequest, *, place: Placed | None, deadline_s: float, ways: Ways | None = None
+    ) -> None:
         self.request = request
         self.deadline_s = deadline_s
-        self.attempt = Attempt(1, queue)
+        self.attempt = Attempt(1, place)
         self.past_attempts: list[Attempt] = []
         self.created_s = int(time.time())
         self.opened_s = time.monotonic()
@@ -73,7 +76,7 @@ class Dispatch:
 
     @property
     def has_job(self) -> bool:
-        return bool(self.attempt.queue)
+        return self.attempt.place is not None
 
     @property
     def remaining_s(self) -> float:
@@ -166,8 +169,8 @@ class Dispatch:
     def _moves(self, fault: GatewayError) -> bool:
         """Whether another worker takes over."""
         self.attempt.worker = self.attempt.worker or str(fault.details.get("worker", ""))
-        queue = self._ways.other_queue(self) if self._ways is not None else ""
-        decision = decide(self._standing(fault, has_place=bool(queue)))
+        place = self._ways.other_place(self) if self._ways is not None else None
+        decision = decide(self._standing(fault, has_place=place is not None))
         if self._ways is None or decision not in (Decision.TRY_ELSEWHERE, Decision.GO_ON_ELSEWHERE):
             return False
         resume = None
@@ -180,7 +183,7 @@ class Dispatch:
         if not self.attempt.is_over:
             self._ways.end(self)
         self.past_attempts.append(self.attempt)
-        self.attempt = Attempt(self.attempt.number + 1, queue, resume)
+        self.attempt = Attempt(self.attempt.number + 1, place, resume)
         self._ways.send(self)
         return True
 

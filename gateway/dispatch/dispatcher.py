@@ -7,23 +7,26 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Protocol
 
-from gateway.dispatch.admission import History, Load, admit, queue_of
 from gateway.dispatch.coalescing import Attachables, may_share
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.fleet import FleetWatcher
-from gateway.dispatch.jobs import JobQueue
+from gateway.dispatch.jobs import JobQueue, Work, WorkerGoneError
+from gateway.dispatch.ledger import Ledger
 from gateway.dispatch.limits import Limits
-from gateway.dispatch.placement import choose_other_queue, choose_queue
+from gateway.dispatch.place import Facts, Load, Placed, Refused, place
 from gateway.dispatch.presence import away_error
 from gateway.dispatch.readers import EventReader
 from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.tasks import cancel_all
 from shared import keys
-from shared.errors import DeadlineExceededError, GatewayError, OverloadedError
+from shared.errors import DeadlineExceededError, GatewayError
 from shared.events import Failed, Started
 from shared.keys import Names
+from shared.places import NONE
+from shared.registry import Fleet
 from shared.request import Envelope, GenerateRequest
 
 logger = logging.getLogger(__name__)
@@ -54,7 +57,6 @@ class Dispatcher:
         hub: FrameHub,
         fleet: FleetWatcher,
         jobs: JobQueue,
-        history: History,
         limits: Limits,
         observer: Observer,
     ) -> None:
@@ -62,7 +64,8 @@ class Dispatcher:
         self._hub = hub
         self._fleet = fleet
         self._jobs = jobs
-        self._history = history
+        self._ledger = Ledger()
+        self.last_model = ""  # the one that answered last
         self._limits = limits
         self._observer = observer
         self._attachables = Attachables()
@@ -79,33 +82,33 @@ class Dispatcher:
             self._observer.attachment(request.model)
             return shared
         self._check_broker()
-        try:
-            self._admit(request)
-        except OverloadedError:
+        decided = self._decide(request)
+        if isinstance(decided, Refused):
             await self._jobs.settle(_SETTLED_S)  # who has left no longer waits
-            await self._fleet.refresh()
-            try:
-                self._admit(request)
-            except OverloadedError as error:
-                self._observer.rejection(error)
-                raise
-        return Dispatch(
-            request,
-            queue=choose_queue(self._names, self._fleet.snapshot, request.model),
-            deadline_s=time.time() + self._limits.deadline_s(request.priority),
-            ways=self,
-        )
+            decided = self._decide(request, fleet=await self._fleet_now(request.model))
+        if isinstance(decided, Refused):
+            self._observer.rejection(decided.error)
+            raise decided.error
+        deadline_s = time.time() + self._limits.deadline_s(request.priority)
+        return Dispatch(request, place=decided, deadline_s=deadline_s, ways=self)
 
-    def _admit(self, request: GenerateRequest) -> None:
-        model = request.model
-        load = Load(
-            queued=self._fleet.depths.get(model, 0),
-            outstanding=self._hub.outstanding(model),
-            service_s=self._history.service_s(model),
+    async def _fleet_now(self, model: str) -> Fleet:
+        """With what lies on the lists of the model's workers at this moment; leases are a little older."""
+        fleet = await self._fleet.refresh()
+        return replace(fleet, workers=tuple(await self._jobs.backlogs(fleet.ready_workers(model))))
+
+    def _decide(
+        self, request: GenerateRequest, *, avoid: frozenset[str] = frozenset(), fleet: Fleet | None = None
+    ) -> Placed | Refused:
+        fleet = self._fleet.snapshot if fleet is None else fleet
+        facts = Facts(
+            model=request.model,
+            priority=request.priority,
+            may_wait_s=self._limits.deadline_s(request.priority),
+            max_waiting=self._limits.max_queue,
+            avoid=avoid,
         )
-        max_queue = queue_of(request.priority, self._limits.max_queue)
-        deadline_s = self._limits.deadline_s(request.priority)
-        admit(self._fleet.snapshot, model, load, max_queue=max_queue, deadline_s=deadline_s)
+        return place(fleet, self.load(fleet, request.model), facts)
 
     def _check_broker(self) -> None:
         """Raises `BrokerUnavailableError` when an answer could not come back. A connection that is just being made
@@ -142,7 +145,25 @@ class Dispatcher:
             raise
 
     async def _submit(self, dispatch: Dispatch) -> None:
-        await self._jobs.submit(self._envelope(dispatch), dispatch.attempt.queue)
+        """To its place; to another one where that worker is gone meanwhile, which says so by itself."""
+        gone: set[str] = set()
+        while True:
+            attempt, found = dispatch.attempt, dispatch.attempt.place
+            assert found is not None
+            try:
+                number = await self._jobs.submit(self._envelope(dispatch), found)
+            except WorkerGoneError:
+                gone.add(found.worker)
+                attempt.place = self._anywhere(dispatch, gone)
+                continue
+            if found.worker:
+                self._ledger.note(found.worker, number, found.priority)
+            return
+
+    def _anywhere(self, dispatch: Dispatch, gone: set[str]) -> Placed:
+        """A place on another worker; without one it waits for the model. It was admitted, so it is not refused now."""
+        decided = self._decide(dispatch.request, avoid=dispatch.tried | gone)
+        return decided if isinstance(decided, Placed) else Placed(priority=dispatch.request.priority)
 
     def _envelope(self, dispatch: Dispatch) -> Envelope:
         return Envelope(
@@ -166,23 +187,49 @@ class Dispatcher:
         if not attempt.is_over:
             # Also when it could not be queued: it may have arrived although the answer did not.
             reason = "the gateway gave up" if is_wanted else "the client left"
-            self._jobs.cancel_soon(dispatch.request_id, attempt.number, attempt.queue, reason)
+            self._jobs.cancel_soon(work_of(dispatch), reason)
             if not is_wanted:
                 self._observer.cancellation(dispatch.stage)
 
     # --- the ways to another worker ------------------------------------------------------------------------------
 
-    def other_queue(self, dispatch: Dispatch) -> str:
-        return choose_other_queue(self._names, self._fleet.snapshot, dispatch.model, dispatch.tried)
+    def other_place(self, dispatch: Dispatch) -> Placed | None:
+        decided = self._decide(dispatch.request, avoid=dispatch.tried)
+        return decided if isinstance(decided, Placed) and decided.worker else None
+
+    async def move(self, dispatch: Dispatch, to: Placed) -> None:
+        """Take the job to another worker while it waits. Raises `BrokerUnavailableError`."""
+        attempt, was = dispatch.attempt, dispatch.attempt.place
+        assert was is not None
+        try:
+            number = await self._jobs.move(self._envelope(dispatch), was, to)
+        except WorkerGoneError:
+            return
+        if number:
+            attempt.place = to
+            self._ledger.note(to.worker, number, to.priority)
+            logger.info("request %s moves to %s: %s", dispatch.request_id, to.worker, to.reason)
+
+    def waiting(self) -> list[Dispatch]:
+        """The requests with a job that no worker has said anything of."""
+        return [d for d in self._hub.dispatches.values() if d.has_job and not d.has_ended and not d.attempt.worker]
+
+    def note_fleet(self, fleet: Fleet) -> None:
+        self._ledger.forget_all_but(fleet.workers)
+
+    def load(self, fleet: Fleet, model: str) -> Load:
+        """What is known beyond the leases."""
+        unplaced = self._fleet.unplaced.get(model, NONE)
+        return Load(since=self._ledger.since(fleet.workers), unplaced=unplaced)
 
     def end(self, dispatch: Dispatch) -> None:
-        attempt = dispatch.attempt
-        self._jobs.cancel_soon(dispatch.request_id, attempt.number, attempt.queue, "another worker takes over")
+        self._jobs.cancel_soon(work_of(dispatch), "another worker takes over")
 
     def send(self, dispatch: Dispatch) -> None:
         attempt = dispatch.attempt
         where = "from the beginning" if attempt.resume is None else f"at token {len(attempt.resume.token_ids)}"
-        logger.warning("request %s: attempt %d, %s, on %s", dispatch.request_id, attempt.number, where, attempt.queue)
+        whom = attempt.place.worker if attempt.place is not None else ""
+        logger.warning("request %s: attempt %d, %s, on %s", dispatch.request_id, attempt.number, where, whom)
         self._observer.redispatch(dispatch.model)
         task = asyncio.get_running_loop().create_task(self._send(dispatch))
         self._sending.add(task)
@@ -194,9 +241,9 @@ class Dispatcher:
         except GatewayError as error:
             dispatch.fail(error)
 
-    def note_answer(self, model: str, seconds: float) -> None:
-        """A whole answer took so long: what those who come next may expect."""
-        self._history.note(model, seconds)
+    def note_answer(self, model: str) -> None:
+        """A whole answer was given."""
+        self.last_model = model
 
     async def aclose(self) -> None:
         """Nothing is sent any more."""
@@ -208,7 +255,7 @@ class Dispatcher:
         """The prompt's tokens, counted by any worker of the model beside its generation. Raises the error of who
         counts, `DeadlineExceededError` and `BrokerUnavailableError`."""
         self._check_broker()
-        dispatch = Dispatch(request, queue="", deadline_s=time.time() + keys.CALL_TTL_S)
+        dispatch = Dispatch(request, place=None, deadline_s=time.time() + keys.CALL_TTL_S)
         self._hub.add(dispatch)
         reader = dispatch.join()
         try:
@@ -228,3 +275,9 @@ async def _counted(dispatch: Dispatch, reader: EventReader) -> int:
             if isinstance(event, Failed):
                 raise event.error()
     raise DeadlineExceededError(f"no worker of {dispatch.model} counted the tokens in time")
+
+
+def work_of(dispatch: Dispatch) -> Work:
+    place = dispatch.attempt.place
+    assert place is not None
+    return Work(request_id=dispatch.request_id, attempt=dispatch.attempt.number, model=dispatch.model, place=place)

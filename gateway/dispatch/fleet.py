@@ -19,7 +19,9 @@ from gateway.dispatch.presence import Presence, away_error, reason_of
 from shared import wire
 from shared.errors import BrokerUnavailableError, WireError
 from shared.keys import Names
+from shared.places import NONE, Counts
 from shared.registry import Fleet, HostRecord, WorkerLease
+from shared.request import PRIORITIES
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +32,8 @@ _T = TypeVar("_T")
 
 
 class FleetWatcher(Presence):
-    """Refreshes `snapshot` in the background and on demand; it is connected when the last try reached Redis. `depths`
-    maps a model to the jobs in its queue.
+    """Refreshes `snapshot` in the background and on demand; it is connected when the last try reached Redis. `unplaced`
+    maps a model to the jobs that wait until a worker holds it, by class.
 
     One reads at a time: who asks while somebody reads waits for the next read, which is of everybody who asked before
     it began.
@@ -58,7 +60,7 @@ class FleetWatcher(Presence):
         self._begun = self._ended = 0  # reads, by number
         self._failure: Exception | None = None  # of the last read that ended
         self.snapshot = Fleet()
-        self.depths: Mapping[str, int] = {}
+        self.unplaced: Mapping[str, Counts] = {}
 
     async def run(self) -> None:
         """Refresh for ever."""
@@ -100,13 +102,14 @@ class FleetWatcher(Presence):
 
     async def _read(self) -> None:
         """One round trip while nobody comes or goes, two when the names changed."""
-        models = sorted({*self.snapshot.model_ids(), *self.depths})
+        models = self._waited_for()
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.smembers(self._names.workers)
             pipe.smembers(self._names.hosts)
             self._queue_reads(pipe)
             for model in models:
-                pipe.llen(queue_key(self._names.queue(model)))
+                for priority in PRIORITIES:
+                    pipe.llen(queue_key(self._names.queue(model, priority)))
             worker_names, host_names, leases, records, *depths = await pipe.execute()
         workers, hosts = _names(worker_names), _names(host_names)
         if (workers, hosts) != (self._workers, self._hosts):
@@ -117,12 +120,25 @@ class FleetWatcher(Presence):
         self.snapshot = Fleet(
             workers=self._decoded(workers, leases, WorkerLease), hosts=self._decoded(hosts, records, HostRecord)
         )
-        alive = set(self.snapshot.model_ids())
-        self.depths = {m: int(n) for m, n in zip(models, depths, strict=True) if n or m in alive}
+        rows = zip(*[iter(depths)] * len(PRIORITIES), strict=True)
+        self.unplaced = {model: tuple(map(int, row)) for model, row in zip(models, rows, strict=True) if any(row)}
         await self._forget_the_dead(
             [(self._names.workers, name) for name in _absent(workers, leases)]
             + [(self._names.hosts, name) for name in _absent(hosts, records)]
         )
+
+    def _waited_for(self) -> list[str]:
+        """The models on whose own lists something may lie: those that nobody holds, and where something lay."""
+        fleet = self.snapshot
+        return sorted({*self.unplaced, *(model for model in fleet.model_ids() if not fleet.ready_workers(model))})
+
+    @property
+    def depths(self) -> dict[str, Counts]:
+        """Jobs that no worker has claimed, by model and class."""
+        found = dict.fromkeys(self.snapshot.model_ids(), NONE) | dict(self.unplaced)
+        for worker in self.snapshot.workers:
+            found[worker.model] = tuple(map(sum, zip(found[worker.model], worker.queued or NONE, strict=True)))
+        return found
 
     def _queue_reads(self, pipe: redis.asyncio.client.Pipeline) -> None:
         """One reply for the leases and one for the hosts, also when there are none."""

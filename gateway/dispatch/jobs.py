@@ -17,7 +17,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,11 +29,14 @@ from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry
 
+from gateway.dispatch import queue_scripts
+from gateway.dispatch.place import Placed
 from gateway.dispatch.presence import away_error
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError
-from shared.keys import NO_HOST, Names, job_id
-from shared.request import Envelope
+from shared.keys import Names, host_of, job_id
+from shared.registry import WorkerLease
+from shared.request import PRIORITIES, Envelope
 
 logger = logging.getLogger(__name__)
 
@@ -60,19 +63,31 @@ class JobState:
     worker: str
 
 
+class WorkerGoneError(Exception):
+    """The worker that a job was to be given to has no lease any more. Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """An attempt, as far as it must be known to be cancelled, and where it was placed last."""
+
+    request_id: str
+    attempt: int
+    model: str
+    place: Placed
+
+
 def queue_key(queue: str) -> str:
     """The Redis list behind an RQ queue."""
     return f"{Queue.redis_queue_namespace_prefix}{queue}"
 
 
-def job_fields(
-    arguments: Sequence[str | int], *, queue: str, description: str, now: datetime
-) -> dict[Any, str | int | bytes]:
-    """The hash of a job that waits for the worker's one function to be called with `arguments`, as RQ writes it."""
+def job_fields(data: bytes, *, queue: str, description: str, now: datetime) -> dict[Any, str | int | bytes]:
+    """The hash of a job that waits for what its `data` says to be done, as RQ writes it."""
     time_text = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {
         "created_at": time_text,
-        "data": zlib.compress(wire.JobSerializer.dumps((keys.JOB_FUNCTION, None, arguments, {}))),
+        "data": data,
         "success_callback_name": "",
         "failure_callback_name": "",
         "stopped_callback_name": "",
@@ -108,37 +123,105 @@ async def drain(client: redis.asyncio.Redis, worker: str) -> bool:
         return bool(await client.publish(PUBSUB_CHANNEL_TEMPLATE % worker, orjson.dumps({"command": "shutdown"})))
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An attempt as it is written for one host: the body, and the job's data, which is signed for it."""
+
+    body: bytes
+    data: bytes
+
+
 class JobQueue:
-    """Submits, counts and cancels. Every method raises `BrokerUnavailableError` when Redis is away."""
+    """Places, moves, counts and cancels. Every method raises `BrokerUnavailableError` when Redis is away."""
 
     def __init__(self, client: redis.asyncio.Redis, names: Names, secret: bytes) -> None:
         self._redis = client
         self._names = names
         self._secret = secret
         self._cancelling: set[asyncio.Task[None]] = set()
+        self._place = client.register_script(queue_scripts.PLACE)
+        self._move = client.register_script(queue_scripts.MOVE)
+        self._cancel = client.register_script(queue_scripts.CANCEL)
 
-    async def submit(self, envelope: Envelope, queue_name: str) -> None:
-        """Store the body and enqueue the job on the named RQ queue, in one round trip. When this raises, the job may
-        have arrived all the same: cancel it."""
-        request = envelope.request
-        body, signature = await self._sealed(envelope)
-        job = job_id(request.id, envelope.attempt)
+    async def submit(self, envelope: Envelope, place: Placed) -> int:
+        """Store the body and put the job where it was placed, in one round trip. How many jobs were ever put on the
+        worker's lists, 0 where no worker holds the model yet. Raises `WorkerGoneError`. When another error is raised,
+        the job may have arrived all the same: cancel it."""
+        ttl_s = _ttl_s(envelope)
+        written = await self._written(envelope)
         fields = job_fields(
-            [request.id, envelope.attempt, signature],
-            queue=queue_name,
-            description=f"generate {request.model}",
+            written.data,
+            queue=self._queue(envelope, place),
+            description=f"generate {envelope.request.model}",
             now=datetime.now(UTC),
         )
-        # RQ's own `ttl` would also expire two lists of dependencies that never exist.
-        ttl_s = max(keys.BODY_TTL_S, math.ceil(envelope.deadline_s - time.time()))
         async with _asking_redis("the request could not be queued"):
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.set(self._names.body(NO_HOST, request.id, envelope.attempt), body, ex=ttl_s)
-                pipe.hset(Job.key_for(job), mapping=fields)
-                pipe.expire(Job.key_for(job), ttl_s)
-                pipe.sadd(Queue.redis_queues_keys, queue_key(queue_name))
-                pipe.rpush(queue_key(queue_name), job)
-                await pipe.execute()
+            if not place.worker:
+                await self._queue_for_any(envelope, place, written, fields, ttl_s)
+                return 0
+            flat = [item for pair in fields.items() for item in pair]
+            arguments = [job_id(envelope.request.id, envelope.attempt), written.body, ttl_s, *flat]
+            counter = int(await self._place(self._keys(envelope, place), arguments))
+        if counter < 0:
+            raise WorkerGoneError(place.worker)
+        return counter
+
+    async def _queue_for_any(
+        self, envelope: Envelope, place: Placed, written: Written, fields: dict[Any, Any], ttl_s: int
+    ) -> None:
+        """On the model's list, from where it is moved once a worker holds the model."""
+        job = job_id(envelope.request.id, envelope.attempt)
+        list_key = queue_key(self._queue(envelope, place))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(self._body(envelope, place), written.body, ex=ttl_s)
+            pipe.hset(Job.key_for(job), mapping=fields)
+            pipe.expire(Job.key_for(job), ttl_s)
+            pipe.sadd(Queue.redis_queues_keys, list_key)
+            pipe.rpush(list_key, job)
+            await pipe.execute()
+
+    async def move(self, envelope: Envelope, was: Placed, place: Placed) -> int:
+        """Take the waiting job to another worker's list, as the same attempt: nothing of it ran. How many jobs were
+        ever put on that worker's lists; 0 when the job waits no longer. Raises `WorkerGoneError`."""
+        written = await self._written(envelope)
+        job = job_id(envelope.request.id, envelope.attempt)
+        arguments: list[str | bytes | int] = [
+            job,
+            written.body,
+            _ttl_s(envelope),
+            self._queue(envelope, place),
+            written.data,
+        ]
+        redis_keys = [*self._keys(envelope, place), self._body(envelope, was)]
+        async with _asking_redis("the request could not be moved"):
+            counter = int(await self._move(redis_keys, arguments))
+        if counter < 0:
+            raise WorkerGoneError(place.worker)
+        return counter
+
+    async def _written(self, envelope: Envelope) -> Written:
+        body, signature = await self._sealed(envelope)
+        arguments = [envelope.request.id, envelope.attempt, signature]
+        return Written(body, zlib.compress(wire.JobSerializer.dumps((keys.JOB_FUNCTION, None, arguments, {}))))
+
+    def _queue(self, envelope: Envelope, place: Placed) -> str:
+        if place.worker:
+            return self._names.worker_queue(envelope.request.model, place.worker, place.priority)
+        return self._names.queue(envelope.request.model, place.priority)
+
+    def _body(self, envelope: Envelope, place: Placed) -> str:
+        return self._names.body(host_of(place.worker), envelope.request.id, envelope.attempt)
+
+    def _keys(self, envelope: Envelope, place: Placed) -> list[str]:
+        names = self._names
+        return [
+            names.lease(place.worker),
+            queue_key(self._queue(envelope, place)),
+            names.bell(place.worker),
+            names.placed(place.worker),
+            self._body(envelope, place),
+            Job.key_for(job_id(envelope.request.id, envelope.attempt)),
+        ]
 
     async def _sealed(self, envelope: Envelope) -> tuple[bytes, str]:
         """The envelope's bytes and their signature. (Hashing lets others run, unlike most of what threads could do.)"""
@@ -159,50 +242,52 @@ class JobQueue:
                 pipe.expire(key, keys.CALL_TTL_S)
                 await pipe.execute()
 
-    async def cancel(self, request_id: str, attempt: int, queue_name: str, reason: str) -> bool:
-        """Stop the request wherever it is: queued, claimed, prefilling or decoding.
+    async def cancel(self, work: Work, reason: str) -> bool:
+        """Stop the attempt wherever it is: queued, claimed, prefilling or decoding.
 
         True when it was still queued: then the job ends as RQ's own `Job.cancel` would leave it. Otherwise its
         worker ends it.
         """
-        job = job_id(request_id, attempt)
+        names, job = self._names, job_id(work.request_id, work.attempt)
+        registry = CanceledJobRegistry.key_template.format(names.queue(work.model, work.place.priority))
+        body = names.body(host_of(work.place.worker), work.request_id, work.attempt)
         async with _asking_redis("the request could not be cancelled"):
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.set(self._names.ended(request_id), attempt, ex=keys.ENDED_TTL_S)
-                pipe.lrem(queue_key(queue_name), 1, job)
-                pipe.publish(self._names.cancels, wire.encode([request_id, attempt, reason]))
-                _, removed, _ = await pipe.execute()
-            if removed:
-                await self._record_cancelled(request_id, attempt, queue_name)
+            removed = await self._cancel(
+                [names.ended(work.request_id), Job.key_for(job), body, registry], [job, work.attempt, keys.ENDED_TTL_S]
+            )
+            if not removed:
+                await self._redis.publish(names.cancels, wire.encode([work.request_id, work.attempt, reason]))
         return bool(removed)
 
-    async def _record_cancelled(self, request_id: str, attempt: int, queue_name: str) -> None:
-        """RQ's record of a cancelled job. RQ never trims this registry, so that is done here."""
-        job = job_id(request_id, attempt)
-        now_s = int(time.time())
-        registry = CanceledJobRegistry.key_template.format(queue_name)
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(Job.key_for(job), "status", JobStatus.CANCELED)
-            pipe.expire(Job.key_for(job), keys.ENDED_TTL_S)
-            pipe.zadd(registry, {job: now_s})
-            pipe.zremrangebyscore(registry, "-inf", now_s - keys.ENDED_TTL_S)
-            pipe.delete(self._names.body(NO_HOST, request_id, attempt))
-            await pipe.execute()
-
-    def cancel_soon(self, request_id: str, attempt: int, queue_name: str, reason: str) -> None:
+    def cancel_soon(self, work: Work, reason: str) -> None:
         """Cancel without making the caller wait, trying again for some seconds while Redis is away."""
-        task = asyncio.get_running_loop().create_task(self._cancel_patiently(request_id, attempt, queue_name, reason))
+        task = asyncio.get_running_loop().create_task(self._cancel_patiently(work, reason))
         self._cancelling.add(task)
         task.add_done_callback(self._cancelling.discard)
 
-    async def _cancel_patiently(self, request_id: str, attempt: int, queue_name: str, reason: str) -> None:
+    async def _cancel_patiently(self, work: Work, reason: str) -> None:
         for pause_s in _CANCEL_RETRY_S:
             try:
-                await self.cancel(request_id, attempt, queue_name, reason)
+                await self.cancel(work, reason)
                 return
             except BrokerUnavailableError:
                 await asyncio.sleep(pause_s)
-        logger.warning("request %s could not be cancelled: Redis cannot be reached", request_id)
+        logger.warning("request %s could not be cancelled: Redis cannot be reached", work.request_id)
+
+    async def backlogs(self, workers: Sequence[WorkerLease]) -> list[WorkerLease]:
+        """The leases with what lies on the workers' lists at this moment, in one round trip."""
+        async with _asking_redis("the queues could not be read"):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for worker in workers:
+                    for priority in PRIORITIES:
+                        pipe.llen(queue_key(self._names.worker_queue(worker.model, worker.worker, priority)))
+                    pipe.hget(self._names.placed(worker.worker), "v")
+                replies = await pipe.execute()
+        rows = zip(*[iter(replies)] * (len(PRIORITIES) + 1), strict=True)
+        return [
+            replace(worker, queued=tuple(map(int, queued)), placed=int(placed or 0))
+            for worker, (*queued, placed) in zip(workers, rows, strict=True)
+        ]
 
     async def states(self, jobs: Sequence[str]) -> list[JobState]:
         """What RQ says about each job, in one round trip."""
@@ -222,6 +307,11 @@ class JobQueue:
         """Let the cancellations that are under way end."""
         if self._cancelling:
             await asyncio.wait(tuple(self._cancelling), timeout=timeout_s)
+
+
+def _ttl_s(envelope: Envelope) -> int:
+    """How long body and job live. RQ's own `ttl` would also expire two lists of dependencies that never exist."""
+    return max(keys.BODY_TTL_S, math.ceil(envelope.deadline_s - time.time()))
 
 
 def _text(value: bytes | str | None) -> str:

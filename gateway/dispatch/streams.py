@@ -93,10 +93,6 @@ class FrameHub(Presence):
         """Nobody reads this request any more."""
         del self._dispatches[dispatch.request_id]
 
-    def outstanding(self, model: str) -> int:
-        """This gateway's generating requests of a model, claimed or not."""
-        return sum(dispatch.has_job and dispatch.model == model for dispatch in self._dispatches.values())
-
     def fail_all(self, error: GatewayError) -> None:
         for dispatch in tuple(self._dispatches.values()):
             dispatch.fail(error)

@@ -97,7 +97,7 @@ class Generate(_Endpoint):
             logger.info("%s %s %s%s: %s", request.id, request.model, outcome, whose, record.summary())
         if outcome == "ok" and first.request is request:
             self.metrics.finished(request.model, record)
-            self.dispatcher.note_answer(request.model, time.monotonic() - record.started_s)
+            self.dispatcher.note_answer(request.model)
 
     async def _join(
         self, leaving: contextlib.AsyncExitStack, first: Dispatch, choices: int, record: RequestRecord

@@ -196,7 +196,7 @@ def test_health_readiness_and_metrics(gateway: Served) -> None:
         'gw_requests_total{model="echo",outcome="ok",route="messages"}',
         'gw_ttft_seconds_count{cache="cold",model="echo"}',
         'gw_output_tokens_sum{model="echo"}',
-        'gw_queue_depth{model="echo"} 0.0',
+        'gw_queue_depth{class="interactive",model="echo"} 0.0',
         "gw_redis_up 1.0",
         'wk_capacity{model="echo",worker="host.echo.',
     ):

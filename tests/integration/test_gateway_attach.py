@@ -12,10 +12,10 @@ import pytest
 import redis
 from rq.registry import CanceledJobRegistry, FinishedJobRegistry, StartedJobRegistry
 
-from shared import wire
 from shared.redis_server import RedisServer
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
+from tests.support.queues import recorded_jobs, waiting_jobs
 from tests.support.served import EventSource, Served, message, served
 
 MESSAGES, CHAT = "/v1/messages", "/v1/chat/completions"
@@ -34,7 +34,8 @@ def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]
 def gateway(shared_gateway: Served) -> Iterator[Served]:
     """With an echo worker that is idle before and after the test, and no record of earlier jobs."""
     with shared_gateway.client() as client:
-        client.delete(f"rq:finished:{NAMES.queue('echo')}", f"rq:canceled:{NAMES.queue('echo')}")
+        for kind in ("finished", "canceled"):
+            client.delete(f"rq:{kind}:{NAMES.queue('echo', 'interactive')}")
         yield shared_gateway
         wait_until(lambda: not count_jobs(client), "the work ends")
 
@@ -44,7 +45,7 @@ def ask(words: str, *, model: str = "echo", **fields: Any) -> dict[str, Any]:
 
 
 def count_jobs(client: redis.Redis, kind: type = StartedJobRegistry) -> int:
-    return len(kind(NAMES.queue("echo"), connection=client, serializer=wire.JobSerializer).get_job_ids(cleanup=False))
+    return len(recorded_jobs(client, "echo", kind))
 
 
 def wait_finished(gateway: Served) -> None:
@@ -155,7 +156,7 @@ def test_who_waits_in_the_queue_is_joined_there(gateway: Served) -> None:
         body = ask("hello", model="narrow", stream=False)
         with gateway.stream(MESSAGES, ask("echo:hang", model="narrow")) as hog:
             with waiting(gateway, MESSAGES, body) as one:
-                wait_until(lambda: client.llen(f"rq:queue:{NAMES.queue('narrow')}") == 1, "the first waits")
+                wait_until(lambda: len(waiting_jobs(client, "narrow")) == 1, "the first waits")
                 with waiting(gateway, MESSAGES, body) as two:
                     wait_until(lambda: attached(gateway) == before + 1, "the second is attached")
                     hog.leave()

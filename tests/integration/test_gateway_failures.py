@@ -16,15 +16,13 @@ from typing import Any
 
 import orjson
 import pytest
-import redis
 from rq.command import send_stop_job_command
 from rq.job import Job
-from rq.registry import CanceledJobRegistry, StartedJobRegistry
 
 from shared import wire
 from shared.redis_server import RedisServer
-from tests.support.names import NAMES
 from tests.support.processes import wait_until
+from tests.support.queues import cancelled_jobs, running_jobs, waiting_jobs
 from tests.support.served import EventSource, Reply, Served, message, served
 
 MESSAGES, CHAT = "/v1/messages", "/v1/chat/completions"
@@ -98,20 +96,6 @@ def last_event(source: EventSource) -> dict[str, Any]:
     return dict(orjson.loads(list(source)[-1][1]))
 
 
-def running_jobs(client: redis.Redis, model: str) -> list[str]:
-    registry = StartedJobRegistry(NAMES.queue(model), connection=client, serializer=wire.JobSerializer)
-    return list(registry.get_job_ids(cleanup=False))
-
-
-def queued_jobs(client: redis.Redis, model: str) -> list[str]:
-    return [job_id.decode() for job_id in client.lrange(f"rq:queue:{NAMES.queue(model)}", 0, -1)]
-
-
-def cancelled_jobs(client: redis.Redis, model: str) -> list[str]:
-    registry = CanceledJobRegistry(NAMES.queue(model), connection=client, serializer=wire.JobSerializer)
-    return list(registry.get_job_ids(cleanup=False))
-
-
 @contextlib.contextmanager
 def waiting(gateway: Served, path: str, body: dict[str, Any]) -> Iterator[Any]:
     """A whole answer that is awaited beside the test."""
@@ -150,9 +134,9 @@ def test_a_client_that_leaves_the_queue_takes_its_job_along(gateway: Served, nar
     with gateway.client() as client:
         with gateway.stream(MESSAGES, ask("echo:hang", narrow, stream=True)):
             connection = sent(gateway, ask("hello", narrow, stream=stream))
-            (job_id,) = wait_until(lambda: queued_jobs(client, narrow), "the job is queued")
+            (job_id,) = wait_until(lambda: waiting_jobs(client, narrow), "the job is queued")
             connection.close()
-            wait_until(lambda: not queued_jobs(client, narrow), "the job leaves the queue", deadline_s=3)
+            wait_until(lambda: not waiting_jobs(client, narrow), "the job leaves the queue", deadline_s=3)
             wait_until(lambda: job_id in cancelled_jobs(client, narrow), "RQ calls it cancelled", deadline_s=3)
         wait_until(lambda: not running_jobs(client, narrow), "the other's work ends")
 
@@ -222,7 +206,7 @@ def test_a_request_that_waits_longer_than_its_class_may_is_told_so(hasty: Served
         with hasty.stream(MESSAGES, ask("echo:hang", narrow, stream=True)):
             reply = hasty.post(MESSAGES, ask("hello", narrow))
             assert (reply.status, reply.json["error"]["type"]) == (504, "timeout_error")
-            wait_until(lambda: not queued_jobs(client, narrow), "its job is gone")
+            wait_until(lambda: not waiting_jobs(client, narrow), "its job is gone")
             assert len(running_jobs(client, narrow)) == 1, "what runs may take its time"
         wait_until(lambda: not running_jobs(client, narrow), "the other's work ends")
 
@@ -245,7 +229,7 @@ def test_an_operator_who_cancels_a_queued_job_ends_the_wait(gateway: Served, nar
     with gateway.client() as client:
         with gateway.stream(MESSAGES, ask("echo:hang", narrow, stream=True)):
             with waiting(gateway, MESSAGES, ask("hello", narrow)) as answer:
-                (job_id,) = wait_until(lambda: queued_jobs(client, narrow), "the job is queued")
+                (job_id,) = wait_until(lambda: waiting_jobs(client, narrow), "the job is queued")
                 Job.fetch(job_id, client, wire.JobSerializer).cancel()
                 assert answer.result(15).status == 499
         wait_until(lambda: not running_jobs(client, narrow), "the other's work ends")
@@ -278,7 +262,7 @@ def test_a_redis_that_restarts_empty_ends_or_continues_every_request(apart: Apar
         body = ask("echo:words 150", "echo", stream=True)
         with gateway.stream(MESSAGES, body) as source, waiting(gateway, MESSAGES, ask("hi", "echo")) as queued:
             first_words(source)
-            wait_until(lambda: queued_jobs(client, "echo"), "the job is queued")
+            wait_until(lambda: waiting_jobs(client, "echo"), "the job is queued")
             apart.server.restart()
             assert queued.result(20).status == 529
             ending = last_event(source)

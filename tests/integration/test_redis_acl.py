@@ -15,6 +15,7 @@ from shared import keys
 from shared.redis_server import RedisServer
 from tests.support.names import NAMES
 from tests.support.processes import free_port, running, wait_until
+from tests.support.queues import cancelled_jobs, running_jobs, waiting_jobs
 from tests.support.up import message
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl.example"
@@ -63,13 +64,13 @@ def _leave(port: int, operator: redis.Redis) -> None:
     """Clients that leave, one whose request runs and one whose request waits behind it."""
     runs, waits = (http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(2))
     runs.request("POST", "/v1/messages", json.dumps(message("echo:hang")))
-    wait_until(lambda: operator.zcard(f"rq:wip:{NAMES.queue('echo')}"), "the first runs")
+    wait_until(lambda: running_jobs(operator, "echo"), "the first runs")
     waits.request("POST", "/v1/messages", json.dumps(message("hello")))
-    wait_until(lambda: operator.llen(f"rq:queue:{NAMES.queue('echo')}"), "the second waits")
+    wait_until(lambda: waiting_jobs(operator, "echo"), "the second waits")
     waits.close()
-    wait_until(lambda: operator.zcard(f"rq:canceled:{NAMES.queue('echo')}"), "it is recorded as cancelled")
+    wait_until(lambda: cancelled_jobs(operator, "echo"), "it is recorded as cancelled")
     runs.close()
-    wait_until(lambda: not operator.zcard(f"rq:wip:{NAMES.queue('echo')}"), "the first has ended")
+    wait_until(lambda: not running_jobs(operator, "echo"), "the first has ended")
 
 
 def _request(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:

@@ -23,10 +23,12 @@ import pytest
 import redis
 
 from shared import keys
+from shared.request import PRIORITIES
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.models import CheckpointMaker
 from tests.support.names import NAMES
 from tests.support.processes import Running, running, wait_until
+from tests.support.queues import running_jobs, waiting_jobs
 from tests.support.served import Served, served
 
 REQUESTS = int(os.environ.get("SOAK_REQUESTS", "250"))
@@ -208,18 +210,24 @@ def is_quiet(gateway: Served) -> bool:
     return all(float(line.rsplit(" ", 1)[1]) == 0 for line in lines if line.startswith(names))
 
 
-_PASSING = ("rq:job:", "rq:execution", *(f"{NAMES.deployment}:{kind}:" for kind in ("ended", "log", "gw")))
+_PASSING = (
+    "rq:job:",
+    "rq:execution",
+    *(f"{NAMES.deployment}:{kind}:" for kind in ("ended", "log", "gw", "ran", "bell", "placed")),
+)
 
 
 def check_redis(client: redis.Redis) -> None:
     """Whatever is there goes by itself, soon, or is of the fleet that lives."""
     for model in MODELS:
-        assert client.llen(f"rq:queue:{NAMES.queue(model)}") == 0
+        assert not waiting_jobs(client, model)
         assert client.llen(NAMES.calls(model)) == 0
-        assert client.zcard(f"rq:wip:{NAMES.queue(model)}") == 0
+        assert not running_jobs(client, model)
         for registry, ttl_s in (("finished", keys.RESULT_TTL_S), ("failed", keys.FAILURE_TTL_S)):
             scores = [
-                score for _, score in client.zrange(f"rq:{registry}:{NAMES.queue(model)}", 0, -1, withscores=True)
+                score
+                for priority in PRIORITIES
+                for _, score in client.zrange(f"rq:{registry}:{NAMES.queue(model, priority)}", 0, -1, withscores=True)
             ]
             assert all(0 < score <= time.time() + ttl_s for score in scores), registry
     lasting = []

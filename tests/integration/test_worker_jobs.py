@@ -23,10 +23,11 @@ from shared import keys, wire
 from shared.events import Failed, Finished, Started, TextDelta
 from shared.messages import TextPart
 from shared.redis_server import RedisServer
+from shared.request import PRIORITIES, Priority
 from shared.wire import JobSerializer
 from tests.support.names import NAMES
 from tests.support.processes import Running, is_running, wait_until
-from tests.support.worker import MODEL, QUEUE, TestGateway, build_request, running_worker
+from tests.support.worker import HOST, MODEL, QUEUE, TestGateway, build_request, running_worker
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_a_job_is_answered_and_recorded(worker: Running, gateway: TestGateway) -
 def test_the_lease_says_what_the_worker_is(worker: Running, gateway: TestGateway) -> None:
     [lease] = gateway.wait_ready()
     assert (lease.model, lease.pid, lease.state, lease.engine) == (MODEL, worker.pid, "ready", "echo")
-    assert lease.queues == (NAMES.worker_queue(MODEL, lease.worker), QUEUE)
+    assert lease.queues == tuple(NAMES.worker_queue(MODEL, lease.worker, priority) for priority in PRIORITIES)
     assert lease.epoch in lease.worker
     assert (lease.context_tokens, lease.capacity, lease.supports_tools) == (200_000, 16, True)
     assert 0 < gateway.client.pttl(NAMES.lease(lease.worker)) <= keys.LEASE_TTL_S * 1000
@@ -136,26 +137,42 @@ def rq_cli(url: str, *words: str) -> str:
     return done.stdout
 
 
-def test_jobs_over_the_capacity_wait_and_start_oldest_first(
+def test_jobs_over_the_capacity_wait_and_start_by_class_then_by_age(
     redis_url: str, tmp_path: Path, own_gateway: TestGateway
 ) -> None:
     gateway = own_gateway
     with running_worker(redis_url, tmp_path, options=["step_ms=5"], MLX_GATEWAY_CAPACITY="2"):
-        [lease] = gateway.wait_ready()
-        own = NAMES.worker_queue(MODEL, lease.worker)
+        gateway.wait_ready()
         for number in range(2):
-            gateway.ask("echo:words 150", f"busy{number}")
+            gateway.ask("echo:words 100", f"busy{number}")
             gateway.wait_for(Started, f"busy{number}")
-        order = [(f"r{number}", (QUEUE, own)[number % 2]) for number in range(6)]
-        for name, queue in order:
-            gateway.submit(build_request("a", name), queue=queue)
+        order: list[tuple[str, Priority]] = [
+            *(("batch1", "batch"), ("side1", "side"), ("batch2", "batch"), ("main1", "interactive")),
+            *(("agent1", "subagent"), ("main2", "interactive")),
+        ]
+        for name, priority in order:
+            gateway.submit(build_request("a", name, priority=priority))
         for name, _ in order:
             gateway.wait_end(name, 20)
-        frames = [entry.request_id for _, frame in gateway.frames for entry in frame.entries if entry.seq == 0]
-        begun = [name for name in frames if name.startswith("r")]
-        # Two waiters may each have taken one beyond the capacity; what follows is by age alone.
-        assert begun[2:] == sorted(begun[2:])
-        assert set(begun[:2]) <= {"r0", "r1", "r2"}
+        first = [entry.request_id for _, frame in gateway.frames for entry in frame.entries if entry.seq == 0]
+        assert [name for name in first if not name.startswith("busy")] == [
+            *("main1", "main2", "agent1", "side1", "batch1", "batch2")
+        ]
+
+
+def test_interactive_work_begins_at_once_beside_batch_work_that_holds_every_place(
+    redis_url: str, tmp_path: Path, own_gateway: TestGateway
+) -> None:
+    gateway = own_gateway
+    with running_worker(redis_url, tmp_path, MLX_GATEWAY_CAPACITY="2"):
+        gateway.wait_ready()
+        for number in range(5):
+            gateway.submit(build_request("echo:hang", f"batch{number}", priority="batch"))
+        for number in range(2):
+            gateway.wait_for(Started, f"batch{number}")
+        gateway.ask("hi")
+        assert isinstance(gateway.wait_end(), Finished)
+        assert not gateway.events("batch2")
 
 
 def test_an_operators_stop_job_ends_the_request(worker: Running, gateway: TestGateway) -> None:
@@ -221,9 +238,9 @@ def test_a_request_whose_turn_comes_after_its_deadline_does_not_run(worker: Runn
 
 def test_failed_jobs_and_their_results_expire(worker: Running, gateway: TestGateway) -> None:
     """H5: without a TTL RQ keeps a failed job for a year and its result for ever."""
-    gateway.client.delete(NAMES.body(keys.NO_HOST, "r1", 1))
+    gateway.client.delete(NAMES.body(HOST, "r1", 1))
     job_id = "r1-1"
-    gateway.queue().enqueue_call(keys.JOB_FUNCTION, args=["r1", 1, "00"], job_id=job_id, description="x")
+    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", job_id=job_id)
     wait_until(lambda: gateway.job_status(job_id) == "failed", "the failure")
     assert 0 < gateway.client.ttl(f"rq:job:{job_id}") <= keys.FAILURE_TTL_S
     assert 0 < gateway.client.ttl(f"rq:results:{job_id}") <= keys.FAILURE_TTL_S
@@ -334,7 +351,7 @@ def refused(gateway: TestGateway, job_id: str) -> str:
 )
 def test_no_function_but_one_is_run(worker: Running, gateway: TestGateway, tmp_path: Path, function: str) -> None:
     mark = tmp_path / "mark"
-    gateway.queue().enqueue_call(function or "x", args=[f"touch {mark}"], job_id="bad", description="x")
+    gateway.enqueue(function or "x", f"touch {mark}", job_id="bad")
     if not function:
         gateway.client.hset("rq:job:bad", "data", JobSerializer.dumps([None, None, [], {}]))
     assert "not allowed" in refused(gateway, "bad") or not function
@@ -356,7 +373,7 @@ def test_no_function_but_one_is_run(worker: Running, gateway: TestGateway, tmp_p
 )
 def test_malformed_jobs_fail_and_the_worker_goes_on(worker: Running, gateway: TestGateway, data: Any) -> None:
     gateway.client.hset("rq:job:bad", mapping={"data": JobSerializer.dumps(data), "status": "queued", "origin": QUEUE})
-    gateway.client.rpush(f"rq:queue:{QUEUE}", "bad")
+    gateway.push("bad")
     assert "wire" in refused(gateway, "bad")
     gateway.ask("still alive")
     assert isinstance(gateway.wait_end(), Finished)
@@ -365,7 +382,7 @@ def test_malformed_jobs_fail_and_the_worker_goes_on(worker: Running, gateway: Te
 def test_a_job_that_lost_its_content_fails_and_the_worker_goes_on(worker: Running, gateway: TestGateway) -> None:
     """`set_status` on a job that has expired leaves such a hash."""
     gateway.client.hset("rq:job:bad", "status", "queued")
-    gateway.client.rpush(f"rq:queue:{QUEUE}", "bad")
+    gateway.push("bad")
     refused(gateway, "bad")
     gateway.ask("still alive")
     assert isinstance(gateway.wait_end(), Finished)
@@ -384,10 +401,10 @@ def test_nothing_is_ever_unpickled(worker: Running, gateway: TestGateway, tmp_pa
             "origin": QUEUE,
         },
     )
-    gateway.client.rpush(f"rq:queue:{QUEUE}", "bad")
+    gateway.push("bad")
     refused(gateway, "bad")
-    gateway.client.set(NAMES.body(keys.NO_HOST, "r1", 1), pickle.dumps(Harmful(marks[0])))
-    gateway.queue().enqueue_call(keys.JOB_FUNCTION, args=["r1", 1, "00"], job_id="r1-1", description="x")
+    gateway.client.set(NAMES.body(HOST, "r1", 1), pickle.dumps(Harmful(marks[0])))
+    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", job_id="r1-1")
     refused(gateway, "r1-1")
     gateway.client.rpush(NAMES.calls(MODEL), pickle.dumps(Harmful(marks[0])))
     gateway.client.publish(NAMES.cancels, pickle.dumps(Harmful(marks[0])))
@@ -401,17 +418,17 @@ def test_callbacks_are_refused_and_never_imported(worker: Running, gateway: Test
     """H3: RQ imports and calls whatever a job names as its callback."""
     callback = Callback("os.abort")
     arguments: dict[str, Any] = {kind: callback}
-    gateway.queue().enqueue_call(keys.JOB_FUNCTION, args=["r1", 1, "00"], job_id="bad", description="x", **arguments)
+    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", job_id="bad", **arguments)
     assert "callback 'os.abort' is not allowed" in refused(gateway, "bad")
     assert is_running(worker.pid)
 
 
 def test_webhooks_are_refused_and_never_sent(worker: Running, gateway: TestGateway) -> None:
-    gateway.queue().enqueue_call(keys.JOB_FUNCTION, args=["r1", 1, "00"], job_id="bad", description="x")
+    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", job_id="bad")
     hook = b'[{"job_status": "failed", "url": "http://127.0.0.1:9/", "secret": null}]'
     gateway.client.hset("rq:job:late", mapping=gateway.client.hgetall("rq:job:bad"))
     gateway.client.hset("rq:job:late", mapping={"webhooks": hook, "status": "queued"})
-    gateway.client.rpush(f"rq:queue:{QUEUE}", "late")
+    gateway.push("late")
     assert "wire" in refused(gateway, "late")
 
 
@@ -421,7 +438,7 @@ def test_garbage_on_the_channels_is_survived(worker: Running, gateway: TestGatew
         gateway.client.publish(NAMES.cancels, message)
         gateway.client.publish(f"rq:pubsub:{lease.worker}", message)
         gateway.client.rpush(NAMES.calls(MODEL), message)
-    gateway.client.rpush(f"rq:queue:{QUEUE}", "no such job", b"\xff\xfe")
+    gateway.push("no such job", b"\xff\xfe")
     gateway.ask("still alive")
     assert isinstance(gateway.wait_end(), Finished)
 

@@ -14,6 +14,7 @@ from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.dispatch import Dispatch, Ways
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue
+from gateway.dispatch.place import Placed
 from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
@@ -152,6 +153,7 @@ async def running_parts(url: str, *, with_watchdog: bool = True) -> AsyncIterato
 
 
 Scenario = Callable[[Parts], Awaitable[None]]
+ANYWHERE = Placed(priority="interactive")  # no worker holds the model yet
 
 
 def player(url: str, *, with_watchdog: bool = True) -> Callable[[Scenario], None]:
@@ -171,7 +173,7 @@ def new_dispatch(request_id: str = "r1", *, deadline_s: float | None = None, way
     """A request for model `m` that has been sent to its queue."""
     deadline_s = time.time() + 60 if deadline_s is None else deadline_s
     request = GenerateRequest(id=request_id, model="m", messages=())
-    return Dispatch(request, queue="m", deadline_s=deadline_s, ways=ways)
+    return Dispatch(request, place=ANYWHERE, deadline_s=deadline_s, ways=ways)
 
 
 @contextlib.contextmanager
@@ -180,7 +182,7 @@ def opened(
 ) -> Iterator[Dispatch]:
     """A request under way, which nobody reads yet. `deadline_s` is Unix time, by default a minute from now."""
     dispatch = new_dispatch(request_id, deadline_s=deadline_s)
-    dispatch.attempt = Attempt(attempt, "m")
+    dispatch.attempt = Attempt(attempt, ANYWHERE)
     parts.hub.add(dispatch)
     try:
         yield dispatch

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import threading
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -16,6 +19,8 @@ from typing import Any, TypeVar
 import redis
 from rq import Queue
 
+from gateway.dispatch.jobs import job_fields
+from gateway.dispatch.queue_scripts import PLACE
 from shared import keys, wire
 from shared.config import Settings, load_settings
 from shared.events import Completion, Event, Failed, Finished, Started, assemble
@@ -27,8 +32,9 @@ from tests.support.names import NAMES
 from tests.support.processes import Running, running, wait_until
 
 SECRET = "test-secret"
+HOST = keys.word(socket.gethostname())
 MODEL = "tiny"
-QUEUE = NAMES.queue(MODEL)
+QUEUE = NAMES.queue(MODEL, "interactive")  # where the records of interactive jobs are
 _T = TypeVar("_T")
 
 
@@ -123,35 +129,85 @@ class TestGateway:
     def queue(self, name: str = QUEUE) -> Queue:
         return Queue(name, connection=self.client, serializer=JobSerializer)
 
+    def own_queue(self, priority: str = "interactive", worker: str = "") -> str:
+        """The RQ queue of a class on a worker: on this one, on the first that is ready, on the first there is; else
+        that of the model, where jobs wait until somebody gives them to a worker."""
+        leases = sorted(self.leases(), key=lambda lease: lease.state != "ready")
+        name = worker or next((lease.worker for lease in leases), "")
+        return NAMES.worker_queue(MODEL, name, priority) if name else NAMES.queue(MODEL, priority)
+
+    def ring(self) -> None:
+        """Tell every worker that something was put on its lists."""
+        with self.client.pipeline() as pipe:
+            for lease in self.leases():
+                pipe.lpush(NAMES.bell(lease.worker), 1)
+                pipe.ltrim(NAMES.bell(lease.worker), 0, 0)
+            pipe.execute()
+
+    def push(self, *entries: str | bytes) -> None:
+        """Put entries on a worker's list as they are, and ring."""
+        self.client.rpush(f"rq:queue:{self.own_queue()}", *entries)
+        self.ring()
+
+    def enqueue(self, function: str, *arguments: Any, job_id: str, **more: Any) -> None:
+        """By RQ itself, on a worker's list; then ring."""
+        queue = self.queue(self.own_queue())
+        queue.enqueue_call(function, args=list(arguments), job_id=job_id, description="x", **more)
+        self.ring()
+
+    def hand_over(self, worker: str) -> int:
+        """Give what waits for the model to a worker, as the owners of the requests do; how many jobs."""
+        moved = 0
+        while job := self.client.lpop(f"rq:queue:{QUEUE}"):
+            self.client.hset(b"rq:job:" + job, "origin", self.own_queue(worker=worker))
+            for body in self.client.scan_iter(NAMES.body("*", "*", 0).removesuffix("-0").removesuffix("*") + "*"):
+                if body.endswith(job):
+                    self.client.rename(body, NAMES.body_prefix(keys.host_of(worker)).encode() + job)
+            self.client.rpush(f"rq:queue:{self.own_queue(worker=worker)}", job)
+            moved += 1
+        self.ring()
+        return moved
+
     def submit(
         self,
         request: GenerateRequest,
         *,
         attempt: int = 1,
-        queue: str = QUEUE,
+        queue: str = "",
         deadline_s: float = 0.0,
         secret: str = SECRET,
         store_body: bool = True,
     ) -> str:
-        """Store the body and enqueue the job as a gateway does; the RQ job's id."""
-        envelope = Envelope(request=request, gateway=self.name, attempt=attempt, deadline_s=deadline_s)
-        body = wire.encode(envelope)
+        """Place the job as a gateway does: on the list of the first worker that is ready, or that there is, else on
+        the model's; or on `queue`. The RQ job's id."""
+        envelope = Envelope(
+            request=request, gateway=self.name, attempt=attempt, deadline_s=deadline_s, enqueued_at_s=time.time()
+        )
+        body = wire.encode(envelope) if store_body else b""
+        arguments = [request.id, attempt, wire.sign(secret.encode(), request.id, attempt, wire.encode(envelope))]
+        data = zlib.compress(JobSerializer.dumps((keys.JOB_FUNCTION, None, arguments, {})))
         job_id = keys.job_id(request.id, attempt)
-        with self.client.pipeline() as pipe:
-            self.queue(queue).enqueue_call(
-                keys.JOB_FUNCTION,
-                args=[request.id, attempt, wire.sign(secret.encode(), request.id, attempt, body)],
-                timeout=600,
-                result_ttl=keys.RESULT_TTL_S,
-                failure_ttl=keys.FAILURE_TTL_S,
-                description=f"generate {request.model}",
-                job_id=job_id,
-                pipeline=pipe,
-            )
-            if store_body:
-                pipe.set(NAMES.body(keys.NO_HOST, request.id, attempt), body, ex=keys.BODY_TTL_S)
-            pipe.execute()
+        queue = queue or self.own_queue(request.priority)
+        worker = queue.partition("@")[2].partition("!")[0]
+        fields = job_fields(data, queue=queue, description=f"generate {request.model}", now=datetime.now(UTC))
+        body_key, job_key = NAMES.body(keys.host_of(worker), request.id, attempt), f"rq:job:{job_id}"
+        redis_keys = [NAMES.lease(worker), f"rq:queue:{queue}", NAMES.bell(worker), NAMES.placed(worker)]
+        flat = [item for pair in fields.items() for item in pair]
+        placing = [job_id, body, keys.BODY_TTL_S, *flat]
+        if not worker or self.client.eval(PLACE, 6, *redis_keys, body_key, job_key, *placing) == -1:  # type: ignore[arg-type]
+            self._wait_for_a_worker(request, attempt, body, fields)
+        elif not store_body:
+            self.client.delete(body_key)
         return job_id
+
+    def _wait_for_a_worker(self, request: GenerateRequest, attempt: int, body: bytes, fields: dict[Any, Any]) -> None:
+        queue, job_id = NAMES.queue(MODEL, request.priority), keys.job_id(request.id, attempt)
+        with self.client.pipeline() as pipe:
+            pipe.set(NAMES.body(keys.NO_HOST, request.id, attempt), body, ex=keys.BODY_TTL_S)
+            pipe.hset(f"rq:job:{job_id}", mapping={**fields, "origin": queue})
+            pipe.sadd("rq:queues", f"rq:queue:{queue}")
+            pipe.rpush(f"rq:queue:{queue}", job_id)
+            pipe.execute()
 
     def ask(self, text: str, request_id: str = "r1", *, max_tokens: int | None = None, **fields: Any) -> str:
         sampling = SamplingParams(max_tokens=max_tokens)

@@ -73,7 +73,8 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """Sampled once a second for the lease and the metrics. Rates in tokens per second. `stalled_s` is for how long
+    """Sampled for the lease, the metrics and before work is taken. Rates in tokens per second; `waiting_s` is the
+    predicted time of the prefills to come, by class (`PRIORITIES`), empty while unknown. `stalled_s` is for how long
     the engine has worked without a sign of life; None when it keeps no clock, so that the silence of its outbox is
     what counts."""
 
@@ -83,6 +84,7 @@ class EngineStats:
     prefill_tokens_per_s: float = 0.0
     decode_tokens_per_s: float = 0.0
     cache_bytes: int = 0
+    waiting_s: tuple[float, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     stalled_s: float | None = None
 

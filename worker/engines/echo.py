@@ -12,14 +12,15 @@ spec: `step_ms` 0 (time of a step that generates), `prefill_tokens_per_s` 0 (ins
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from shared.config import Settings
 from shared.registry import ModelSpec
-from shared.request import GenerateRequest, Resume
+from shared.request import PRIORITIES, GenerateRequest, Resume
 from worker.device.turns import Turns
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
 from worker.engines.echo_model import LOAD_STEPS, EchoAnswer, EchoModel
@@ -94,7 +95,15 @@ class EchoEngine:
             running=len(running) - len(waiting),
             waiting=len(waiting) + len(self._paused),
             waiting_tokens=sum(waiting),
+            waiting_s=self._waiting_s(running),
         )
+
+    def _waiting_s(self, running: Iterable[EchoAnswer]) -> tuple[float, ...]:
+        rate = self._model.options.prefill_tokens_per_s or math.inf
+        by_class = dict.fromkeys(PRIORITIES, 0.0)
+        for answer in running:
+            by_class[answer.priority] += answer.uncomputed_tokens / rate
+        return tuple(by_class.values())
 
     def unload(self) -> None:
         self._thawed.set()

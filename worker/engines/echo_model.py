@@ -96,6 +96,7 @@ class EchoAnswer:
         self._resume: Resume | None = resume
         self.is_started = False
         self.is_over = False
+        self.priority = prepared.request.priority
         self._key = prepared.key
         self._model = model
         self._prompt_tokens = prepared.prompt_tokens

@@ -18,7 +18,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 from shared import keys
 from shared.keys import Names
 from shared.wire import JobSerializer
-from worker.rq.claims import move_jobs
+from worker.rq.claims import list_key, move_jobs
 from worker.rq.safe_job import SafeJob, SafeQueue, is_job_id, read_job
 
 log = logging.getLogger(__name__)
@@ -27,15 +27,14 @@ _TRIES = 10
 
 
 def reap(client: redis.Redis, names: Names, dead_worker: str) -> int:
-    """Free everything a worker that is known to be dead held: its running jobs fail, its queue is moved to the
+    """Free everything a worker that is known to be dead held: its running jobs fail, its lists are moved to the
     model's, its lease and RQ's record of it go. Safe to repeat. How many jobs failed. Raises `redis.RedisError`."""
     queues = _queue_names(client, dead_worker)
     failed = 0
     for queue in _queues(client, queues):
         entries = cast(list[bytes], client.zrange(queue.started_job_registry.key, 0, -1))
         failed += sum(_fail(client, queue, entry, dead_worker=dead_worker) for entry in entries)
-    for queue in _queues(client, queues):
-        release_queue(client, queue.name, dead_worker)
+    release_lists(client, names, dead_worker, queues)
     with client.pipeline(transaction=True) as pipe:
         pipe.delete(f"rq:worker:{dead_worker}", names.lease(dead_worker))
         pipe.srem(names.workers, dead_worker)
@@ -58,13 +57,16 @@ def reap_expired(client: redis.Redis, queues: Iterable[SafeQueue]) -> int:
     return failed
 
 
-def release_queue(client: redis.Redis, queue: str, worker: str) -> int:
-    """When the queue is the worker's own, give its waiting jobs to whoever serves the model; how many."""
-    shared = queue.removesuffix(f"@{worker}")
-    if shared == queue:
-        return 0
-    prefix = SafeQueue.redis_queue_namespace_prefix
-    return move_jobs(client, f"{prefix}{queue}", f"{prefix}{shared}", shared)
+def release_lists(client: redis.Redis, names: Names, worker: str, queues: Iterable[str]) -> int:
+    """Give what waits on the worker's own lists, which are among these queues, to the model's, class by class; how
+    many. Its bell and its counter go."""
+    moved = 0
+    for queue in queues:
+        shared = queue.replace(f"@{worker}!", "!")
+        if shared != queue:
+            moved += move_jobs(client, list_key(queue), list_key(shared), shared)
+    client.delete(names.bell(worker), names.placed(worker))
+    return moved
 
 
 def _queues(client: redis.Redis, names: Iterable[str]) -> list[SafeQueue]:

@@ -28,7 +28,8 @@ _TRIES = 10
 
 @dataclass(slots=True)
 class Slot:
-    """One job in flight since `started_at`. `is_stopped`: by an operator's stop-job.
+    """One job in flight since `started_at`. `is_stopped`: by an operator's stop-job. `is_in_engine` once the engine
+    has its prompt.
 
     RQ's objects for it are made when something is to be written: that takes longer than the way to the engine.
     """
@@ -39,6 +40,7 @@ class Slot:
     started_at: datetime
     execution_id: str
     is_stopped: bool = False
+    is_in_engine: bool = False
     _job: SafeJob | None = None
 
     @property

@@ -2,7 +2,7 @@
 
 RQ's stock workers run one job at a time, in a fork or in the foreground, and beat only around jobs. This one keeps
 RQ's records true for any number of jobs in flight and never forks (Metal does not survive it). Threads: the control
-loop here, on the main thread, makes every change to RQ's records; a waiter per queue blocks in BLMOVE; the runner
+loop here, on the main thread, makes every change to RQ's records; a waiter blocks on the worker's bell; the runner
 owns the engine's thread; lease, publisher, cancellations and calls have one each.
 
 `RQ_INTERNALS` lists what is relied on beyond RQ's documented interface; a test pins it to the version.
@@ -29,19 +29,23 @@ from rq.worker import BaseWorker, WorkerStatus
 from shared.errors import GatewayError, RequestCancelledError, WireError, WorkerLostError
 from shared.events import Usage
 from shared.keys import Names, job_id
+from shared.places import Counts
 from shared.registry import WorkerLease
+from shared.request import PRIORITIES
 from shared.wire import JobSerializer
-from worker.engines.base import EngineInfo
+from worker.engines.base import EngineInfo, EngineStats
 from worker.rq import records
-from worker.rq.claims import Claimed, Claims, Popped
+from worker.rq.claims import Backlog, Claimed, Claims
+from worker.rq.gate import quotas
+from worker.rq.once import RunOnce
 from worker.rq.reaping import reap as reap
-from worker.rq.reaping import release_queue
+from worker.rq.reaping import release_lists
 from worker.rq.records import Slot
 from worker.rq.recovery import Recovery
 from worker.rq.safe_job import SafeJob, SafeQueue, ticket_of
-from worker.rq.waiter import QueueWaiter
+from worker.rq.waiter import BellWaiter
 from worker.serving.lease import LeaseKeeper
-from worker.serving.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report
+from worker.serving.reports import Accepted, Broken, Ended, Loaded, LoadFailed, Loading, Report
 from worker.serving.runner import Runner
 from worker.serving.ticket import Ticket
 from worker.status import (
@@ -62,15 +66,17 @@ RQ_INTERNALS = (
     "BaseWorker.increment_{successful,failed}_job_count and increment_total_working_time take a pipeline",
     "Job.restore(hash), Job._status, Job._result, Job._dependency_ids",
     "Job._handle_success, Job._handle_failure, Job.cleanup",
-    "JOB_ID_PATTERN, which worker/claims.py repeats",
+    "JOB_ID_PATTERN, which worker/rq/claims.py repeats",
     "Execution(id, job id, connection, worker name), Execution.create, Execution.delete",
     "a job's hash: `data` is zlib's JSON of [function, instance, arguments, named arguments]; names of callbacks",
     "registries: key templates and cleanup() of finished and failed jobs, CanceledJobRegistry.add scores by time",
     "commands: JSON with `command` and `job_id` on BaseWorker.pubsub_channel_name",
-    "keys and fields written by the scripts of worker/claims.py",
+    "keys and fields written by the scripts of worker/rq/claims.py",
 )
 
 BEAT_S = 1.0
+GATE_EVERY_S = 0.02
+_TOKENS_PER_BYTE = 0.3  # of a body: about what text in most languages takes
 WORKER_TTL_S = 15
 _ENGINE_END_S = 5.0
 
@@ -90,7 +96,12 @@ class StopJob:
     job_id: str
 
 
-Message = Report | Popped | Stop | StopJob
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """Somebody has put jobs on our lists."""
+
+
+Message = Report | Rung | Stop | StopJob
 
 
 class EngineWorker(BaseWorker):  # type: ignore[misc]
@@ -121,8 +132,11 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         on_ready: Callable[[], None] = lambda: None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        queues = [names.worker_queue(model, name), names.queue(model)]
-        super().__init__(queues, name=name, connection=client, serializer=JobSerializer, worker_ttl=WORKER_TTL_S)
+        own = [names.worker_queue(model, name, priority) for priority in PRIORITIES]
+        shared = [names.queue(model, priority) for priority in PRIORITIES]
+        super().__init__(
+            [*own, *shared], name=name, connection=client, serializer=JobSerializer, worker_ttl=WORKER_TTL_S
+        )
         self._runner = runner
         self._inbox = inbox
         self._capacity = capacity
@@ -132,15 +146,18 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         self._status = status
         self._on_ready = on_ready
         self._on_stop = on_stop
-        self._lease = replace(lease, worker=name, model=model, queues=tuple(queues), capacity=capacity)
+        self._lease = replace(lease, worker=name, model=model, queues=tuple(own), capacity=capacity)
         self._keeper = LeaseKeeper(client, names, self.describe, execution_ttl_s=execution_ttl_s)
-        self._claims = Claims(client, names, name, execution_ttl_s=execution_ttl_s, worker_ttl_s=WORKER_TTL_S)
-        self._waiters = [QueueWaiter(client, queue.key, inbox.put) for queue in self.queues]
-        self._recovery = Recovery(client, self.queues, self._claims, execution_ttl_s=execution_ttl_s)
+        self._claims = Claims(client, names, model, name, execution_ttl_s=execution_ttl_s, worker_ttl_s=WORKER_TTL_S)
+        self._waiter = BellWaiter(client, names.bell(name), lambda: inbox.put(Rung()))
+        self._own_queues, self._shared_queues = self.queues[: len(own)], self.queues[len(own) :]
+        self._recovery = Recovery(client, self._shared_queues)
+        self._backlog = Backlog()
+        self._once = RunOnce()
+        self._names = names
         self._slots: dict[str, Slot] = {}
         self._jobs: dict[Ticket, str] = {}
         self._unrecorded: list[tuple[Slot, Ended]] = []
-        self._has_room_again = True
         self._is_suspended = False
         self._drain_until_s: float | None = None
         self._exit: int | None = None
@@ -201,7 +218,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
 
     def describe(self) -> WorkerLease:
         """The lease as of now (from any thread)."""
-        stats, info, totals = self._runner.stats(), self._runner.info, self._runner.totals
+        stats, info, totals, pace = self._runner.stats(), self._runner.info, self._runner.totals, self._runner.pace
         lease = self._lease
         if self._runner.stalled_s() > self._stall_s:
             lease = replace(lease, state="stalled")
@@ -220,6 +237,13 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
             prefill_tokens_per_s=stats.prefill_tokens_per_s,
             decode_tokens_per_s=stats.decode_tokens_per_s,
             cache_bytes=stats.cache_bytes,
+            held=self._held(),
+            queued=self._backlog.waiting,
+            placed=self._backlog.placed,
+            waiting_s=stats.waiting_s,
+            prefill_s=pace.prefill_s.mean,
+            service_s=pace.service_s.mean,
+            service_deviation_s=pace.service_s.deviation,
             metrics={
                 **stats.metrics,
                 "running": float(stats.running),
@@ -239,24 +263,33 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         self._status.send(replace(status, worker=self.name))
 
     def _handle_messages(self) -> None:
-        """Wait for a message until the next beat is due; popped jobs that came together are claimed together."""
-        popped: list[Popped] = []
+        """Wait for a message until the next beat is due, or until more may be taken; then take what may be."""
+        is_rung = False
         try:
-            message = self._inbox.get(timeout=max(0.0, self._next_beat_s - time.monotonic()))
+            message = self._inbox.get(timeout=max(0.0, self._wake_s() - time.monotonic()))
             while True:
-                if isinstance(message, Popped):
-                    popped.append(message)
+                if isinstance(message, Rung):
+                    is_rung = True
                 else:
                     self._handle(message)
                 message = self._inbox.get_nowait()
         except Empty:
             pass
-        self._claim(popped)
+        if is_rung or any(self._backlog.waiting):
+            self._claim()
+
+    def _wake_s(self) -> float:
+        """On the monotonic clock. While jobs wait the prefill ahead of them is looked at again and again."""
+        if not any(self._backlog.waiting):
+            return self._next_beat_s
+        return min(self._next_beat_s, time.monotonic() + GATE_EVERY_S)
 
     def _handle(self, message: Report | Stop | StopJob) -> None:
         match message:
             case Ended():
                 self._release(message)
+            case Accepted(ticket=ticket):
+                self._note_accepted(ticket)
             case Loading(done=done):
                 self._lease = replace(self._lease, load_done=done)
                 self._tell(Status(state="loading", done=done))
@@ -284,8 +317,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         with self._patience("set the worker idle"):
             self._keeper.write()
             self.set_state(WorkerStatus.IDLE)
-        for waiter in self._waiters:
-            waiter.start()
+        self._waiter.start()
         self._on_ready()
         self._tell(Status(state="ready", done=1.0))
         log.info("worker %s serves %s", self.name, self._lease.model)
@@ -299,8 +331,6 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
             self._lease = replace(self._lease, state="draining")
             self._keeper.renew()
             self._tell(Status(state="draining"))
-            for waiter in self._waiters:
-                waiter.hold()
             self._exit_when_drained()
 
     def _is_ready(self) -> bool:
@@ -309,6 +339,11 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
     def _exit_when_drained(self) -> None:
         if self._drain_until_s is not None and (not self._slots or time.monotonic() >= self._drain_until_s):
             self._exit = EXIT_STOPPED
+
+    def _note_accepted(self, ticket: Ticket) -> None:
+        slot = self._slots.get(self._jobs.get(ticket, ""))
+        if slot is not None:
+            slot.is_in_engine = True
 
     def _stop_job(self, job_id: str) -> None:
         slot = self._slots.get(job_id)
@@ -320,42 +355,44 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
 
     # --- taking jobs ---------------------------------------------------------------------------------------------
 
-    def _claim(self, popped: list[Popped]) -> None:
-        """Start what was popped and fill the free places; then let the waiters go on when there is room."""
-        if not self._is_ready():
+    def _claim(self) -> None:
+        """Take what waits on our lists, no more than can be begun."""
+        if not self._is_ready() or self._drain_until_s is not None or self._is_suspended or self._exit is not None:
             return
-        if self._drain_until_s is not None or self._is_suspended or self._exit is not None:
-            for pop in popped:
-                with self._patience("give back a job"):
-                    self._claims.give_back(pop)
+        stats = self._runner.stats()
+        s_per_byte = _TOKENS_PER_BYTE / stats.prefill_tokens_per_s if stats.prefill_tokens_per_s else 0.0
+        ahead_s = self._ahead_s(stats, s_per_byte)
+        allowed = quotas(capacity=self._capacity, held=self._held(), ahead_s=ahead_s, s_per_byte=s_per_byte)
+        if not any(quota.most and quota.ahead_bytes for quota in allowed):
             return
-        free = max(0, self._capacity - len(self._slots))
-        has_plenty = not self._has_room_again and free >= len(popped) + len(self._waiters)
-        if has_plenty:
-            # The waiters ask for more while Redis claims, not when the claimed request wants to go on. What they may
-            # bring has its place.
-            free -= len(self._waiters)
-            for waiter in self._waiters:
-                waiter.allow()
-        # While there is room the waiters take what comes: a backlog is found only when a place has become free.
-        if popped or (free and self._has_room_again):
-            with self._patience("claim jobs"):
-                for claimed in self._claims.claim([queue.key for queue in self.queues], popped, free, now()):
-                    self._start(claimed)
-                self._has_room_again = False
-        for waiter in () if has_plenty else self._waiters:
-            if len(self._slots) < self._capacity:
-                waiter.allow()
-            else:
-                waiter.hold()
+        with self._patience("claim jobs"):
+            taken = self._claims.claim(allowed, now())
+            if taken.jobs or taken.backlog != self._backlog:
+                self._keeper.renew()
+            self._backlog = taken.backlog
+            for claimed in taken.jobs:
+                self._start(claimed)
+
+    def _held(self) -> Counts:
+        """What runs here or is prepared, by class (from any thread)."""
+        slots = list(self._slots.values())
+        return tuple(sum(slot.claimed.priority == priority for slot in slots) for priority in PRIORITIES)
+
+    def _ahead_s(self, stats: EngineStats, s_per_byte: float) -> list[float]:
+        """Predicted prefill of what was taken, by class: what the engine has, and what is on its way there."""
+        ahead_s = list(stats.waiting_s) or [0.0] * len(PRIORITIES)
+        for slot in self._slots.values():
+            if not slot.is_in_engine:
+                ahead_s[PRIORITIES.index(slot.claimed.priority)] += slot.claimed.body_bytes * s_per_byte
+        return ahead_s
 
     def _start(self, claimed: Claimed) -> None:
-        queue = next(queue for queue in self.queues if queue.name == claimed.queue)
+        queue = next(queue for queue in self._shared_queues if queue.name == claimed.queue)
         slot = Slot(claimed, queue, Ticket("", 0, ""), now(), claimed.execution_id)
         try:
             slot.ticket = ticket_of(claimed.fields)
-            if slot.ticket in self._jobs:
-                raise WireError("another job asks for the same attempt of the same request")
+            if not self._once.take(slot.ticket, time.monotonic()):
+                raise WireError("this attempt of the request has run here already")
         except WireError as refusal:
             log.error("job %s refused: %s", slot.job_id, refusal)  # noqa: TRY400 - no fault of ours to trace
             self._record(slot, Ended(slot.ticket, refusal, Usage()))
@@ -372,7 +409,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         slot = self._slots.pop(job_id, None) if job_id is not None else None
         if slot is None:
             return
-        self._has_room_again = self._has_room_again or len(self._slots) + 1 >= self._capacity
+        self._keeper.renew()
         self._record(slot, ended)
         self._exit_when_drained()
 
@@ -417,6 +454,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
             if status != "started":
                 log.info("job %s is %s: ending it", slot.job_id, status or "gone")
                 self._runner.cancel(slot.ticket.request_id, self._ended_by_others(status))
+        self._backlog = pulse.backlog
         if pulse.is_suspended != self._is_suspended:
             self._suspend(pulse.is_suspended)
 
@@ -428,10 +466,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
     def _suspend(self, is_suspended: bool) -> None:
         """`rq suspend` and `rq resume`: take no new jobs meanwhile."""
         self._is_suspended = is_suspended
-        self._has_room_again = True
         log.info("suspended" if is_suspended else "resumed")
-        for waiter in self._waiters:
-            waiter.hold()
         self.set_state(WorkerStatus.BUSY if self._slots and not is_suspended else self._resting_state())
 
     def _resting_state(self) -> WorkerStatus:
@@ -485,29 +520,23 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         exit_status = self._exit
         self._drain_until_s = self._drain_until_s or time.monotonic()
         self._on_stop()
-        for waiter in self._waiters:
-            waiter.stop()
+        self._waiter.stop()
         self._runner.end_all(WorkerLostError("the worker is stopping", worker=self.name))
-        for waiter in self._waiters:
-            waiter.join()
         self._settle()
         can_end = self._is_ready() and exit_status != EXIT_STALLED
         self.has_hung = not self._runner.stop(_ENGINE_END_S if can_end else 0.0)
         self._settle()
-        with self._patience("free the queue"):
-            release_queue(self.connection, self.queues[0].name, self.name)
         with self._patience("leave"):
-            self._keeper.release()
+            self._keeper.release()  # from here on nobody puts a job on our lists
             self.register_death()
+        with self._patience("free the lists"):
+            release_lists(self.connection, self._names, self.name, [queue.name for queue in self._own_queues])
         self._exit = exit_status
 
     def _settle(self) -> None:
-        """Handle what is still in the inbox: ends to record, popped jobs to give back."""
+        """Handle what is still in the inbox: ends to record."""
         while not self._inbox.empty():
             message = self._inbox.get()
             if isinstance(message, Ended):
                 self._release(message)
-            elif isinstance(message, Popped):
-                with self._patience("give back a job"):
-                    self._claims.give_back(message)
         self._record_all()

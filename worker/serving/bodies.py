@@ -8,7 +8,7 @@ from typing import cast
 import redis
 
 from shared.errors import DeadlineExceededError, WireError
-from shared.keys import NO_HOST, Names
+from shared.keys import Names
 from shared.request import Envelope
 from shared.wire import is_signed
 from worker.serving.ticket import Ticket
@@ -26,9 +26,11 @@ class Body:
 class Bodies:
     """Reads bodies, and takes them out of Redis once they are here. One round trip each; raises `redis.RedisError`."""
 
-    def __init__(self, client: redis.Redis, names: Names) -> None:
+    def __init__(self, client: redis.Redis, names: Names, *, host: str) -> None:
+        """`host` is the word under which this host's bodies lie."""
         self._client = client
         self._names = names
+        self._host = host
 
     def fetch(self, ticket: Ticket) -> Body:
         names = (self._body(ticket), self._names.ended(ticket.request_id))
@@ -40,7 +42,7 @@ class Bodies:
         self._client.unlink(self._body(ticket))
 
     def _body(self, ticket: Ticket) -> str:
-        return self._names.body(NO_HOST, ticket.request_id, ticket.attempt)
+        return self._names.body(self._host, ticket.request_id, ticket.attempt)
 
 
 def is_ended(mark: bytes, attempt: int) -> bool:

@@ -15,11 +15,12 @@ from shared.wire import encode
 
 log = logging.getLogger(__name__)
 
+_REST_S = 0.1  # between two leases, however much changes
 _LEAST_TTL_S = 2 * keys.LEASE_EVERY_S
 
 
 class LeaseKeeper:
-    """Writes what `describe` says every `keys.LEASE_EVERY_S`, and at once after `renew`. Who is silent for
+    """Writes what `describe` says every `keys.LEASE_EVERY_S`, and soon after `renew`. Who is silent for
     `execution_ttl_s` has lost its jobs, so that no lease lasts longer."""
 
     def __init__(
@@ -38,7 +39,7 @@ class LeaseKeeper:
         self._thread.start()
 
     def renew(self) -> None:
-        """Write again without waiting for the next turn, because something changed."""
+        """Write again soon, because something changed."""
         self._nudge.set()
 
     def write(self) -> None:
@@ -72,4 +73,5 @@ class LeaseKeeper:
                 self._is_away = True
             else:
                 self._is_away = False
-            self._nudge.wait(keys.LEASE_EVERY_S)
+            self._stopping.wait(_REST_S)
+            self._nudge.wait(keys.LEASE_EVERY_S - _REST_S)

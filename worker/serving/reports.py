@@ -21,6 +21,13 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """The engine has the request's prompt."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
 class Loading:
     """`done` is 0..1."""
 
@@ -48,7 +55,7 @@ class Broken:
     error: BaseException
 
 
-Report = Ended | Loading | Loaded | LoadFailed | Broken
+Report = Ended | Accepted | Loading | Loaded | LoadFailed | Broken
 
 
 @dataclass(slots=True)

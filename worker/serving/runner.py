@@ -38,7 +38,8 @@ from shared.wire import FrameEntry, decode_envelope
 from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
 from worker.serving.bodies import Bodies, Body, check_envelope
 from worker.serving.publisher import Publisher
-from worker.serving.reports import Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
+from worker.serving.reports import Accepted, Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
+from worker.serving.service_time import Pace
 from worker.serving.ticket import Ticket
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class _Work:
     is_checked: bool = False
     is_ended: bool = False
     first_s: float = 0.0
+    is_prefilled: bool = False
     usage: Usage = field(default_factory=Usage)
     order: EventOrder = field(default_factory=EventOrder)
     resume: Resume | None = None
@@ -101,6 +103,7 @@ class Runner:
         self._sign_s = 0.0  # when the engine gave the last sign of life, or got work when it had none
         self.info: EngineInfo | None = None
         self.totals = Totals()
+        self.pace = Pace()
 
     def start(self) -> None:
         """Load the model, reporting `Loading`, then `Loaded` or `LoadFailed`."""
@@ -378,6 +381,7 @@ class Runner:
                 if work is None or work.is_ended or not (output.events or output.token_ids):
                     continue
                 events = self._checked(work, output.events)
+                self._note_pace(work, has_tokens=bool(output.token_ids))
                 frames[work.gateway].append(self._entry(work, events, output.token_ids))
                 if work.order.ended:
                     self._forget(work)
@@ -405,6 +409,7 @@ class Runner:
                 return (*events[:index], Failed.of(error))
             if isinstance(event, Started):
                 work.usage, work.first_s = event.usage, work.first_s or time.monotonic()
+                self._report(Accepted(work.ticket))
                 opening = replace(event, worker=self._worker, prompt_digest=work.prompt_digest)
                 events = (*events[:index], opening, *events[index + 1 :])
             elif isinstance(event, Finished):
@@ -412,6 +417,14 @@ class Runner:
             elif isinstance(event, Failed):
                 work.error = event.error()
         return events
+
+    def _note_pace(self, work: _Work, *, has_tokens: bool) -> None:
+        now_s = time.monotonic()
+        if has_tokens and not work.is_prefilled:
+            work.is_prefilled = True
+            self.pace.prefill_s.observe(now_s - work.first_s)
+        if work.is_prefilled and work.order.ended:
+            self.pace.service_s.observe(now_s - work.first_s)
 
     def _note_end(self, work: _Work, error: GatewayError | None) -> None:
         usage, now_s = work.usage, time.monotonic()

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.dispatch.coalescing import Attachables, may_share
 from gateway.dispatch.dispatch import Dispatch
+from gateway.dispatch.place import Placed
 from shared import wire
 from shared.errors import OverloadedError
 from shared.messages import Message, TextPart
@@ -22,7 +23,7 @@ def request(request_id: str = "r1", *, words: str = "hello", **fields: object) -
 
 
 def running(asked: GenerateRequest, attachables: Attachables) -> Dispatch:
-    stream = Dispatch(asked, queue="m", deadline_s=time.time() + 60)
+    stream = Dispatch(asked, place=Placed(priority="interactive"), deadline_s=time.time() + 60)
     attachables.add(stream)
     return stream
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.dispatch.dispatch import Dispatch
+from gateway.dispatch.place import Placed
 from shared.errors import GatewayError, InternalError, WireError, WorkerLostError
 from shared.events import Event, Failed, Progress, Started, Usage, assemble
 from shared.request import Resume
@@ -31,15 +32,18 @@ class FewWorkers:
         self.ended: list[int] = []
         self.tried: list[frozenset[str]] = []
 
-    def other_queue(self, dispatch: Dispatch) -> str:
+    def other_place(self, dispatch: Dispatch) -> Placed | None:
         self.tried.append(dispatch.tried)
-        return next((f"m@{worker}" for worker in self.workers if worker not in dispatch.tried), "")
+        others = [worker for worker in self.workers if worker not in dispatch.tried]
+        return Placed(priority="interactive", worker=others[0]) if others else None
 
     def end(self, dispatch: Dispatch) -> None:
         self.ended.append(dispatch.attempt.number)
 
     def send(self, dispatch: Dispatch) -> None:
-        self.sent.append((dispatch.attempt.number, dispatch.attempt.queue))
+        place = dispatch.attempt.place
+        assert place is not None
+        self.sent.append((dispatch.attempt.number, place.worker))
 
 
 class Play:
@@ -82,7 +86,7 @@ def test_before_the_first_word_another_worker_answers_and_the_client_hears_one_a
             play.dispatch.lose(LOST)
         else:
             play.say("a", Failed.of(WorkerLostError("the worker is stopping", worker="a")))
-        assert play.ways.sent == [(2, "m@b")]
+        assert play.ways.sent == [(2, "b")]
         assert play.dispatch.stage == "queued"
         play.say("b", QUEUED, STARTED_COLD, text("from b"), FINISHED, attempt=2)
         events = await play.heard()
@@ -113,7 +117,7 @@ def test_once_a_word_was_told_another_worker_goes_on_at_the_next_token() -> None
         play.say("a", STARTED, ids=(1,))
         play.say("a", text("half "), ids=(2, 3))
         play.dispatch.lose(LOST)
-        assert play.ways.sent == [(2, "m@b")]
+        assert play.ways.sent == [(2, "b")]
         resume = play.dispatch.attempt.resume
         assert resume == Resume(token_ids=(1, 2, 3), usage=STARTED.usage, prompt_digest=STARTED.prompt_digest)
         play.say("a", text("late "), ids=(4,))
@@ -150,7 +154,7 @@ def test_a_begun_answer_has_time_to_go_on_though_its_deadline_is_long_past() -> 
     play = Play("a", "b", deadline_s=time.time() - 500)
     play.say("a", STARTED, text("x"), ids=(1,))
     play.dispatch.lose(LOST)
-    assert play.ways.sent == [(2, "m@b")]
+    assert play.ways.sent == [(2, "b")]
     assert play.dispatch.remaining_s > 10
 
 
@@ -170,7 +174,7 @@ def test_a_request_is_tried_elsewhere_twice_at_most_and_never_on_the_same_worker
         play = Play("a", "b", "c", "d")
         for attempt, worker in enumerate("abc", start=1):
             play.say(worker, QUEUED, Failed.of(WorkerLostError(f"{worker} stopped", worker=worker)), attempt=attempt)
-        assert play.ways.sent == [(2, "m@b"), (3, "m@c")]
+        assert play.ways.sent == [(2, "b"), (3, "c")]
         assert play.ways.tried == [frozenset("a"), frozenset("ab"), frozenset("abc")]
         assert failures(await play.heard()) == ["c stopped"]
 
@@ -204,7 +208,7 @@ def test_an_attempt_that_may_still_run_is_ended_before_another_begins() -> None:
     play = Play("a", "b")
     play.dispatch.take(FrameEntry(request_id="r1", attempt=1, seq=1, token_ids=(), events=(STARTED,)), "a", "e")
     assert play.ways.ended == [1]
-    assert play.ways.sent == [(2, "m@b")]
+    assert play.ways.sent == [(2, "b")]
 
 
 def test_token_ids_are_those_of_the_answer_that_is_told() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app import create_app
+from gateway.dispatch.jobs import Work
 from gateway.parts import Parts
 from shared import wire
 from shared.config import Settings
@@ -17,6 +18,7 @@ from shared.errors import OverloadedError
 from shared.messages import Message, TextPart
 from shared.registry import HostRecord, ModelRecord
 from shared.request import Envelope, GenerateRequest
+from tests.support.gateway import ANYWHERE
 from tests.support.names import NAMES
 
 
@@ -51,12 +53,13 @@ def test_a_queue_that_was_just_left_has_room(play: Callable[[Callable[[Parts], A
         await parts.fleet.refresh()
         for _ in range(3):
             for number in range(2):
-                await parts.jobs.submit(queued(number), NAMES.queue("m"))
+                await parts.jobs.submit(queued(number), ANYWHERE)
             await parts.fleet.refresh()
             with pytest.raises(OverloadedError, match="2 requests are already waiting"):
                 await parts.dispatcher.admit(queued(9).request, is_repeated=False)
             for number in range(2):
-                parts.jobs.cancel_soon(f"r{number}", 1, NAMES.queue("m"), "the client left")
+                work = Work(request_id=f"r{number}", attempt=1, model="m", place=ANYWHERE)
+                parts.jobs.cancel_soon(work, "the client left")
             await parts.dispatcher.admit(queued(9).request, is_repeated=False)
 
     play(scenario)

@@ -20,6 +20,7 @@ from shared.redis_server import RedisServer
 from shared.registry import Fleet, HostRecord, ModelRecord
 from shared.request import Envelope, GenerateRequest
 from tests.support.gateway import (
+    ANYWHERE,
     FINISHED,
     PATIENCE,
     STARTED,
@@ -52,7 +53,7 @@ async def ending(parts: Parts, *, submit: bool = True, patience_s: float = 60) -
     request = envelope(parts, patience_s=patience_s)
     with opened(parts, deadline_s=request.deadline_s) as stream:
         if submit:
-            await parts.jobs.submit(request, NAMES.queue("m"))
+            await parts.jobs.submit(request, ANYWHERE)
         return (await collect(stream, 99))[-1]
 
 
@@ -64,13 +65,13 @@ def code_of(event: Event) -> str:
 def test_workers_hosts_and_queues_come_and_go(play: Callable[[Scenario], None]) -> None:
     async def scenario(parts: Parts) -> None:
         worker = parts.worker()
-        await worker.renew(context_tokens=100)
+        await worker.renew(context_tokens=100, state="loading")
         record = HostRecord(host="h", pid=1, models=(ModelRecord(id="big", state="available"),))
         await parts.client.set(NAMES.host("h"), wire.encode(record), ex=keys.HOST_TTL_S)
         await parts.client.sadd(NAMES.hosts, "h")
         await until(lambda: parts.fleet.snapshot.model_ids() == ("big", "m"), "both models")
-        await parts.jobs.submit(envelope(parts), NAMES.queue("m"))
-        await until(lambda: parts.fleet.depths.get("m") == 1, "the queued job")
+        await parts.jobs.submit(envelope(parts), ANYWHERE)
+        await until(lambda: parts.fleet.depths.get("m") == (1, 0, 0, 0), "the queued job")
         await worker.die()
         await until(lambda: not parts.fleet.snapshot.workers, "the worker's end")
         assert parts.fleet.snapshot.model_ids() == ("big",)
@@ -257,7 +258,7 @@ def test_a_job_whose_end_never_came_is_found_by_its_record(play: Callable[[Scena
     async def scenario(parts: Parts) -> None:
         request = envelope(parts)
         with opened(parts, deadline_s=request.deadline_s) as stream:
-            await parts.jobs.submit(request, NAMES.queue("m"))
+            await parts.jobs.submit(request, ANYWHERE)
             await parts.client.hset(f"rq:job:{job_id('r1', 1)}", "status", "finished")
             assert code_of((await collect(stream, 99))[-1]) == "worker_lost"
 

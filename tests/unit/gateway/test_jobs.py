@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +17,17 @@ from rq.job import Job
 from rq.registry import CanceledJobRegistry
 from rq.utils import utcparse
 
-from gateway.dispatch.jobs import RQ_VERSION, JobQueue, JobState, job_fields, job_id, queue_key
+from gateway.dispatch.jobs import (
+    RQ_VERSION,
+    JobQueue,
+    JobState,
+    Work,
+    WorkerGoneError,
+    job_fields,
+    job_id,
+    queue_key,
+)
+from gateway.dispatch.place import Placed
 from gateway.dispatch.presence import away_error
 from gateway.parts import build_clients
 from shared import keys, wire
@@ -28,6 +39,9 @@ from shared.request import Envelope, GenerateRequest
 from tests.support.gateway import SECRET
 from tests.support.names import NAMES
 
+WORKER = "mac.m.e1"
+HERE = Placed(priority="interactive", worker=WORKER)
+LIST, RECORDS = NAMES.worker_queue("m", WORKER, "interactive"), NAMES.queue("m", "interactive")
 Scenario = Callable[[JobQueue, redis.asyncio.Redis], Awaitable[None]]
 
 
@@ -35,6 +49,16 @@ def envelope(request_id: str = "req_1", *, attempt: int = 1, words: str = "hello
     message = Message(role="user", parts=(TextPart(text=words),))
     request = GenerateRequest(id=request_id, model="m", messages=(message,))
     return Envelope(request=request, gateway="gw1", attempt=attempt, deadline_s=time.time() + patience_s)
+
+
+def work(request_id: str, place: Placed = HERE) -> Work:
+    return Work(request_id=request_id, attempt=1, model="m", place=place)
+
+
+@pytest.fixture(autouse=True)
+def lease(redis_client: redis.Redis) -> None:
+    """The worker that jobs are given to lives."""
+    redis_client.set(NAMES.lease(WORKER), "alive")
 
 
 @pytest.fixture
@@ -79,7 +103,8 @@ def test_a_job_is_what_rq_itself_would_have_written(redis_client: redis.Redis) -
         job_id="req_1-1",
     )
     theirs: Any = redis_client.hgetall(Job.key_for("req_1-1"))
-    redis_client.hset("ours", mapping=job_fields(arguments, queue="m", description="generate m", now=datetime.now(UTC)))
+    data = zlib.compress(wire.JobSerializer.dumps((keys.JOB_FUNCTION, None, arguments, {})))
+    redis_client.hset("ours", mapping=job_fields(data, queue="m", description="generate m", now=datetime.now(UTC)))
     ours: Any = redis_client.hgetall("ours")
     for times in (b"created_at", b"enqueued_at"):
         assert utcparse(ours.pop(times).decode()) >= utcparse(theirs.pop(times).decode())
@@ -90,14 +115,14 @@ def test_rq_reads_the_job_back(play: Callable[[Scenario], None], redis_client: r
     sent = envelope()
 
     async def scenario(jobs: JobQueue, _: Any) -> None:
-        await jobs.submit(sent, "m")
+        await jobs.submit(sent, HERE)
 
     play(scenario)
-    queue = Queue("m", connection=redis_client, serializer=wire.JobSerializer)
+    queue = Queue(LIST, connection=redis_client, serializer=wire.JobSerializer)
     assert queue.job_ids == ["req_1-1"]
     assert Queue.all(redis_client) == [queue]
     job = fetch(redis_client)
-    body = redis_client.get(NAMES.body(keys.NO_HOST, "req_1", 1))
+    body = redis_client.get(NAMES.body("mac", "req_1", 1))
     assert isinstance(body, bytes)
     assert wire.decode_envelope(body) == sent
     assert job.func_name == keys.JOB_FUNCTION
@@ -105,13 +130,13 @@ def test_rq_reads_the_job_back(play: Callable[[Scenario], None], redis_client: r
     assert (request_id, attempt) == ("req_1", 1)
     assert wire.is_signed(SECRET, "req_1", 1, body, signature)
     assert (job.result_ttl, job.failure_ttl) == (keys.RESULT_TTL_S, keys.FAILURE_TTL_S)
-    assert (job.get_status(), job.origin) == ("queued", "m")
+    assert (job.get_status(), job.origin) == ("queued", LIST)
     assert job.enqueued_at is not None
 
 
 def test_nothing_of_the_prompt_is_in_the_job(play: Callable[[Scenario], None], redis_client: redis.Redis) -> None:
     async def scenario(jobs: JobQueue, _: Any) -> None:
-        await jobs.submit(envelope(words="a secret plan"), "m")
+        await jobs.submit(envelope(words="a secret plan"), HERE)
 
     play(scenario)
     stored = redis_client.hgetall(Job.key_for("req_1-1"))
@@ -124,19 +149,19 @@ def test_body_and_job_both_expire_when_nobody_takes_them(
     play: Callable[[Scenario], None], redis_client: redis.Redis
 ) -> None:
     async def scenario(jobs: JobQueue, _: Any) -> None:
-        await jobs.submit(envelope(patience_s=2 * keys.BODY_TTL_S), "m")
+        await jobs.submit(envelope(patience_s=2 * keys.BODY_TTL_S), HERE)
 
     play(scenario)
-    for key in (NAMES.body(keys.NO_HOST, "req_1", 1), Job.key_for("req_1-1")):
+    for key in (NAMES.body("mac", "req_1", 1), Job.key_for("req_1-1")):
         assert keys.BODY_TTL_S < redis_client.ttl(key) <= 2 * keys.BODY_TTL_S + 1  # type: ignore[operator]
 
 
 def test_a_submission_is_one_round_trip(play: Callable[[Scenario], None], redis_client: redis.Redis) -> None:
     async def scenario(jobs: JobQueue, client: redis.asyncio.Redis) -> None:
-        await jobs.submit(envelope("req_0"), "m")
+        await jobs.submit(envelope("req_0"), HERE)
         before = redis_client.info("stats")["total_commands_processed"]  # type: ignore[index]
         reads_before = redis_client.info("stats")["total_reads_processed"]  # type: ignore[index]
-        await jobs.submit(envelope("req_1"), "m")
+        await jobs.submit(envelope("req_1"), HERE)
         stats: Any = redis_client.info("stats")
         assert stats["total_reads_processed"] - reads_before == 2  # the submission, and this INFO
         assert stats["total_commands_processed"] - before > 4
@@ -149,30 +174,31 @@ def test_a_queued_job_is_cancelled_as_rq_itself_does_it(
 ) -> None:
     async def scenario(jobs: JobQueue, _: Any) -> None:
         for number in (1, 2):
-            await jobs.submit(envelope(f"req_{number}"), "m")
-        assert await jobs.cancel("req_1", 1, "m", "the client left")
+            await jobs.submit(envelope(f"req_{number}"), HERE)
+        assert await jobs.cancel(work("req_1"), "the client left")
 
     play(scenario)
     fetch(redis_client, "req_2").cancel()
     ours, theirs = fetch(redis_client, "req_1"), fetch(redis_client, "req_2")
     assert ours.get_status() == theirs.get_status() == "canceled"
-    registry = CanceledJobRegistry("m", connection=redis_client, serializer=wire.JobSerializer)
-    assert set(registry.get_job_ids(cleanup=False)) == {"req_1-1", "req_2-1"}
-    assert redis_client.llen(queue_key("m")) == 0
+    for queue, job in ((RECORDS, "req_1-1"), (LIST, "req_2-1")):  # RQ's own knows nothing of a model's records
+        registry = CanceledJobRegistry(queue, connection=redis_client, serializer=wire.JobSerializer)
+        assert registry.get_job_ids(cleanup=False) == [job]
+    assert redis_client.llen(queue_key(LIST)) == 0
     assert redis_client.get(NAMES.ended("req_1")) == b"1"
-    assert not redis_client.exists(NAMES.body(keys.NO_HOST, "req_1", 1))
+    assert not redis_client.exists(NAMES.body("mac", "req_1", 1))
 
 
 def test_cancelled_jobs_do_not_pile_up(play: Callable[[Scenario], None], redis_client: redis.Redis) -> None:
     long_ago = time.time() - 2 * keys.ENDED_TTL_S
-    redis_client.zadd("rq:canceled:m", {"req_old-1": long_ago})
+    redis_client.zadd(f"rq:canceled:{RECORDS}", {"req_old-1": long_ago})
 
     async def scenario(jobs: JobQueue, _: Any) -> None:
-        await jobs.submit(envelope(), "m")
-        await jobs.cancel("req_1", 1, "m", "the client left")
+        await jobs.submit(envelope(), HERE)
+        await jobs.cancel(work("req_1"), "the client left")
 
     play(scenario)
-    assert redis_client.zrange("rq:canceled:m", 0, -1) == [b"req_1-1"]
+    assert redis_client.zrange(f"rq:canceled:{RECORDS}", 0, -1) == [b"req_1-1"]
     assert 0 < redis_client.ttl(Job.key_for("req_1-1")) <= keys.ENDED_TTL_S  # type: ignore[operator]
 
 
@@ -180,20 +206,20 @@ def test_a_running_job_is_left_to_its_worker_which_is_told(
     play: Callable[[Scenario], None], redis_client: redis.Redis
 ) -> None:
     async def scenario(jobs: JobQueue, _: Any) -> None:
-        await jobs.submit(envelope(), "m")
-        redis_client.lpop(queue_key("m"))
+        await jobs.submit(envelope(), HERE)
+        redis_client.lpop(queue_key(LIST))
         redis_client.hset(Job.key_for("req_1-1"), "status", "started")
         with redis_client.pubsub(ignore_subscribe_messages=True) as listener:
             listener.subscribe(NAMES.cancels)
             assert listener.get_message(timeout=5) is None  # the subscription
-            assert not await jobs.cancel("req_1", 1, "m", "the client left")
+            assert not await jobs.cancel(work("req_1"), "the client left")
             message: Any = listener.get_message(timeout=5)
             assert wire.decode(message["data"]) == ["req_1", 1, "the client left"]
 
     play(scenario)
     assert fetch(redis_client).get_status() == "started"
-    assert redis_client.exists(NAMES.ended("req_1"), NAMES.body(keys.NO_HOST, "req_1", 1)) == 2
-    assert not redis_client.exists("rq:canceled:m")
+    assert redis_client.exists(NAMES.ended("req_1"), NAMES.body("mac", "req_1", 1)) == 2
+    assert not redis_client.exists(f"rq:canceled:{RECORDS}")
 
 
 def test_counting_is_asked_of_any_worker_of_the_model_and_forgotten_when_nobody_answers(
@@ -214,8 +240,8 @@ def test_counting_is_asked_of_any_worker_of_the_model_and_forgotten_when_nobody_
 
 def test_states_say_what_rq_knows(play: Callable[[Scenario], None], redis_client: redis.Redis) -> None:
     async def scenario(jobs: JobQueue, _: Any) -> None:
-        await jobs.submit(envelope("req_1"), "m")
-        await jobs.submit(envelope("req_2"), "m")
+        await jobs.submit(envelope("req_1"), HERE)
+        await jobs.submit(envelope("req_2"), HERE)
         redis_client.hset(Job.key_for("req_2-1"), mapping={"status": "started", "worker_name": "host.m.e1"})
         assert await jobs.states(["req_1-1", "req_2-1", "req_3-1"]) == [
             JobState(status="queued", worker=""),
@@ -233,9 +259,9 @@ def test_without_redis_every_call_says_so(redis_server: RedisServer) -> None:
         redis_server.process.kill()
         redis_server.process.wait()
         for call in (
-            jobs.submit(envelope(), "m"),
+            jobs.submit(envelope(), HERE),
             jobs.count(envelope()),
-            jobs.cancel("req_1", 1, "m", "the client left"),
+            jobs.cancel(work("req_1"), "the client left"),
             jobs.states(["req_1-1"]),
             jobs.request_load("m"),
         ):
@@ -262,7 +288,7 @@ def test_a_cancellation_waits_for_redis_to_come_back(redis_server: RedisServer) 
         jobs = JobQueue(client, NAMES, SECRET)
         redis_server.process.kill()
         redis_server.process.wait()
-        jobs.cancel_soon("req_1", 1, "m", "the client left")
+        jobs.cancel_soon(work("req_1"), "the client left")
         await asyncio.sleep(0)
         await asyncio.to_thread(redis_server.restart)
         await jobs.settle(2)
@@ -271,3 +297,75 @@ def test_a_cancellation_waits_for_redis_to_come_back(redis_server: RedisServer) 
         await subscriber.aclose()
 
     asyncio.run(main())
+
+
+def test_a_placed_job_rings_its_worker_and_is_counted(
+    play: Callable[[Scenario], None], redis_client: redis.Redis
+) -> None:
+    async def scenario(jobs: JobQueue, _: Any) -> None:
+        assert [await jobs.submit(envelope(f"req_{number}"), HERE) for number in range(3)] == [1, 2, 3]
+
+    play(scenario)
+    assert redis_client.lrange(NAMES.bell(WORKER), 0, -1) == [b"1"]
+    assert redis_client.lrange(queue_key(LIST), 0, -1) == [b"req_0-1", b"req_1-1", b"req_2-1"]
+
+
+def test_a_job_for_a_worker_that_is_gone_is_not_written(
+    play: Callable[[Scenario], None], redis_client: redis.Redis
+) -> None:
+    redis_client.delete(NAMES.lease(WORKER))
+
+    async def scenario(jobs: JobQueue, _: Any) -> None:
+        with pytest.raises(WorkerGoneError):
+            await jobs.submit(envelope(), HERE)
+
+    play(scenario)
+    assert not list(redis_client.scan_iter("*req_1*"))
+    assert not redis_client.exists(queue_key(LIST))
+
+
+@pytest.mark.parametrize("was", [HERE, Placed(priority="interactive")])
+def test_a_waiting_job_moves_with_its_body_to_another_worker(
+    play: Callable[[Scenario], None], redis_client: redis.Redis, was: Placed
+) -> None:
+    other = "air.m.e1"
+    redis_client.set(NAMES.lease(other), "alive")
+    sent = envelope()
+
+    async def scenario(jobs: JobQueue, _: Any) -> None:
+        await jobs.submit(sent, was)
+        assert await jobs.move(sent, was, Placed(priority="interactive", worker=other)) == 1
+
+    play(scenario)
+    new_list = NAMES.worker_queue("m", other, "interactive")
+    assert redis_client.lrange(queue_key(new_list), 0, -1) == [b"req_1-1"]
+    assert not redis_client.exists(queue_key(LIST), queue_key(RECORDS))
+    assert [key.decode() for key in redis_client.scan_iter("*:req:*")] == [NAMES.body("air", "req_1", 1)]
+    assert fetch(redis_client).origin == new_list
+    assert redis_client.llen(NAMES.bell(other)) == 1
+
+
+def test_a_job_that_a_reaper_has_moved_is_still_found(
+    play: Callable[[Scenario], None], redis_client: redis.Redis
+) -> None:
+    async def scenario(jobs: JobQueue, _: Any) -> None:
+        for number in (1, 2):
+            await jobs.submit(envelope(f"req_{number}"), HERE)
+            redis_client.lmove(queue_key(LIST), queue_key(RECORDS), "LEFT", "RIGHT")
+            redis_client.hset(Job.key_for(f"req_{number}-1"), "origin", RECORDS)
+        assert await jobs.cancel(work("req_1"), "the client left")
+        assert await jobs.move(envelope("req_2"), HERE, HERE) == 3
+
+    play(scenario)
+    assert redis_client.lrange(queue_key(LIST), 0, -1) == [b"req_2-1"]
+    assert not redis_client.exists(queue_key(RECORDS))
+
+
+def test_a_job_that_was_claimed_is_not_moved(play: Callable[[Scenario], None], redis_client: redis.Redis) -> None:
+    async def scenario(jobs: JobQueue, _: Any) -> None:
+        await jobs.submit(envelope(), HERE)
+        redis_client.lpop(queue_key(LIST))
+        assert await jobs.move(envelope(), HERE, HERE) == 0
+
+    play(scenario)
+    assert not redis_client.exists(queue_key(LIST))

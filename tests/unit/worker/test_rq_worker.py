@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import multiprocessing
-import threading
 import time
 import zlib
 from datetime import UTC, datetime
@@ -16,7 +15,6 @@ import redis
 import rq
 from rq import Queue
 from rq.executions import Execution
-from rq.intermediate_queue import IntermediateQueue
 from rq.job import Callback, Job, JobStatus
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.suspension import WORKERS_SUSPENDED
@@ -27,6 +25,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 from shared import keys
 from shared.errors import WireError
 from shared.registry import ModelSpec
+from shared.request import PRIORITIES
 from shared.wire import JobSerializer
 from tests.support.documentation import documented_metrics
 from tests.support.names import NAMES
@@ -34,25 +33,26 @@ from tests.support.processes import wait_until
 from tests.support.worker import MODEL, QUEUE, worker_settings
 from worker.__main__ import Worker
 from worker.rq import worker as rq_worker
-from worker.rq.claims import Claimed, Claims, Held, Popped, move_jobs
+from worker.rq.claims import Backlog, Claimed, Claims, Held, move_jobs
+from worker.rq.gate import UNBOUNDED, Quota
 from worker.rq.reaping import reap, reap_expired
 from worker.rq.records import Slot
-from worker.rq.recovery import UNCLAIMED_S, Recovery
 from worker.rq.safe_job import SafeJob, SafeQueue, ticket_of
-from worker.rq.waiter import QueueWaiter
+from worker.rq.waiter import BellWaiter
 from worker.serving.bodies import Body
 from worker.serving.ticket import Ticket
 from worker.status import StatusPipe
 
-ME = "host.tiny.e1"
-KEY = f"rq:queue:{QUEUE}"
+ME, DEAD = "host.tiny.e1", "host.tiny.e0"
+OWN = NAMES.worker_queue(MODEL, ME, "interactive")
+KEY = f"rq:queue:{OWN}"
 
 
 def now() -> datetime:
     return datetime.now(UTC)
 
 
-def enqueue(client: redis.Redis, *names: str, queue: str = QUEUE) -> None:
+def enqueue(client: redis.Redis, *names: str, queue: str = OWN) -> None:
     rq_queue = Queue(queue, connection=client, serializer=JobSerializer)
     for name in names:
         rq_queue.enqueue_call(
@@ -61,7 +61,13 @@ def enqueue(client: redis.Redis, *names: str, queue: str = QUEUE) -> None:
 
 
 def claims_of(client: redis.Redis, worker: str = ME, ttl_s: float = 6) -> Claims:
-    return Claims(client, NAMES, worker, execution_ttl_s=ttl_s, worker_ttl_s=15)
+    return Claims(client, NAMES, MODEL, worker, execution_ttl_s=ttl_s, worker_ttl_s=15)
+
+
+def claim(claims: Claims, most: int, at: datetime | None = None) -> list[Claimed]:
+    """As many as that, of any class."""
+    quota = Quota(most, UNBOUNDED)
+    return list(claims.claim([quota] * len(PRIORITIES), at or now()).jobs)
 
 
 def ids(claimed: list[Claimed]) -> list[str]:
@@ -130,7 +136,6 @@ def test_rqs_keys_are_those_that_the_scripts_write() -> None:
     assert (StartedJobRegistry.key_template, BaseWorker.redis_worker_namespace_prefix) == ("rq:wip:{0}", "rq:worker:")
     assert (Queue.redis_queues_keys, WORKERS_SUSPENDED) == ("rq:queues", "rq:suspended")
     assert (REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY) == ("rq:workers", "rq:workers:%s")
-    assert IntermediateQueue.get_intermediate_queue_key(KEY) == f"{KEY}:intermediate"
     moment = datetime(2026, 1, 2, 3, 4, 5, 67, UTC)
     assert utcformat(moment) == moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
@@ -142,7 +147,7 @@ def test_a_claim_writes_what_rqs_own_worker_would(redis_client: redis.Redis) -> 
         stock = Execution.create(job, 6, pipe, "stock-worker")
         job.prepare_for_execution("stock-worker", pipe)
         pipe.execute()
-    [ours] = claims_of(redis_client).claim([KEY], [], 2, now())
+    [ours] = claim(claims_of(redis_client), 2)
     theirs_hash = redis_client.hgetall("rq:job:stock")
     ours_hash = redis_client.hgetall("rq:job:ours")
     assert theirs_hash.keys() == ours_hash.keys()
@@ -151,51 +156,97 @@ def test_a_claim_writes_what_rqs_own_worker_would(redis_client: redis.Redis) -> 
     ours_execution = redis_client.hgetall(f"rq:execution:ours:{ours.execution_id}")
     assert theirs_execution.keys() == ours_execution.keys()
     assert Execution.fetch(ours.execution_id, "ours", redis_client).worker_name == ME
-    registry = StartedJobRegistry(QUEUE, connection=redis_client)
-    assert {job for job, _ in registry.get_job_and_execution_ids(cleanup=False)} == {"stock", "ours"}
+    for queue, job_id in ((OWN, "stock"), (QUEUE, "ours")):
+        registry = StartedJobRegistry(queue, connection=redis_client)
+        assert [job for job, _ in registry.get_job_and_execution_ids(cleanup=False)] == [job_id]
 
 
 # --- claims ---------------------------------------------------------------------------------------------------------
 
 
-def test_jobs_are_claimed_oldest_first_over_all_queues(redis_client: redis.Redis) -> None:
-    for number in range(6):
-        enqueue(redis_client, f"j{number}", queue=("own", QUEUE)[number % 2])
-    claimed = claims_of(redis_client).claim(["rq:queue:own", KEY], [], 4, now())
-    assert ids(claimed) == ["j0", "j1", "j2", "j3"]
-    assert [job.queue for job in claimed] == ["own", QUEUE, "own", QUEUE]
+def own(priority: str, worker: str = ME) -> str:
+    return NAMES.worker_queue(MODEL, worker, priority)
 
 
-def test_a_claimed_job_brings_its_body_and_what_was_said_of_it(redis_client: redis.Redis) -> None:
-    enqueue(redis_client, "r-1", "s-1", "t-1")
-    redis_client.set(NAMES.body(keys.NO_HOST, "r", 1), b"\x92body")
-    redis_client.set(NAMES.body(keys.NO_HOST, "s", 1), b"another")
-    redis_client.set(NAMES.ended("s"), 1)
-    bodies = [job.body for job in claims_of(redis_client).claim([KEY], [], 3, now())]
-    assert bodies == [Body(data=b"\x92body"), Body(data=b"another", is_ended=True), None]
+def test_the_highest_class_is_claimed_first_and_each_class_in_its_order(redis_client: redis.Redis) -> None:
+    for number, priority in enumerate(reversed(PRIORITIES * 2)):
+        enqueue(redis_client, f"{priority}{number}", queue=own(priority))
+    claimed = claim(claims_of(redis_client), 8)
+    assert ids(claimed) == [
+        *("interactive3", "interactive7", "subagent2", "subagent6", "side1", "side5", "batch0", "batch4"),
+    ]
+    assert [job.priority for job in claimed[::2]] == list(PRIORITIES)
+    assert {job.queue for job in claimed} == {NAMES.queue(MODEL, priority) for priority in PRIORITIES}
+    assert redis_client.hget("rq:job:batch0", "origin") == NAMES.queue(MODEL, "batch").encode()
+
+
+def test_no_more_is_claimed_than_each_class_has_places_for(redis_client: redis.Redis) -> None:
+    for priority in PRIORITIES:
+        enqueue(redis_client, *(f"{priority}{number}" for number in range(3)), queue=own(priority))
+    most = [Quota(count, UNBOUNDED) for count in (2, 4, 4, 4)]
+    taken = claims_of(redis_client).claim(most, now())
+    assert ids(list(taken.jobs)) == ["interactive0", "interactive1", "subagent0", "subagent1"]
+    assert taken.backlog.waiting == (1, 1, 3, 3)
+
+
+def test_no_more_is_claimed_than_can_be_begun_soon(redis_client: redis.Redis) -> None:
+    for name, size in (("a-1", 40), ("b-1", 70), ("c-1", 10)):
+        enqueue(redis_client, name)
+        redis_client.set(NAMES.body("host", name[0], 1), bytes(size))
+    quotas = [Quota(9, 100)] * len(PRIORITIES)
+    assert ids(list(claims_of(redis_client).claim(quotas, now()).jobs)) == ["a-1", "b-1"]
+    assert ids(list(claims_of(redis_client).claim([Quota(9, 0)] * len(PRIORITIES), now()).jobs)) == []
+    assert ids(list(claims_of(redis_client).claim(quotas, now()).jobs)) == ["c-1"]
+
+
+def test_what_is_left_is_counted_with_all_that_was_ever_put_there(redis_client: redis.Redis) -> None:
+    enqueue(redis_client, "a", "b", "c")
+    redis_client.hset(NAMES.placed(ME), "v", 7)
+    assert claims_of(redis_client).claim([Quota(1, UNBOUNDED)] * 4, now()).backlog == Backlog((2, 0, 0, 0), 7)
+
+
+def test_a_claimed_job_brings_its_body(redis_client: redis.Redis) -> None:
+    enqueue(redis_client, "r-1", "t-1")
+    redis_client.set(NAMES.body("host", "r", 1), b"\x92body")
+    jobs = claim(claims_of(redis_client), 3)
+    assert [(job.body, job.body_bytes) for job in jobs] == [(Body(data=b"\x92body"), 5), (None, 0)]
+
+
+@pytest.mark.parametrize(("mark", "is_started"), [(b"1", True), (b"2", False), (b"3", False), (b"all", False)])
+def test_an_attempt_that_has_ended_is_not_claimed(redis_client: redis.Redis, mark: bytes, is_started: bool) -> None:
+    enqueue(redis_client, "r-2")
+    redis_client.set(NAMES.ended("r"), mark)
+    assert bool(claim(claims_of(redis_client), 1)) == is_started
+    assert redis_client.llen(KEY) == 0
+    if not is_started:
+        assert redis_client.hget("rq:job:r-2", "status") == b"canceled"
+        assert 0 < redis_client.ttl("rq:job:r-2") <= 60
+
+
+def test_a_job_that_is_pushed_again_runs_once(redis_client: redis.Redis) -> None:
+    """Whoever can write to Redis can copy a signed job; on another worker's list, too."""
+    enqueue(redis_client, "r-1")
+    written = redis_client.hgetall("rq:job:r-1")
+    assert ids(claim(claims_of(redis_client), 1)) == ["r-1"]
+    redis_client.hset("rq:job:r-1", mapping=written)
+    redis_client.rpush(KEY, "r-1")
+    redis_client.rpush(f"rq:queue:{own('interactive', DEAD)}", "r-1")
+    assert claim(claims_of(redis_client), 1) == claim(claims_of(redis_client, DEAD), 1) == []
+    assert 0 < redis_client.ttl(NAMES.run_once("r-1")) <= 3600
 
 
 def test_a_big_body_is_left_to_a_round_trip_of_its_own(redis_client: redis.Redis) -> None:
     enqueue(redis_client, "r-1", "s-1")
-    redis_client.set(NAMES.body(keys.NO_HOST, "r", 1), bytes(200_000))
-    redis_client.set(NAMES.body(keys.NO_HOST, "s", 1), b"small")
-    assert [job.body for job in claims_of(redis_client).claim([KEY], [], 2, now())] == [None, Body(data=b"small")]
+    redis_client.set(NAMES.body("host", "r", 1), bytes(200_000))
+    redis_client.set(NAMES.body("host", "s", 1), b"small")
+    assert [job.body for job in claim(claims_of(redis_client), 2)] == [None, Body(data=b"small")]
 
 
 def test_executions_of_one_claim_have_names_of_their_own(redis_client: redis.Redis) -> None:
     enqueue(redis_client, *(f"j{number}" for number in range(20)))
-    claimed = claims_of(redis_client).claim([KEY], [], 20, now())
+    claimed = claim(claims_of(redis_client), 20)
     assert len({job.execution_id for job in claimed}) == 20
     assert {len(job.execution_id) for job in claimed} == {32}
-
-
-def test_a_popped_job_starts_only_for_the_one_who_finds_it(redis_client: redis.Redis) -> None:
-    enqueue(redis_client, "j")
-    redis_client.lmove(KEY, f"{KEY}:intermediate", "LEFT", "RIGHT")
-    popped = [Popped(KEY, "j")]
-    assert ids(claims_of(redis_client).claim([KEY], popped, 0, now())) == ["j"]
-    assert claims_of(redis_client, "another").claim([KEY], popped, 0, now()) == []
-    assert not redis_client.exists(f"{KEY}:intermediate")
 
 
 @pytest.mark.parametrize("status", ["canceled", "stopped", "finished", "failed", "started", None])
@@ -205,7 +256,7 @@ def test_only_queued_jobs_start(redis_client: redis.Redis, status: str | None) -
         redis_client.delete("rq:job:j")
     else:
         redis_client.hset("rq:job:j", "status", status)
-    assert claims_of(redis_client).claim([KEY], [], 5, now()) == []
+    assert claim(claims_of(redis_client), 5) == []
     assert redis_client.llen(KEY) == 0
 
 
@@ -222,7 +273,7 @@ def test_machines_whose_clocks_differ_do_not_take_each_other_for_dead(
     enqueue(redis_client, "j")
     elsewhere = datetime.fromtimestamp(time.time() + ahead_s, UTC)
     claims = claims_of(redis_client)
-    held = [Held(job.queue, job.job_id, job.execution_id) for job in claims.claim([KEY], [], 1, elsewhere)]
+    held = [Held(job.queue, job.job_id, job.execution_id) for job in claim(claims, 1, elsewhere)]
     redis_client.hset(f"rq:worker:{ME}", "birth", "x")
     for _ in ("claimed", "beaten"):
         real = time.time
@@ -236,7 +287,7 @@ def test_machines_whose_clocks_differ_do_not_take_each_other_for_dead(
 def test_a_beat_keeps_jobs_alive_and_says_what_became_of_them(redis_client: redis.Redis) -> None:
     enqueue(redis_client, "a", "b", "c")
     claims = claims_of(redis_client)
-    held = [Held(job.queue, job.job_id, job.execution_id) for job in claims.claim([KEY], [], 3, now())]
+    held = [Held(job.queue, job.job_id, job.execution_id) for job in claim(claims, 3)]
     redis_client.hset(f"rq:worker:{ME}", "birth", "x")
     redis_client.hset("rq:job:b", "status", "canceled")
     redis_client.delete("rq:job:c")
@@ -253,7 +304,7 @@ def test_a_beat_keeps_jobs_alive_and_says_what_became_of_them(redis_client: redi
 def test_a_beat_finds_a_cancellation_that_nobody_heard(redis_client: redis.Redis) -> None:
     enqueue(redis_client, "a-1", "b-1", "c-2", "d-2")
     claims = claims_of(redis_client)
-    held = [Held(job.queue, job.job_id, job.execution_id) for job in claims.claim([KEY], [], 4, now())]
+    held = [Held(job.queue, job.job_id, job.execution_id) for job in claim(claims, 4)]
     redis_client.hset(f"rq:worker:{ME}", "birth", "x")
     redis_client.set(NAMES.ended("b"), 1)
     redis_client.set(NAMES.ended("c"), 1)
@@ -267,84 +318,46 @@ def test_a_beat_of_a_forgotten_worker_says_so(redis_client: redis.Redis) -> None
     assert claims_of(redis_client).beat([], now()) is None
 
 
-def test_a_job_is_given_back_to_the_front_and_once(redis_client: redis.Redis) -> None:
-    enqueue(redis_client, "first", "second")
-    redis_client.lmove(KEY, f"{KEY}:intermediate", "LEFT", "RIGHT")
-    claims = claims_of(redis_client)
-    assert claims.give_back(Popped(KEY, "first"))
-    assert not claims.give_back(Popped(KEY, "first"))
-    assert redis_client.lrange(KEY, 0, -1) == [b"first", b"second"]
-
-
-def test_a_cancelled_job_is_not_given_back(redis_client: redis.Redis) -> None:
-    enqueue(redis_client, "j")
-    redis_client.lmove(KEY, f"{KEY}:intermediate", "LEFT", "RIGHT")
-    redis_client.hset("rq:job:j", "status", "canceled")
-    claims_of(redis_client).give_back(Popped(KEY, "j"))
-    assert redis_client.llen(KEY) == redis_client.llen(f"{KEY}:intermediate") == 0
-
-
-def test_moved_jobs_keep_their_order_and_know_their_new_queue(redis_client: redis.Redis) -> None:
+def test_moved_jobs_keep_their_order_come_first_and_know_their_new_queue(redis_client: redis.Redis) -> None:
     """H15: the queue of a dead worker has no consumer."""
-    enqueue(redis_client, "a", "b", "c", queue="own")
-    redis_client.lmove("rq:queue:own", "rq:queue:own:intermediate", "LEFT", "RIGHT")
-    assert move_jobs(redis_client, "rq:queue:own", KEY, QUEUE) == 3
-    assert redis_client.lrange(KEY, 0, -1) == [b"a", b"b", b"c"]
+    enqueue(redis_client, "late", queue=QUEUE)
+    enqueue(redis_client, "a", "b", "c")
+    assert move_jobs(redis_client, KEY, f"rq:queue:{QUEUE}", QUEUE) == 3
+    assert redis_client.lrange(f"rq:queue:{QUEUE}", 0, -1) == [b"a", b"b", b"c", b"late"]
     assert redis_client.hget("rq:job:b", "origin") == QUEUE.encode()
 
 
-def take(client: redis.Redis, times: int) -> list[Popped]:
-    """What a waiter takes that is allowed to so many times, and each time takes one entry alone."""
-    taken: list[Popped] = []
-    waiter = QueueWaiter(client, KEY, taken.append)
+def test_a_ring_is_heard_once_and_one_that_came_before_is_not_lost(redis_client: redis.Redis) -> None:
+    rings: list[float] = []
+    redis_client.lpush(NAMES.bell(ME), 1)
+    waiter = BellWaiter(redis_client, NAMES.bell(ME), lambda: rings.append(time.monotonic()))
     waiter.start()
     try:
-        for count in range(1, times + 1):
-            waiter.allow()
-            wait_until(lambda count=count: len(taken) == count, "the next entry, alone")  # type: ignore[misc]
+        wait_until(lambda: len(rings) == 1, "the first ring")
+        redis_client.lpush(NAMES.bell(ME), 1)
+        wait_until(lambda: len(rings) == 2, "the second ring")
+        assert redis_client.llen(NAMES.bell(ME)) == 0
     finally:
         waiter.stop()
-        waiter.join()
-    return taken
 
 
-def test_a_waiter_takes_one_job_for_each_leave(redis_client: redis.Redis) -> None:
-    enqueue(redis_client, "a", "b", "c")
-    taken = take(redis_client, 2)
-    assert [popped.job_id for popped in taken] == ["a", "b"]
-    assert redis_client.lrange(f"{KEY}:intermediate", 0, -1) == [b"a", b"b"]
-    assert redis_client.lrange(KEY, 0, -1) == [b"c"]
-
-
-def test_a_waiter_ends_although_a_job_came_after_it_was_told_to_stop(redis_client: redis.Redis) -> None:
-    taken: list[Popped] = []
-    waiter = QueueWaiter(redis_client, KEY, taken.append)
+def test_a_waiter_that_was_told_to_stop_rings_no_more(redis_client: redis.Redis) -> None:
+    rings: list[bool] = []
+    waiter = BellWaiter(redis_client, NAMES.bell(ME), lambda: rings.append(True))
     waiter.start()
-    waiter.allow()
-    wait_until(lambda: any(other["cmd"] == "blmove" for other in redis_client.client_list()), "it waits")
+    wait_until(lambda: any(other["cmd"] == "blpop" for other in redis_client.client_list()), "it waits")
     waiter.stop()
-    enqueue(redis_client, "a", "b")
-    ending = threading.Thread(target=waiter.join)
-    ending.start()
-    ending.join(5)
-    assert not ending.is_alive()
-    assert [popped.job_id for popped in taken] == ["a"]
+    redis_client.lpush(NAMES.bell(ME), 1)
+    wait_until(lambda: redis_client.llen(NAMES.bell(ME)) == 0, "the ring is taken")
+    wait_until(lambda: not waiter.is_alive, "its thread ends")
+    assert not rings
 
 
-def test_an_entry_that_is_no_text_stops_no_waiter_and_is_dropped(redis_client: redis.Redis) -> None:
+def test_an_entry_that_is_no_text_stops_no_claim_and_is_dropped(redis_client: redis.Redis) -> None:
     redis_client.rpush(KEY, b"\xff\xfe")
     enqueue(redis_client, "a")
-    taken = take(redis_client, 2)
-    assert ids(claims_of(redis_client).claim([KEY], taken, 0, now())) == ["a"]
-    assert not redis_client.exists(f"{KEY}:intermediate")
-
-
-def test_an_entry_that_is_no_text_and_was_left_behind_is_given_back_by_recovery(redis_client: redis.Redis) -> None:
-    redis_client.rpush(f"{KEY}:intermediate", b"\xff\xfe")
-    recovery = Recovery(redis_client, [queue_of(redis_client)], claims_of(redis_client), execution_ttl_s=6)
-    recovery.give_back_unclaimed(100.0)
-    recovery.give_back_unclaimed(100.0 + UNCLAIMED_S)
-    assert not redis_client.exists(f"{KEY}:intermediate", KEY)
+    assert ids(claim(claims_of(redis_client), 2)) == ["a"]
+    assert not redis_client.exists(KEY)
 
 
 # --- records --------------------------------------------------------------------------------------------------------
@@ -364,7 +377,7 @@ def test_a_job_is_recorded_whatever_its_hash_says(name: str) -> None:
     """Only what the claim itself wrote is relied on."""
     for value in _ODD_VALUES:
         fields = {b"data": b"x", name.encode(): value} if name else {}
-        slot = Slot(Claimed(QUEUE, "j", "e", fields, None), queue_of(_NOWHERE), Ticket("r", 1, ""), now(), "e")
+        slot = Slot(Claimed(QUEUE, "interactive", "j", "e", fields), queue_of(_NOWHERE), Ticket("r", 1, ""), now(), "e")
         job = slot.job(_Recorder())  # type: ignore[arg-type]
         assert (job.origin, job._status, job.worker_name) == (QUEUE, JobStatus.STARTED, ME)
 
@@ -393,7 +406,7 @@ def test_three_reapers_at_once_fail_each_job_once(redis_url: str, redis_client: 
     barrier, results = context.Barrier(3), context.Queue()
     names = [f"j{number}" for number in range(24)]
     enqueue(redis_client, *names)
-    claims_of(redis_client, ttl_s=1).claim([KEY], [], 24, now())
+    claim(claims_of(redis_client, ttl_s=1), 24)
     expire_all(redis_client)
     processes = [context.Process(target=_reap_expired_together, args=(redis_url, barrier, results)) for _ in range(3)]
     for process in processes:
@@ -417,9 +430,9 @@ def test_what_rq_did_not_write_stops_neither_claims_nor_clean_up(redis_client: r
         redis_client.lpush(KEY, name)
     redis_client.set("rq:job:text", "no hash")
     redis_client.lpush(KEY, "text")
-    redis_client.hset(NAMES.body(keys.NO_HOST, "good", 1), "no", "text")
+    redis_client.hset(NAMES.body("host", "good", 1), "no", "text")
     redis_client.hset(NAMES.ended("good"), "no", "text")
-    assert ids(claims_of(redis_client, ttl_s=1).claim([KEY], [], 9, now())) == ["good"]
+    assert ids(claim(claims_of(redis_client, ttl_s=1), 9)) == ["good"]
     redis_client.hset("rq:job:bad", mapping={"status": "started", "timeout": "never", "origin": QUEUE})
     redis_client.hset("rq:job:empty", mapping={"status": "started"})
     entries = ["bad:e", "empty:e", "no such job:e", b"\xff\xfe:e", "", *redis_client.zrange(f"rq:wip:{QUEUE}", 0, -1)]
@@ -430,32 +443,35 @@ def test_what_rq_did_not_write_stops_neither_claims_nor_clean_up(redis_client: r
 
 
 def test_a_live_workers_jobs_are_not_reaped(redis_client: redis.Redis) -> None:
-    enqueue(redis_client, "mine", "theirs")
-    claims_of(redis_client, "alive").claim([KEY], [], 1, now())
-    claims_of(redis_client, "dead").claim([KEY], [], 1, now())
+    enqueue(redis_client, "mine")
+    claim(claims_of(redis_client), 1)
+    enqueue(redis_client, "theirs", queue=own("interactive", DEAD))
+    claim(claims_of(redis_client, DEAD), 1)
     assert reap_expired(redis_client, [queue_of(redis_client)]) == 0
-    redis_client.hset("rq:worker:dead", mapping={"queues": QUEUE})
-    assert reap(redis_client, NAMES, "dead") == 1
+    redis_client.hset(f"rq:worker:{DEAD}", mapping={"queues": QUEUE})
+    assert reap(redis_client, NAMES, DEAD) == 1
     assert redis_client.hget("rq:job:mine", "status") == b"started"
     assert redis_client.hget("rq:job:theirs", "status") == b"failed"
 
 
 def test_a_dead_workers_jobs_are_found_after_its_records_have_expired(redis_client: redis.Redis) -> None:
-    enqueue(redis_client, "running")
-    enqueue(redis_client, "waiting", queue=NAMES.worker_queue(MODEL, "dead"))
-    claims_of(redis_client, "dead").claim([KEY], [], 1, now())
-    redis_client.delete("rq:worker:dead", *redis_client.scan_iter("rq:execution:*"))
-    assert reap(redis_client, NAMES, "dead") == 1
+    enqueue(redis_client, "running", "waiting", queue=own("interactive", DEAD))
+    claim(claims_of(redis_client, DEAD), 1)
+    redis_client.delete(f"rq:worker:{DEAD}", *redis_client.scan_iter("rq:execution:*"))
+    redis_client.hset(NAMES.placed(DEAD), "v", 2)
+    redis_client.lpush(NAMES.bell(DEAD), 1)
+    assert reap(redis_client, NAMES, DEAD) == 1
     assert redis_client.hget("rq:job:running", "status") == b"failed"
-    assert redis_client.lrange(KEY, 0, -1) == [b"waiting"]
+    assert redis_client.lrange(f"rq:queue:{QUEUE}", 0, -1) == [b"waiting"]
+    assert not redis_client.exists(NAMES.placed(DEAD), NAMES.bell(DEAD))
 
 
 def test_reaping_leaves_a_job_that_ended_by_itself(redis_client: redis.Redis) -> None:
-    enqueue(redis_client, "j")
-    claims_of(redis_client, "dead").claim([KEY], [], 1, now())
+    enqueue(redis_client, "j", queue=own("interactive", DEAD))
+    claim(claims_of(redis_client, DEAD), 1)
     redis_client.hset("rq:job:j", "status", "finished")
-    redis_client.hset("rq:worker:dead", mapping={"queues": QUEUE})
-    assert reap(redis_client, NAMES, "dead") == 0
+    redis_client.hset(f"rq:worker:{DEAD}", mapping={"queues": QUEUE})
+    assert reap(redis_client, NAMES, DEAD) == 0
     assert redis_client.hget("rq:job:j", "status") == b"finished"
     assert redis_client.zcard(f"rq:wip:{QUEUE}") == 0
 
@@ -465,12 +481,12 @@ def test_a_dead_workers_job_is_reaped_whatever_its_hash_says(redis_client: redis
     """Else one such job would stop every worker's recovery, and the host that buries its worker."""
     for number, value in enumerate(_ODD_VALUES):
         job = f"j{number}"
-        enqueue(redis_client, job)
-        claims_of(redis_client, "dead").claim([KEY], [], 1, now())
+        enqueue(redis_client, job, queue=own("interactive", DEAD))
+        claim(claims_of(redis_client, DEAD), 1)
         if name != "status":
             redis_client.hset(f"rq:job:{job}", name, value)
-        redis_client.hset("rq:worker:dead", mapping={"queues": QUEUE})
-        assert reap(redis_client, NAMES, "dead") == 1
+        redis_client.hset(f"rq:worker:{DEAD}", mapping={"queues": QUEUE})
+        assert reap(redis_client, NAMES, DEAD) == 1
         assert redis_client.hget(f"rq:job:{job}", "status") == b"failed"
         assert redis_client.zcard(f"rq:wip:{QUEUE}") == 0
 
@@ -478,21 +494,6 @@ def test_a_dead_workers_job_is_reaped_whatever_its_hash_says(redis_client: redis
 def test_an_entry_of_running_jobs_that_is_no_text_stops_no_recovery(redis_client: redis.Redis) -> None:
     redis_client.zadd(f"rq:wip:{QUEUE}", {b"\xff\xfe": 0})
     assert reap_expired(redis_client, [queue_of(redis_client)]) == 0
-
-
-@pytest.mark.parametrize(("execution_ttl_s", "unclaimed_s"), [(6.0, UNCLAIMED_S), (2.0, 2.0)])
-def test_unclaimed_jobs_are_given_back_only_after_a_while(
-    redis_client: redis.Redis, execution_ttl_s: float, unclaimed_s: float
-) -> None:
-    enqueue(redis_client, "j")
-    redis_client.lmove(KEY, f"{KEY}:intermediate", "LEFT", "RIGHT")
-    queues, claims = [queue_of(redis_client)], claims_of(redis_client)
-    recovery = Recovery(redis_client, queues, claims, execution_ttl_s=execution_ttl_s)
-    for now_s in (100.0, 100.0 + unclaimed_s - 0.1):
-        recovery.give_back_unclaimed(now_s)
-        assert redis_client.llen(KEY) == 0
-    recovery.give_back_unclaimed(100.0 + unclaimed_s)
-    assert redis_client.lrange(KEY, 0, -1) == [b"j"]
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
@@ -555,7 +556,7 @@ def test_a_job_of_other_bytes_has_no_ticket(data: bytes) -> None:
 def test_cancelling_through_stock_rq_is_possible_once_the_execution_expired(redis_client: redis.Redis) -> None:
     """H4"""
     enqueue(redis_client, "j")
-    claims_of(redis_client, ttl_s=1).claim([KEY], [], 1, now())
+    claim(claims_of(redis_client, ttl_s=1), 1)
     wait_until(lambda: not list(redis_client.scan_iter("rq:execution:*")), "the execution to expire")
     Job.fetch("j", connection=redis_client, serializer=JobSerializer).cancel()
     assert redis_client.hget("rq:job:j", "status") == JobStatus.CANCELED.encode()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from shared import keys, wire
+from shared import wire
 from shared.config import load_settings
 from shared.errors import InvalidRequestError, ModelUnavailableError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Started, TextDelta, Usage
@@ -44,7 +44,7 @@ class Bench:
         self.runner = Runner(
             SteppedEngine(core),
             self.publisher,
-            Bodies(redis.Redis.from_url(url), NAMES),
+            Bodies(redis.Redis.from_url(url), NAMES, host="host"),
             worker="w",
             secret=SECRET.encode(),
             report=self.reports.put,
@@ -69,7 +69,7 @@ class Bench:
             request=request, gateway=self.gateway.name, attempt=attempt, deadline_s=deadline_s, resume=resume
         )
         body = wire.encode(envelope)
-        self.gateway.client.set(NAMES.body(keys.NO_HOST, request.id, attempt), body)
+        self.gateway.client.set(NAMES.body("host", request.id, attempt), body)
         return Ticket(request.id, attempt, wire.sign(secret.encode(), request.id, attempt, body))
 
     def ask(self, text: str, request_id: str = "r1", **fields: Any) -> Ticket:
@@ -419,14 +419,14 @@ def test_a_wrong_signature_is_refused_and_says_what_to_check(bench: Bench) -> No
 
 def test_a_signature_does_not_fit_another_attempt(bench: Bench) -> None:
     ticket = bench.store(build_request("hi"), attempt=1)
-    bench.gateway.client.rename(NAMES.body(keys.NO_HOST, "r1", 1), NAMES.body(keys.NO_HOST, "r1", 2))
+    bench.gateway.client.rename(NAMES.body("host", "r1", 1), NAMES.body("host", "r1", 2))
     bench.runner.submit(Ticket(ticket.request_id, 2, ticket.signature))
     assert bench.gateway.wait_for(Failed).code == "wire"
 
 
 def test_the_body_of_another_request_is_refused(bench: Bench) -> None:
     ticket = bench.store(build_request("hi", "other"))
-    bench.gateway.client.rename(NAMES.body(keys.NO_HOST, "other", 1), NAMES.body(keys.NO_HOST, "r1", 1))
+    bench.gateway.client.rename(NAMES.body("host", "other", 1), NAMES.body("host", "r1", 1))
     bench.runner.submit(Ticket("r1", 1, ticket.signature))
     assert bench.gateway.wait_for(Failed).code == "wire"
 
@@ -437,7 +437,7 @@ def test_a_body_that_is_gone_fails_the_job(bench: Bench) -> None:
 
 
 def test_bytes_that_are_no_body_fail_the_job(bench: Bench) -> None:
-    bench.gateway.client.set(NAMES.body(keys.NO_HOST, "r1", 1), b"\x80\x04pickle")
+    bench.gateway.client.set(NAMES.body("host", "r1", 1), b"\x80\x04pickle")
     bench.runner.submit(Ticket("r1", 1, "00"))
     assert bench.report(Ended).error.code == "wire"
 
@@ -447,7 +447,7 @@ def test_an_expired_request_is_dropped_before_prefill(acted: Bench, scripted: Sc
     assert acted.gateway.wait_for(Failed).code == "deadline_exceeded"
     assert scripted.taken == []
     wait_until(
-        lambda: not acted.gateway.client.exists(NAMES.body(keys.NO_HOST, "r1", 1)),
+        lambda: not acted.gateway.client.exists(NAMES.body("host", "r1", 1)),
         "the body does not outlive the request",
     )
 
@@ -494,7 +494,7 @@ def test_an_error_that_does_not_travel_is_told_without_its_details(acted: Bench,
 def test_the_body_leaves_redis_when_the_request_is_taken(bench: Bench) -> None:
     bench.ask("hi")
     bench.gateway.wait_end()
-    wait_until(lambda: not bench.gateway.client.exists(NAMES.body(keys.NO_HOST, "r1", 1)), "the body is taken")
+    wait_until(lambda: not bench.gateway.client.exists(NAMES.body("host", "r1", 1)), "the body is taken")
 
 
 # --- cancellation and deadlines -------------------------------------------------------------------------------------
@@ -535,7 +535,7 @@ def test_cancelling_before_the_body_is_read_still_tells_the_client(bench: Bench)
     assert bench.gateway.wait_for(Failed).code == "cancelled"
     assert [type(event) for event in bench.gateway.events()] == [Failed]
     wait_until(
-        lambda: not bench.gateway.client.exists(NAMES.body(keys.NO_HOST, "r1", 1)),
+        lambda: not bench.gateway.client.exists(NAMES.body("host", "r1", 1)),
         "the body does not outlive the request",
     )
 
@@ -605,8 +605,8 @@ def test_an_attempt_that_was_replaced_in_redis_does_not_run(acted: Bench, script
     acted.gateway.client.set(NAMES.ended("r1"), 1)
     acted.runner.submit(late)
     assert acted.report(Ended).error.code == "cancelled"
-    wait_until(lambda: not acted.gateway.client.exists(NAMES.body(keys.NO_HOST, "r1", 1)), "its body goes")
-    assert acted.gateway.client.exists(NAMES.body(keys.NO_HOST, "r1", 2)), "the later attempt's stays"
+    wait_until(lambda: not acted.gateway.client.exists(NAMES.body("host", "r1", 1)), "its body goes")
+    assert acted.gateway.client.exists(NAMES.body("host", "r1", 2)), "the later attempt's stays"
 
 
 def test_the_same_attempt_twice_runs_once(acted: Bench, scripted: ScriptedEngine) -> None:

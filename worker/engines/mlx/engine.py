@@ -18,7 +18,7 @@ from shared.config import Settings, model_folders
 from shared.errors import InternalError, PromptTooLongError, UnsupportedContentError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Started, TokenLogprob
 from shared.registry import ModelSpec
-from shared.request import GenerateRequest, Resume
+from shared.request import PRIORITIES, GenerateRequest, Resume
 from worker.answers.stream import EndReason
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turns
@@ -473,6 +473,7 @@ class MlxEngine:
             running=len(self._decoder),
             waiting=len(self._sequences) - len(self._decoder),
             waiting_tokens=sum(sequence.total - self._prefiller.depth(sequence) for sequence in waiting),
+            waiting_s=self._waiting_s(waiting),
             prefill_tokens_per_s=self._cost.tokens_per_s,
             decode_tokens_per_s=self._decoder.tokens_per_s,
             cache_bytes=store.nbytes,
@@ -493,3 +494,12 @@ class MlxEngine:
                 "memory_neighbour_bytes": self._room.neighbour_bytes,
             },
         )
+
+    def _waiting_s(self, waiting: list[Sequence]) -> tuple[float, ...]:
+        """Predicted prefill of these, by class; nothing while no prefill was measured."""
+        if not self._cost.tokens_per_s:
+            return ()
+        by_class = dict.fromkeys(PRIORITIES, 0.0)
+        for sequence in waiting:
+            by_class[sequence.request.priority] += self._cost.predict_s(self._prefiller.depth(sequence), sequence.total)
+        return tuple(by_class.values())

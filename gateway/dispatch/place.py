@@ -1,0 +1,167 @@
+"""Where a request goes and how long it will wait there, or why it is refused: one decision, pure.
+
+Two things let a request wait on a worker: a place in its batch, and its turn to be prefilled. Places become free one
+per `service_s / capacity` seconds, where `service_s` is how long a request holds its place, measured by the worker
+from the start of the prefill; the first one after the mean residual time, which their spread makes longer. Prefills
+take their turns, so that those ahead add up. Whichever takes longer is the wait. Only requests of the same class and
+of those before it count as ahead.
+
+A request is refused for time only when even a lucky wait would be longer than it may wait: what was predicted is a
+sum of random times, and `_LUCK` deviations below its mean still counts as possible. While nothing was measured,
+nothing is refused for time. Counts always hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from shared.errors import OverloadedError
+from shared.places import NONE, Counts, free_places
+from shared.registry import Fleet, WorkerLease
+from shared.request import PRIORITIES, Priority
+
+_SHORTEST_S, _LONGEST_S = 1, 60  # Claude Code shows longer waits as an error instead of waiting
+_LUCK = 4.0
+_WIDEST = 2.0  # deviation over mean that is believed
+_PREFILL_LUCK = 0.7  # of a predicted prefill: a prefix may be found in the cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """One request: what it asks for and `may_wait_s`, how long it may wait until its prefill begins. `max_waiting` is
+    how many requests may wait for a model, `avoid` the workers that have failed this request."""
+
+    model: str
+    priority: Priority
+    may_wait_s: float
+    max_waiting: int
+    avoid: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What this gateway knows beyond the leases. `since` counts what it has put into a worker's lists and the worker's
+    lease does not show yet; `unplaced` the jobs that wait until a worker holds the model."""
+
+    since: Mapping[str, Counts] = field(default_factory=dict)
+    unplaced: Counts = NONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """The list to put the job into: that of a worker and class; of the model and class where `worker` is empty, because
+    none holds the model yet. `wait_s` is the predicted wait, None while nothing is known."""
+
+    priority: Priority
+    worker: str = ""
+    wait_s: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    error: OverloadedError
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Seconds until the prefill begins: expected, and with luck."""
+
+    expected_s: float
+    least_s: float
+
+
+def place(fleet: Fleet, load: Load, facts: Facts) -> Placed | Refused:
+    """The worker on which the request will begin soonest; an error that says when to ask again when too
+    many wait, or when it could not begin in time on any."""
+    workers = [worker for worker in fleet.ready_workers(facts.model) if worker.worker not in facts.avoid]
+    waits = {worker.worker: wait_on(worker, load, facts.priority) for worker in workers}
+    refusal = _too_many(workers, load, facts, waits)
+    if refusal is not None:
+        return refusal
+    if not workers:
+        return Placed(priority=facts.priority, reason="no worker holds the model yet")
+    best = min(workers, key=lambda worker: (*_rank(waits[worker.worker]), _busy(worker, load), worker.worker))
+    wait = waits[best.worker]
+    if wait is not None and wait.least_s > facts.may_wait_s:
+        return _too_long(facts, wait)
+    return Placed(
+        priority=facts.priority,
+        worker=best.worker,
+        wait_s=None if wait is None else wait.expected_s,
+        reason="only worker" if len(workers) == 1 else "begins soonest",
+    )
+
+
+def wait_on(worker: WorkerLease, load: Load, priority: Priority) -> Wait | None:
+    """The wait on one worker; None while it has measured nothing and has no free place."""
+    rank = PRIORITIES.index(priority)
+    ahead = sum(_waiting(worker, load)[: rank + 1])
+    departures = max(0, ahead + 1 - free_places(worker.capacity, worker.held, priority))
+    if departures and not worker.service_s:
+        return None
+    turn_s = worker.service_s / max(1, worker.capacity)
+    spread = min(_WIDEST, worker.service_deviation_s / worker.service_s) if worker.service_s else 0.0
+    prefill_s = sum(worker.waiting_s[: rank + 1]) + ahead * worker.prefill_s
+    turns = departures - 1 + (1 + spread * spread) / 2 if departures else 0.0
+    rounds = max(0, departures - 1) // max(1, worker.capacity)  # places may become free all at once
+    lucky = max(0.0, rounds * max(1, worker.capacity) - _LUCK * spread * math.sqrt(departures))
+    return Wait(
+        expected_s=max(turns * turn_s, prefill_s),
+        least_s=max(lucky * turn_s, _PREFILL_LUCK * prefill_s),
+    )
+
+
+def most_waiting(priority: Priority, max_waiting: int) -> int:
+    """How many requests may wait before one of this class is refused: batch work leaves half of the places to
+    people."""
+    return max(1, max_waiting // 2) if priority == "batch" else max_waiting
+
+
+def _too_many(
+    workers: Iterable[WorkerLease], load: Load, facts: Facts, waits: Mapping[str, Wait | None]
+) -> Refused | None:
+    waiting = sum(load.unplaced) + sum(sum(_waiting(worker, load)) for worker in workers)
+    free = sum(free_places(worker.capacity, worker.held, facts.priority) for worker in workers)
+    excess = waiting - free - most_waiting(facts.priority, facts.max_waiting)
+    if excess < 0:
+        return None
+    turn_s = min((w.service_s / max(1, w.capacity) for w in workers if w.service_s), default=0.0)
+    error = OverloadedError(
+        f"{waiting} requests are already waiting for {facts.model}",
+        retry_after_s=_clamped((excess + 1) * turn_s),
+        reason="queue_full",
+    )
+    return Refused(error)
+
+
+def _too_long(facts: Facts, wait: Wait) -> Refused:
+    error = OverloadedError(
+        f"a request for {facts.model} would wait about {wait.expected_s:.0f} s now, more than the "
+        f"{facts.may_wait_s:.0f} s it may",
+        retry_after_s=_clamped(wait.expected_s - facts.may_wait_s),
+        reason="wait_too_long",
+    )
+    return Refused(error)
+
+
+def _waiting(worker: WorkerLease, load: Load) -> Counts:
+    """Jobs in the worker's lists, by class."""
+    since = load.since.get(worker.worker, NONE)
+    queued = worker.queued or NONE
+    return tuple(a + b for a, b in zip(queued, since, strict=True))
+
+
+def _rank(wait: Wait | None) -> tuple[int, float]:
+    """Known waits first, then those of which nothing is known."""
+    return (1, 0.0) if wait is None else (0, wait.expected_s)
+
+
+def _busy(worker: WorkerLease, load: Load) -> float:
+    return (sum(worker.held) + sum(_waiting(worker, load))) / max(1, worker.capacity)
+
+
+def _clamped(seconds: float) -> int:
+    return min(_LONGEST_S, max(_SHORTEST_S, math.ceil(seconds)))

@@ -1,0 +1,201 @@
+"""Where a request goes, how long it will wait, why it is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.dispatch.place import Facts, Load, Placed, Refused, place, wait_on
+from shared.errors import OverloadedError
+from shared.places import RESERVED_PLACES, free_places
+from shared.registry import Fleet, WorkerLease
+from shared.request import PRIORITIES, Priority
+from tests.bench.admission import Scenario, Simulation
+from tests.support.fleet import lease
+
+
+def worker(name: str = "w", **fields: Any) -> WorkerLease:
+    return lease("m", worker=name, **{"service_s": 2.0, **fields})
+
+
+def counts(**of: int) -> tuple[int, ...]:
+    return tuple(of.get(priority, 0) for priority in PRIORITIES)
+
+
+def decide(
+    *workers: WorkerLease,
+    priority: Priority = "interactive",
+    may_wait_s: float = 600.0,
+    max_waiting: int = 64,
+    load: Load | None = None,
+    avoid: tuple[str, ...] = (),
+) -> Placed | Refused:
+    facts = Facts(model="m", priority=priority, may_wait_s=may_wait_s, max_waiting=max_waiting, avoid=frozenset(avoid))
+    return place(Fleet(workers=workers), load or Load(), facts)
+
+
+def placed(*workers: WorkerLease, **how: Any) -> Placed:
+    decided = decide(*workers, **how)
+    assert isinstance(decided, Placed)
+    return decided
+
+
+def refusal(*workers: WorkerLease, **how: Any) -> OverloadedError:
+    decided = decide(*workers, **how)
+    assert isinstance(decided, Refused)
+    return decided.error
+
+
+def test_an_idle_worker_takes_a_request_at_once() -> None:
+    decided = placed(worker())
+    assert (decided.worker, decided.wait_s) == ("w", 0.0)
+
+
+def test_without_a_worker_the_job_waits_for_the_model() -> None:
+    assert placed().worker == ""
+    assert placed(worker(state="loading")).worker == ""
+
+
+@pytest.mark.parametrize("state", ["loading", "draining", "stalled"])
+def test_a_worker_that_takes_nothing_gets_nothing(state: str) -> None:
+    assert placed(worker("a", state=state), worker("b", held=counts(interactive=4))).worker == "b"
+
+
+def test_a_worker_that_failed_the_request_does_not_get_it_again() -> None:
+    assert placed(worker("a"), worker("b", held=counts(interactive=4)), avoid=("a",)).worker == "b"
+
+
+def test_the_worker_on_which_it_begins_soonest_is_chosen() -> None:
+    busy = worker("a", waiting_s=(30.0, 0.0, 0.0, 0.0))
+    assert placed(busy, worker("b", waiting_s=(2.0, 0.0, 0.0, 0.0))).worker == "b"
+
+
+def test_of_two_idle_workers_the_less_busy_one_is_chosen() -> None:
+    assert placed(worker("a", held=counts(side=2)), worker("b", held=counts(side=1))).worker == "b"
+
+
+def test_what_this_gateway_has_just_placed_counts_before_a_lease_shows_it() -> None:
+    load = Load(since={"a": counts(interactive=5)})
+    assert placed(worker("a"), worker("b", held=counts(interactive=3)), load=load).worker == "b"
+
+
+def test_only_the_same_class_and_those_before_it_are_ahead() -> None:
+    full = worker(held=counts(batch=4), queued=counts(batch=100), waiting_s=(0.0, 0.0, 0.0, 500.0))
+    wait = wait_on(full, Load(), "interactive")
+    assert wait is not None
+    assert wait.expected_s == 0.0
+    behind = wait_on(full, Load(), "batch")
+    assert behind is not None
+    assert behind.expected_s >= 500.0
+
+
+def test_the_first_class_passes_the_capacity_where_others_can_be_paused() -> None:
+    assert free_places(4, counts(batch=4), "interactive") == RESERVED_PLACES
+    assert free_places(4, counts(batch=1, interactive=3), "interactive") == 1
+    assert free_places(4, counts(interactive=4), "interactive") == 0
+    assert free_places(4, counts(batch=4), "subagent") == 0
+
+
+def test_a_place_becomes_free_once_per_service_time_and_capacity() -> None:
+    full = worker(held=counts(interactive=4), queued=counts(interactive=7), service_s=8.0)
+    wait = wait_on(full, Load(), "interactive")
+    assert wait is not None
+    assert wait.expected_s == pytest.approx(7.5 * 2.0)  # the first on average after half a turn
+
+
+def test_a_wait_longer_than_the_class_may_wait_is_refused_with_the_time_to_ask_again() -> None:
+    full = worker(held=counts(interactive=4), queued=counts(interactive=39), service_s=100.0)
+    assert isinstance(decide(full, may_wait_s=1000.0), Placed)
+    error = refusal(full, may_wait_s=850.0)
+    assert (error.details["reason"], error.retry_after_s) == ("wait_too_long", 60)
+
+
+def test_nothing_is_refused_for_time_while_nothing_was_measured() -> None:
+    unknown = worker(held=counts(interactive=4), queued=counts(interactive=50), service_s=0.0)
+    assert placed(unknown, may_wait_s=0.001).wait_s is None
+
+
+def test_counts_hold_while_nothing_was_measured() -> None:
+    unknown = worker(held=counts(interactive=4), queued=counts(interactive=3), service_s=0.0)
+    assert refusal(unknown, max_waiting=3).details["reason"] == "queue_full"
+    assert refusal(load=Load(unplaced=counts(side=3)), max_waiting=3).details["reason"] == "queue_full"
+
+
+def test_running_requests_do_not_count_as_waiting() -> None:
+    assert placed(worker(held=counts(interactive=4), queued=counts(interactive=2)), max_waiting=3)
+
+
+def test_a_queue_that_was_full_and_has_room_now_takes_requests() -> None:
+    assert placed(worker(queued=counts(interactive=3)), max_waiting=3)  # four free places
+
+
+def test_batch_work_leaves_half_of_the_queue_to_people() -> None:
+    half = worker(held=counts(batch=4), queued=counts(batch=32))
+    assert refusal(half, priority="batch").details["reason"] == "queue_full"
+    assert placed(half, priority="side")
+    assert placed(half, priority="interactive")
+
+
+@pytest.mark.parametrize(("service_s", "retry_after_s"), [(0.001, 1), (10_000.0, 60)])
+def test_retry_after_stays_between_one_second_and_one_minute(service_s: float, retry_after_s: int) -> None:
+    full = worker(held=counts(interactive=4), queued=counts(interactive=3), service_s=service_s)
+    assert refusal(full, max_waiting=3).retry_after_s == retry_after_s
+
+
+WORKERS = st.lists(
+    st.builds(
+        worker,
+        st.sampled_from("abcd"),
+        held=st.tuples(*[st.integers(0, 4)] * 4),
+        queued=st.tuples(*[st.integers(0, 9)] * 4),
+        waiting_s=st.tuples(*[st.floats(0, 100)] * 4),
+        service_s=st.floats(0.01, 50),
+        prefill_s=st.floats(0, 5),
+        service_deviation_s=st.floats(0, 50),
+    ),
+    max_size=4,
+    unique_by=lambda w: w.worker,
+)
+
+
+@given(WORKERS, st.sampled_from(PRIORITIES))
+def test_a_higher_class_never_waits_longer(workers: list[WorkerLease], priority: Priority) -> None:
+    higher = PRIORITIES[max(0, PRIORITIES.index(priority) - 1)]
+    for one in workers:
+        first, second = wait_on(one, Load(), higher), wait_on(one, Load(), priority)
+        if first is not None and second is not None:
+            assert first.expected_s <= second.expected_s + 1e-9
+
+
+@given(WORKERS, st.sampled_from(PRIORITIES))
+def test_another_worker_never_makes_the_wait_longer(workers: list[WorkerLease], priority: Priority) -> None:
+    alone = decide(*workers, priority=priority, max_waiting=10_000, may_wait_s=1e9)
+    more = decide(*workers, worker("z"), priority=priority, max_waiting=10_000, may_wait_s=1e9)
+    assert isinstance(alone, Placed)
+    assert isinstance(more, Placed)
+    assert more.wait_s == 0.0 or alone.wait_s is None or (more.wait_s or 0.0) <= alone.wait_s
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("clients", "capacity"), [(4, 1), (16, 4), (64, 8)])
+def test_in_a_closed_loop_nobody_is_refused_who_would_have_begun_in_time(
+    clients: int, capacity: int, spread: float
+) -> None:
+    scenario = Scenario(clients=clients, capacity=capacity, spread=spread, seconds=60.0)
+    outcome = Simulation(scenario).run()
+    assert outcome.wrongly_refused == 0
+    assert len(outcome.accepted) > clients
+
+
+def test_a_closed_loop_that_is_too_much_is_refused_and_those_accepted_wait_no_longer_than_they_may() -> None:
+    """After the first wave, of which nothing could be known."""
+    scenario = Scenario(clients=64, capacity=2, spread=0.0, seconds=240.0)
+    outcome = Simulation(scenario).run()
+    assert outcome.refused
+    assert outcome.wrongly_refused == 0
+    later = [j for j in outcome.accepted if j.asked_s > 150 and j.begun_s is not None]
+    assert later
+    assert max(j.begun_s - j.asked_s for j in later if j.begun_s) < 1.25 * scenario.may_wait_s

@@ -1,0 +1,44 @@
+"""How much a worker takes off its lists at a time: a pure decision.
+
+A worker takes no more than it can begin: as many requests as it has places, and no further prompts while those that it
+holds will take `AHEAD_S` to prefill. What is left on its lists can still be moved, ordered and shared out; what is in
+the engine cannot. How long a prompt on a list will take is not known before it is tokenised, but its body's size is a
+bound: of a conversation that is in the cache only the end is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from shared.places import NONE, Counts, free_places
+from shared.request import PRIORITIES
+
+AHEAD_S = 2.0
+UNBOUNDED = 2**53  # the largest integer that a script counts exactly
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """For the list of one class: how many jobs may be started in all, those of higher classes included, and how many
+    bytes of bodies may have been started before one more is."""
+
+    most: int
+    ahead_bytes: int
+
+
+def quotas(*, capacity: int, held: Counts, ahead_s: Sequence[float], s_per_byte: float) -> list[Quota]:
+    """For each class. `held` counts the requests that run or are prepared, `ahead_s` are the predicted seconds of
+    prefill that those of each class still need, `s_per_byte` is what a byte of a body takes, 0 while unknown."""
+    totals_s = accumulate(ahead_s or [float(count) for count in NONE])
+    return [
+        Quota(free_places(capacity, held, priority), _bytes_in(AHEAD_S - ahead, s_per_byte))
+        for priority, ahead in zip(PRIORITIES, totals_s, strict=True)
+    ]
+
+
+def _bytes_in(seconds: float, s_per_byte: float) -> int:
+    if seconds <= 0:
+        return 0
+    return UNBOUNDED if s_per_byte <= 0 else max(1, int(min(UNBOUNDED, seconds / s_per_byte)))
