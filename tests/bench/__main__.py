@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.bench.bodies import measure_bodies
 from tests.bench.contenders import Bare, Contender, MlxServer, Stack
 from tests.bench.growth import measure_growth
+from tests.bench.held import measure_held
 from tests.bench.overhead import measure_overhead
 from tests.bench.prompts import Renderer, build_short
 from tests.bench.report import Table
@@ -26,7 +27,19 @@ from tests.bench.templates import measure_templates
 from tests.bench.turns import measure_turns
 from tests.models.random_checkpoint import PRESETS, build_checkpoint
 
-PARTS = ("overhead", "bodies", "templates", "speculation", "growth", "turns", "streams", "stalls", "sides", "restart")
+PARTS = (
+    "overhead",
+    "bodies",
+    "templates",
+    "speculation",
+    "held",
+    "growth",
+    "turns",
+    "streams",
+    "stalls",
+    "sides",
+    "restart",
+)
 
 
 @contextlib.asynccontextmanager
@@ -97,7 +110,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mlxgw-bench-") as folder:
         if arguments.part in ("all", "speculation"):
             print(measure_speculation(Path(folder), arguments.params).render() + "\n", flush=True)
-        if arguments.part in ("overhead", "bodies", "templates", "speculation"):
+        if arguments.part in ("all", "held"):
+            print(measure_held(Path(folder), arguments.params).render() + "\n", flush=True)
+        if arguments.part in ("overhead", "bodies", "templates", "speculation", "held"):
             return
         for model in _models(arguments, Path(folder)):
             print(f"model: {model.name}\n", flush=True)

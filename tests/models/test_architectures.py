@@ -59,7 +59,7 @@ def check_same(mine: list[tuple[str, float]], theirs: list[tuple[str, float]], t
 
 def generated_by_mlx_lm(driver: Driver, item: GenerateRequest) -> list[tuple[str, float]]:
     loaded: Any = driver.engine._loaded
-    prompt = mx.array(driver.engine.prepare(item).payload[0].tokens)
+    prompt = mx.array(driver.engine.prepare(item).payload.prompt.tokens)
     out: list[tuple[str, float]] = []
     for token, logits in generate_step(prompt, loaded.model, max_tokens=ANSWER_TOKENS):
         logprobs = logits.astype(mx.float32) - mx.logsumexp(logits.astype(mx.float32))
@@ -115,7 +115,7 @@ def check_answers(folder: Path, tmp_path: Path, tolerance: float, *, is_stored: 
     grown = [*first, message("assistant", text or "ok"), message("user", words(700, 10))]
     (answer,) = answers(warm, warm, asked("grown", grown))
     computed = answer.usage.input_tokens - answer.usage.cached_tokens
-    appended = answer.usage.input_tokens - len(warm.engine.prepare(asked("first", first)).payload[0].tokens)
+    appended = answer.usage.input_tokens - len(warm.engine.prepare(asked("first", first)).payload.prompt.tokens)
     assert computed < appended
     forked = [first[0], message("user", words(900, 15))]
     (fork,) = answers(warm, warm, asked("forked", forked))

@@ -308,7 +308,7 @@ def test_strong_penalties_never_repeat_a_generated_token(driver: Driver, penalty
 
 def test_repetition_penalty_shuns_what_the_prompt_said(driver: Driver) -> None:
     driver.run(ask("a", max_tokens=20, repetition_penalty=1e6))
-    prompt = driver.engine.prepare(ask("b")).payload[0].tokens
+    prompt = driver.engine.prepare(ask("b")).payload.prompt.tokens
     assert not set(driver.tokens["a"]) & set(prompt)
 
 
