@@ -456,6 +456,7 @@ def test_want_of_memory_interrupts_and_resumes_without_a_trace(full: Path) -> No
     keys = ["1", "2", "3", "4"]
     free = Driver(full)
     expected = free.run(*map(long, keys))
+    gc.collect()  # the engines of other tests
     mx.clear_cache()
     base = mx.get_active_memory() + weight_bytes(full)
     tight = Driver(full, memory_bytes=base + 3500 * token_bytes(full), cache_bytes=1)
