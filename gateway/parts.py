@@ -35,23 +35,23 @@ class Parts:
     reader: BodyReader
     intake: Intake
     metrics: Metrics
-    clients: tuple[redis.asyncio.Redis, ...]
+    connections: tuple[redis.asyncio.Redis, ...]
 
     async def aclose(self) -> None:
         await self.reader.aclose()
-        for client in self.clients:
-            await client.aclose()
+        for connection in self.connections:
+            await connection.aclose()
 
 
 def build_parts(settings: Settings) -> Parts:
     """Redis may come later; a settings file or a URL that cannot be used raises `ConfigError`."""
     policies = Policies(settings)
-    client, subscriber = build_clients(settings)
+    broker, subscriber = connect_broker(settings)
     names = Names(settings.deployment)
-    fleet = FleetWatcher(client, names)
+    fleet = FleetWatcher(broker, names)
     metrics = Metrics(fleet)
-    hub = FrameHub(subscriber, client, names, f"gw{secrets.token_hex(6)}", on_gap=metrics.gap)
-    jobs = JobQueue(client, names, load_secret(settings))
+    hub = FrameHub(subscriber, broker, names, f"gw{secrets.token_hex(6)}", on_gap=metrics.gap)
+    jobs = JobQueue(broker, names, load_secret(settings))
     dispatcher = Dispatcher(names=names, hub=hub, fleet=fleet, jobs=jobs, limits=Limits.of(settings), observer=metrics)
     return Parts(
         settings=settings,
@@ -62,14 +62,14 @@ def build_parts(settings: Settings) -> Parts:
         reader=BodyReader(),
         intake=Intake(ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model), policies),
         metrics=metrics,
-        clients=(client, subscriber),
+        connections=(broker, subscriber),
     )
 
 
-def build_clients(settings: Settings) -> tuple[redis.asyncio.Redis, redis.asyncio.Redis]:
-    """One client for commands, one for the subscription. Neither retries by itself: a job must not be queued twice,
+def connect_broker(settings: Settings) -> tuple[redis.asyncio.Redis, redis.asyncio.Redis]:
+    """One connection for commands, one for the subscription. Neither retries by itself: a job must not be queued twice,
     and a broken subscription must be seen. Neither has time-outs: whoever asks has one for the whole."""
-    client, subscriber = (build_async_redis(settings, socket_timeout_s=None) for _ in range(2))
-    for each in (client, subscriber):
+    broker, subscriber = (build_async_redis(settings, socket_timeout_s=None) for _ in range(2))
+    for each in (broker, subscriber):
         each.set_retry(Retry(NoBackoff(), 0))
-    return client, subscriber
+    return broker, subscriber

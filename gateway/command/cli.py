@@ -186,8 +186,8 @@ def _drain(settings: Settings, options: argparse.Namespace) -> int:
     settings = _need_redis(settings)
 
     async def tell() -> bool:
-        async with build_async_redis(settings) as client:
-            return await drain(client, options.worker)
+        async with build_async_redis(settings) as broker:
+            return await drain(broker, options.worker)
 
     if not asyncio.run(tell()):
         there = ", ".join(lease.worker for lease in _read_fleet(settings).workers) or "none"
@@ -267,8 +267,8 @@ def _read_fleet(settings: Settings) -> Fleet:
     settings = _need_redis(settings)
 
     async def read() -> Fleet:
-        async with build_async_redis(settings) as client:
-            return await FleetWatcher(client, Names(settings.deployment)).refresh()
+        async with build_async_redis(settings) as broker:
+            return await FleetWatcher(broker, Names(settings.deployment)).refresh()
 
     try:
         return asyncio.run(read())

@@ -198,10 +198,10 @@ class Stack:
         """
         shown: dict[str, ModelRecord] = {}
         record = Names(self.settings.deployment).host(word(self.name))
-        async with build_async_redis(self.settings) as client:
+        async with build_async_redis(self.settings) as broker:
             while not self._stopping.is_set():
                 with contextlib.suppress(RedisError, OSError):
-                    self._show(models_of(await client.get(record)), shown)
+                    self._show(models_of(await broker.get(record)), shown)
                 if not self._is_ready:
                     await self._announce_when_ready(shown.values())
                 with contextlib.suppress(TimeoutError):
@@ -249,8 +249,8 @@ def describe_model(model: ModelRecord) -> str:
 def check_redis(settings: Settings) -> None:
     """Raises `ConfigError` when the Redis of the settings does not answer or is too old."""
     try:
-        with build_redis(settings) as client:
-            version = str(client.info("server")["redis_version"])
+        with build_redis(settings) as broker:
+            version = str(broker.info("server")["redis_version"])
     except AuthenticationError as error:
         raise ConfigError(
             "REDIS_URL: the server refuses the user or the password, or wants one: redis://USER:PASSWORD@HOST:PORT"

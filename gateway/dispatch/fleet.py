@@ -41,14 +41,14 @@ class FleetWatcher(Presence):
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        broker: redis.asyncio.Redis,
         names: Names,
         *,
         every_s: float = 0.25,
         forget_after_s: float = _FORGET_AFTER_S,
     ) -> None:
         super().__init__()
-        self._redis = client
+        self._redis = broker
         self._names = names
         self._every_s = every_s
         self._forget_after_s = forget_after_s

@@ -116,11 +116,11 @@ async def _asking_redis(purpose: str) -> AsyncIterator[None]:
         raise away_error(purpose, error) from error
 
 
-async def drain(client: redis.asyncio.Redis, worker: str) -> bool:
+async def drain(broker: redis.asyncio.Redis, worker: str) -> bool:
     """RQ's shutdown command: the worker finishes what it holds and ends. False when no such worker listens.
     Raises `BrokerUnavailableError`."""
     async with _asking_redis("the worker could not be told"):
-        return bool(await client.publish(PUBSUB_CHANNEL_TEMPLATE % worker, orjson.dumps({"command": "shutdown"})))
+        return bool(await broker.publish(PUBSUB_CHANNEL_TEMPLATE % worker, orjson.dumps({"command": "shutdown"})))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +134,14 @@ class Written:
 class JobQueue:
     """Places, moves, counts and cancels. Every method raises `BrokerUnavailableError` when Redis is away."""
 
-    def __init__(self, client: redis.asyncio.Redis, names: Names, secret: bytes) -> None:
-        self._redis = client
+    def __init__(self, broker: redis.asyncio.Redis, names: Names, secret: bytes) -> None:
+        self._redis = broker
         self._names = names
         self._secret = secret
         self._cancelling: set[asyncio.Task[None]] = set()
-        self._place = client.register_script(queue_scripts.PLACE)
-        self._move = client.register_script(queue_scripts.MOVE)
-        self._cancel = client.register_script(queue_scripts.CANCEL)
+        self._place = broker.register_script(queue_scripts.PLACE)
+        self._move = broker.register_script(queue_scripts.MOVE)
+        self._cancel = broker.register_script(queue_scripts.CANCEL)
 
     async def submit(self, envelope: Envelope, place: Placed) -> int:
         """Store the body and put the job where it was placed, in one round trip. How many jobs were ever put on the

@@ -58,7 +58,7 @@ class FrameHub(Presence):
     def __init__(
         self,
         subscriber: redis.asyncio.Redis,
-        client: redis.asyncio.Redis,
+        broker: redis.asyncio.Redis,
         names: Names,
         gateway_id: str,
         *,
@@ -68,7 +68,7 @@ class FrameHub(Presence):
         self.gateway_id = gateway_id
         self._names = names
         self._subscriber = subscriber
-        self._redis = client
+        self._redis = broker
         self._on_gap = on_gap
         self._dispatches: dict[str, Dispatch] = {}
         self._sources: dict[str, _Source] = {}

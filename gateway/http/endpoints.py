@@ -82,8 +82,8 @@ class Generate(_Endpoint):
         try:
             async with contextlib.AsyncExitStack() as leaving:
                 readers = await self._join(leaving, first, parsed.choices, record)
-                client = await leaving.enter_async_context(_reading(receive, readers))
-                answer = _Answer(self, parsed, first, client, record, send)
+                reading = await leaving.enter_async_context(_reading(receive, readers))
+                answer = _Answer(self, parsed, first, reading, record, send)
                 outcome = await (answer.stream_it() if parsed.stream else answer.send_whole())
         except GatewayError as error:
             outcome = outcome_of(error)
@@ -120,20 +120,20 @@ def _encoding_hint(scope: Scope) -> str:
 @contextlib.asynccontextmanager
 async def _reading(receive: Receive, readers: Sequence[EventReader]) -> AsyncIterator[ChoiceReaders]:
     """What one client reads, for as long as it stays."""
-    client = ChoiceReaders(readers)
-    watcher = asyncio.create_task(_watch_client(receive, client))
+    reading = ChoiceReaders(readers)
+    watcher = asyncio.create_task(_watch_client(receive, reading))
     try:
-        yield client
+        yield reading
     finally:
         watcher.cancel()
-        await client.aclose()
+        await reading.aclose()
 
 
-async def _watch_client(receive: Receive, client: ChoiceReaders) -> None:
+async def _watch_client(receive: Receive, reading: ChoiceReaders) -> None:
     """The body has been read, so the next message says that the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    client.abandon()
+    reading.abandon()
 
 
 class _Answer:
@@ -144,13 +144,13 @@ class _Answer:
         endpoint: Generate,
         parsed: Parsed,
         dispatch: Dispatch,
-        client: ChoiceReaders,
+        reading: ChoiceReaders,
         record: RequestRecord,
         send: Send,
     ) -> None:
         self.settings = endpoint.settings
         self.reply = parsed.reply
-        self.client = client
+        self.reading = reading
         self.record = record
         self.send = send
         self.context = RenderContext(
@@ -164,12 +164,12 @@ class _Answer:
     async def send_whole(self) -> str:
         """Raises the error of a failed request."""
         told: list[list[Event]] = [[] for _ in range(self.context.choices)]
-        while not self.client.is_over:
+        while not self.reading.is_over:
             for choice, event in await self._next(_PATIENCE_S):
                 if isinstance(event, Failed):
                     raise event.error()
                 told[choice].append(event)
-            if self.client.is_abandoned:
+            if self.reading.is_abandoned:
                 return "cancelled"
         answer = self.reply.render([assemble(events) for events in told], self.context)
         await send_json(self.send, 200, answer, headers=self._warnings())
@@ -178,7 +178,7 @@ class _Answer:
     async def stream_it(self) -> str:
         """Raises the error of a request that failed before its response was opened."""
         told = await self._first_events()
-        if self.client.is_abandoned:
+        if self.reading.is_abandoned:
             return "cancelled"
         if told and isinstance(told[-1][1], Failed):
             raise told[-1][1].error()
@@ -202,7 +202,7 @@ class _Answer:
         """Until the prompt is known to be good or bad, or the grace is over."""
         told: _Told = []
         opens_s = time.monotonic() + self.settings.stream_grace_s
-        while not self.client.is_abandoned and not any(_settles(event) for _, event in told):
+        while not self.reading.is_abandoned and not any(_settles(event) for _, event in told):
             left_s = opens_s - time.monotonic()
             if left_s <= 0:
                 break
@@ -216,7 +216,7 @@ class _Answer:
         data = b"".join([renderer.feed(event, choice) for choice, event in told]) + renderer.start()
         keepalive_s = self.settings.keepalive_s
         wrote_s = spoke_s = time.monotonic()
-        while not self.client.is_over:
+        while not self.reading.is_over:
             left_s = keepalive_s
             if data:
                 await self._write(data, is_last=False)
@@ -224,7 +224,7 @@ class _Answer:
             else:
                 left_s = max(0.0, wrote_s + keepalive_s - time.monotonic())
             told = await self._next(left_s)
-            if self.client.is_abandoned:
+            if self.reading.is_abandoned:
                 return "cancelled"
             data = b"".join([renderer.feed(event, choice) for choice, event in told])
             if data or any(not isinstance(event, Progress) for _, event in told):
@@ -236,7 +236,7 @@ class _Answer:
         return outcome_of(last.error()) if isinstance(last, Failed) else "ok"
 
     async def _next(self, timeout_s: float) -> _Told:
-        told = await self.client.wait(timeout_s)
+        told = await self.reading.wait(timeout_s)
         self.record.note([event for _, event in told])
         return told
 

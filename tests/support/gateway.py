@@ -18,7 +18,7 @@ from gateway.dispatch.place import Placed
 from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
-from gateway.parts import build_clients
+from gateway.parts import connect_broker
 from shared import keys, wire
 from shared.config import Settings
 from shared.events import Event, Failed, Finished, Started, TextDelta, Usage
@@ -135,7 +135,7 @@ class Parts:
 @contextlib.asynccontextmanager
 async def running_parts(url: str, *, with_watchdog: bool = True) -> AsyncIterator[Parts]:
     """Hub, fleet and watchdog at work on this Redis, connected."""
-    client, subscriber = build_clients(Settings(redis_url=url))
+    client, subscriber = connect_broker(Settings(redis_url=url))
     gaps: list[bool] = []
     hub = FrameHub(subscriber, client, NAMES, "gwtest", on_gap=gaps.append)
     fleet, jobs = FleetWatcher(client, NAMES, every_s=0.1), JobQueue(client, NAMES, SECRET)

@@ -100,13 +100,16 @@ def parse_tool_choice(value: Any, tools: Tools) -> ToolChoice:
         case "any":
             fields.refuse("may only be 'any' or 'tool' while providing tools")
         case "tool":
-            name = fields.name(choice.get("name"), "name")
-            if name in tools.callable:
-                return ToolChoice(mode="tool", name=name, parallel=parallel)
-            if name in tools.dropped or name in tools.searches:
-                return ToolChoice()
-            fields.refuse(f"Tool '{name}' not found in provided tools")
+            return _choose_tool(fields.name(choice.get("name"), "name"), tools, parallel=parallel)
     fields.refuse("Input should be 'auto', 'any', 'tool' or 'none'", "type")
+
+
+def _choose_tool(name: str, tools: Tools, *, parallel: bool) -> ToolChoice:
+    if name in tools.callable:
+        return ToolChoice(mode="tool", name=name, parallel=parallel)
+    if name in tools.dropped or name in tools.searches:
+        return ToolChoice()
+    fields.refuse(f"Tool '{name}' not found in provided tools")
 
 
 def parse_tool_change(

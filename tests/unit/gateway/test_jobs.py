@@ -29,7 +29,7 @@ from gateway.dispatch.jobs import (
 )
 from gateway.dispatch.place import Placed
 from gateway.dispatch.presence import away_error
-from gateway.parts import build_clients
+from gateway.parts import connect_broker
 from shared import keys, wire
 from shared.config import Settings
 from shared.errors import BrokerUnavailableError
@@ -65,7 +65,7 @@ def lease(redis_client: redis.Redis) -> None:
 def play(redis_url: str) -> Callable[[Scenario], None]:
     def run(scenario: Scenario) -> None:
         async def main() -> None:
-            client, subscriber = build_clients(Settings(redis_url=redis_url))
+            client, subscriber = connect_broker(Settings(redis_url=redis_url))
             jobs = JobQueue(client, NAMES, SECRET)
             try:
                 await scenario(jobs, client)
@@ -254,7 +254,7 @@ def test_states_say_what_rq_knows(play: Callable[[Scenario], None], redis_client
 
 def test_without_redis_every_call_says_so(redis_server: RedisServer) -> None:
     async def main() -> None:
-        client, subscriber = build_clients(Settings(redis_url=redis_server.url))
+        client, subscriber = connect_broker(Settings(redis_url=redis_server.url))
         jobs = JobQueue(client, NAMES, SECRET)
         redis_server.process.kill()
         redis_server.process.wait()
@@ -284,7 +284,7 @@ def test_redis_that_is_silent_is_named_in_words_with_a_time_to_come_back() -> No
 
 def test_a_cancellation_waits_for_redis_to_come_back(redis_server: RedisServer) -> None:
     async def main() -> None:
-        client, subscriber = build_clients(Settings(redis_url=redis_server.url))
+        client, subscriber = connect_broker(Settings(redis_url=redis_server.url))
         jobs = JobQueue(client, NAMES, SECRET)
         redis_server.process.kill()
         redis_server.process.wait()
