@@ -14,6 +14,15 @@ Priority = Literal["interactive", "subagent", "side", "batch"]
 PRIORITIES: tuple[Priority, ...] = ("interactive", "subagent", "side", "batch")  # first served first
 
 
+# What a client may not set of a chat template's variables: what prompts are made of, and functions.
+RESERVED_VARIABLES = frozenset(
+    {
+        *("messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"),
+        *("namespace", "range", "dict", "lipsum", "cycler", "joiner"),
+    }
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolDefinition:
     """`parameters` is a JSON schema. A deferred tool stays out of the prompt's head until it is referenced."""
@@ -58,7 +67,8 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningOptions:
-    """`enabled` None leaves the choice to the model's template. `effort`: low, medium, high, max or empty."""
+    """`enabled` None leaves the choice to the model's template. `effort`: minimal, low, medium, high, xhigh, max or
+    empty; the worker takes the nearest that the model knows."""
 
     enabled: bool | None = None
     budget_tokens: int | None = None
@@ -72,6 +82,7 @@ class GenerateRequest:
     `id` is unique for ever and safe in an RQ job id (no colon). `model` is the resolved model id.
     `response_schema` asks for JSON that fits the schema ({} asks for any JSON object; None for free text).
     `session` is the client's name for the conversation, empty when it gave none; `tenant` salts every cache.
+    `template_variables` are the client's own for the model's chat template (none of `RESERVED_VARIABLES`).
     """
 
     id: str
@@ -85,6 +96,7 @@ class GenerateRequest:
     priority: Priority = "interactive"
     session: str = ""
     tenant: str = ""
+    template_variables: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 Schema = dict[str, Any]
 
@@ -34,12 +35,15 @@ def _at(root: Schema, pointer: Any) -> Any:
     if not isinstance(pointer, str) or not pointer.startswith("#"):
         return None
     value: Any = root
-    for step in pointer[1:].split("/")[1:]:
-        step = step.replace("~1", "/").replace("~0", "~")
-        if not isinstance(value, dict) or step not in value:
-            return None
-        value = value[step]
+    for step in unquote(pointer[1:]).split("/")[1:]:
+        value = _step(value, step.replace("~1", "/").replace("~0", "~"))
     return value
+
+
+def _step(value: Any, step: str) -> Any:
+    if isinstance(value, list):
+        return value[int(step)] if step.isdecimal() and int(step) < len(value) else None
+    return value.get(step) if isinstance(value, dict) else None
 
 
 def branches(schema: Any, root: Schema) -> list[Schema]:

@@ -8,18 +8,20 @@ the model is loaded; a conversation that proves it wrong moves the builder on to
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from shared.errors import PromptTooLongError
+from shared.messages import Message
 from shared.request import GenerateRequest
 from worker.formats.harmony import HEADER
 from worker.prompt import encode, template
 from worker.prompt.by_units import ContradictedError, UnitBuilder
 from worker.prompt.by_whole import WholeBuilder
 from worker.prompt.closes import Closes
-from worker.prompt.conversation import Conversation, Converter
+from worker.prompt.conversation import Conversation, Converter, shielded
+from worker.prompt.days import Days
 from worker.prompt.encode import Encoder, Shield
 from worker.prompt.facts import Mode, TemplateFacts
 from worker.prompt.growth import NotLocalError
@@ -30,9 +32,11 @@ from worker.prompt.image_pieces import ImageAlbum, Patch
 from worker.prompt.markers import Markers
 from worker.prompt.pieces import PieceRenderer
 from worker.prompt.prefill import Prefill, is_prefill
+from worker.prompt.switches import Switches
 from worker.prompt.template import Template
 from worker.prompt.thoughts import Thoughts
 from worker.prompt.too_long import refuse_hopeless
+from worker.prompt.tool_show import ToolShow
 from worker.prompt.traits import find_traits
 from worker.prompt.turns import Turns
 from worker.prompt.values import Prompt
@@ -68,12 +72,15 @@ class PromptBuilder:
         self._images = images if traits.image_form else None
         start, end = tokenizer.think_start, tokenizer.think_end
         markers = Markers((*encoder.added, *filter(None, (start, end))))
-        self._thoughts = Thoughts(self._template, start, end, markers) if start and end else None
+        self._switches = switches = Switches(self._template)
+        self._thoughts = Thoughts(self._template, switches, start, end, markers) if start and end else None
         if harmony:
-            self._thoughts = HarmonyThoughts(self._template, markers)
+            self._thoughts = HarmonyThoughts(self._template, switches, markers)
         turns = Turns(self._template, markers, HEADER if harmony else "")
         closes = Closes(turns, markers, text_arguments=traits.text_arguments, call_end=tokenizer.tool_call_end)
-        self._heads = heads = Heads(traits, self._shield, encoder, self._thoughts)
+        self._days = Days()
+        show = ToolShow(self._template, has_system=traits.system)
+        self._heads = heads = Heads(traits, show, self._shield, encoder, self._thoughts)
         self._by_units: list[UnitBuilder] = []
         for counted in (False, True):
             renderer = PieceRenderer(turns, closes, self._thoughts, markers, counted=counted)
@@ -91,7 +98,7 @@ class PromptBuilder:
     @property
     def facts(self) -> TemplateFacts:
         mode: Mode = self._by_units[0].mode if self._by_units else "whole"
-        return TemplateFacts(mode=mode, lacks=tuple(self._lacks()))
+        return TemplateFacts(mode=mode, lacks=tuple(self._lacks()), efforts=self._switches.efforts.words)
 
     def _lacks(self) -> Iterator[str]:
         traits = self._traits
@@ -126,15 +133,21 @@ class PromptBuilder:
 
     def _of_any_length(self, request: GenerateRequest) -> Prompt:
         album = ImageAlbum(request.messages, self._images)
-        prompt = self._build(*self._read(request, album))
-        return replace(prompt, images=album.by_digest) if prompt.spans else prompt
+        head, conversation, prefill = self._read(request, album)
+        prompt = self._build(head, conversation, prefill)
+        if not prompt.spans and not head.warnings:
+            return prompt
+        return replace(prompt, images=album.by_digest if prompt.spans else {}, warnings=head.warnings)
 
     def _read(self, request: GenerateRequest, album: ImageAlbum) -> tuple[Head, Conversation, Prefill | None]:
         messages = album.messages
         prefill = None
         if is_prefill(messages):
             prefill = Prefill(messages.pop(), self._prefill_shield, self._thoughts)
-        head = self._heads.of(request, self._template.switches(request.reasoning))
+        variables = shielded(request.template_variables, self._shield)
+        head = self._heads.of(request, self._switches.of(request.reasoning, variables))
+        if self._template.tells_time:
+            head = head.on(self._days.of(head.digest, _beginning(messages)))
         converter = Converter(self._traits, self._shield, {tool.name: tool for tool in request.tools}, album)
         conversation = converter.convert(messages, head.tools_text, has_tools=bool(head.scene.tools))
         return head, conversation, prefill
@@ -153,3 +166,9 @@ class PromptBuilder:
         if builder in self._by_units:
             self._by_units.remove(builder)
             _logger.warning("the chat template depends on the whole conversation: prompts take longer from now on")
+
+
+def _beginning(messages: Sequence[Message]) -> int:
+    """Tells conversations apart by their system text and what the user said first."""
+    first = next((index for index, message in enumerate(messages) if message.role != "system"), 0)
+    return hash(tuple(messages[: first + 1]))

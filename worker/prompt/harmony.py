@@ -11,6 +11,7 @@ from typing import Any
 
 from worker.formats.harmony import ANALYSIS, COMMENTARY, FINAL, NEXT, is_harmony
 from worker.prompt.markers import Markers
+from worker.prompt.switches import Switches
 from worker.prompt.template import Template
 from worker.prompt.thoughts import Thoughts
 
@@ -23,8 +24,8 @@ def speaks_harmony(template: Template, added: Collection[str]) -> bool:
 class HarmonyThoughts(Thoughts):
     """Reasoning as an `analysis` message of its own."""
 
-    def __init__(self, template: Template, markers: Markers) -> None:
-        super().__init__(template, ANALYSIS, NEXT, markers)
+    def __init__(self, template: Template, switches: Switches, markers: Markers) -> None:
+        super().__init__(template, switches, ANALYSIS, NEXT, markers)
 
     def _learn_form(self) -> tuple[str, str]:
         return ANALYSIS, NEXT

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -18,6 +19,7 @@ from worker.prompt.conversation import Conversation, build_tools
 from worker.prompt.encode import Encoder, Shield
 from worker.prompt.pieces import PieceRenderer
 from worker.prompt.thoughts import Thoughts
+from worker.prompt.tool_show import ToolShow
 from worker.prompt.traits import Traits, tools_as_text
 from worker.prompt.turns import Scene
 
@@ -26,12 +28,17 @@ _HEADS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Head:
-    """`digest` identifies tools, switches and tenant, whose prompts are its own. `tools_text` describes the tools
-    where the template cannot."""
+    """`digest` identifies tools, switches, tenant and day, whose prompts are its own. `tools_text` describes the tools
+    where the template cannot. `warnings` say what the model sees otherwise than it was sent."""
 
     scene: Scene
     tools_text: str
     digest: bytes
+    warnings: tuple[str, ...] = ()
+
+    def on(self, day: datetime.datetime) -> Head:
+        digest = hashlib.blake2b(day.isoformat().encode(), key=self.digest, digest_size=32).digest()
+        return replace(self, scene=replace(self.scene, day=day), digest=digest)
 
 
 class _Key:
@@ -60,8 +67,11 @@ class _Key:
 class Heads:
     """Thread-safe."""
 
-    def __init__(self, traits: Traits, shield: Shield, encoder: Encoder, thoughts: Thoughts | None) -> None:
+    def __init__(
+        self, traits: Traits, show: ToolShow, shield: Shield, encoder: Encoder, thoughts: Thoughts | None
+    ) -> None:
         self._traits = traits
+        self._show = show
         self._shield = shield
         self._encoder = encoder
         self._thoughts = thoughts
@@ -81,7 +91,12 @@ class Heads:
         if tools and not self._traits.tools:
             scene = Scene(tools=(), switches=key.switches)
             return Head(scene=scene, tools_text=tools_as_text(tools), digest=key.digest)
-        return Head(scene=Scene(tools=tools, switches=key.switches), tools_text="", digest=key.digest)
+        fitted, changed = self._show.fitted(tools, key.switches)
+        warnings = tuple(
+            f"the model sees a simplified schema of `{name}`: its template takes no other" for name in changed
+        )
+        scene = Scene(tools=fitted, switches=key.switches)
+        return Head(scene=scene, tools_text="", digest=key.digest, warnings=warnings)
 
     def tokens(self, head: Head, conversation: Conversation, renderer: PieceRenderer) -> Sequence[int]:
         """Tokens that every conversation with this head and system text begins with."""

@@ -15,7 +15,7 @@ verified against whole renderings; one that is not is rendered whole.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from worker.prompt.closes import Closes
@@ -127,7 +127,7 @@ class PieceRenderer:
         return self._closes.bare(message)
 
     def _later(self, scene: Scene) -> Scene:
-        return Scene(tools=(), switches=scene.switches) if self.tools_in_head and scene.tools else scene
+        return replace(scene, tools=()) if self.tools_in_head and scene.tools else scene
 
     def _up_to(self, conversation: Conversation, index: int) -> list[dict[str, Any]]:
         """A small conversation up to an answer: the one in which the header before it was rendered."""

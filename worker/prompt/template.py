@@ -1,10 +1,9 @@
-"""One chat template: renders messages to text, knows which switches it reads, turns its failures into client errors."""
+"""One chat template: renders messages to text, knows which variables it reads, makes its failures clients' errors."""
 
 from __future__ import annotations
 
 import datetime
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,19 +15,6 @@ import jinja2.parser
 import jinja2.sandbox
 
 from shared.errors import InvalidRequestError, ModelUnavailableError
-from shared.request import ReasoningOptions
-
-# Switches by which templates keep earlier reasoning in the prompt, and the value that keeps it.
-_KEEP_REASONING: dict[str, Any] = {
-    "preserve_thinking": True,
-    "keep_past_thinking": True,
-    "clear_thinking": False,
-    "drop_thinking": False,
-    "truncate_history_thinking": False,
-}
-
-# The efforts that a budget of fewer tokens means, where a template knows no budget.
-_EFFORT_BUDGETS = (("low", 4096), ("medium", 16384), ("high", sys.maxsize))
 
 # A template is the checkpoint's own code: expressions over what the client sent, in Jinja or in Python.
 _REFUSALS = (
@@ -103,22 +89,19 @@ def _raise_exception(message: str) -> None:
 
 
 def _environment() -> jinja2.Environment:
-    """The sandbox chat templates are written for: block trimming, loop controls, `raise_exception`, plain JSON.
-
-    The date is the one at load: a prompt's head that changed at midnight would be computed again.
-    """
+    """The sandbox chat templates are written for: block trimming, loop controls, `raise_exception`, plain JSON."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
-    now = datetime.datetime.now().astimezone()
     environment.filters["tojson"] = _tojson
+    environment.filters["from_json"] = json.loads
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = now.strftime
+    environment.globals["strftime_now"] = datetime.datetime.now().astimezone().strftime
     return environment
 
 
 class Template:
-    """Thread-safe. `render` gives text; `switches` gives the variables that a request's options set.
+    """Thread-safe. `variables` are those that it reads, `is_python` says that it is none of Jinja's.
 
     Raises `ModelUnavailableError` for a template that does not compile.
     """
@@ -131,10 +114,10 @@ class Template:
         self.variables: frozenset[str] = frozenset()
         self._no_tools: Mapping[str, Any] = {"tools": None}
         # mlx-lm may render in Python instead: its `apply_chat_template` is then the template.
-        in_python = bool(tokenizer.init_kwargs.get("chat_template_type"))
+        self.is_python = bool(tokenizer.init_kwargs.get("chat_template_type"))
         if not tokenizer.has_chat_template:
             self._compiled = dict.fromkeys((False, True), _environment().from_string(_PLAIN))
-        elif isinstance(tokenizer.chat_template, str | dict) and not in_python:
+        elif isinstance(tokenizer.chat_template, str | dict) and not self.is_python:
             try:
                 self._compile()
             except jinja2.TemplateError as error:
@@ -162,6 +145,10 @@ class Template:
         return True
 
     @property
+    def tells_time(self) -> bool:
+        return "strftime_now" in self._source
+
+    @property
     def source(self) -> str:
         """The template's own text; empty where there is none, or rendering is done in Python."""
         return self._source
@@ -170,32 +157,6 @@ class Template:
         """Those of a tokenizer's added tokens that the template writes as markup."""
         return frozenset(token for token in added if token.strip() and token in self._source)
 
-    def switches(self, options: ReasoningOptions) -> dict[str, Any]:
-        """Template variables for these options: only ones that the template reads, nothing for what is left open."""
-        wanted = dict(_KEEP_REASONING)
-        if options.enabled is not None:
-            wanted |= {"enable_thinking": options.enabled, "thinking": options.enabled}
-        if options.budget_tokens is not None:
-            wanted["thinking_budget"] = options.budget_tokens
-        elif options.enabled is False:
-            wanted["thinking_budget"] = 0
-        if effort := options.effort or self._implied_effort(options):
-            wanted["reasoning_effort"] = "high" if effort == "max" else effort
-        if options.effort:
-            wanted["thinking_effort"] = options.effort
-        if not self._compiled:
-            return {k: v for k, v in wanted.items() if k == "enable_thinking"}
-        return {k: v for k, v in wanted.items() if k in self.variables}
-
-    def _implied_effort(self, options: ReasoningOptions) -> str:
-        """For templates that know effort as the only switch: the least when reasoning is off, else by its budget."""
-        if {"enable_thinking", "thinking", "thinking_budget"} & self.variables:
-            return ""
-        if options.enabled is False:
-            return "low"
-        budget = options.budget_tokens
-        return next((effort for effort, most in _EFFORT_BUDGETS if budget is not None and budget < most), "")
-
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -203,18 +164,20 @@ class Template:
         switches: Mapping[str, Any],
         *,
         header: bool,
+        day: datetime.datetime | None = None,
     ) -> str:
-        """The prompt's text, with the generation header or without. Raises `InvalidRequestError` with the
-        template's own words when it refuses the messages."""
+        """The prompt's text, with the generation header or without; `day` is the date it may tell (None: that of the
+        load). Raises `InvalidRequestError` with the template's own words when it refuses the messages."""
         try:
             if self._compiled:
                 return self._compiled[bool(tools)].render(
                     {
                         **self._special,
+                        "documents": None,
                         **switches,
                         "messages": messages,
                         **({"tools": list(tools)} if tools else self._no_tools),
-                        "documents": None,
+                        **({"strftime_now": day.strftime} if day else {}),
                         "add_generation_prompt": header,
                     }
                 )

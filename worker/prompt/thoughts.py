@@ -12,6 +12,7 @@ from typing import Any
 from shared.errors import InvalidRequestError
 from shared.request import ReasoningOptions
 from worker.prompt.markers import Markers
+from worker.prompt.switches import Switches
 from worker.prompt.template import Template
 
 _REASONING, _TEXT = "zzthought", "zzanswer"
@@ -21,13 +22,13 @@ _USER: dict[str, Any] = {"role": "user", "content": "zzuser"}
 class Thoughts:
     """`start` and `end` are the model's reasoning markers."""
 
-    def __init__(self, template: Template, start: str, end: str, markers: Markers) -> None:
+    def __init__(self, template: Template, switches: Switches, start: str, end: str, markers: Markers) -> None:
         self._template = template
         self._markers = markers
         self._start, self._end = start, end
         self._empty = re.compile(rf"\s*{re.escape(start)}\s*{re.escape(end)}\s*")
         self._unopened_end = re.compile(rf"\A\s*{re.escape(end)}\s*")
-        self._switches = template.switches(ReasoningOptions(enabled=True))
+        self._switches = switches.of(ReasoningOptions(enabled=True))
         self._open, self._close = self._learn_form()
         self._is_last_only = self._learn_empty()
 

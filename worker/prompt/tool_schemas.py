@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from worker.formats.schemas import dereferenced
+
 Schema = dict[str, Any]
 
 _SINGLE = ("items", "additionalProperties", "not")
 _LISTS = ("anyOf", "oneOf", "allOf")
-_KEPT = ("description", "title", "enum", "properties", "required", "items")
+_WORDS = ("description", "title")
+_DEPTH = 12
 
 
 def complete(schema: Mapping[str, Any]) -> Schema:
     """The schema of a tool's parameters with everything in its place: every object has `properties`, `required` is a
     list or absent. What is right stays as it is."""
     whole = _completed(schema)
-    return whole if "properties" in whole else {"type": "object", **whole, "properties": {}}
+    return {**({} if "type" in whole else {"type": "object"}), **whole, "properties": whole.get("properties") or {}}
 
 
 def _completed(schema: Any) -> Any:
@@ -50,34 +53,33 @@ def _within(schema: Schema, change: Callable[[Any], Any]) -> Schema:
 
 def simplified(schema: Mapping[str, Any]) -> Schema:
     """What every template can show: one type each, descriptions, and values to choose from as text."""
-    return complete(_simple(schema))
+    return complete(_simple(schema, dict(schema)))
 
 
-def _simple(schema: Any, depth: int = 0) -> Schema:
+def _simple(schema: Any, root: Schema, depth: int = 0) -> Schema:
     if not isinstance(schema, Mapping) or depth > _DEPTH:
         return {"type": "string"}
+    chosen = _one_form(dereferenced(dict(schema), root))
+    kind = _one_type(chosen)
+    out: Schema = {"type": kind, **{key: chosen[key] for key in _WORDS if chosen.get(key) is not None}}
+    if kind == "string" and chosen.get("enum"):
+        out["enum"] = [str(value) for value in chosen["enum"]]
+    if kind == "array":
+        out["items"] = _simple(chosen.get("items") or {"type": "string"}, root, depth + 1)
+    if kind == "object" and isinstance(chosen.get("properties"), Mapping):
+        out["properties"] = {name: _simple(value, root, depth + 1) for name, value in chosen["properties"].items()}
+        out["required"] = [name for name in chosen.get("required") or () if name in out["properties"]]
+    return out
+
+
+def _one_form(schema: Schema) -> Schema:
+    """With the first alternative of each union, and all of what must hold together."""
     chosen = dict(schema)
     for key in _LISTS:
         options = [option for option in schema.get(key) or [] if isinstance(option, Mapping)]
         for option in options if key == "allOf" else options[:1]:
             chosen = {**option, **{name: value for name, value in chosen.items() if name != key}}
-    kind = _one_type(chosen)
-    out: Schema = {"type": kind, **{key: chosen[key] for key in _KEPT if chosen.get(key) is not None}}
-    if kind != "object":
-        out.pop("properties", None)
-        out.pop("required", None)
-    if "enum" in out:
-        out["enum"] = [str(value) for value in out["enum"]] if kind == "string" else None
-    if not out.get("enum"):
-        out.pop("enum", None)
-    if isinstance(out.get("properties"), Mapping):
-        out["properties"] = {name: _simple(value, depth + 1) for name, value in out["properties"].items()}
-    if kind == "array":
-        out["items"] = _simple(out.get("items") or {"type": "string"}, depth + 1)
-    return out
-
-
-_DEPTH = 12
+    return chosen
 
 
 def _one_type(schema: Mapping[str, Any]) -> str:

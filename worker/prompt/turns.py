@@ -6,6 +6,7 @@ they are not asked, and harmony's end the last answer otherwise. For these the h
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ _ANSWER: dict[str, Any] = {"role": "assistant", "content": STAND_IN_ANSWER}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What every rendering of one request shares."""
+    """What every rendering of one request shares. `day` is the date that the template may tell."""
 
     tools: Sequence[ToolDict]
     switches: Mapping[str, Any]
+    day: datetime.datetime | None = None
 
 
 NOTHING = Scene(tools=(), switches={})
@@ -45,17 +47,20 @@ class Turns:
 
     def whole(self, dicts: Sequence[Mapping[str, Any]], scene: Scene) -> str:
         """With the generation header."""
-        return self._template.render(dicts, scene.tools, scene.switches, header=True)
+        return self._render(dicts, scene, header=True)
 
     def body(self, dicts: Sequence[Mapping[str, Any]], scene: Scene) -> str:
         """Without it."""
         if not self._cuts:
-            return self._template.render(dicts, scene.tools, scene.switches, header=False)
+            return self._render(dicts, scene, header=False)
         return self.whole(dicts, scene).removesuffix(self._known or self._header(scene.switches))
 
     def header(self, dicts: Sequence[Mapping[str, Any]], scene: Scene, body: str) -> str:
         """What follows `body`, the rendering of these messages. Raises `NotLocalError` where it is none."""
         return added(body, self.whole(dicts, scene))
+
+    def _render(self, dicts: Sequence[Mapping[str, Any]], scene: Scene, *, header: bool) -> str:
+        return self._template.render(dicts, scene.tools, scene.switches, header=header, day=scene.day)
 
     def _must_cut(self) -> bool:
         bodies = []

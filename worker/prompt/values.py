@@ -25,7 +25,7 @@ class Boundary:
 class Prompt:
     """`in_reasoning` says that the generation header opens a reasoning block; `continues` that the answer goes on
     from an assistant message the client began. `spans` are where the tokens of images stand, in order, and `images`
-    holds these by their digest."""
+    holds these by their digest. `warnings` say what the model sees otherwise than it was sent."""
 
     tokens: list[int]
     boundaries: tuple[Boundary, ...]
@@ -33,6 +33,7 @@ class Prompt:
     continues: bool = False
     spans: tuple[ImageSpan, ...] = ()
     images: Mapping[bytes, Image] = field(default_factory=dict, repr=False, compare=False)
+    warnings: tuple[str, ...] = ()
     recorder: Callable[[Said, Sequence[int]], None] | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -57,4 +57,4 @@ THINKING: Final[dict[str, bool | None]] = {
     "disabled": False,
 }
 
-EFFORTS: Final[dict[str, str]] = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "max"}
+EFFORTS: Final = {effort: effort for effort in ("low", "medium", "high", "xhigh", "max")}

@@ -12,6 +12,8 @@ from gateway.dialects.openai_chat.render import ChatReply
 from gateway.dialects.openai_chat.schema import (
     EFFORTS,
     MAX_CHOICES,
+    MAX_TEMPLATE_BYTES,
+    MAX_TEMPLATE_VARIABLES,
     MAX_TOP_LOGPROBS,
     SESSION_HEADERS,
     TEMPLATE_SWITCHES,
@@ -19,7 +21,7 @@ from gateway.dialects.openai_chat.schema import (
 from gateway.dialects.priority import asked_priority
 from gateway.dialects.retries import is_retry
 from gateway.dialects.sampling import parse_sampling
-from shared.request import GenerateRequest, Priority, ReasoningOptions, ToolChoice, ToolDefinition
+from shared.request import RESERVED_VARIABLES, GenerateRequest, Priority, ReasoningOptions, ToolChoice, ToolDefinition
 
 _MAX_SESSION_LENGTH = 200
 
@@ -41,6 +43,7 @@ def _in_brackets(path: Sequence[fields.Step]) -> str:
 def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: str) -> Parsed:
     model = fields.name(body.get("model"), "model")
     top_logprobs = _parse_logprobs(body)
+    template = _parse_template(body)
     tools, dropped = _parse_tools(body)
     tool_choice, tools = _parse_tool_choice(body, tools, has_dropped=bool(dropped))
     with fields.within("messages"):
@@ -56,10 +59,11 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
         tools=tools,
         tool_choice=tool_choice,
         sampling=parse_sampling(body, max_tokens=_parse_max_tokens(body), stop=stop, top_logprobs=top_logprobs),
-        reasoning=_parse_reasoning(body),
+        reasoning=_parse_reasoning(body, template),
         response_schema=schema,
         priority=asked_priority(headers) or _priority(body),
         session=_session(body, headers),
+        template_variables=template,
     )
     stream_options = fields.optional_mapping(body.get("stream_options"), "stream_options")
     include_usage = fields.boolean(stream_options.get("include_usage"), "stream_options", "include_usage")
@@ -219,12 +223,24 @@ def _allowed(value: Any, tools: tuple[ToolDefinition, ...]) -> tuple[ToolDefinit
     return tuple(tool for tool in tools if tool.name in names)
 
 
-def _parse_reasoning(body: Mapping[str, Any]) -> ReasoningOptions:
+def _parse_template(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`chat_template_kwargs`: variables of the client's own for the model's chat template."""
+    with fields.within("chat_template_kwargs"):
+        variables = dict(fields.optional_mapping(body.get("chat_template_kwargs")))
+        for name in sorted(RESERVED_VARIABLES & variables.keys()):
+            fields.refuse("this name is reserved", name)
+        if len(variables) > MAX_TEMPLATE_VARIABLES or len(fields.json_text(variables)) > MAX_TEMPLATE_BYTES:
+            fields.refuse(f"Input should have at most {MAX_TEMPLATE_VARIABLES} names and {MAX_TEMPLATE_BYTES} bytes")
+    return variables
+
+
+def _parse_reasoning(body: Mapping[str, Any], template: Mapping[str, Any]) -> ReasoningOptions:
     """`reasoning_effort`, and the switches that clients of local servers pass to the chat template."""
     wanted = fields.optional_string(body.get("reasoning_effort"), "reasoning_effort")
+    if not wanted and isinstance(template.get("reasoning_effort"), str):
+        wanted = template["reasoning_effort"]
     effort = EFFORTS.get(wanted, "")
     with fields.within("chat_template_kwargs"):
-        template = fields.optional_mapping(body.get("chat_template_kwargs"))
         for switch in TEMPLATE_SWITCHES:
             if template.get(switch) is not None:
                 return ReasoningOptions(enabled=fields.boolean(template[switch], switch), effort=effort)

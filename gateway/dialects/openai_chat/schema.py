@@ -37,17 +37,13 @@ FINISH_REASONS: Final[dict[FinishReason, str]] = {
     "content_filter": "content_filter",
 }
 
-EFFORTS: Final[dict[str, str]] = {
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "high",
-    "max": "max",
-}
+EFFORTS: Final = {effort: effort for effort in ("minimal", "low", "medium", "high", "xhigh", "max")}
 
 # What chat templates call the switch of their reasoning.
 TEMPLATE_SWITCHES: Final = ("enable_thinking", "thinking")
+# What a client may pass to the chat template of its own: as JSON, and how many names.
+MAX_TEMPLATE_BYTES: Final = 16 * 1024
+MAX_TEMPLATE_VARIABLES: Final = 64
 
 MAX_TOP_LOGPROBS: Final = 20
 # The vendor allows 128. Each is a request in the queue of one model.

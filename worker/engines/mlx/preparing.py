@@ -58,7 +58,7 @@ class Preparing:
             request=request,
             prompt_tokens=len(prompt.tokens),
             payload=Payload(prompt=prompt, packed=packed, params=params, grammar=grammar, answer=answer, resume=resume),
-            warnings=grammar.warnings if grammar is not None else (),
+            warnings=(*prompt.warnings, *(grammar.warnings if grammar is not None else ())),
             prompt_digest=digest,
             past=() if resume is None else _past(answer, resume, digest),
         )

@@ -377,7 +377,7 @@ def test_any_tool_where_all_run_elsewhere_is_no_choice() -> None:
         ({"type": "disabled"}, None, ReasoningOptions(enabled=False)),
         ({"type": "adaptive", "display": "omitted"}, "high", ReasoningOptions(effort="high")),
         ({"type": "enabled", "budget_tokens": 2048}, None, ReasoningOptions(enabled=True, budget_tokens=2048)),
-        ({"type": "between_tools"}, "xhigh", ReasoningOptions(enabled=True, effort="high")),
+        ({"type": "between_tools"}, "xhigh", ReasoningOptions(enabled=True, effort="xhigh")),
         ({"type": "of_tomorrow"}, "of_tomorrow", ReasoningOptions()),
         ({"type": "adaptive"}, "max", ReasoningOptions(effort="max")),
     ],

@@ -311,11 +311,12 @@ def test_logprobs(body: dict[str, Any], expected: int | None) -> None:
     ("body", "expected"),
     [
         ({}, ReasoningOptions()),
-        ({"reasoning_effort": "minimal"}, ReasoningOptions(effort="low")),
+        ({"reasoning_effort": "minimal"}, ReasoningOptions(effort="minimal")),
         ({"reasoning_effort": "high"}, ReasoningOptions(effort="high")),
         ({"reasoning_effort": "none"}, ReasoningOptions(enabled=False)),
         ({"chat_template_kwargs": {"enable_thinking": False}}, ReasoningOptions(enabled=False)),
         ({"chat_template_kwargs": {"thinking": True}}, ReasoningOptions(enabled=True)),
+        ({"chat_template_kwargs": {"reasoning_effort": "xhigh"}}, ReasoningOptions(effort="xhigh")),
         ({"chat_template_kwargs": {"enable_thinking": False, "thinking": True}}, ReasoningOptions(enabled=False)),
         (
             {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "none"},
@@ -442,3 +443,26 @@ def test_beside_tools_that_were_dropped_functions_can_be_demanded() -> None:
     parsed = parse(tools=[CUSTOM, function], tool_choice="required")
     assert parsed.request.tool_choice == ToolChoice(mode="any")
     assert [tool.name for tool in parsed.request.tools] == ["f"]
+
+
+def test_variables_of_the_clients_own_go_to_the_chat_template() -> None:
+    wanted = {"enable_thinking": False, "identity": "a pirate", "rules": [{"a": 1}]}
+    assert parse(chat_template_kwargs=wanted).request.template_variables == wanted
+    assert parse().request.template_variables == {}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"messages": []},
+        {"tools": []},
+        {"add_generation_prompt": False},
+        {"strftime_now": "x"},
+        {"identity": "x" * 20_000},
+        {f"name{number}": 1 for number in range(65)},
+    ],
+    ids=["messages", "tools", "header", "function", "large", "many"],
+)
+def test_variables_that_prompts_are_made_of_or_that_are_too_many_are_refused(variables: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="chat_template_kwargs"):
+        parse(chat_template_kwargs=variables)
