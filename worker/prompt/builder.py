@@ -135,9 +135,16 @@ class PromptBuilder:
         album = ImageAlbum(request.messages, self._images)
         head, conversation, prefill = self._read(request, album)
         prompt = self._build(head, conversation, prefill)
-        if not prompt.spans and not head.warnings:
+        warnings = (*head.warnings, *self._unheeded(request))
+        if not prompt.spans and not warnings:
             return prompt
-        return replace(prompt, images=album.by_digest if prompt.spans else {}, warnings=head.warnings)
+        return replace(prompt, images=album.by_digest if prompt.spans else {}, warnings=warnings)
+
+    def _unheeded(self, request: GenerateRequest) -> tuple[str, ...]:
+        """Nothing of what is said about reasoning where the model never reasons."""
+        if self._thoughts is None:
+            return ()
+        return self._switches.unheeded(request.reasoning, request.template_variables)
 
     def _read(self, request: GenerateRequest, album: ImageAlbum) -> tuple[Head, Conversation, Prefill | None]:
         messages = album.messages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from shared.request import RESERVED_VARIABLES, ReasoningOptions
@@ -47,6 +48,20 @@ class Switches:
             word = wanted[name]
             wanted[name] = self.efforts.nearest(name, word) if isinstance(word, str) and word else None
         return {name: value for name, value in wanted.items() if name in self._template.variables and value is not None}
+
+    def unheeded(self, options: ReasoningOptions, variables: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+        """What of these options the template has no variable for, so that the model never hears of it."""
+        told, budget = self.of(options, variables), options.budget_tokens
+        left_out = [(f"effort {options.effort!r}", replace(options, effort=""))]
+        if options.enabled is False:
+            left_out.append(("not to reason", replace(options, enabled=None)))
+        else:
+            left_out.append((f"a reasoning budget of {budget} tokens", replace(options, budget_tokens=None)))
+        return tuple(
+            f"the model's template cannot tell it {what}"
+            for what, without in left_out
+            if without != options and self.of(without, variables) == told
+        )
 
     def _effort(self, options: ReasoningOptions) -> str:
         """For templates that know effort as the only switch: the least when reasoning is off, else by its budget."""

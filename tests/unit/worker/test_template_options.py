@@ -199,3 +199,25 @@ def test_a_template_is_told_the_day_of_its_conversation() -> None:
     assert shown(said("user", text("other"))).startswith("02 Jan 2026")
     assert shown(*grown).startswith("01 Jan 2026")
     assert shown(*grown, said("assistant", text("d")), said("user", text("e"))).startswith("01 Jan 2026")
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "unheeded"),
+    [
+        ("", {}, []),
+        ("", {"enabled": True}, []),
+        ("", {"budget_tokens": 2048}, ["a reasoning budget of 2048 tokens"]),
+        ("enable_thinking", {"enabled": True, "budget_tokens": 2048}, ["a reasoning budget of 2048 tokens"]),
+        ("enable_thinking", {"enabled": False, "budget_tokens": 2048}, []),
+        ("thinking_budget", {"budget_tokens": 2048}, []),
+        ("reasoning_effort", {"budget_tokens": 2048}, []),
+        ("reasoning_effort", {"budget_tokens": 2048, "effort": "high"}, ["a reasoning budget of 2048 tokens"]),
+        ("enable_thinking", {"effort": "high"}, ["effort 'high'"]),
+        ("", {"enabled": False}, ["not to reason"]),
+        ("enable_thinking", {"enabled": False}, []),
+    ],
+)
+def test_what_a_template_has_no_word_for_is_named(variables: str, options: dict[str, Any], unheeded: list[str]) -> None:
+    template = template_of(f"x {{{{ {variables} }}}}" if variables else "x")
+    named = Switches(template).unheeded(ReasoningOptions(**options))
+    assert named == tuple(f"the model's template cannot tell it {what}" for what in unheeded)
