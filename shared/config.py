@@ -262,7 +262,7 @@ class SettingsFile:
         except FileNotFoundError:
             if self._data and not self.path.parent.is_dir():  # nobody takes settings back by taking the folder away
                 self._note_lost_folder(self.path.parent)
-            else:
+            elif self._stamp is not None:  # else it was missing before, and its content is the same
                 self._stamp, self._data = None, {}
         except (OSError, orjson.JSONDecodeError) as error:
             raise ConfigError(f"{self.path}: {error}") from error

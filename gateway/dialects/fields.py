@@ -13,11 +13,8 @@ from typing import Any, NoReturn, TypeVar
 
 import orjson
 
+from gateway.models.sampling import MAX_STOP_SEQUENCES, SEED_BITS
 from shared.errors import InvalidRequestError
-
-MAX_STOP_SEQUENCES = 64
-_SEED_BITS = 0x7FFF_FFFF_FFFF_FFFF
-
 
 Step = str | int  # the name of a field, or a place in a list
 _T = TypeVar("_T")
@@ -157,7 +154,7 @@ def optional_sequence(value: Any, *at: Step) -> list[Any]:
 def seed(value: Any, *at: Step) -> int | None:
     """Any integer, folded into the 63 bits that every engine takes."""
     whole = integer(value, *at, low=-(1 << 63))
-    return None if whole is None else whole & _SEED_BITS
+    return None if whole is None else whole & SEED_BITS
 
 
 def top_k(value: Any, *at: Step) -> int | None:

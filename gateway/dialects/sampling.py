@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.dialects import fields
+from gateway.models.sampling import RANGES
 from shared.request import SamplingParams
 
 
@@ -19,13 +20,13 @@ def parse_sampling(
     """Raises `InvalidRequestError` for a value out of its range; null is the same as absent."""
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=fields.number(body.get("temperature"), "temperature", low=0, high=2),
-        top_p=fields.number(body.get("top_p"), "top_p", low=0, high=1),
+        temperature=_number(body, "temperature"),
+        top_p=_number(body, "top_p"),
         top_k=fields.top_k(body.get("top_k"), "top_k"),
-        min_p=fields.number(body.get("min_p"), "min_p", low=0, high=1),
-        repetition_penalty=_repetition_penalty(body.get("repetition_penalty")),
-        presence_penalty=fields.number(body.get("presence_penalty"), "presence_penalty", low=-2, high=2),
-        frequency_penalty=fields.number(body.get("frequency_penalty"), "frequency_penalty", low=-2, high=2),
+        min_p=_number(body, "min_p"),
+        repetition_penalty=_repetition_penalty(body),
+        presence_penalty=_number(body, "presence_penalty"),
+        frequency_penalty=_number(body, "frequency_penalty"),
         stop=stop,
         logit_bias=fields.logit_bias(body.get("logit_bias"), "logit_bias"),
         top_logprobs=top_logprobs,
@@ -33,9 +34,13 @@ def parse_sampling(
     )
 
 
-def _repetition_penalty(value: Any) -> float | None:
-    """A divisor of logits, so 0 is not one of its values."""
-    penalty = fields.number(value, "repetition_penalty", low=0, high=10)
+def _number(body: Mapping[str, Any], name: str) -> float | None:
+    low, high = RANGES[name]
+    return fields.number(body.get(name), name, low=low, high=high)
+
+
+def _repetition_penalty(body: Mapping[str, Any]) -> float | None:
+    penalty = _number(body, "repetition_penalty")
     if penalty == 0:
         fields.refuse("Input should be greater than 0", "repetition_penalty")
     return penalty

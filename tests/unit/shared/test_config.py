@@ -161,6 +161,17 @@ def test_a_settings_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert file.load() == {}
 
 
+def test_a_settings_file_that_stays_as_it_is_has_the_same_content_and_so_has_a_missing_one(tmp_path: Path) -> None:
+    """Who asks again compares the objects, to know whether anything is to be parsed."""
+    file = _file(tmp_path)
+    assert file.load() is file.load()
+    path = tmp_path / "models.json"
+    path.write_text("{}")
+    assert file.load() is file.load()
+    path.unlink()
+    assert file.load() is file.load()
+
+
 def test_a_broken_settings_file_is_reported_once_and_the_last_good_one_kept(tmp_path: Path) -> None:
     file = _file(tmp_path)
     path = tmp_path / "models.json"
