@@ -71,3 +71,18 @@ def test_every_package_of_ours_is_in_the_wheel() -> None:
     assert set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == {"gateway", "worker", "shared"}
     assert (ROOT / "worker" / "demo_model" / "model.safetensors").is_file()
     assert (ROOT / "shared" / "guard.py").is_file()
+
+
+def test_what_we_use_below_its_interface_is_pinned_to_the_versions_that_we_know() -> None:
+    """Their private parts are listed and tested where they are used."""
+    project = PROJECT["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["mlx"]]
+    bounded = {_name(requirement) for requirement in wanted if "<" in requirement.partition(";")[0]}
+    assert {"redis", "rq", "mlx-lm"} <= bounded
+
+
+def test_an_installation_says_under_which_license_it_is() -> None:
+    assert PROJECT["project"]["license"] == "MIT"
+    assert PROJECT["project"]["license-files"] == ["LICENSE"]
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License\n")
+    assert "LICENSE" in (ROOT / "deploy" / "Dockerfile").read_text()
