@@ -15,6 +15,7 @@ from tests.bench.bodies import measure_bodies
 from tests.bench.contenders import Bare, Contender, MlxServer, Stack
 from tests.bench.growth import measure_growth
 from tests.bench.held import measure_held
+from tests.bench.hot import measure_hot_turns
 from tests.bench.overhead import measure_overhead
 from tests.bench.prompts import Renderer, build_short
 from tests.bench.report import Table
@@ -34,6 +35,7 @@ PARTS = (
     "speculation",
     "held",
     "growth",
+    "hot",
     "turns",
     "streams",
     "stalls",
@@ -69,6 +71,9 @@ async def run(arguments: argparse.Namespace, model: Path) -> None:
     salt = secrets.token_hex(4)
     if "growth" in parts:
         print(measure_growth(renderer).render() + "\n", flush=True)
+    if "hot" in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            print(measure_hot_turns(Path(folder)).render() + "\n", flush=True)
     beside = [part for part in parts if part in ("turns", "streams", "stalls", "sides")]
     if beside:
         contenders = choose_contenders(arguments.contenders.split(","), model, renderer)

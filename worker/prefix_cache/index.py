@@ -76,11 +76,16 @@ class PrefixIndex(Generic[P]):
             root = self._roots[seed] = Node(None, b"", seed=seed)
         return root
 
-    def seed_of(self, node: Node[P]) -> bytes:
-        """The seed of the root above `node`."""
+    @staticmethod
+    def root_above(node: Node[P]) -> Node[P]:
         while node.parent is not None:
             node = node.parent
-        return next(seed for seed, root in self._roots.items() if root is node)
+        return node
+
+    def seed_of(self, node: Node[P]) -> bytes:
+        """The seed of the root above `node`."""
+        above = self.root_above(node)
+        return next(seed for seed, root in self._roots.items() if root is above)
 
     def match(self, salt: str, tokens: bytes, limit: int) -> Match[P]:
         """The longest known prefix of `tokens` that can be resumed at a depth of at most `limit`."""
@@ -143,6 +148,16 @@ class PrefixIndex(Generic[P]):
     def unpin(self, node: Node[P]) -> None:
         node.pins -= 1
         assert node.pins >= 0
+
+    def hold(self, node: Node[P]) -> None:
+        """Keep the payloads of the prefix down to `node` in memory, those that are there and those to come."""
+        for member in self.path(node):
+            member.holds += 1
+
+    def release(self, node: Node[P]) -> None:
+        for member in self.path(node):
+            member.holds -= 1
+            assert member.holds >= 0
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -248,7 +263,7 @@ class PrefixIndex(Generic[P]):
         assert 0 < at < node.end - node.start
         self._siblings(node).remove(node)
         upper: Node[P] = Node(parent, slice_tokens(node.tokens, 0, at))
-        upper.uses, upper.weight = node.uses, node.weight
+        upper.uses, upper.weight, upper.holds = node.uses, node.weight, node.holds
         self._siblings(upper).append(upper)
         node.tokens = slice_tokens(node.tokens, at, node.end - node.start)
         node.parent, node.start = upper, upper.end
@@ -376,9 +391,9 @@ class PrefixIndex(Generic[P]):
             payload, parent = node.payload, node.parent
             assert payload is not None
             assert parent is not None  # whoever has a payload is in the tree
-            if node.stored is not None:
+            if node.stored is not None and not payload.is_held:
                 self._set_payload(node, None)
-            elif not node.children and not node.pins:
+            elif not (node.children or node.pins or payload.is_held):
                 self._remove(node)
                 if self._is_evictable(parent):
                     heapq.heappush(heap, (parent.priority, id(parent), parent))
@@ -388,21 +403,24 @@ class PrefixIndex(Generic[P]):
         return before - self.nbytes
 
     def fixed_bytes(self) -> int:
-        """Bytes that eviction could not free now: what pinned prefixes need and no copy was stored of."""
+        """Bytes that eviction could not free now: what pinned prefixes need, no copy was stored of, and is not held
+        elsewhere."""
         fixed: dict[Node[P], int] = {}
         for pinned in [node for node in self.nodes() if node.pins]:
             node = pinned
             while node.parent is not None and node not in fixed:
                 payload = node.payload if node.stored is None else None
+                if payload is not None and payload.is_held:
+                    payload = None
                 thinned = 0 if payload is None or node.pins else payload.thin_bytes
                 fixed[node] = 0 if payload is None else payload.nbytes - thinned
                 node = node.parent
         return sum(fixed.values())
 
     def _is_evictable(self, node: Node[P]) -> bool:
-        if node.payload is None:
+        if node.payload is None or node.holds:
             return False
-        if node.stored is not None or not (node.children or node.pins):
+        if not node.payload.is_held and (node.stored is not None or not (node.children or node.pins)):
             return True
         return node.payload.thin_bytes > 0 and not node.pins
 

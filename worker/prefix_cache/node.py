@@ -31,6 +31,10 @@ class Payload(Protocol):
     @property
     def is_checkpoint(self) -> bool: ...
 
+    @property
+    def is_held(self) -> bool:
+        """Whether dropping it would free nothing now, but for `thin_bytes`, because it is in use elsewhere."""
+
     def split(self, at: int) -> tuple[Any, Any]: ...
 
     def thin(self) -> Any: ...
@@ -63,6 +67,7 @@ class Node(Generic[P]):
         "_hash",
         "children",
         "end",
+        "holds",
         "is_checkpoint",
         "parent",
         "payload",
@@ -91,7 +96,8 @@ class Node(Generic[P]):
         self.stored: Stored | None = None
         self.is_checkpoint = False
         self.children: dict[bytes, list[Node[P]]] = {}  # by first token
-        self.pins = 0
+        self.pins = 0  # while any, the node stays in the tree
+        self.holds = 0  # while any, its payload stays in memory
         self.uses = 1
         self.weight = 1.0
         self.priority = 0.0

@@ -122,9 +122,13 @@ def test_pieces_too_short_to_tell_are_not_learned_from() -> None:
     assert cost.tokens_per_s == 0
 
 
-def group(lengths: list[tuple[int, int]], length: int, *, free_bytes: int = 1 << 40) -> int | None:
+def group(
+    lengths: list[tuple[int, int]], length: int, *, free_bytes: int = 1 << 40, long_bytes: int = 1 << 40
+) -> int | None:
     shapes = [GroupShape(rows=rows, longest=longest) for rows, longest in lengths]
-    return choose_group(shapes, length, token_bytes=1000, pass_bytes=1_000_000, free_bytes=free_bytes)
+    return choose_group(
+        shapes, length, token_bytes=1000, pass_bytes=1_000_000, free_bytes=free_bytes, long_bytes=long_bytes
+    )
 
 
 def test_sequences_of_like_length_share_a_pass() -> None:
@@ -142,6 +146,11 @@ def test_the_group_with_least_padding_is_joined() -> None:
 
 def test_no_group_is_joined_that_would_not_fit_in_memory() -> None:
     assert group([(3, 5000)], 5000, free_bytes=19_000_000) is None
+
+
+def test_long_rows_stay_alone_because_joining_copies_them() -> None:
+    assert group([(1, 5000)], 5000, long_bytes=4_900_000) is None
+    assert group([(1, 5000), (1, 400)], 300, long_bytes=4_900_000) == 1
 
 
 def test_without_groups_a_sequence_starts_its_own() -> None:

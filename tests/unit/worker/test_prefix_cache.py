@@ -35,6 +35,10 @@ class Piece:
     def is_checkpoint(self) -> bool:
         return self.has_state
 
+    @property
+    def is_held(self) -> bool:
+        return False
+
     def split(self, at: int) -> tuple[Piece, Piece]:
         assert 0 < at < len(self.tokens)
         return Piece(self.tokens[:at], False), Piece(self.tokens[at:], self.has_state)

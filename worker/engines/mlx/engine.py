@@ -150,6 +150,7 @@ class MlxEngine:
             slots=settings.cache_max_slots,
             recompute_s=self._cost.predict_s,
             segment_bytes=size.predict,
+            token_bytes=size.token_bytes,
             disk=self._open_disk(loaded),
         )
         self._room = Room(self._plan, size, self.store, self._neighbours, weight_bytes=self._weight_bytes)
@@ -413,7 +414,11 @@ class MlxEngine:
     def _join(self, sequence: Sequence, token: int) -> None:
         assert sequence.cache is not None
         assert sequence.sampler is not None
-        self._decoder.join(sequence.key, sequence.sampler, sequence.cache, length=sequence.total, token=token)
+        moved = self._decoder.join(sequence.key, sequence.sampler, sequence.cache, length=sequence.total, token=token)
+        for key in moved:
+            lease = self._sequences[key].lease
+            assert lease is not None
+            self.store.give_back(lease)
         self._speculation.begin(sequence.key, [*sequence.tokens, token], longest=sequence.longest)
         sequence.cache, sequence.is_decoding = None, True
 
@@ -437,7 +442,9 @@ class MlxEngine:
             packed = sequence.packed + pack_tokens(sequence.generated[sequence.total - len(sequence.prompt.tokens) :])
             handed_out = len(sequence.prompt.tokens) + len(sequence.generated)
             length = min(self._decoder.length(sequence.key), handed_out)
-            self.store.commit(lease, packed, length, lambda a, b: self._decoder.capture(sequence.key, a, b))
+            self.store.commit(
+                lease, packed, length, lambda a, b: self._decoder.capture(sequence.key, a, b, lease.buffer)
+            )
         elif lease is not None:
             self._prefiller.keep_all(sequence)
 

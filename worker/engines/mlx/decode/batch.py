@@ -14,12 +14,14 @@ from typing import Any
 import mlx.core as mx
 
 from worker.engines.mlx.decode.sampling import BatchSampler, Logprobs, PendingLogprobs, RowSampler
+from worker.engines.mlx.kv.buffers import Buffer, reserve, room_of, whole_steps
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
 from worker.engines.mlx.kv.classes import leaves, row_of
 from worker.engines.mlx.kv.rewind import Mark, can_rewind, drop_last
 
 _GPU_LAST_PASS_TOKENS = 48
 _CPU_LAST_PASS_TOKENS = 8
+_ROOM_SHARE = 16  # of an only row's tokens: how many more it is given room for when it has none left
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +94,7 @@ class DecodeGroup:
         self._pending = mx.array([], mx.uint32)
         self._logprobs: PendingLogprobs | None = None
         self._sampler = BatchSampler([])
+        self._room = 0  # tokens that the only row's cache has room for
         self.rows: list[Row] = []
 
     def __len__(self) -> int:
@@ -101,9 +104,11 @@ class DecodeGroup:
     def longest(self) -> int:
         return max((row.length for row in self.rows), default=0)
 
-    def join(self, row: Row, cache: list[Any], token: int) -> None:
-        """Take in a row whose cache holds its prompt and whose first token was already handed out."""
+    def join(self, row: Row, cache: list[Any], token: int) -> list[str]:
+        """Take in a row whose cache holds its prompt and whose first token was already handed out. Gives the rows
+        whose own caches are copied into a batch's."""
         row.is_read = True
+        copied = [*(self.rows if len(self.rows) == 1 else []), *([row] if self.rows else [])]
         if not self.rows:
             self._cache = cache
         else:
@@ -111,11 +116,14 @@ class DecodeGroup:
                 self._cache = _merged(self._cache)
             for mine, theirs in zip(self._cache, _merged(cache), strict=True):
                 mine.extend(theirs)
+            mx.eval([leaf.state for leaf in leaves(self._cache)])  # the rows' own caches may be written to again
         self._pending = mx.concatenate([self._pending, mx.array([token], mx.uint32)])
         self._rows_changed([*self.rows, row])
+        return [each.key for each in copied]
 
     def step(self) -> list[Token]:
         """Start the next pass for every row, then hand out the tokens that the last one gave."""
+        self._make_room(1)
         inputs, logprobs = self._pending, self._logprobs
         logits = self._model(inputs[:, None], cache=self._cache)[:, -1, :]
         self._sampler.count(inputs)
@@ -157,6 +165,7 @@ class DecodeGroup:
         assert row.is_read
         last: Any = self._pending.item()
         inputs = [last, *draft]
+        self._make_room(len(inputs))
         mark = Mark(self._cache) if self._layout.has_state else None
         logits = self._model(mx.array([inputs], mx.int32), cache=self._cache)[0]
         run = self._sampler.sample_run(logits, inputs)
@@ -185,15 +194,12 @@ class DecodeGroup:
         self._model(mx.array([inputs[:count]], mx.int32), cache=self._cache)
         mx.async_eval([leaf.state for leaf in leaves(self._cache)])  # type: ignore[no-untyped-call]
 
-    def capture(self, key: str, start: int, end: int) -> Segment:
+    def capture(self, key: str, start: int, end: int, buffer: Buffer | None) -> Segment:
         """A segment for tokens `start..end` of the row, `end` being where the row's cache stands or before."""
         index = self._index(key)
         row = self.rows[index]
-        if len(self.rows) == 1:
-            return capture(self._layout, self._cache, start=start, end=end, depth=row.length)
-        return capture(
-            self._layout, [row_of(item, index) for item in self._cache], start=start, end=end, depth=row.length
-        )
+        cache = self._cache if len(self.rows) == 1 else [row_of(item, index) for item in self._cache]
+        return capture(self._layout, cache, start=start, end=end, depth=row.length, buffer=buffer)
 
     def rewind(self, key: str) -> None:
         """Bring a row's sampler to where it stands once every token handed out is counted, and none beyond."""
@@ -224,7 +230,15 @@ class DecodeGroup:
             self._logprobs.keep(keep)
         self._rows_changed([self.rows[index] for index in keep])
 
+    def _make_room(self, count: int) -> None:
+        """For the only row's next tokens: mlx-lm makes room for 256 at a time, and copies all to do so."""
+        if len(self.rows) != 1 or (needed := self.rows[0].length + count) <= self._room:
+            return
+        self._room = whole_steps(needed + needed // _ROOM_SHARE)
+        reserve(leaves(self._cache), self._room)
+
     def _rows_changed(self, rows: list[Row]) -> None:
+        self._room = room_of(leaves(self._cache)) if len(rows) == 1 else 0
         self.rows = rows
         self._sampler = BatchSampler([row.sampler for row in rows])
 

@@ -9,11 +9,13 @@ from worker.engines.mlx.decode.batch import DecodeGroup, Row, Token
 from worker.engines.mlx.decode.grouping import GroupShape, choose_group
 from worker.engines.mlx.decode.sampling import RowSampler
 from worker.engines.mlx.decode.speculation import Speculation
+from worker.engines.mlx.kv.buffers import Buffer
 from worker.engines.mlx.kv.cache import Layout, Segment
 from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.memory.room import Room
 
 _PASS_OVERHEAD_BYTES = 64 << 20  # what a device could read in the time that starting one more pass takes
+_LONG_SHARE = 8  # a row is long whose cache takes more than an eighth of what the weights take
 _RATE_DECAY = 0.9
 
 
@@ -36,6 +38,7 @@ class Decoder:
         self._size = size
         self._room = room
         self._pass_bytes = weight_bytes // 2 + _PASS_OVERHEAD_BYTES
+        self._long_bytes = max(weight_bytes // _LONG_SHARE, _PASS_OVERHEAD_BYTES)
         self._groups: list[DecodeGroup] = []
         self._group_of: dict[str, DecodeGroup] = {}
         self.step_s = 0.0  # smoothed seconds of a step
@@ -48,11 +51,12 @@ class Decoder:
     def groups(self) -> int:
         return len(self._groups)
 
-    def join(self, key: str, sampler: RowSampler, cache: list[Any], *, length: int, token: int) -> None:
-        """Go on with a sequence whose cache holds `length` tokens, after `token`, which was handed out already."""
+    def join(self, key: str, sampler: RowSampler, cache: list[Any], *, length: int, token: int) -> list[str]:
+        """Go on with a sequence whose cache holds `length` tokens, after `token`, which was handed out already. Gives
+        the sequences whose caches were copied into a batch, and are not used any more."""
         group = self._choose(length)
-        group.join(Row(key=key, sampler=sampler, length=length), cache, token)
         self._group_of[key] = group
+        return group.join(Row(key=key, sampler=sampler, length=length), cache, token)
 
     def _choose(self, length: int) -> DecodeGroup:
         if self._layout.can_batch:
@@ -62,6 +66,7 @@ class Decoder:
                 token_bytes=self._size.token_bytes,
                 pass_bytes=self._pass_bytes,
                 free_bytes=self._room.free_bytes,
+                long_bytes=self._long_bytes,
             )
             if chosen is not None:
                 return self._groups[chosen]
@@ -85,8 +90,9 @@ class Decoder:
         """How many of its tokens the sequence's cache holds."""
         return next(row.length for row in self._group_of[key].rows if row.key == key)
 
-    def capture(self, key: str, start: int, end: int) -> Segment:
-        return self._group_of[key].capture(key, start, end)
+    def capture(self, key: str, start: int, end: int, buffer: Buffer | None) -> Segment:
+        """`buffer` is what the sequence's own cache lies in, if it is lent to it."""
+        return self._group_of[key].capture(key, start, end, buffer)
 
     def leave(self, key: str) -> None:
         """Forget a sequence."""

@@ -12,8 +12,7 @@ state    everything else (recurrent states, caches of unknown classes): one opaq
 So a model of `tokens` layers resumes at any depth, any other model only at checkpoints: ends of segments that were
 captured while the running cache stood there.
 
-mlx arrays are values: an in-place write to a shared array copies it first. Segments own compact copies of their
-tokens (bytes = tokens times bytes per token), so that dropping one really frees its memory.
+Tokens lie in buffers, which segments name and do not own (`buffers`). Windows and states are compact copies.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from worker.engines.mlx.kv.classes import STEP_TOKENS, Kind, Pair, class_of, leaf_bytes, leaves, nested
+from worker.engines.mlx.kv.buffers import Buffer, Part, Run, lend
+from worker.engines.mlx.kv.classes import Kind, Pair, class_of, leaf_bytes, leaves, nested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,14 @@ class Layout:
     def has_state(self) -> bool:
         return "state" in self.kinds
 
+    @property
+    def has_tokens(self) -> bool:
+        return "tokens" in self.kinds
+
+    def of_kind(self, kind: Kind, entries: Sequence[Any]) -> list[Any]:
+        """Of entries that stand for the leaves, those of this kind."""
+        return [entry for each, entry in zip(self.kinds, entries, strict=True) if each == kind]
+
     @classmethod
     def of(cls, model: Any) -> Layout:
         flat = leaves(make_prompt_cache(model))
@@ -59,26 +67,29 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """What was computed for `length` tokens. One entry per leaf of the layout, in its order.
+    """What was computed for `length` tokens. Where there is one entry per leaf, it is in the layout's order.
 
-    `pairs[i]` holds the last tokens of a `tokens` leaf (all of them) or a `window` leaf; `states[i]` is a copy of a
-    `state` leaf as it stood at the segment's end, or None. Made by `build_segment`.
+    `run` names what `tokens` leaves hold, where the layout has any. `pairs[i]` holds the last tokens of a `window`
+    leaf; `states[i]` is a copy of a `state` leaf as it stood at the segment's end, or None. Made by `build_segment`.
     """
 
     layout: Layout
     length: int
+    run: Run | None
     pairs: tuple[Pair | None, ...]
     states: tuple[Any, ...]
     nbytes: int
     thin_bytes: int
     is_checkpoint: bool
 
-    def states_of(self, kind: Kind) -> list[Any]:
-        return [state for leaf, state in zip(self.layout.kinds, self.states, strict=True) if leaf == kind]
+    @property
+    def is_held(self) -> bool:
+        """Whether dropping it would free nothing now: a running sequence uses its buffer."""
+        return self.run is not None and self.run.is_lent
 
     def thin(self) -> Segment:
         """The same without its states: still a link to what comes after it, no longer a place to resume."""
-        return build_segment(self.layout, self.length, self.pairs, (None,) * len(self.states))
+        return build_segment(self.layout, self.length, self.run, self.pairs, (None,) * len(self.states))
 
     def split(self, at: int) -> tuple[Segment, Segment]:
         """The first `at` tokens and the rest. Windows and states end up where they lead: mostly in the rest."""
@@ -93,26 +104,31 @@ class Segment:
             held = pair[0].shape[2]
             head = max(0, held - after)  # tokens of the first part that are held
             heads.append(_slice_pair(pair, 0, head))
-            tails.append(_slice_pair(pair, max(head, held - window) if window else head, held))
+            tails.append(_slice_pair(pair, max(head, held - window), held))
         mx.eval(heads, tails)
-        first = build_segment(self.layout, at, tuple(heads), (None,) * len(self.states))
-        return first, build_segment(self.layout, after, tuple(tails), self.states)
+        first, rest = (None, None) if self.run is None else self.run.split(self.run.start + at)
+        upper = build_segment(self.layout, at, first, tuple(heads), (None,) * len(self.states))
+        return upper, build_segment(self.layout, after, rest, tuple(tails), self.states)
 
     def enriched(self, other: Segment) -> Segment:
         """The better parts of two segments of the same tokens: longer windows, present states."""
         pairs = tuple(_longer(mine, theirs) for mine, theirs in zip(self.pairs, other.pairs, strict=True))
         states = tuple(theirs if mine is None else mine for mine, theirs in zip(self.states, other.states, strict=True))
-        return build_segment(self.layout, self.length, pairs, states)
+        return build_segment(self.layout, self.length, self.run, pairs, states)
 
 
-def build_segment(layout: Layout, length: int, pairs: tuple[Pair | None, ...], states: tuple[Any, ...]) -> Segment:
+def build_segment(
+    layout: Layout, length: int, run: Run | None, pairs: tuple[Pair | None, ...], states: tuple[Any, ...]
+) -> Segment:
     state_bytes = sum(leaf_bytes(state) for state in states if state is not None)
+    pair_bytes = sum(keys.nbytes + values.nbytes for keys, values in filter(None, pairs))
     return Segment(
         layout=layout,
         length=length,
+        run=run,
         pairs=pairs,
         states=states,
-        nbytes=state_bytes + sum(keys.nbytes + values.nbytes for keys, values in filter(None, pairs)),
+        nbytes=state_bytes + pair_bytes + (0 if run is None else run.nbytes),
         thin_bytes=state_bytes,
         is_checkpoint=all(
             _is_resumable(kind, window, length, pair, state)
@@ -138,22 +154,30 @@ def _slice_pair(pair: Pair, start: int, end: int) -> Pair:
     return mx.contiguous(keys[:, :, start:end]), mx.contiguous(values[:, :, start:end])
 
 
-def capture(layout: Layout, cache: Sequence[Any], *, start: int, end: int, depth: int) -> Segment:
+def capture(
+    layout: Layout, cache: Sequence[Any], *, start: int, end: int, depth: int, buffer: Buffer | None
+) -> Segment:
     """A segment for tokens `start..end` of a single sequence's cache that now holds `depth` tokens.
 
-    Its states are captured only when `end` is where the cache stands.
+    Its tokens are named where they lie when `buffer` is lent to this cache, else copied. Its states are captured only
+    when `end` is where the cache stands.
     """
+    flat = leaves(cache)
     pairs: list[Pair | None] = []
     states: list[Any] = []
-    for kind, window, leaf in zip(layout.kinds, layout.windows, leaves(cache), strict=True):
-        pairs.append(None)
-        states.append(None)
-        if kind == "state":
-            states[-1] = class_of(leaf).copied(leaf) if end == depth else None
-        else:
-            pairs[-1] = _capture_pair(leaf, max(start, end - window) if window else start, end, depth)
+    for kind, window, leaf in zip(layout.kinds, layout.windows, flat, strict=True):
+        is_windowed = kind == "window"
+        pairs.append(_capture_pair(leaf, max(start, end - window), end, depth) if is_windowed else None)
+        states.append(class_of(leaf).copied(leaf) if kind == "state" and end == depth else None)
     mx.eval(pairs, [state.state for state in states if state is not None])
-    return build_segment(layout, end - start, tuple(pairs), tuple(states))
+    run = _capture_run(layout.of_kind("tokens", flat), start, end, depth, buffer) if layout.has_tokens else None
+    return build_segment(layout, end - start, run, tuple(pairs), tuple(states))
+
+
+def _capture_run(held: Sequence[Any], start: int, end: int, depth: int, buffer: Buffer | None) -> Run:
+    if buffer is None or not buffer.is_of(held[0]):
+        buffer = Buffer.of_arrays([_capture_pair(leaf, start, end, depth) for leaf in held], start=start)
+    return Run([Part(buffer, start, end)])
 
 
 def _capture_pair(leaf: Any, start: int, end: int, depth: int) -> Pair:
@@ -167,7 +191,8 @@ def can_restore(layout: Layout, segments: Sequence[Segment], depth: int) -> bool
     """Whether the segments that lead to `depth` hold all that a cache of `depth` tokens needs."""
     if layout.is_divisible:
         return True
-    if sum(segment.length for segment in segments) != depth or None in segments[-1].states_of("state"):
+    last = layout.of_kind("state", segments[-1].states)
+    if sum(segment.length for segment in segments) != depth or None in last:
         return False
     for index, window in enumerate(layout.windows):
         missing = min(window, depth)
@@ -182,41 +207,43 @@ def can_restore(layout: Layout, segments: Sequence[Segment], depth: int) -> bool
     return True
 
 
-def restore(model: Any, layout: Layout, segments: Sequence[Segment], *, depth: int, room: int) -> list[Any]:
-    """A fresh cache of `depth` tokens out of the segments that lead there.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A running cache; the buffer lent to it, where the layout has tokens; and buffers that had to be made for others
+    that use it."""
 
-    `room` tokens of space follow in `tokens` leaves, so that the first pass need not copy everything again.
-    """
+    cache: list[Any]
+    buffer: Buffer | None
+    made: list[Buffer]
+
+
+def restore(model: Any, layout: Layout, segments: Sequence[Segment], *, depth: int, needed: int, room: int) -> Restored:
+    """A running cache of `depth` tokens out of the segments that lead there. Its `tokens` leaves have room for
+    `needed`, or for `room` where that has to be made."""
     cache: list[Any] = make_prompt_cache(model)
-    if depth == 0:
-        return cache
     flat = leaves(cache)
-    excess = sum(segment.length for segment in segments) - depth
-    for index, (kind, window, leaf) in enumerate(zip(layout.kinds, layout.windows, flat, strict=True)):
-        if kind == "tokens":
-            _restore_tokens(leaf, [segment.pairs[index] for segment in segments], depth, room)
-        elif kind == "window":
-            assert excess == 0
-            _restore_window(leaf, [segment.pairs[index] for segment in segments], depth, window)
-        else:
-            assert excess == 0
-            flat[index] = class_of(segments[-1].states[index]).copied(segments[-1].states[index])
-    mx.eval([leaf.state for leaf in flat])
-    return nested(cache, iter(flat))
+    buffer: Buffer | None = None
+    made: list[Buffer] = []
+    if layout.has_tokens:
+        runs = [segment.run for segment in segments if segment.run is not None]
+        buffer, made = lend(layout.of_kind("tokens", flat), runs, depth=depth, needed=needed, room=room)
+        lent = iter(buffer.leaves)
+        flat = [next(lent) if kind == "tokens" else leaf for kind, leaf in zip(layout.kinds, flat, strict=True)]
+    if depth and not layout.is_divisible:
+        assert sum(segment.length for segment in segments) == depth
+        _restore_rest(layout, flat, segments, depth)
+    return Restored(cache=nested(cache, iter(flat)), buffer=buffer, made=made)
 
 
-def _restore_tokens(leaf: Any, pairs: Sequence[Pair | None], depth: int, room: int) -> None:
-    capacity = -(-(depth + room) // STEP_TOKENS) * STEP_TOKENS
-    held = [pair for pair in pairs if pair is not None]
-    keys, values = (_joined([pair[side] for pair in held], depth, capacity) for side in (0, 1))
-    class_of(leaf).fill(leaf, (keys, values), depth, depth)
-
-
-def _joined(arrays: Sequence[mx.array], depth: int, capacity: int) -> mx.array:
-    excess = sum(array.shape[2] for array in arrays) - depth
-    last = arrays[-1][:, :, : arrays[-1].shape[2] - excess]
-    batch, heads, _, dim = last.shape
-    return mx.concatenate([*arrays[:-1], last, mx.zeros((batch, heads, capacity - depth, dim), last.dtype)], axis=2)
+def _restore_rest(layout: Layout, flat: list[Any], segments: Sequence[Segment], depth: int) -> None:
+    """Windows and states, which lie at the end of what leads there."""
+    for index, (kind, window) in enumerate(zip(layout.kinds, layout.windows, strict=True)):
+        if kind == "window":
+            _restore_window(flat[index], [segment.pairs[index] for segment in segments], depth, window)
+        elif kind == "state":
+            state = segments[-1].states[index]
+            flat[index] = class_of(state).copied(state)
+    mx.eval([leaf.state for kind, leaf in zip(layout.kinds, flat, strict=True) if kind != "tokens"])
 
 
 def _restore_window(leaf: Any, pairs: Sequence[Pair | None], depth: int, window: int) -> None:

@@ -227,6 +227,10 @@ def class_of(leaf: Any) -> CacheClass:
     return CACHE_CLASSES.get(type(leaf), _UNKNOWN)
 
 
+def empty_tokens_leaf() -> Any:
+    return KVCache()
+
+
 def leaves(cache: Sequence[Any]) -> list[Any]:
     """The innermost cache objects of a layer list, composite ones flattened, in a fixed order."""
     flat: list[Any] = []

@@ -14,10 +14,19 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from worker.engines.mlx.kv.segment_file import DamagedFileError, FileInfo, RawSegment, read_file, read_info, write_file
+from worker.engines.mlx.kv.segment_file import (
+    DamagedFileError,
+    FileInfo,
+    FileWriter,
+    RawSegment,
+    Shape,
+    read_file,
+    read_info,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +62,60 @@ def disk_budget(folder: Path, wanted_bytes: int) -> int:
     return min(int(shutil.disk_usage(existing).free * _FREE_SHARE), _MAX_AUTO_BYTES)
 
 
+class Writing:
+    """A file on its way to the disk. The calls of one thread are carried out on another, in their order."""
+
+    def __init__(self, thread: ThreadPoolExecutor, writer: FileWriter) -> None:
+        self._thread = thread
+        self._writer = writer
+        self._error: OSError | None = None
+        self._taken_bytes = self._written_bytes = 0
+        self.is_over = False
+        self._submit(self._writer.begin)
+
+    @property
+    def unwritten_bytes(self) -> int:
+        return self._taken_bytes - self._written_bytes
+
+    def add(self, piece: bytes) -> None:
+        self._taken_bytes += len(piece)
+        self._submit(lambda: self._add(piece))
+
+    def end(self) -> Future[int]:
+        """The file's size, once it is there. Fails with `OSError`: tell the tier `write_failed` then."""
+        return self._thread.submit(self._end)
+
+    def _submit(self, call: Callable[[], None]) -> None:
+        self._thread.submit(self._try, call)
+
+    def _try(self, call: Callable[[], None]) -> None:
+        try:
+            if self._error is None:
+                call()
+        except OSError as error:
+            self._error = error
+            self._writer.give_up()
+
+    def _add(self, piece: bytes) -> None:
+        self._writer.add(piece)
+        self._written_bytes += len(piece)
+
+    def _end(self) -> int:
+        self.is_over = True
+        if self._error is not None:
+            raise self._error
+        try:
+            return self._writer.end()
+        except OSError:
+            self._writer.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """Once the thread has ended: nothing half remains."""
+        if not self.is_over:
+            self._writer.give_up()
+
+
 class DiskTier:
     """The files of one model. Used from the engine thread; the work is done on two threads of its own."""
 
@@ -62,6 +125,7 @@ class DiskTier:
         self.damaged = 0
         self.pause_s = _PAUSE_S
         self._paused_until_s = 0.0
+        self._writings: list[Writing] = []
         self._writer = ThreadPoolExecutor(1, "cache-writer")
         self._reader = ThreadPoolExecutor(1, "cache-reader")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -105,9 +169,11 @@ class DiskTier:
                 self._set_aside(path, error)
         return None
 
-    def write(self, raw: RawSegment) -> Future[int]:
-        """The file's size, once it is there. Fails with `OSError`: tell `write_failed` then."""
-        return self._writer.submit(self._write, raw)
+    def write(self, shape: Shape) -> Writing:
+        """A new file, to be filled piece by piece."""
+        self._writings = [writing for writing in self._writings if not writing.is_over]
+        self._writings.append(Writing(self._writer, FileWriter(shape, self._path(shape.info.key))))
+        return self._writings[-1]
 
     def read(self, key: bytes) -> Future[RawSegment]:
         """Fails with `DamagedFileError`; the file is set aside then."""
@@ -133,10 +199,8 @@ class DiskTier:
         """End both threads; what they have not begun is given up."""
         for executor in (self._reader, self._writer):
             executor.shutdown(wait=True, cancel_futures=True)
-
-    def _write(self, raw: RawSegment) -> int:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # people remove it to have their space back
-        return write_file(raw, self._path(raw.info.key))
+        for writing in self._writings:
+            writing.give_up()
 
     def _delete(self, key: bytes) -> None:
         try:

@@ -8,11 +8,13 @@ Layout of a file: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,15 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from worker.engines.mlx.kv.buffers import Buffer, Part, Run
 from worker.engines.mlx.kv.cache import Layout, Segment, build_segment
 from worker.engines.mlx.kv.classes import STORED_CLASSES, Pair, class_of
 from worker.prefix_cache.tokens import count_tokens
 
 FORMAT = "2"
+PIECE_BYTES = 4 << 20
 _LENGTH_BYTES = 8
+_CHECKSUM_BYTES = 32  # of the header's text at most
 _MAX_HEADER_BYTES = 64 << 20
 _TOKENS = "tokens"
 _DTYPES = {
@@ -68,12 +73,25 @@ class FileInfo:
         return self.start + count_tokens(self.tokens)
 
 
+Tensor = tuple[str, tuple[int, ...], memoryview]  # dtype name, shape, bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawSegment:
-    """A file's content: tensors as (dtype name, shape, bytes) by name, and the shape of its states as JSON."""
+    """A file's content: tensors by name, and the shape of its states as JSON."""
 
     info: FileInfo
-    tensors: Mapping[str, tuple[str, tuple[int, ...], memoryview]]
+    tensors: Mapping[str, Tensor]
+    states: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a file will hold: the tensors' dtype names, shapes and sizes by name, in the order of their bytes, and the
+    shape of its states as JSON."""
+
+    info: FileInfo
+    tensors: Mapping[str, tuple[str, tuple[int, ...], int]]
     states: str
 
 
@@ -85,29 +103,86 @@ def can_store(segment: Segment) -> bool:
 # -- on the engine thread --------------------------------------------------------------------------------------------
 
 
-def export_segment(segment: Segment, info: FileInfo) -> RawSegment:
-    """The segment's bytes, shared with its arrays and safe to read on any thread while the result is held."""
-    arrays: dict[str, mx.array] = {}
-    for index, pair in enumerate(segment.pairs):
-        if pair is not None:
-            arrays[f"{index}.keys"], arrays[f"{index}.values"] = pair
-    states: dict[str, Any] = {}
-    for index, state in enumerate(segment.states):
-        if state is not None:
-            scalars: dict[str, Any] = {}
-            for path, value in tree_flatten(state.state):
-                if isinstance(value, mx.array):
-                    arrays[f"{index}.state.{path}"] = value
-                else:
-                    scalars[path] = value
-            states[str(index)] = {"class": type(state).__name__, "scalars": scalars}
-    views = {name: array.reshape(-1).view(mx.uint8) for name, array in arrays.items()}
-    mx.eval(list(views.values()))
-    tensors = {
-        name: (_NAMES[array.dtype], tuple(array.shape), memoryview(views[name]))  # type: ignore[arg-type]  # arrays export their buffer
-        for name, array in arrays.items()
-    }
-    return RawSegment(info=info, tensors=tensors, states=json.dumps(states))
+class Export:
+    """A segment's bytes on their way to a file: host copies, made piece by piece when they are asked for, so that
+    neither its buffers are held meanwhile nor all of it is there twice."""
+
+    def __init__(self, segment: Segment, info: FileInfo) -> None:
+        self._run = segment.run
+        self._arrays: dict[str, mx.array] = {}
+        for index, pair in enumerate(segment.pairs):
+            if pair is not None:
+                self._arrays[f"{index}.keys"], self._arrays[f"{index}.values"] = pair
+        states = json.dumps(self._take_states(segment.states))
+        self._names = _token_names(segment)
+        tensors = {name: _described(array.dtype, array.shape) for name, array in self._arrays.items()}
+        for name, (index, side) in self._names.items():
+            assert self._run is not None
+            first = self._run.parts[0].buffer.tokens(index, side, self._run.start, self._run.start)
+            tensors[name] = _described(first.dtype, (*first.shape[:2], segment.length, first.shape[3]))
+        self.shape = Shape(info=info, tensors=tensors, states=states)
+
+    def _take_states(self, leaf_states: Sequence[Any]) -> dict[str, Any]:
+        states: dict[str, Any] = {}
+        for index, state in enumerate(leaf_states):
+            if state is not None:
+                scalars: dict[str, Any] = {}
+                for path, value in tree_flatten(state.state):
+                    if isinstance(value, mx.array):
+                        self._arrays[f"{index}.state.{path}"] = value
+                    else:
+                        scalars[path] = value
+                states[str(index)] = {"class": type(state).__name__, "scalars": scalars}
+        return states
+
+    def pieces(self) -> Iterator[bytes]:
+        """In the order of `shape.tensors`, each of at most about `PIECE_BYTES`."""
+        piece = bytearray()
+        for part in self._parts():
+            piece += part
+            if len(piece) >= PIECE_BYTES:
+                yield bytes(piece)
+                piece.clear()
+        if piece:
+            yield bytes(piece)
+
+    def _parts(self) -> Iterator[bytes]:
+        for array in self._arrays.values():
+            yield _host_bytes(array)
+        for index, side in self._names.values():
+            assert self._run is not None
+            for head in range(self._run.parts[0].buffer.tokens(index, side, self._run.start, self._run.start).shape[1]):
+                yield from self._head(index, side, head)
+
+    def _head(self, index: int, side: int, head: int) -> Iterator[bytes]:
+        """One head's keys or values. The run is asked anew for each piece: it may have moved since."""
+        assert self._run is not None
+        at = self._run.start
+        while at < self._run.end:
+            part = self._run.between(at, self._run.end)[0]
+            row = part.buffer.tokens(index, side, at, at + 1)
+            end = min(part.end, at + max(1, PIECE_BYTES // (row.shape[3] * row.itemsize)))
+            yield _host_bytes(part.buffer.tokens(index, side, at, end)[:, head : head + 1])
+            at = end
+
+
+def _token_names(segment: Segment) -> dict[str, tuple[int, int]]:
+    """The tensors of `tokens` leaves by name: which of these leaves, and whether its keys or its values."""
+    if segment.run is None:
+        return {}
+    indices = segment.layout.of_kind("tokens", range(len(segment.layout.kinds)))
+    sides = ("keys", "values")
+    return {f"{leaf}.{name}": (n, side) for n, leaf in enumerate(indices) for side, name in enumerate(sides)}
+
+
+def _described(dtype: Any, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], int]:
+    return _NAMES[dtype], tuple(shape), math.prod(shape) * int(dtype.size)
+
+
+def _host_bytes(array: mx.array) -> bytes:
+    """A copy made by the host: it holds nothing of the device's afterwards."""
+    flat = array if array.ndim else array.reshape(1)
+    return np.asarray(memoryview(flat.view(mx.uint8))).tobytes()  # type: ignore[arg-type]  # arrays export their buffer
 
 
 def import_segment(raw: RawSegment, layout: Layout) -> Segment:
@@ -122,7 +197,14 @@ def import_segment(raw: RawSegment, layout: Layout) -> Segment:
         for name, description in json.loads(raw.states).items():
             states[int(name)] = _state(f"{name}.state.", description, arrays)
         mx.eval(list(arrays.values()))
-        return build_segment(layout, raw.info.end - raw.info.start, tuple(pairs), tuple(states))
+        run = None
+        if layout.has_tokens:
+            buffer = Buffer.of_arrays(layout.of_kind("tokens", pairs), start=raw.info.start)
+            run = Run([Part(buffer, raw.info.start, raw.info.end)])
+            if buffer.room != raw.info.end - raw.info.start:
+                raise DamagedFileError("it does not hold all of its tokens")
+        windows = tuple(None if kind == "tokens" else pair for kind, pair in zip(layout.kinds, pairs, strict=True))
+        return build_segment(layout, raw.info.end - raw.info.start, run, windows, tuple(states))
     except (*_MISFITS, IndexError) as error:
         raise DamagedFileError(f"content does not fit the model: {type(error).__name__}: {error}") from error
 
@@ -142,39 +224,62 @@ def _state(prefix: str, description: Mapping[str, Any], arrays: Mapping[str, mx.
 # -- on any thread ---------------------------------------------------------------------------------------------------
 
 
-def write_file(raw: RawSegment, path: Path) -> int:
-    """Write the file in one go under its final name's sibling, then rename it. Its size in bytes."""
-    tensors = {_TOKENS: ("U32", (count_tokens(raw.info.tokens),), memoryview(raw.info.tokens)), **raw.tensors}
-    header: dict[str, Any] = {}
-    offset = crc = 0
-    for name, (dtype, shape, data) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + data.nbytes]}
-        offset += data.nbytes
-        crc = zlib.crc32(data, crc)
-    header["__metadata__"] = {
-        "format": FORMAT,
-        "key": raw.info.key.hex(),
-        "parent": raw.info.parent.hex(),
-        "seed": raw.info.seed.hex(),
-        "start": str(raw.info.start),
-        "is_checkpoint": str(int(raw.info.is_checkpoint)),
-        "states": raw.states,
-    }
-    header["__metadata__"]["crc32"] = _checksum(header, crc)
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % _LENGTH_BYTES)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another worker may be writing the same
-    try:
-        with open(temporary, "wb", opener=_for_the_owner_alone) as file:
-            file.write(struct.pack("<Q", len(encoded)))
-            file.write(encoded)
-            for _, _, data in tensors.values():
-                file.write(data)
-        temporary.replace(path)
-    except OSError:  # a full disk must not keep the half of it
-        temporary.unlink(missing_ok=True)
-        raise
-    return _LENGTH_BYTES + len(encoded) + offset
+class FileWriter:
+    """Writes one file under its final name's sibling, piece by piece, then renames it."""
+
+    def __init__(self, shape: Shape, path: Path) -> None:
+        self._shape = shape
+        self._path = path
+        self._temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another worker may be writing the same
+        self._header: dict[str, Any] = {}
+        self._size = 0
+        self._file: Any = None
+
+    def begin(self) -> None:
+        """The header is written last, when the checksum is known; its room is left free."""
+        info = self._shape.info
+        tensors = {_TOKENS: ("U32", (count_tokens(info.tokens),), len(info.tokens)), **self._shape.tensors}
+        for name, (dtype, shape, nbytes) in tensors.items():
+            offsets = [self._size, self._size + nbytes]
+            self._header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
+            self._size += nbytes
+        self._header["__metadata__"] = {
+            "format": FORMAT,
+            "key": info.key.hex(),
+            "parent": info.parent.hex(),
+            "seed": info.seed.hex(),
+            "start": str(info.start),
+            "is_checkpoint": str(int(info.is_checkpoint)),
+            "states": self._shape.states,
+        }
+        self._room = -(-(len(json.dumps(self._header)) + _CHECKSUM_BYTES) // _LENGTH_BYTES) * _LENGTH_BYTES
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # people remove it to have their space back
+        self._file = open(self._temporary, "wb", opener=_for_the_owner_alone)  # noqa: SIM115  # closed by `end`
+        self._file.seek(_LENGTH_BYTES + self._room)
+        self._crc = 0
+        self.add(info.tokens)
+
+    def add(self, piece: bytes) -> None:
+        self._crc = zlib.crc32(piece, self._crc)
+        self._file.write(piece)
+
+    def end(self) -> int:
+        """The file's size, now that it is whole."""
+        self._header["__metadata__"]["crc32"] = _checksum(self._header, self._crc)
+        encoded = json.dumps(self._header).encode()
+        assert len(encoded) <= self._room
+        self._file.seek(0)
+        self._file.write(struct.pack("<Q", self._room) + encoded.ljust(self._room))
+        self._file.close()
+        self._temporary.replace(self._path)
+        return _LENGTH_BYTES + self._room + self._size
+
+    def give_up(self) -> None:
+        """A full disk must not keep the half of it."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        self._temporary.unlink(missing_ok=True)
 
 
 def _checksum(header: dict[str, Any], data_crc: int) -> str:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
+from worker.engines.mlx.kv.buffers import Buffer, movable
 from worker.engines.mlx.kv.cache import Layout, Segment, can_restore, restore
-from worker.engines.mlx.kv.disk import DiskTier
+from worker.engines.mlx.kv.disk import DiskTier, Writing
 from worker.engines.mlx.kv.segment_file import (
     DamagedFileError,
+    Export,
     FileInfo,
     RawSegment,
     can_store,
-    export_segment,
     import_segment,
 )
 from worker.prefix_cache.index import Match, PrefixIndex
@@ -31,7 +34,9 @@ log = logging.getLogger(__name__)
 
 MAIN_WEIGHT = 1.0  # of what belongs to a person's own conversation
 _LAST_WRITES_S = 5.0
-_MAX_UNWRITTEN_BYTES = 512 << 20  # of segments that wait for the disk and so cannot be freed
+_MAX_UNWRITTEN_BYTES = 32 << 20  # of host copies that wait for the disk
+_FLUSH_POLL_S = 0.05
+_STEP_BYTES = 16 << 20  # copied for the disk between two steps
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +45,8 @@ class Lease:
 
     `depth` tokens of its prompt can be resumed, of the `common` ones that were known; `restored` of them have to come
     from the disk. `is_parted` says that what was known goes on differently after `common`. What the sequence computes
-    is inserted from `kept` on, below `node`, which is pinned.
+    is inserted from `kept` on, below `node`, which is pinned. `buffer` is lent to its running cache, until it is given
+    back.
     """
 
     node: Node[Segment]
@@ -50,14 +56,19 @@ class Lease:
     is_parted: bool
     restored: int
     weight: float
+    buffer: Buffer | None = None
+    is_fetching: bool = False  # what it needs is held in memory, as soon as it is there
 
 
 @dataclass(slots=True, kw_only=True)
 class _Write:
+    """A segment on its way to a file. `size` is there once all its pieces were handed over."""
+
     node: Node[Segment]
     info: FileInfo
-    nbytes: int
-    future: Future[int]
+    pieces: Iterator[bytes]
+    writing: Writing
+    size: Future[int] | None = None
 
 
 class PrefixStore:
@@ -76,9 +87,10 @@ class PrefixStore:
         slots: int,
         recompute_s: Callable[[int, int], float],
         segment_bytes: Callable[[int], int],
+        token_bytes: int,
         disk: DiskTier | None = None,
     ) -> None:
-        """`segment_bytes(tokens)` is the most that keeping so many takes."""
+        """`segment_bytes(tokens)` is the most that keeping so many takes, `token_bytes` what each takes of buffers."""
         self._model = model
         self._layout = layout
         self._min_reuse_tokens = min_reuse_tokens
@@ -89,6 +101,7 @@ class PrefixStore:
         self.max_bytes = max_bytes
         self.budget_bytes = max_bytes  # what memory has room for at the moment, if that is less
         self._segment_bytes = segment_bytes
+        self._token_bytes = token_bytes
         self.index: PrefixIndex[Segment] = PrefixIndex(
             fingerprint=fingerprint,
             block_tokens=block_tokens,
@@ -96,6 +109,9 @@ class PrefixStore:
             recompute_s=recompute_s,
         )
         self._latest: list[Node[Segment]] = []  # ends of the main conversations, the latest last
+        self._buffers: WeakSet[Buffer] = WeakSet()
+        self._returns = 0  # of buffers that were lent
+        self._overhead_bytes: int | None = 0  # of the buffers beyond what the index counts; None when to be counted
         self.version = 0  # changes whenever a look-up could come out differently
         self.hits = 0
         self.misses = 0
@@ -110,6 +126,21 @@ class PrefixStore:
         """How many tokens of this prompt need not be computed."""
         depth = self.index.match(tenant, packed, count_tokens(packed) - 1).depth
         return depth if depth >= self._min_reuse_tokens else 0
+
+    @contextmanager
+    def spared(self, tenant: str, packed: bytes) -> Iterator[int]:
+        """The bytes of the running cache that a sequence would take over as it is. They do not go meanwhile."""
+        match = self.index.match(tenant, packed, count_tokens(packed) - 1)
+        runs = [node.payload.run for node in self.index.path(match.node) if node.payload is not None]
+        buffer = movable([run for run in runs if run is not None], match.depth)
+        if buffer is None or match.depth < self._min_reuse_tokens:
+            yield 0
+            return
+        buffer.is_lent, self._overhead_bytes = True, None
+        try:
+            yield buffer.nbytes
+        finally:
+            buffer.is_lent, self._overhead_bytes = False, None
 
     def open(self, tenant: str, packed: bytes, *, weight: float) -> Lease:
         """Look a prompt up and pin what is known of it. At least one token is left to compute."""
@@ -148,8 +179,9 @@ class PrefixStore:
             files[stored.key] = stored
         return list(files.values())
 
-    def restore(self, lease: Lease, *, room: int) -> list[Any]:
-        """A running cache holding the first `lease.depth` tokens, with space for `room` more. The lease is ready."""
+    def restore(self, lease: Lease, *, needed: int, room: int) -> list[Any]:
+        """A running cache holding the first `lease.depth` tokens, with room for `needed` in all, or for `room` where
+        that has to be made. The lease is ready."""
         segments = [node.payload for node in self.index.path(lease.node) if node.payload is not None]
         if lease.depth:
             self.hits += 1
@@ -157,14 +189,45 @@ class PrefixStore:
             self.index.touch(lease.node)
         else:
             self.misses += 1
-        return restore(self._model, self._layout, segments, depth=lease.depth, room=room)
+        restored = restore(self._model, self._layout, segments, depth=lease.depth, needed=needed, room=room)
+        if restored.buffer is not None:
+            lease.buffer = restored.buffer
+            self._buffers.update([restored.buffer, *restored.made])
+        self._changed()
+        return restored.cache
+
+    def give_back(self, lease: Lease) -> None:
+        """The sequence's running cache is another now: what it kept is the store's alone, within its budget."""
+        self._take_back(lease)
+        path, root = self.index.path(lease.node), self.index.root_above(lease.node)
+        self.index.unpin(lease.node)
+        self.shrink(self.room_bytes, weight=lease.weight)
+        left = [node for node in path if node.parent is not None]
+        lease.node = self.index.pin(left[-1] if left else root)
+        lease.kept = min(lease.kept, lease.node.end)
+
+    def _take_back(self, lease: Lease) -> None:
+        if lease.buffer is not None:
+            self._returns += 1
+            lease.buffer.give_back(self._returns if lease.weight >= MAIN_WEIGHT else 0)
+            lease.buffer = None
+            self._changed()
 
     def close(self, lease: Lease) -> None:
+        """The sequence is over."""
+        self._take_back(lease)
         if lease.weight >= MAIN_WEIGHT:
             path = self.index.path(lease.node)
             others = [node for node in self._latest if node not in path and node.parent is not None]
             latest = [*others, *path[-1:]]
             self._latest = latest[max(0, len(latest) - self._slots) :]
+        self.release(lease)
+        self.shrink(self.room_bytes, weight=lease.weight)
+
+    def release(self, lease: Lease) -> None:
+        """Another lease takes over."""
+        if lease.is_fetching:
+            self.index.release(lease.node)
         self.index.unpin(lease.node)
 
     # -- keeping --------------------------------------------------------------------------------------------------
@@ -174,17 +237,24 @@ class PrefixStore:
         end)` cuts them out."""
         if end <= lease.kept or end < self._min_reuse_tokens:
             return
-        before_bytes = self.room_bytes - self._segment_bytes(end - lease.kept)
+        needed_bytes = self._segment_bytes(end - lease.kept)
+        if lease.buffer is not None:
+            needed_bytes -= (end - lease.kept) * self._token_bytes
+        before_bytes = self.room_bytes - needed_bytes
         if before_bytes < 0:
             return
         if self.nbytes > before_bytes and not self._shrink(before_bytes, lease.weight, is_partial=False):
             return  # what is in use, or belongs to better conversations, leaves no room
         segment = capture(lease.kept, end)
+        if segment.run is not None:
+            self._buffers.update(part.buffer for part in segment.run.parts)
         tokens = slice_tokens(packed, lease.kept, end)
         node = self.index.insert(lease.node, lease.kept, tokens, segment, weight=lease.weight)
+        del segment  # what the index had already is named no longer
         self.index.pin(node)
         self.index.unpin(lease.node)
         lease.node, lease.kept = node, end
+        self._changed()
         self._write_changed()
         self.shrink(self.room_bytes, weight=lease.weight)
 
@@ -200,18 +270,69 @@ class PrefixStore:
 
     def _shrink(self, max_bytes: int, weight: float, *, is_partial: bool) -> int:
         """As `shrink`; but nothing goes, when not `is_partial`, where that would not be enough."""
-        self.version += 1
+        before = self.nbytes
+        if before <= max_bytes:
+            return 0
+        self._changed()
         held = [node for node in self._latest if node.parent is not None] if weight < MAIN_WEIGHT else []
         for node in held:
             self.index.pin(node)
-        freed = self.index.evict(max_bytes) if is_partial or self.index.fixed_bytes() <= max_bytes else 0
+        if is_partial or self.index.fixed_bytes() <= max_bytes:
+            self._come_down(max_bytes)
         for node in held:
             self.index.unpin(node)
-        return freed
+        self._overhead_bytes = None
+        return before - self.nbytes
+
+    def _come_down(self, max_bytes: int) -> None:
+        """What makes a next turn fast goes first, of all but the latest main conversations; then what is least worth
+        keeping of the others; then what makes the latest fast; and then anything."""
+        resting = sorted((buffer for buffer in self._buffers if not buffer.is_lent), key=lambda buffer: buffer.used)
+        hot = [buffer for buffer in resting if buffer.used][-self._slots :] if self._slots else []
+        rest = [buffer for buffer in resting if buffer not in hot]
+        self._pack(rest, max_bytes)
+        hot_bytes = sum(buffer.nbytes for buffer in hot)
+        if hot_bytes <= max_bytes:
+            for buffer in hot:
+                buffer.is_lent = True  # so that nothing of it goes
+            self._evict(max_bytes - hot_bytes, rest)
+            for buffer in hot:
+                buffer.is_lent = False
+            self._overhead_bytes = None
+        self._pack(hot, max_bytes)
+        self._evict(max_bytes, resting)
+
+    def _evict(self, max_bytes: int, buffers: list[Buffer]) -> None:
+        self._overhead_bytes = None
+        excess = self.nbytes - max_bytes
+        if excess > 0:
+            self.index.evict(self.index.nbytes - excess)
+            self._overhead_bytes = None
+            self._pack(buffers, max_bytes)
+
+    def _pack(self, buffers: list[Buffer], max_bytes: int) -> None:
+        for buffer in buffers:
+            if self.nbytes <= max_bytes:
+                return
+            buffer.pack()
+            self._overhead_bytes = None
 
     @property
     def nbytes(self) -> int:
-        return self.index.nbytes
+        """Of what is kept at rest. What running sequences have lent is theirs."""
+        if self._overhead_bytes is None:
+            self._overhead_bytes = sum(buffer.overhead_bytes for buffer in self._buffers)
+        return self.index.nbytes + self._overhead_bytes
+
+    @property
+    def arrays(self) -> int:
+        """How many of the device's buffers are kept, those lent to running sequences not counted."""
+        return sum(buffer.arrays for buffer in self._buffers if not buffer.is_lent)
+
+    def _changed(self) -> None:
+        """A look-up could come out differently now, or other bytes be kept."""
+        self.version += 1
+        self._overhead_bytes = None
 
     # -- disk -----------------------------------------------------------------------------------------------------
 
@@ -222,6 +343,8 @@ class PrefixStore:
     def fetch(self, lease: Lease) -> None:
         """Start to read what the lease needs from the disk."""
         assert self._disk is not None
+        lease.is_fetching = True
+        self.index.hold(lease.node)
         for stored in self._files(lease.node):
             if stored.key not in self._reads:
                 self._reads[stored.key] = (stored, self._disk.read(stored.key))
@@ -242,13 +365,13 @@ class PrefixStore:
                 del self._reads[key]
                 self._take_read(stored, future)
         for key, write in list(self._writes.items()):
-            if write.future.done():
+            if write.size is not None and write.size.done():
                 del self._writes[key]
-                self._take_written(self._disk, write)
+                self._take_written(self._disk, write, write.size)
         self._write_changed()
 
     def _take_read(self, stored: Stored, future: Future[RawSegment]) -> None:
-        self.version += 1
+        self._changed()
         try:
             segment = import_segment(future.result(), self._layout)
         except DamagedFileError as error:
@@ -256,11 +379,13 @@ class PrefixStore:
             self.index.lose(stored)
         else:
             self.restored_tokens += stored.end - stored.start
+            if segment.run is not None:
+                self._buffers.update(part.buffer for part in segment.run.parts)
             self.index.load(stored, segment)
 
-    def _take_written(self, disk: DiskTier, write: _Write) -> None:
+    def _take_written(self, disk: DiskTier, write: _Write, size: Future[int]) -> None:
         try:
-            nbytes = write.future.result()
+            nbytes = size.result()
         except OSError as error:
             disk.write_failed(error, self.index.stored_bytes)
             self.index.note_unstored(write.node)
@@ -289,20 +414,38 @@ class PrefixStore:
         self.index.dropped.clear()
 
     def _write_changed(self) -> None:
-        """Hand new segments to the writer, as far as it keeps up."""
+        """Hand new segments to the writer, as far as it keeps up, and not too much between two steps."""
         if self._disk is None:
             self.index.changed.clear()
             return
         self._delete_dropped(self._disk)
-        if not self._disk.is_writable:
-            return
-        unwritten = sum(write.nbytes for write in self._writes.values())
+        left_bytes = min(
+            _STEP_BYTES, _MAX_UNWRITTEN_BYTES - sum(w.writing.unwritten_bytes for w in self._writes.values())
+        )
+        while left_bytes > 0:
+            write = next((write for write in self._writes.values() if write.size is None), None)
+            if write is None and (write := self._begin_write(self._disk)) is None:
+                return
+            left_bytes -= self._hand_over(write)
+
+    @staticmethod
+    def _hand_over(write: _Write) -> int:
+        """The next piece of a file, or its end. Bytes handed over."""
+        piece = next(write.pieces, None)
+        if piece is None:
+            write.size = write.writing.end()
+            return 0
+        write.writing.add(piece)
+        return len(piece)
+
+    def _begin_write(self, disk: DiskTier) -> _Write | None:
+        """Of the segments that are new, one whose parent has a file."""
+        if not disk.is_writable:
+            return None
         for key, node in list(self.index.changed.items()):
             segment, parent = node.payload, node.parent
             assert segment is not None
             assert parent is not None
-            if unwritten > _MAX_UNWRITTEN_BYTES:
-                return
             if key in self._writes or (parent.parent is not None and parent.key in self.index.changed):
                 continue  # later: after what is being written of it, and after its parent
             del self.index.changed[key]
@@ -317,9 +460,11 @@ class PrefixStore:
                 tokens=node.tokens,
                 is_checkpoint=segment.is_checkpoint,
             )
-            future = self._disk.write(export_segment(segment, info))
-            self._writes[key] = _Write(node=node, info=info, nbytes=segment.nbytes, future=future)
-            unwritten += segment.nbytes
+            export = Export(segment, info)
+            write = _Write(node=node, info=info, pieces=export.pieces(), writing=disk.write(export.shape))
+            self._writes[key] = write
+            return write
+        return None
 
     def _file_of(self, node: Node[Segment]) -> bytes | None:
         """The file that holds the end of `node`, or will: empty for a root, None when there is none."""
@@ -355,7 +500,8 @@ class PrefixStore:
         until_s = time.monotonic() + timeout_s
         self.collect()
         while self._writes and (left_s := until_s - time.monotonic()) > 0:
-            wait([write.future for write in self._writes.values()], left_s, return_when="FIRST_COMPLETED")
+            sizes = [write.size for write in self._writes.values() if write.size is not None]
+            wait(sizes, min(left_s, _FLUSH_POLL_S), return_when="FIRST_COMPLETED")
             self.collect()
 
     def shut_down(self) -> None:

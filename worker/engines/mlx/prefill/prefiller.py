@@ -16,6 +16,7 @@ import mlx.core as mx
 from shared.config import Settings
 from shared.request import Priority
 from worker.engines.mlx.decode.batch import last_pass_tokens, prefill, prefill_last
+from worker.engines.mlx.kv.buffers import roomy
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
 from worker.engines.mlx.kv.classes import STEP_TOKENS
 from worker.engines.mlx.kv.store import MAIN_WEIGHT, Lease, PrefixStore
@@ -113,13 +114,30 @@ class Prefiller:
     def _has_room(self, sequence: Sequence, *, is_alone: bool) -> bool:
         """Whether the sequence's cache fits, after evicting kept prefixes if need be."""
         weight = _KEEP_WEIGHT[sequence.request.priority]
-        return self._room.make(self._size.predict(self.expected_tokens(sequence)), weight=weight, is_alone=is_alone)
+        wanted_bytes = self._size.predict(self.expected_tokens(sequence))
+        with self._store.spared(sequence.request.tenant, sequence.packed) as spared_bytes:
+            return self._room.make(max(0, wanted_bytes - spared_bytes), weight=weight, is_alone=is_alone)
+
+    @staticmethod
+    def held_tokens(sequence: Sequence) -> int:
+        """Tokens that its cache has space for already."""
+        buffer = sequence.lease.buffer if sequence.lease is not None else None
+        return max(sequence.position, buffer.room if buffer is not None else 0)
+
+    def _room_tokens(self, sequence: Sequence) -> int:
+        """Tokens to make space for in its cache: where memory is not short also for its next turns, because what has
+        no space left is copied whole."""
+        least = self.expected_tokens(sequence)
+        more_bytes = (roomy(least) - self.held_tokens(sequence)) * self._size.token_bytes
+        return roomy(least) if more_bytes <= self._room.free_bytes // 2 else least
 
     def growth_bytes(self, sequences: Iterable[Sequence]) -> int:
         """What the caches of those that were begun may still grow by, expecting answers of ordinary length."""
         predict = self._size.predict
         begun = (sequence for sequence in sequences if sequence.lease is not None)
-        return sum(predict(self.expected_tokens(sequence)) - predict(sequence.position) for sequence in begun)
+        return sum(
+            max(0, predict(self.expected_tokens(sequence)) - predict(self.held_tokens(sequence))) for sequence in begun
+        )
 
     @staticmethod
     def expected_tokens(sequence: Sequence) -> int:
@@ -135,14 +153,16 @@ class Prefiller:
         request, fetched = sequence.request, sequence.fetching
         lease = self._store.open(request.tenant, sequence.packed, weight=_KEEP_WEIGHT[request.priority])
         if fetched is not None:
-            self._store.close(fetched)
+            self._store.release(fetched)
             sequence.fetching = None
         if not self._store.is_ready(lease):
             self._store.fetch(lease)
             sequence.fetching = lease
             return False
         sequence.lease = lease
-        sequence.cache = self._store.restore(lease, room=sequence.total - lease.depth + 1)
+        sequence.cache = self._store.restore(
+            lease, needed=self.expected_tokens(sequence), room=self._room_tokens(sequence)
+        )
         sequence.position = lease.depth
         sequence.stops = _stops(
             sequence.prompt, lease.depth, spacing=_LEAST_SPACING_TOKENS if self._layout.has_state else 0
@@ -211,6 +231,9 @@ class Prefiller:
         tokens = sequence.tokens[sequence.position : end]
         prefill(self._model, sequence.cache, tokens, self._embeddings(sequence, end))
         sequence.position = end
+        assert sequence.lease is not None
+        if sequence.lease.buffer is not None:
+            sequence.lease.buffer.reserve(sequence.total, self._room_tokens(sequence))
         mx.clear_cache()
 
     def _reach(self, sequence: Sequence, end: int) -> int:
@@ -245,7 +268,9 @@ class Prefiller:
 
     def _capture(self, sequence: Sequence, start: int, end: int) -> Segment:
         assert sequence.cache is not None
-        return capture(self._layout, sequence.cache, start=start, end=end, depth=sequence.position)
+        assert sequence.lease is not None
+        buffer = sequence.lease.buffer
+        return capture(self._layout, sequence.cache, start=start, end=end, depth=sequence.position, buffer=buffer)
 
 
 def _stops(prompt: Prompt, depth: int, *, spacing: int) -> tuple[int, ...]:
