@@ -475,7 +475,6 @@ class MlxEngine:
     def _update_stats(self) -> None:
         self._room.tell(is_idle=not self._sequences)
         waiting = [sequence for sequence in self._sequences.values() if sequence.is_waiting]
-        store = self.store
         self._stats = EngineStats(
             running=len(self._decoder),
             waiting=len(self._sequences) - len(self._decoder),
@@ -483,15 +482,9 @@ class MlxEngine:
             waiting_s=self._waiting_s(waiting),
             prefill_tokens_per_s=self._cost.tokens_per_s,
             decode_tokens_per_s=self._decoder.tokens_per_s,
-            cache_bytes=store.nbytes,
+            cache_bytes=self.store.nbytes,
             metrics={
-                "prefix_cache_hits": store.hits,
-                "prefix_cache_misses": store.misses,
-                "prefix_cache_hit_tokens": store.hit_tokens,
-                "prefix_cache_evictions": store.index.evictions,
-                "prefix_cache_max_bytes": store.max_bytes,
-                "prefix_cache_restored_tokens": store.restored_tokens,
-                "prefix_cache_disk_bytes": store.index.stored_bytes,
+                **self.store.metrics,
                 **{f"computed_tokens_{why}": n for why, n in self._prefiller.computed_tokens.items()},
                 "decode_groups": self._decoder.groups,
                 **self._speculation.metrics,

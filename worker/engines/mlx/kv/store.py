@@ -334,6 +334,19 @@ class PrefixStore:
         self.version += 1
         self._overhead_bytes = None
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What it gave since the start, and what it holds."""
+        return {
+            "prefix_cache_hits": self.hits,
+            "prefix_cache_misses": self.misses,
+            "prefix_cache_hit_tokens": self.hit_tokens,
+            "prefix_cache_evictions": self.index.evictions,
+            "prefix_cache_max_bytes": self.max_bytes,
+            "prefix_cache_restored_tokens": self.restored_tokens,
+            "prefix_cache_disk_bytes": self.index.stored_bytes,
+        }
+
     # -- disk -----------------------------------------------------------------------------------------------------
 
     def is_ready(self, lease: Lease) -> bool:
