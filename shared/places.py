@@ -12,11 +12,11 @@ Counts = tuple[int, ...]  # per class, in the order of `PRIORITIES`
 NONE: Counts = (0,) * len(PRIORITIES)
 
 
-def free_places(capacity: int, held: Sequence[int], priority: Priority) -> int:
+def free_places(capacity: int, held: Sequence[int], priority: Priority, *, reserved: int = RESERVED_PLACES) -> int:
     """How many more requests of this class may run beside those `held`, counted by class. Those of the first class may
-    pass the capacity where requests of a lower class, which can be paused, hold places."""
+    pass the capacity by as many as are `reserved`, where requests of a lower class hold places: those are paused."""
     held = held or NONE
     free = max(1, capacity) - sum(held)
     if priority == PRIORITIES[0]:
-        free += min(RESERVED_PLACES, sum(held[1:]))
+        free += min(reserved, sum(held[1:]))
     return max(0, free)

@@ -36,8 +36,8 @@ class WorkerLease:
     unknown; `waiting_tokens` is uncached prompt not prefilled yet. `load_done` is 0..1 while loading. `made_at_s` is
     the model's date, as Unix time, 0 while unknown.
 
-    What `place` decides on, classes in the order of `PRIORITIES`, seconds 0 while unknown: `held` counts what it
-    has claimed, `queued` the jobs in
+    What `place` decides on, classes in the order of `PRIORITIES`, seconds 0 while unknown: `reserved_places`
+    are those beyond its capacity for the first class, `held` counts what it has claimed, `queued` the jobs in
     its own lists when `placed` jobs had ever been put there, `waiting_s` the predicted prefill of what it holds and has
     not prefilled, `prefill_s` is the mean prefill of a request and `service_s` the mean time from its start to its end,
     with its deviation.
@@ -64,6 +64,7 @@ class WorkerLease:
     cache_bytes: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     made_at_s: int = 0
+    reserved_places: int = 0
     held: tuple[int, ...] = ()
     queued: tuple[int, ...] = ()
     placed: int = 0

@@ -99,7 +99,7 @@ def wait_on(worker: WorkerLease, load: Load, priority: Priority) -> Wait | None:
     """The wait on one worker; None while it has measured nothing and has no free place."""
     rank = PRIORITIES.index(priority)
     ahead = sum(_waiting(worker, load)[: rank + 1])
-    departures = max(0, ahead + 1 - free_places(worker.capacity, worker.held, priority))
+    departures = max(0, ahead + 1 - free(worker, priority))
     if departures and not worker.service_s:
         return None
     turn_s = worker.service_s / max(1, worker.capacity)
@@ -114,6 +114,10 @@ def wait_on(worker: WorkerLease, load: Load, priority: Priority) -> Wait | None:
     )
 
 
+def free(worker: WorkerLease, priority: Priority) -> int:
+    return free_places(worker.capacity, worker.held, priority, reserved=worker.reserved_places)
+
+
 def most_waiting(priority: Priority, max_waiting: int) -> int:
     """How many requests may wait before one of this class is refused: batch work leaves half of the places to
     people."""
@@ -124,8 +128,8 @@ def _too_many(
     workers: Iterable[WorkerLease], load: Load, facts: Facts, waits: Mapping[str, Wait | None]
 ) -> Refused | None:
     waiting = sum(load.unplaced) + sum(sum(_waiting(worker, load)) for worker in workers)
-    free = sum(free_places(worker.capacity, worker.held, facts.priority) for worker in workers)
-    excess = waiting - free - most_waiting(facts.priority, facts.max_waiting)
+    places = sum(free(worker, facts.priority) for worker in workers)
+    excess = waiting - places - most_waiting(facts.priority, facts.max_waiting)
     if excess < 0:
         return None
     turn_s = min((w.service_s / max(1, w.capacity) for w in workers if w.service_s), default=0.0)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from gateway.dispatch.place import Facts, Load, Placed, place
-from shared.places import NONE, Counts, free_places
+from shared.places import NONE, RESERVED_PLACES, Counts, free_places
 from shared.registry import Fleet, WorkerLease
 from shared.request import PRIORITIES, Priority
 from worker.serving.service_time import RunningMean
@@ -95,7 +95,14 @@ class SimulatedWorker:
         self._placed = 0
         self._service, self._prefill = RunningMean(), RunningMean()
         self._base = WorkerLease(
-            worker=name, model=_MODEL, host="h", pid=1, epoch="e", state="ready", capacity=capacity
+            worker=name,
+            model=_MODEL,
+            host="h",
+            pid=1,
+            epoch="e",
+            state="ready",
+            capacity=capacity,
+            reserved_places=RESERVED_PLACES,
         )
         self.lease = self._base
         self._write_lease()

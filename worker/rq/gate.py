@@ -28,12 +28,13 @@ class Quota:
     ahead_bytes: int
 
 
-def quotas(*, capacity: int, held: Counts, ahead_s: Sequence[float], s_per_byte: float) -> list[Quota]:
-    """For each class. `held` counts the requests that run or are prepared, `ahead_s` are the predicted seconds of
-    prefill that those of each class still need, `s_per_byte` is what a byte of a body takes, 0 while unknown."""
+def quotas(*, capacity: int, reserved: int, held: Counts, ahead_s: Sequence[float], s_per_byte: float) -> list[Quota]:
+    """For each class. `reserved` places beyond the capacity are there for the first one. `held` counts the requests
+    that run or are prepared, `ahead_s` are the predicted seconds of prefill that those of each class still need,
+    `s_per_byte` is what a byte of a body takes, 0 while unknown."""
     totals_s = accumulate(ahead_s or [float(count) for count in NONE])
     return [
-        Quota(free_places(capacity, held, priority), _bytes_in(AHEAD_S - ahead, s_per_byte))
+        Quota(free_places(capacity, held, priority, reserved=reserved), _bytes_in(AHEAD_S - ahead, s_per_byte))
         for priority, ahead in zip(PRIORITIES, totals_s, strict=True)
     ]
 

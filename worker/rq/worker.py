@@ -29,7 +29,7 @@ from rq.worker import BaseWorker, WorkerStatus
 from shared.errors import GatewayError, RequestCancelledError, WireError, WorkerLostError
 from shared.events import Usage
 from shared.keys import Names, job_id
-from shared.places import Counts
+from shared.places import RESERVED_PLACES, Counts
 from shared.registry import WorkerLease
 from shared.request import PRIORITIES
 from shared.wire import JobSerializer
@@ -38,6 +38,7 @@ from worker.rq import records
 from worker.rq.claims import Backlog, Claimed, Claims
 from worker.rq.gate import quotas
 from worker.rq.once import RunOnce
+from worker.rq.pauses import Pauses
 from worker.rq.reaping import reap as reap
 from worker.rq.reaping import release_lists
 from worker.rq.records import Slot
@@ -154,6 +155,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         self._recovery = Recovery(client, self._shared_queues)
         self._backlog = Backlog()
         self._once = RunOnce()
+        self._pauses = Pauses()
         self._names = names
         self._slots: dict[str, Slot] = {}
         self._jobs: dict[Ticket, str] = {}
@@ -311,6 +313,8 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         if info.capacity:
             self._capacity = min(self._capacity, info.capacity)
             self._lease = replace(self._lease, capacity=self._capacity)
+        if info.can_pause:
+            self._lease = replace(self._lease, reserved_places=RESERVED_PLACES)
         if self._drain_until_s is not None:
             return
         self._lease = replace(self._lease, state="ready", load_done=1.0)
@@ -362,7 +366,10 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         stats = self._runner.stats()
         s_per_byte = _TOKENS_PER_BYTE / stats.prefill_tokens_per_s if stats.prefill_tokens_per_s else 0.0
         ahead_s = self._ahead_s(stats, s_per_byte)
-        allowed = quotas(capacity=self._capacity, held=self._held(), ahead_s=ahead_s, s_per_byte=s_per_byte)
+        reserved = self._lease.reserved_places
+        allowed = quotas(
+            capacity=self._capacity, reserved=reserved, held=self._held(), ahead_s=ahead_s, s_per_byte=s_per_byte
+        )
         if not any(quota.most and quota.ahead_bytes for quota in allowed):
             return
         with self._patience("claim jobs"):
@@ -372,6 +379,15 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
             self._backlog = taken.backlog
             for claimed in taken.jobs:
                 self._start(claimed)
+            self._make_places()
+
+    def _make_places(self) -> None:
+        """For requests of the first class that were taken beyond the capacity."""
+        held = {job: slot.claimed.priority for job, slot in self._slots.items()}
+        in_engine = {job for job, slot in self._slots.items() if slot.is_in_engine}
+        for job in self._pauses.choose(held, in_engine, self._capacity):
+            log.info("job %s is paused: others come first", job)
+            self._runner.pause(self._slots[job].ticket.request_id)
 
     def _held(self) -> Counts:
         """What runs here or is prepared, by class (from any thread)."""

@@ -18,7 +18,7 @@ from tests.support.fleet import lease
 
 
 def worker(name: str = "w", **fields: Any) -> WorkerLease:
-    return lease("m", worker=name, **{"service_s": 2.0, **fields})
+    return lease("m", worker=name, **{"service_s": 2.0, "reserved_places": RESERVED_PLACES, **fields})
 
 
 def counts(**of: int) -> tuple[int, ...]:
