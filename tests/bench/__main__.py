@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
+from tests.bench.admission import measure_admission
 from tests.bench.bodies import measure_bodies
 from tests.bench.contenders import Bare, Contender, MlxServer, Stack
 from tests.bench.growth import measure_growth
@@ -29,6 +30,7 @@ from tests.bench.turns import measure_turns
 from tests.models.random_checkpoint import PRESETS, build_checkpoint
 
 PARTS = (
+    "admission",
     "overhead",
     "bodies",
     "templates",
@@ -106,6 +108,8 @@ def main() -> None:
     parser.add_argument("--contenders", default="stack,mlx_lm", help="beside the bare engine: stack, mlx_lm")
     arguments = parser.parse_args()
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}\n", flush=True)
+    if arguments.part in ("all", "admission"):
+        print(measure_admission().render() + "\n", flush=True)
     if arguments.part in ("all", "overhead"):
         asyncio.run(_show("overhead", measure_overhead(requests=arguments.requests)))
     if arguments.part in ("all", "bodies"):
@@ -117,7 +121,7 @@ def main() -> None:
             print(measure_speculation(Path(folder), arguments.params).render() + "\n", flush=True)
         if arguments.part in ("all", "held"):
             print(measure_held(Path(folder), arguments.params).render() + "\n", flush=True)
-        if arguments.part in ("overhead", "bodies", "templates", "speculation", "held"):
+        if arguments.part in ("admission", "overhead", "bodies", "templates", "speculation", "held"):
             return
         for model in _models(arguments, Path(folder)):
             print(f"model: {model.name}\n", flush=True)
