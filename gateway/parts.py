@@ -14,6 +14,7 @@ from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue
 from gateway.dispatch.limits import Limits
+from gateway.dispatch.space import Space
 from gateway.dispatch.streams import FrameHub
 from gateway.intake.intake import Intake
 from gateway.intake.reader import BodyReader
@@ -52,7 +53,15 @@ def build_parts(settings: Settings) -> Parts:
     metrics = Metrics(fleet)
     hub = FrameHub(subscriber, broker, names, f"gw{secrets.token_hex(6)}", on_gap=metrics.gap)
     jobs = JobQueue(broker, names, load_secret(settings))
-    dispatcher = Dispatcher(names=names, hub=hub, fleet=fleet, jobs=jobs, limits=Limits.of(settings), observer=metrics)
+    dispatcher = Dispatcher(
+        names=names,
+        hub=hub,
+        fleet=fleet,
+        jobs=jobs,
+        space=Space(broker),
+        limits=Limits.of(settings),
+        observer=metrics,
+    )
     return Parts(
         settings=settings,
         fleet=fleet,

@@ -19,15 +19,16 @@ from gateway.dispatch.limits import Limits
 from gateway.dispatch.place import Facts, Load, Placed, Refused, place
 from gateway.dispatch.presence import away_error
 from gateway.dispatch.readers import EventReader
+from gateway.dispatch.space import Space
 from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.tasks import cancel_all
 from shared import keys
-from shared.errors import DeadlineExceededError, GatewayError
+from shared.errors import DeadlineExceededError, GatewayError, OverloadedError
 from shared.events import Failed, Started
 from shared.keys import Names
 from shared.places import NONE
 from shared.registry import Fleet
-from shared.request import Envelope, GenerateRequest
+from shared.request import Envelope, GenerateRequest, PackedRequest
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Dispatcher:
         hub: FrameHub,
         fleet: FleetWatcher,
         jobs: JobQueue,
+        space: Space,
         limits: Limits,
         observer: Observer,
     ) -> None:
@@ -64,6 +66,7 @@ class Dispatcher:
         self._hub = hub
         self._fleet = fleet
         self._jobs = jobs
+        self._space = space
         self._ledger = Ledger()
         self.last_model = ""  # the one that answered last
         self._limits = limits
@@ -141,6 +144,8 @@ class Dispatcher:
             await self._submit(dispatch)
             await self._wake(dispatch.model)
         except GatewayError as error:
+            if isinstance(error, OverloadedError):
+                self._observer.rejection(error)
             dispatch.fail(error)
             raise
 
@@ -151,7 +156,8 @@ class Dispatcher:
             attempt, found = dispatch.attempt, dispatch.attempt.place
             assert found is not None
             try:
-                number = await self._jobs.submit(self._envelope(dispatch), found)
+                async with self._space.taken(_body_bytes(dispatch.request)):
+                    number = await self._jobs.submit(self._envelope(dispatch), found)
             except WorkerGoneError:
                 gone.add(found.worker)
                 attempt.place = self._anywhere(dispatch, gone)
@@ -259,12 +265,18 @@ class Dispatcher:
         self._hub.add(dispatch)
         reader = dispatch.join()
         try:
-            await self._jobs.count(self._envelope(dispatch))
+            async with self._space.taken(_body_bytes(request)):
+                await self._jobs.count(self._envelope(dispatch))
             await self._wake(request.model)
             return await _counted(dispatch, reader)
         finally:
             dispatch.leave(reader)
             self._hub.remove(dispatch)
+
+
+def _body_bytes(request: GenerateRequest) -> int:
+    """What the body of a request takes, where it may be much."""
+    return len(request.packed.data) if isinstance(request, PackedRequest) else 0
 
 
 async def _counted(dispatch: Dispatch, reader: EventReader) -> int:

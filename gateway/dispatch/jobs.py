@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 import redis.asyncio
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from rq import Queue
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.job import Job, JobStatus
@@ -33,7 +33,7 @@ from gateway.dispatch import queue_scripts
 from gateway.dispatch.place import Placed
 from gateway.dispatch.presence import away_error
 from shared import keys, wire
-from shared.errors import BrokerUnavailableError
+from shared.errors import BrokerUnavailableError, OverloadedError
 from shared.keys import Names, host_of, job_id
 from shared.registry import WorkerLease
 from shared.request import PRIORITIES, Envelope
@@ -50,6 +50,7 @@ RQ_INTERNALS = (
 
 _NO_TIMEOUT = -1  # how long an answer may take is the client's business; how long it waits, the deadline's
 _PATIENCE_S = 5.0  # with Redis
+_FULL_S = 5  # after which one that is full may have room
 _QUICKLY_SIGNED_BYTES = 1024 * 1024
 _BROKER_ERRORS = (RedisError, OSError, TimeoutError)
 _CANCEL_RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
@@ -108,10 +109,13 @@ def job_fields(data: bytes, *, queue: str, description: str, now: datetime) -> d
 
 @asynccontextmanager
 async def _asking_redis(purpose: str) -> AsyncIterator[None]:
-    """Raises `BrokerUnavailableError` when the block does not get through to Redis, or not in time."""
+    """Raises `BrokerUnavailableError` when the block does not get through to Redis, or not in time, and
+    `OverloadedError` when Redis has no memory for it."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
             yield
+    except OutOfMemoryError as error:
+        raise OverloadedError(f"{purpose}: Redis is full", retry_after_s=_FULL_S, reason="redis_full") from error
     except _BROKER_ERRORS as error:
         raise away_error(purpose, error) from error
 
@@ -132,7 +136,8 @@ class Written:
 
 
 class JobQueue:
-    """Places, moves, counts and cancels. Every method raises `BrokerUnavailableError` when Redis is away."""
+    """Places, moves, counts and cancels. Every method raises `BrokerUnavailableError` when Redis is away, and what puts
+    something there `OverloadedError` when it is full."""
 
     def __init__(self, broker: redis.asyncio.Redis, names: Names, secret: bytes) -> None:
         self._redis = broker
@@ -270,7 +275,7 @@ class JobQueue:
             try:
                 await self.cancel(work, reason)
                 return
-            except BrokerUnavailableError:
+            except (BrokerUnavailableError, OverloadedError):
                 await asyncio.sleep(pause_s)
         logger.warning("request %s could not be cancelled: Redis cannot be reached", work.request_id)
 

@@ -44,8 +44,10 @@ return counter
 
 # KEYS: the mark of what has ended, the job, the body, the registry of cancelled jobs. ARGV: job id, attempt, seconds
 # that the record lives on. Gives 1 when the job still waited: it then ends as RQ's own `Job.cancel` would leave it.
-# RQ never trims that registry, so that is done here.
+# RQ never trims that registry, so that is done here. The first write takes no memory: a Redis that is full lets a
+# script go on that has begun to write, and this one makes room.
 CANCEL = """
+redis.call('EXPIRE', KEYS[1], ARGV[3])
 local ended = redis.pcall('GET', KEYS[1])
 if type(ended) ~= 'string' or (tonumber(ended) or 0) < tonumber(ARGV[2]) then
   redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])

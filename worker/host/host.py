@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from shared import keys, wire
 from shared.config import (
@@ -259,10 +259,7 @@ class Host:
             models = tuple(supervisor.record for supervisor, _ in self._supervisors.values())
             record = HostRecord(host=self.name, pid=os.getpid(), models=models)
             try:
-                async with self._redis.pipeline(transaction=True) as pipe:
-                    pipe.sadd(self._names.hosts, word(self.name))
-                    pipe.set(self._key, wire.encode(record), ex=keys.HOST_TTL_S)
-                    await pipe.execute()
+                await self._write(record)
                 away = False
             except (RedisError, OSError) as error:
                 if not away:
@@ -271,6 +268,17 @@ class Host:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(keys.LEASE_EVERY_S):
                     await self._changed.wait()
+
+    async def _write(self, record: HostRecord) -> None:
+        """Where Redis is full, the record that it has is made to last, which takes no memory."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.sadd(self._names.hosts, word(self.name))
+            pipe.set(self._key, wire.encode(record), ex=keys.HOST_TTL_S)
+            try:
+                await pipe.execute()
+            except OutOfMemoryError:
+                if not await self._redis.expire(self._key, keys.HOST_TTL_S):
+                    raise
 
     async def _withdraw(self) -> None:
         with contextlib.suppress(RedisError, OSError):  # the record's TTL does it otherwise

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 import redis
+from redis.exceptions import OutOfMemoryError
 
 from shared import keys
 from shared.keys import Names
@@ -43,12 +44,18 @@ class LeaseKeeper:
         self._nudge.set()
 
     def write(self) -> None:
-        """Write now, on this thread. Raises `redis.RedisError`."""
+        """Write now, on this thread. Raises `redis.RedisError`. Where Redis is full, the lease that it has is made to
+        last: that takes no memory, and who lives must not look dead for want of it."""
         lease = self._describe()
+        name = self._names.lease(lease.worker)
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.set(self._names.lease(lease.worker), encode(lease), px=self._ttl_ms)
+            pipe.set(name, encode(lease), px=self._ttl_ms)
             pipe.sadd(self._names.workers, lease.worker)
-            pipe.execute()
+            try:
+                pipe.execute()
+            except OutOfMemoryError:
+                if not self._client.pexpire(name, self._ttl_ms):
+                    raise
 
     def release(self) -> None:
         """End the lease: this worker holds nothing any more. Raises `redis.RedisError`."""

@@ -32,7 +32,7 @@ from gateway.dispatch.presence import away_error
 from gateway.parts import connect_broker
 from shared import keys, wire
 from shared.config import Settings
-from shared.errors import BrokerUnavailableError
+from shared.errors import BrokerUnavailableError, OverloadedError
 from shared.messages import Message, TextPart
 from shared.redis_server import RedisServer
 from shared.request import Envelope, GenerateRequest
@@ -187,6 +187,22 @@ def test_a_queued_job_is_cancelled_as_rq_itself_does_it(
     assert redis_client.llen(queue_key(LIST)) == 0
     assert redis_client.get(NAMES.ended("req_1")) == b"1"
     assert not redis_client.exists(NAMES.body("mac", "req_1", 1))
+
+
+def test_a_redis_that_is_full_is_called_so_and_a_cancellation_makes_room(
+    play: Callable[[Scenario], None], redis_client: redis.Redis
+) -> None:
+    async def scenario(jobs: JobQueue, _: Any) -> None:
+        await jobs.submit(envelope("req_1"), HERE)
+        redis_client.config_set("maxmemory", 1)
+        with pytest.raises(OverloadedError, match="could not be queued: Redis is full") as caught:
+            await jobs.submit(envelope("req_2"), HERE)
+        assert caught.value.retry_after_s == 5
+        assert await jobs.cancel(work("req_1"), "the client left")
+
+    play(scenario)
+    assert redis_client.llen(queue_key(LIST)) == 0
+    assert not redis_client.exists(NAMES.body("mac", "req_1", 1), NAMES.body("mac", "req_2", 1))
 
 
 def test_cancelled_jobs_do_not_pile_up(play: Callable[[Scenario], None], redis_client: redis.Redis) -> None:

@@ -32,3 +32,15 @@ def test_a_released_lease_is_gone(redis_client: redis.Redis) -> None:
     keeper.write()
     keeper.release()
     assert not redis_client.exists(NAMES.lease(WORKER.worker), NAMES.workers)
+
+
+def test_a_lease_that_cannot_be_written_again_on_a_full_redis_lasts_on(redis_client: redis.Redis) -> None:
+    keeper = LeaseKeeper(redis_client, NAMES, lambda: WORKER, execution_ttl_s=6)
+    keeper.write()
+    redis_client.pexpire(NAMES.lease(WORKER.worker), 500)
+    redis_client.config_set("maxmemory", 1)
+    keeper.write()
+    assert redis_client.pttl(NAMES.lease(WORKER.worker)) > 1000
+    redis_client.delete(NAMES.lease(WORKER.worker))
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        keeper.write()
