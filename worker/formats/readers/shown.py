@@ -73,9 +73,9 @@ def _renders(family: Family, rendered: str, name: str) -> bool:
         return False
     if not family.start:
         return _begins_bare(family, rendered, name)
-    return family.start in rendered and any(
-        call.name == name and call.is_valid for call in read_calls(family, rendered)
-    )
+    if family.start not in rendered or family.end not in rendered:
+        return False
+    return any(call.name == name and call.is_valid for call in read_calls(family, rendered))
 
 
 def _begins_bare(family: Family, rendered: str, name: str) -> bool:
