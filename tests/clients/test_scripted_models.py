@@ -38,15 +38,12 @@ class Kind:
     family: Family | None
     thought: str = ""
 
-    def says(self, calls: list[tuple[str, dict[str, Any]]], done: bool = False) -> str:
+    def says(self, calls: list[tuple[str, dict[str, Any]]]) -> str:
         if self.family is None:
-            text = DONE if done else json.dumps(calls[0][1], ensure_ascii=False)
-            head = (
-                f"{CHANNEL}final{MESSAGE}"
-                if done
-                else f" to=functions.{calls[0][0]}{CHANNEL}commentary {CONSTRAIN}json"
-            )
-            return f"{head}{'' if done else MESSAGE}{text}"
+            arguments = json.dumps(calls[0][1], ensure_ascii=False)
+            head = f" to=functions.{calls[0][0]}{CHANNEL}commentary {CONSTRAIN}json{MESSAGE}"
+            # (Every control token can be said once: the header of the other calls stands in the prompt, see _HEADERS.)
+            return arguments if calls[0][0] in _HEADERS else head + arguments
         return self.thought + write_answer(self.family, calls if self.family.start else calls[:1])
 
 
@@ -100,6 +97,8 @@ OPENAI_CASES = {"shell": (SHELL, SHELL_CALL), "edit": (EDIT, EDIT_CALL)}
 
 _HARMONY = (START, END, MESSAGE, CHANNEL, CONSTRAIN, CALL, RETURN)
 _HARMONY_TEMPLATE = """\
+{%- if tools -%}{{ '<|start|>developer<|message|># Tools\\n' }}
+{%- for tool in tools -%}{{ tool | tojson }}{%- endfor -%}{{ '<|end|>' }}{%- endif -%}
 {%- for m in messages -%}
 {%- if m.role == 'tool' -%}
 {{ '<|start|>functions.tool to=assistant<|channel|>commentary<|message|>' ~ m.content ~ '<|end|>' }}
@@ -108,6 +107,11 @@ _HARMONY_TEMPLATE = """\
 {%- else -%}{{ '<|start|>' ~ m.role ~ '<|message|>' ~ m.content ~ '<|end|>' }}{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|start|>assistant' }}{%- endif -%}"""
+_HEADERS = {
+    "Write": f" to=functions.Write{CHANNEL}commentary json{MESSAGE}",
+    "edit": f" to=functions.edit{CHANNEL}commentary json{MESSAGE}",
+    "": f"{CHANNEL}final{MESSAGE}",
+}
 # The text is chosen by what was asked: the end after a result, and else the call of the first tool that is known.
 _CHOICE = """\
 {%- if add_generation_prompt -%}
@@ -122,11 +126,12 @@ def build(kind: Kind, out: Path, work: Path) -> Path:
     has one call in an answer)."""
     writes = [("Write", {"file_path": str(work / FILES[0]), "content": CODE})]
     writes.append(("Write", {"file_path": str(work / FILES[1]), "content": "null"}))
-    texts = {"done": kind.says([], done=True) if kind.family is None else DONE, "write": kind.says(writes)}
+    texts = {"done": DONE, "Write": kind.says(writes)}
     texts |= {name: kind.says([(name, call)]) for name, (_, call) in OPENAI_CASES.items()}
     choice = _CHOICE
     for name in texts:
-        choice = choice.replace(f"'{name.upper()}'", f"'{cue(name)}'")
+        header = _HEADERS.get(name.replace("done", ""), "") if kind.family is None else ""
+        choice = choice.replace(f"'{name.upper()}'", f"'{header}{cue(name)}'")
     template = _HARMONY_TEMPLATE if kind.family is None else template_of(kind.family)
     control = _HARMONY if kind.family is None else ()
     return build_scripted(
@@ -200,9 +205,13 @@ def test_an_anthropic_clients_tool_gets_what_the_model_wrote(served: Served) -> 
             model=served.kind.name, max_tokens=2000, tools=[tool], messages=[{"role": "user", "content": "Do it."}]
         ) as stream:
             message = stream.get_final_message()
-    (block,) = [block for block in message.content if block.type == "tool_use"]
-    assert block.input == SHELL_CALL
-    assert message.stop_reason == "tool_use"
+        whole = client.messages.create(
+            model=served.kind.name, max_tokens=2000, tools=[tool], messages=[{"role": "user", "content": "Do it."}]
+        )
+    for answer in (message, whole):
+        (block,) = [block for block in answer.content if block.type == "tool_use"]
+        assert block.input == SHELL_CALL
+        assert answer.stop_reason == "tool_use"
 
 
 @pytest.mark.claude

@@ -22,6 +22,7 @@ from tests.models.random_checkpoint import END, SPECIAL, tokenizer_json, write_c
 _WIDTH = 256
 _PIECE_CHARS = 3
 _CONTEXT = 262_144
+_CERTAINTY = 8.0  # that makes chance draw nothing else, at any temperature
 
 
 def cue(name: str) -> str:
@@ -147,7 +148,7 @@ def _weights(vocabulary: int, following: Mapping[int, int], otherwise: int) -> d
     layer = "model.layers.0"
     return {
         "model.embed_tokens.weight": codes[order],
-        "lm_head.weight": codes,
+        "lm_head.weight": codes * _CERTAINTY,
         "model.norm.weight": mx.ones((_WIDTH,)),
         f"{layer}.input_layernorm.weight": mx.ones((_WIDTH,)),
         f"{layer}.post_attention_layernorm.weight": mx.ones((_WIDTH,)),

@@ -281,7 +281,7 @@ def examine(path: Path, *, timed: bool = True) -> Row:
         unequal=difference(tokenizer, builder),
         broken=broken_law(builder),
         turn_ms=turn_ms(builder) if timed else 0.0,
-        family=str(output_format(tokenizer).answer.calls.family),
+        family=output_format(tokenizer).answer.calls.family.name,
         trips={name: trips.get(name, "") for name in SAMPLES},
     )
 

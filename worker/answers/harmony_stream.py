@@ -36,13 +36,14 @@ class HarmonyStream(AnswerStream):
         self._begun = beginning.continues and self._turn.in_body
 
     def _begin_after(self, opening: Iterable[tuple[str, bool]]) -> None:
-        begun = TEXT
+        begun: Opened | None = None
         for text, is_control in opening:
             steps = self._turn.control(text) if is_control else self._turn.text(text)
-            kinds = [step.kind for step in steps if isinstance(step, Opened)]
-            begun = REASONING if kinds[-1:] == ["reasoning"] else TEXT if kinds else begun
+            begun = next((step for step in reversed(steps) if isinstance(step, Opened)), begun)
         self._turn.go_on()
-        self._enter(begun)
+        self._enter(REASONING if begun is not None and begun.kind == "reasoning" else TEXT)
+        if begun is not None and begun.kind == "call" and self._turn.in_body:
+            self._open_call(BodyCall(call_of(begun.recipient, self._offered)))
 
     def _is_call(self, recipient: str) -> bool:
         return bool(self._offered) and bool(call_of(recipient, self._offered))

@@ -19,6 +19,7 @@ WORDS = {"true": "true", "false": "false", "none": "null", "null": "null"}
 # With which JSON of another type than a string begins.
 _STARTS = "{[-0123456789"
 _JSON_WORDS = ("true", "false", "null")
+_LOOK_CHARS = 64
 
 
 def readable(kinds: Kinds | None, unsaid: Literal["text", "any"]) -> Kinds:
@@ -35,8 +36,10 @@ def is_text(begun: str, kinds: Kinds) -> bool:
     """Whether a value that begins so is a string whatever follows; `begun` is nothing but space at first."""
     if kinds <= TEXT:
         return True
-    start = begun.strip()
-    if not start or "string" not in kinds:
+    if "string" not in kinds:
+        return False
+    start = begun[:_LOOK_CHARS].strip()
+    if not start:
         return False
     return start[0] not in _STARTS and not any(word.startswith(start) for word in _JSON_WORDS)
 

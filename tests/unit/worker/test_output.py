@@ -278,6 +278,19 @@ def test_a_call_without_its_markers_is_a_call_if_it_names_a_tool(tokenizer: Toke
         assert said(answer(tokenizer, text)) == [text]
 
 
+@pytest.mark.parametrize("text", ['[Bash(command="ls")]', '[{"name": "Bash", "arguments": {"command": "ls"}}]'])
+@pytest.mark.parametrize("cut", [list, lambda text: [text]], ids=["characters", "whole"])
+def test_a_list_of_calls_without_markers_is_read_if_it_names_a_tool(
+    tokenizer: TokenizerWrapper, text: str, cut: Callable[[str], list[str]]
+) -> None:
+    for model in (tokenizer, tokenizer_of("llama3")):
+        assert said(answer(model, cut(text))) == [LS]
+        for other in (text.replace("Bash", "Alice"), "[1, 2]", "[see](below)", "["):
+            assert said(answer(model, cut(other))) == [other]
+    started = f"<|python_start|>{text}<|python_end|>"
+    assert said(answer(tokenizer_of("llama3"), cut(started))) == [LS]
+
+
 def test_a_call_after_a_python_tag_is_read_for_models_without_a_format_of_their_own() -> None:
     llama = tokenizer_of("llama3")
     assert said(answer(llama, '<|python_tag|>{"name": "Bash", "parameters": {"command": "ls"}}')) == [LS]
@@ -303,6 +316,18 @@ def test_a_neighbours_form_inside_the_same_marker_is_read(tokenizer: TokenizerWr
     body = "<function=Bash>\n<parameter=command>\nls\n</parameter>\n</function>"
     assert said(answer(tokenizer, f"<tool_call>\n{body}\n</tool_call>")) == [LS]
     assert said(answer(with_family(tokenizer, "qwen3_coder"), CALL)) == [LS]
+
+
+@pytest.mark.parametrize("family", ["mistral", "glm47", "pythonic", "minimax_m2"])
+def test_the_form_that_models_are_asked_for_in_words_is_read_beside_their_own(
+    tokenizer: TokenizerWrapper, family: str
+) -> None:
+    other = with_family(tokenizer, family)
+    assert said(answer(other, f"So.\n{CALL}\n{CALL}")) == ["So.", LS, LS]
+    fenced = '```json\n{"name": "Bash", "arguments": {"command": "ls"}}\n```'
+    assert said(answer(tokenizer, f"So.\n\n{fenced}")) == ["So.", LS]
+    for text in (fenced.replace("Bash", "Nope"), "```json\n[1, 2]\n```\n", "Write ```json`."):
+        assert said(answer(tokenizer, text)) == [text]
 
 
 def test_ids_are_ours_because_models_repeat_theirs(tokenizer: TokenizerWrapper) -> None:

@@ -106,7 +106,7 @@ class MlxEngine:
         is_harmony = bool(output_format(loaded.tokenizer).harmony_tokens)
         return EngineInfo(
             context_tokens=self._context_tokens,
-            supports_tools=is_harmony or bool(loaded.tokenizer.has_tool_calling),
+            supports_tools=is_harmony or output_format(loaded.tokenizer).shows_calls,
             supports_reasoning=is_harmony or bool(loaded.tokenizer.has_thinking),
             supports_images=self._builder.supports_images,
             capacity=self._settings.capacity,

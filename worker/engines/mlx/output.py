@@ -13,7 +13,7 @@ from worker.answers.harmony_stream import HarmonyStream
 from worker.answers.reasoning import TEXT, Markup
 from worker.answers.stream import AnswerFormat, AnswerStream, Beginning, EndReason
 from worker.engines.mlx.decode.detokenize import TokenTexts
-from worker.formats.families import ASKED, FAMILIES
+from worker.formats.families import ASKED, FAMILIES, Family
 from worker.formats.harmony import START, is_harmony
 from worker.formats.readers import CallFormat, shown_format
 from worker.prompt import Prompt, Said, call_sample
@@ -26,7 +26,9 @@ class OutputFormat:
         self.texts = TokenTexts(tokenizer)
         self.ends = frozenset(tokenizer.eos_token_ids)
         self.harmony_tokens = _harmony_tokens(tokenizer)
-        self.answer = AnswerFormat(_markup(tokenizer), _calls(tokenizer))
+        family = _shown(tokenizer)
+        self.shows_calls = family is not None
+        self.answer = AnswerFormat(_markup(tokenizer), CallFormat(family or ASKED))
         start = tokenizer.get_vocab().get(self.answer.calls.start)
         self._call_start = None if start is None or self.harmony_tokens else int(start)
 
@@ -46,15 +48,13 @@ def _markup(tokenizer: Any) -> Markup:
     )
 
 
-def _calls(tokenizer: Any) -> CallFormat:
-    """The format that the chat template shows. One that the checkpoint declares, or mlx-lm infers, counts instead,
-    unless the template shows one that mlx-lm has no parser for."""
+def _shown(tokenizer: Any) -> Family | None:
+    """The format of calls that the chat template shows. One that the checkpoint declares, or mlx-lm infers, counts
+    instead, unless the template shows one that mlx-lm has no parser for."""
     sample = call_sample(tokenizer)
     shown = shown_format(sample.source, sample.rendered, sample.name, tokenizer.get_vocab())
     named = tokenizer.tool_parser.__module__.rpartition(".")[2] if tokenizer.has_tool_calling else ""
-    if named in FAMILIES and (shown is None or shown.has_parser):
-        shown = FAMILIES[named]
-    return CallFormat(shown or ASKED)
+    return FAMILIES[named] if named in FAMILIES and (shown is None or shown.has_parser) else shown
 
 
 def _harmony_tokens(tokenizer: Any) -> dict[int, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from worker.formats.families import FAMILIES, Braces, Family, Headed, Nested, Objects, Python, Tagged
+from worker.formats.families import ASKED, FAMILIES, Braces, Family, Headed, Nested, Objects, Python, Tagged
 from worker.formats.readers.braces import BraceCalls
 from worker.formats.readers.definitions import Tools
 from worker.formats.readers.envelope import JsonCalls
@@ -16,10 +16,13 @@ from worker.formats.readers.tagged import TaggedCalls
 
 # The families whose forms stand between the same markers: models write a neighbour's form sometimes.
 _QWEN = FAMILIES["qwen3_coder"]
+# In which a model is asked to call whose template has no place for tools, although it may have been trained in another.
+_ASKED = {ASKED.start: ASKED.end}
 # Before the JSON of a call in the text of a model without markers of its own: Qwen2.5-Coder's fence and list of tools.
 _FENCES = {"```json": "```", "```tool_call": "```", "<tools>": "</tools>"}
+_MARKED_JSON = {**_ASKED, **_FENCES}
 # Before the call of a model without markers, or of one that leaves them out (Llama 3).
-_PYTHON_TAG = "<|python_tag|>"
+_PYTHON_TAGS = {"<|python_tag|>": "", "<|python_start|>": "<|python_end|>"}
 
 
 class CallFormat:
@@ -34,13 +37,13 @@ class CallFormat:
 
     def may_begin(self, text: str) -> bool:
         """Whether an answer that begins so (without white space) may be a call without any marker."""
-        return text[0] == "{" or (text[0] == "[" and not self.start)
+        return text[0] == "{" or (text[0] == "[" and self.start in ("", ASKED.start))
 
     def bare_reader(self, marker: str, tools: Tools) -> CallReader:
         """For a call without its region marker: after one of `bare_starts`, or (marker "") for an answer that begins
         as a call may."""
         shape = self.family.shape
-        if isinstance(shape, Headed) and marker and marker not in _FENCES:
+        if isinstance(shape, Headed) and marker and marker not in _MARKED_JSON:
             return HeadedCalls(self.family, shape, marker)
         if isinstance(shape, Tagged) and shape.call and marker == shape.call.opening:
             return TaggedCalls(self.family, shape, tools, marker, is_bare=True)
@@ -88,26 +91,30 @@ def own_reader(family: Family, text: str, marker: str, tools: Tools) -> CallRead
 
 def _unmarked(text: str, marker: str, tools: Tools) -> CallReader | None:
     """Text that may be a call although no marker says so."""
-    if marker in _FENCES:
-        return JsonCalls(marker, _FENCES[marker], only=tools.names)
+    if marker in _MARKED_JSON:
+        return JsonCalls(marker, _MARKED_JSON[marker], only=tools.names)
+    end = _PYTHON_TAGS.get(marker, "")
     listed = text[1:].lstrip() if text[0] == "[" else text
     if not listed:
         return None
     if listed[0] in "{[":
-        return JsonCalls(marker, "", only=tools.names)
-    return PythonicCalls(marker, "", only=tools.names, lines=True)
+        return JsonCalls(marker, end, only=tools.names)
+    return PythonicCalls(marker, end, only=tools.names, lines=True)
 
 
 def _bare_starts(family: Family) -> tuple[str, ...]:
+    asked = () if family.start == ASKED.start else (ASKED.start,)
+    return (*_own_bare_starts(family), *asked)
+
+
+def _own_bare_starts(family: Family) -> tuple[str, ...]:
     match family.shape:
-        case Tagged(call=call, many=many) if (
-            call and (many or family is _QWEN) and not family.start.startswith(call.opening)
-        ):
+        case Tagged(call=call, many=many) if call and (many or family is _QWEN):
             return (call.opening,)
         case Headed(begin=begin) if begin.startswith("<|tool_call"):
             return (begin.partition(">")[0] + ">",)
         case Objects() | Python() if family.start in ("", "<tool_call>"):
-            return (_PYTHON_TAG, *_FENCES)
+            return (*_PYTHON_TAGS, *_FENCES)
         case _:
             return ()
 
