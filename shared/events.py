@@ -24,8 +24,8 @@ FinishReason = Literal["stop", "stop_sequence", "length", "context_length", "too
 class Usage:
     """Tokens. `input_tokens` counts the whole prompt; `cached_tokens` is the part of it not computed again,
     of which `restored_tokens` came from disk. `reasoning_tokens` is part of `output_tokens`. `parted` names the part
-    of the prompt in which it first differs from what was kept (system, message n, prompt); empty when it only grew,
-    or when nothing was kept."""
+    of the prompt in which it first differs from what was kept (tools, system, message n, prompt); empty when it only
+    grew, or when nothing was kept."""
 
     input_tokens: int = 0
     cached_tokens: int = 0

@@ -21,7 +21,6 @@ from worker.prompt.image_pieces import ImageSpan, Patch, find_spans, with_images
 from worker.prompt.memory import AnswerMemory, Said
 from worker.prompt.pieces import Piece, PieceRenderer, ending
 from worker.prompt.prefill import Prefill
-from worker.prompt.sequences import common_length
 from worker.prompt.thoughts import without_ending
 from worker.prompt.traits import Traits
 from worker.prompt.tree import Node, Tree, chained
@@ -107,8 +106,10 @@ class UnitBuilder:
                 node = self._tree.add(Node(parent=parent, key=key, unit=unit, tokens=tokens))
             elif node is None:
                 piece = self._piece(head.scene, conversation, index)
-                shared = self._heads.tokens(head, conversation, self._renderer) if index == 0 else ()
-                node = self._tree.add(self._node(parent, key, unit, piece, shared))
+                node = self._node(parent, key, unit, piece)
+                if index == 0:
+                    node.head = self._heads.boundaries(head, conversation, self._renderer, node.tokens)
+                node = self._tree.add(node)
             else:
                 known += 1
             nodes.append(node)
@@ -123,7 +124,7 @@ class UnitBuilder:
             return self._renderer.first(conversation, scene)
         return self._renderer.next(conversation, index, scene)
 
-    def _node(self, parent: Node, key: Any, unit: Unit, piece: Piece, shared: Sequence[int]) -> Node:
+    def _node(self, parent: Node, key: Any, unit: Unit, piece: Piece) -> Node:
         images = unit.images
         text = with_images(piece.text, images, self._patch)
         if text is None:
@@ -137,7 +138,6 @@ class UnitBuilder:
             text=piece.text,
             header=self._encoder.encode(piece.header),
             header_text=piece.header,
-            head_tokens=common_length(shared, tokens),
             spans=find_spans(tokens, images, self._patch),
         )
 
@@ -176,9 +176,7 @@ class UnitBuilder:
 
 
 def _boundaries(nodes: Sequence[Node]) -> tuple[Boundary, ...]:
-    out: list[Boundary] = []
-    if nodes[0].head_tokens:
-        out.append(Boundary("system", 0, nodes[0].head_tokens))
+    out: list[Boundary] = list(nodes[0].head)
     for node in nodes[:-1]:
         if node.end > (out[-1].offset if out else 0):
             out.append(Boundary("message", _last_message(node), node.end))

@@ -59,8 +59,7 @@ class WholeBuilder:
 
     def _boundaries(self, head: Head, conversation: Conversation, tokens: Sequence[int]) -> tuple[Boundary, ...]:
         units = conversation.units
-        shared = common_length(self._heads.tokens(head, conversation, self._renderer), tokens)
-        out = [Boundary("system", 0, shared)] if shared else []
+        out = list(self._heads.boundaries(head, conversation, self._renderer, tokens))
         for count in range(max(1, len(units) - _CUTS), len(units) + 1):
             try:
                 body = self._render(head, conversation, count, header=False)

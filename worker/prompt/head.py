@@ -7,7 +7,7 @@ import functools
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +18,15 @@ from shared.request import GenerateRequest
 from worker.prompt.conversation import Conversation, build_tools
 from worker.prompt.encode import Encoder, Shield
 from worker.prompt.pieces import PieceRenderer
+from worker.prompt.sequences import common_length
 from worker.prompt.thoughts import Thoughts
 from worker.prompt.tool_show import ToolShow
 from worker.prompt.traits import Traits, tools_as_text
 from worker.prompt.turns import Scene
+from worker.prompt.values import Boundary
 
 _HEADS = 64
+_LEAST_TOOLS_TOKENS = 64  # fewer are computed sooner than kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,7 +79,7 @@ class Heads:
         self._encoder = encoder
         self._thoughts = thoughts
         self._head = functools.lru_cache(maxsize=_HEADS)(self._new_head)
-        self._tokens: OrderedDict[tuple[bytes, str], Sequence[int]] = OrderedDict()
+        self._tokens: OrderedDict[tuple[bytes, str | None], Sequence[int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, request: GenerateRequest, switches: Mapping[str, Any]) -> Head:
@@ -103,18 +106,37 @@ class Heads:
         system = conversation.system_text
         if not system and not head.scene.tools:
             return ()
-        key = (head.digest, system)
+        return self._kept((head.digest, system), lambda: renderer.head_variants(conversation, head.scene))
+
+    def tools_tokens(self, head: Head, conversation: Conversation, renderer: PieceRenderer) -> Sequence[int]:
+        """Tokens that every conversation with these tools begins with, whatever its system text is. Nearly none where
+        the template writes the system text first."""
+        if not head.scene.tools or not conversation.system:
+            return ()
+        return self._kept((head.digest, None), lambda: renderer.tools_variants(head.scene))
+
+    def _kept(self, key: tuple[bytes, str | None], variants: Callable[[], Sequence[str]]) -> Sequence[int]:
         with self._lock:
             known = self._tokens.get(key)
             if known is not None:
                 self._tokens.move_to_end(key)
                 return known
-        tokens = self._encoder.shared(*renderer.head_variants(conversation, head.scene))
+        one, other = variants()
+        tokens = self._encoder.shared(one, other)
         with self._lock:
             self._tokens[key] = tokens
             if len(self._tokens) > _HEADS:
                 self._tokens.popitem(last=False)
         return tokens
+
+    def boundaries(
+        self, head: Head, conversation: Conversation, renderer: PieceRenderer, tokens: Sequence[int]
+    ) -> tuple[Boundary, ...]:
+        """Where the tools and the head end in a prompt that begins with `tokens`, where there is anything of them."""
+        end = common_length(self.tokens(head, conversation, renderer), tokens)
+        tools = common_length(self.tools_tokens(head, conversation, renderer), tokens)
+        out = [Boundary("tools", 0, tools)] if _LEAST_TOOLS_TOKENS <= tools < end else []
+        return (*out, Boundary("system", 0, end)) if end else ()
 
     def opens_reasoning(self, header: str) -> bool:
         return self._thoughts is not None and self._thoughts.opens(header)

@@ -65,6 +65,12 @@ class PieceRenderer:
         """The head with two different first messages: what they share belongs to the head."""
         return [self._turns.body(conversation.beginning(text), scene) for text in (STAND_IN_USER, STAND_IN_OTHER)]
 
+    def tools_variants(self, scene: Scene) -> list[str]:
+        """The head with two different system texts: what they share belongs to the tools."""
+        user = {"role": "user", "content": STAND_IN_USER}
+        texts = (STAND_IN_USER, STAND_IN_OTHER)
+        return [self._turns.body([{"role": "system", "content": text}, user], scene) for text in texts]
+
     def first(self, conversation: Conversation, scene: Scene) -> Piece:
         """The head and the first unit."""
         dicts = [*conversation.system, *conversation.units[0].dicts]

@@ -13,6 +13,7 @@ from typing import Any
 
 from worker.prompt.conversation import Unit
 from worker.prompt.image_pieces import ImageSpan, cache_keys
+from worker.prompt.values import Boundary
 
 _BUDGET_BYTES = 128 * 1024 * 1024
 # A token takes an integer and a pointer here, and about four bytes of text twice.
@@ -24,8 +25,8 @@ _ROOTS = 256
 @dataclass(slots=True, eq=False)
 class Node:
     """One unit. `tokens` are its own (of `text`; no text is kept of an answer), `header` those of the generation header
-    after it (none after an answer); `end` is the prompt's length up to here. `head_tokens` says how many of a first
-    unit's tokens belong to the head. `spans` are those of the images, in the node's own tokens."""
+    after it (none after an answer); `end` is the prompt's length up to here. `head` says where in a first unit the head
+    ends. `spans` are those of the images, in the node's own tokens."""
 
     parent: Node | None
     key: Any
@@ -34,7 +35,7 @@ class Node:
     text: str = ""
     header: Sequence[int] = ()
     header_text: str = ""
-    head_tokens: int = 0
+    head: tuple[Boundary, ...] = ()
     spans: tuple[ImageSpan, ...] = ()
     end: int = field(init=False)
     digest: bytes = b""

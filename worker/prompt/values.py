@@ -14,9 +14,10 @@ from worker.prompt.memory import Said
 @dataclass(frozen=True, slots=True)
 class Boundary:
     """A prefix of the prompt that later prompts share. `offset` counts tokens; `index` is the message that ends there
-    ("system": the end of the head; "prompt": the end of the last message, before the generation header)."""
+    ("tools": what conversations with these tools share whatever their system text says; "system": the end of the head;
+    "prompt": the end of the last message, before the generation header)."""
 
-    kind: Literal["system", "message", "prompt"]
+    kind: Literal["tools", "system", "message", "prompt"]
     index: int
     offset: int
 

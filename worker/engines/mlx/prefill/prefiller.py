@@ -24,15 +24,14 @@ from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.memory.room import Room
 from worker.engines.mlx.prefill.scheduler import Candidate, PrefillCost, chunk_tokens, pick
 from worker.engines.mlx.prefill.sequence import Sequence
+from worker.engines.mlx.prefill.stops import LEAST_SPACING_TOKENS, parting, stops_of
 from worker.engines.mlx.prefill.vision import Vision
 from worker.prefix_cache.tokens import common_tokens
-from worker.prompt import Prompt
 
 log = logging.getLogger(__name__)
 
 _KEEP_WEIGHT: dict[Priority, float] = {"interactive": MAIN_WEIGHT, "subagent": 0.5, "side": 0.25, "batch": 0.5}
 _LEAST_SHARED_TOKENS = 64  # fewer are computed sooner than waited for
-_LEAST_SPACING_TOKENS = 32  # between kept depths: each costs a pass of its own where layers have state
 _EXPECTED_ANSWER_TOKENS = 512  # for which room is made before a prompt is begun
 
 
@@ -60,7 +59,7 @@ class Prefiller:
         self._size = size
         self._room = room
         self._last_pass_tokens = last_pass_tokens(layout)
-        self.computed_tokens = dict.fromkeys(("new", "system", "message", "prompt"), 0)  # by why they were
+        self.computed_tokens = dict.fromkeys(("new", "tools", "system", "message", "prompt"), 0)  # by why they were
 
     # -- which ----------------------------------------------------------------------------------------------------
 
@@ -164,16 +163,22 @@ class Prefiller:
             lease, needed=self.expected_tokens(sequence), room=self._room_tokens(sequence)
         )
         sequence.position = lease.depth
-        sequence.stops = _stops(
-            sequence.prompt, lease.depth, spacing=_LEAST_SPACING_TOKENS if self._layout.has_state else 0
-        )
+        sequence.stops = self._stops(sequence, lease)
         self._store.shrink(self._store.room_bytes, weight=lease.weight)
         if not sequence.is_started:
             sequence.cached_tokens = lease.depth
             sequence.restored_tokens = min(fetched.restored, lease.depth) if fetched is not None else 0
-            sequence.parted = _parting(sequence.prompt, lease)
+            sequence.parted = parting(sequence.prompt, lease.common) if lease.is_parted else ""
         self._note(sequence, lease)
         return True
+
+    def _stops(self, sequence: Sequence, lease: Lease) -> tuple[int, ...]:
+        return stops_of(
+            sequence.prompt,
+            depth=lease.depth,
+            parted=lease.common if lease.is_parted and not self._layout.is_divisible else None,
+            spacing=LEAST_SPACING_TOKENS if self._layout.has_state else 0,
+        )
 
     def _note(self, sequence: Sequence, lease: Lease) -> None:
         """Count and log what the cache gave, and where the prompt parted from what was kept. Counts only."""
@@ -271,27 +276,3 @@ class Prefiller:
         assert sequence.lease is not None
         buffer = sequence.lease.buffer
         return capture(self._layout, sequence.cache, start=start, end=end, depth=sequence.position, buffer=buffer)
-
-
-def _stops(prompt: Prompt, depth: int, *, spacing: int) -> tuple[int, ...]:
-    """The boundaries beyond `depth` at which to keep what was computed, ends of messages `spacing` tokens apart."""
-    stops: list[int] = []
-    last = depth
-    for boundary in prompt.boundaries:
-        if boundary.offset <= depth:
-            continue
-        if boundary.kind == "message" and boundary.offset - last < spacing:
-            continue
-        last = boundary.offset
-        stops.append(last)
-    return tuple(stops)
-
-
-def _parting(prompt: Prompt, lease: Lease) -> str:
-    """The part of the prompt in which it first differs from what was kept; empty when it only grew."""
-    if not lease.is_parted:
-        return ""
-    boundary = next((b for b in prompt.boundaries if b.offset > lease.common), None)
-    if boundary is None:
-        return "prompt"
-    return f"message {boundary.index}" if boundary.kind == "message" else boundary.kind
