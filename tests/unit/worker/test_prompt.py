@@ -645,12 +645,23 @@ def test_conversations_of_any_beginning_render(name: str) -> None:
 @each_family
 def test_the_head_ends_where_conversations_part(name: str) -> None:
     one, other = (build(name, [system("You are a pirate."), user(text)]) for text in ("Alpha", "Beta"))
-    head, _ = one.boundaries if name != "numbered" else (None, None)
-    if head is not None:
-        assert head.kind == "system"
-        assert other.boundaries[0] == head
-        assert one.tokens[: head.offset] == other.tokens[: head.offset]
-        assert "pirate" in tokenizer_of(name).decode(one.tokens[: head.offset])
+    assert [boundary for boundary in one.boundaries[:-1] if boundary not in other.boundaries] == []
+    head = next((boundary for boundary in one.boundaries if boundary.kind == "system"), None)
+    if name == "numbered":
+        return
+    assert head is not None
+    assert one.tokens[: head.offset] == other.tokens[: head.offset]
+    assert "pirate" in tokenizer_of(name).decode(one.tokens[: head.offset])
+
+
+def test_the_tools_end_where_system_texts_part() -> None:
+    one, other = (build("demo", [system(text), user("a")]) for text in ("You are a pirate.", "Be brief."))
+    tools, head, _ = one.boundaries
+    assert (tools.kind, head.kind) == ("tools", "system")
+    assert other.boundaries[0] == tools
+    shown_tools = tokenizer_of("demo").decode(one.tokens[: tools.offset])
+    assert "Read a file" in shown_tools
+    assert "pirate" not in shown_tools
 
 
 # Cost.
