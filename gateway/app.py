@@ -24,7 +24,7 @@ from gateway.http.cross_origin import CrossOrigin
 from gateway.http.endpoints import CountTokens, Generate
 from gateway.http.middleware import BodyLimit, Counted, ErrorAnswers, RequestContext
 from gateway.http.routes import ROUTES, Route, Work
-from gateway.http.status import Greeting, Health, MetricsPage, Model, Models, Ready
+from gateway.http.status import Greeting, Health, MetricsPage, Model, Models, Ready, Status
 from gateway.http.visitors import Visitors
 from gateway.parts import Parts, build_parts
 from shared.config import Settings
@@ -100,6 +100,7 @@ _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "model": lambda parts, _: Model(parts),
     "health": lambda *_: Health(),
     "ready": lambda parts, _: Ready(parts),
+    "status": lambda parts, _: Status(parts),
     "metrics": lambda parts, _: MetricsPage(parts),
     "greeting": lambda *_: Greeting(),
 }
@@ -147,5 +148,6 @@ async def running_tasks(parts: Parts, fail: Callable[[], None]) -> AsyncIterator
         yield
     finally:
         await parts.dispatcher.aclose()
+        await fleet.withdraw()
         await parts.jobs.settle(_LAST_CANCELS_S)
         await cancel_all(tasks)

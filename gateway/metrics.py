@@ -185,12 +185,18 @@ class Metrics:
             buckets=_OVERHEAD_BUCKETS,
             registry=registry,
         )
+        self._refused_frames = Counter(
+            "gw_frames_refused", "Frames that were not what their host may say", registry=registry
+        )
         self._gaps_of: dict[str, Gaps] = {}
         registry.register(_GapCollector(self._gaps_of))
         registry.register(_FleetCollector(fleet))
 
     def gap(self, was_repaired: bool) -> None:
         self._gaps.labels("repaired" if was_repaired else "lost").inc()
+
+    def refused_frame(self) -> None:
+        self._refused_frames.inc()
 
     def rejection(self, error: GatewayError) -> None:
         self._rejections.labels(str(error.details.get("reason", error.code))).inc()

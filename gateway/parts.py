@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ from gateway.models.settings_files import Policies
 from shared.config import Settings, load_secret
 from shared.connections import build_async_redis
 from shared.keys import Names
+from shared.registry import GatewayRecord
+from shared.seal import Keyring
+from shared.wire import READER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +53,15 @@ def build_parts(settings: Settings) -> Parts:
     policies = Policies(settings)
     broker, subscriber = connect_broker(settings)
     names = Names(settings.deployment)
-    fleet = FleetWatcher(broker, names)
+    keyring = Keyring(load_secret(settings))
+    gateway_id = f"gw{secrets.token_hex(6)}"
+    fleet = FleetWatcher(
+        broker, names, keyring, myself=GatewayRecord(gateway=gateway_id, pid=os.getpid(), reader=READER)
+    )
     metrics = Metrics(fleet)
-    hub = FrameHub(subscriber, broker, names, f"gw{secrets.token_hex(6)}", on_gap=metrics.gap)
-    jobs = JobQueue(broker, names, load_secret(settings))
+    hub = FrameHub(subscriber, broker, names, keyring, gateway_id, on_gap=metrics.gap, on_refused=metrics.refused_frame)
+    fleet.on_hosts = hub.listen_to
+    jobs = JobQueue(broker, names, keyring)
     dispatcher = Dispatcher(
         names=names,
         hub=hub,

@@ -181,4 +181,6 @@ ERROR_CODES = frozenset(_BY_CODE)
 
 def build_error(code: str, message: str, details: dict[str, Any] | None = None) -> GatewayError:
     """The error that another process raised; an unknown code becomes `InternalError` with the same text."""
-    return _BY_CODE.get(code, InternalError)(message, **(details or {}))
+    error = _BY_CODE.get(code, InternalError)(message)
+    error.details = dict(details or {})
+    return error

@@ -155,18 +155,13 @@ class Names:
         return self._of("gw", gateway, host)
 
     def worker_channel(self, worker: str) -> str:
-        """Sealed `Control` messages for one worker."""
+        """Sealed messages for one worker: `End`."""
         return self._of("to", worker)
 
     @property
     def loads(self) -> str:
         """Channel: a sealed list of models; asks any host that may serve one to load it."""
         return self._of("loads")
-
-    @property
-    def cancels(self) -> str:
-        """Channel: msgpack [request id, attempt, reason]; every worker listens."""
-        return self._of("cancels")
 
     @property
     def fleet(self) -> str:

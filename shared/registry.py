@@ -29,6 +29,14 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """What a process can read: wire versions, and codes of classes. Who writes to it keeps to them."""
+
+    versions: tuple[int, ...] = ()
+    codes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLease:
     """A live worker, as it says itself once a second.
 
@@ -72,6 +80,7 @@ class WorkerLease:
     prefill_s: float = 0.0
     service_s: float = 0.0
     service_deviation_s: float = 0.0
+    reader: Reader = field(default_factory=Reader)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +101,28 @@ class HostRecord:
     host: str
     pid: int
     models: tuple[ModelRecord, ...] = ()
+    reader: Reader = field(default_factory=Reader)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayRecord:
+    """A gateway process that lives, as it says itself."""
+
+    gateway: str
+    pid: int
+    reader: Reader = field(default_factory=Reader)
+
+
+StrangerKind = Literal["worker", "host", "gateway"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """Somebody alive with whom this process cannot speak, and why. It gets no work."""
+
+    kind: StrangerKind
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +131,8 @@ class Fleet:
 
     workers: tuple[WorkerLease, ...] = ()
     hosts: tuple[HostRecord, ...] = ()
+    gateways: tuple[GatewayRecord, ...] = ()
+    strangers: tuple[Stranger, ...] = ()
 
     def ready_workers(self, model: str) -> tuple[WorkerLease, ...]:
         return tuple(w for w in self.workers if w.model == model and w.state == "ready")

@@ -126,10 +126,20 @@ class PackedRequest(GenerateRequest):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """To the worker that holds a request: this attempt, and any before it, is not wanted any more."""
+
+    request_id: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """A request on its way to a worker: body of `req:{id}`.
 
-    `gateway` is where the frames go. `deadline_s` is the Unix time by which an engine must have begun with it.
+    `gateway` is where the frames go. `deadline_s` is the time by which an engine must have begun with it, in
+    Redis's time (see `shared.clock`).
     `attempt` starts at 1 and is part of every frame that answers it. `resume` makes it go on where an earlier attempt
     was, instead of beginning anew.
     """
@@ -138,5 +148,4 @@ class Envelope:
     gateway: str
     attempt: int = 1
     deadline_s: float = 0.0
-    enqueued_at_s: float = 0.0
     resume: Resume | None = None

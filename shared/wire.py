@@ -1,5 +1,7 @@
 """How values travel through Redis: msgpack, one extension code per class, nothing executable.
 
+The first byte of every message is the wire version, which can be read whatever the rest is.
+
 A class is an array that begins with its mark, an empty extension with the class's code, and goes on with its fields
 in order. JSON from a client has no extensions, so none of it can ever pass for one of ours. New fields are added at
 the end with a default; a reader fills in what an older writer left out and ignores what a newer one added.
@@ -11,7 +13,6 @@ its parts in between.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from operator import attrgetter
@@ -23,7 +24,7 @@ import orjson
 from shared import events, messages, registry, request
 from shared.errors import WireError
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 
 # The code is the wire contract: never renumber, never reuse.
 _CODES: dict[type, int] = {
@@ -42,6 +43,7 @@ _CODES: dict[type, int] = {
     request.GenerateRequest: 20,
     request.Envelope: 21,
     request.Resume: 23,
+    request.End: 22,
     events.Usage: 32,
     events.TokenLogprob: 33,
     events.Progress: 34,
@@ -56,7 +58,13 @@ _CODES: dict[type, int] = {
     registry.WorkerLease: 48,
     registry.ModelRecord: 49,
     registry.HostRecord: 50,
+    registry.GatewayRecord: 51,
+    registry.Reader: 52,
 }
+
+READER = registry.Reader(versions=(WIRE_VERSION,), codes=tuple(sorted(_CODES.values())))
+_VERSION = bytes([WIRE_VERSION])
+_OLD_MARK = 0x92  # versions 1 and 2 were an array of two, the version first
 
 
 class FrameEntry(NamedTuple):
@@ -156,7 +164,7 @@ def _unmarked(items: list[Any]) -> Any:
     return items[0].build(items) if items and type(items[0]) is _Shape else items
 
 
-def _unpack(data: bytes) -> Any:
+def _unpack(data: memoryview) -> Any:
     return msgpack.unpackb(data, ext_hook=_shape_of, list_hook=_unmarked, raw=False, strict_map_key=False)
 
 
@@ -165,7 +173,20 @@ def encode(value: Any) -> bytes:
     of more than 64 bits."""
     if type(value) is request.Envelope and isinstance(value.request, request.PackedRequest):
         return _encode_packed(value, value.request)
-    return _pack([WIRE_VERSION, value])
+    return _VERSION + _pack(value)
+
+
+def version_of(data: bytes) -> int:
+    """The version in which a message was written; 0 when it has none."""
+    if data[:1] and data[0] == _OLD_MARK:
+        return data[1] if len(data) > 1 else 0
+    return data[0] if data else 0
+
+
+def check_version(data: bytes) -> None:
+    """Raises `WireError` for a message of another version than this process speaks."""
+    if data[:1] != _VERSION:
+        raise WireError(f"message of wire version {version_of(data)}, this process speaks {WIRE_VERSION}")
 
 
 def pack(given: request.GenerateRequest) -> request.PackedRequest:
@@ -185,7 +206,6 @@ def _encode_packed(envelope: request.Envelope, given: request.PackedRequest) -> 
     at = _FIRST_PACKED
     packer = msgpack.Packer(default=_marked, autoreset=False)
     for length, *items in (
-        (2, WIRE_VERSION),
         (1 + len(envelope_row), _SHAPES[request.Envelope].mark),
         (1 + len(request_row), _SHAPES[request.GenerateRequest].mark, *request_row[:at]),
     ):
@@ -194,20 +214,18 @@ def _encode_packed(envelope: request.Envelope, given: request.PackedRequest) -> 
             packer.pack(item)
     head = packer.bytes()
     tail = b"".join(_pack(item) for item in (*request_row[at + len(_PACKED) :], *envelope_row[1:]))
-    return b"".join((head, given.packed.data, tail))
+    return b"".join((_VERSION, head, given.packed.data, tail))
 
 
 def decode(data: bytes) -> Any:
     """The value again. Raises `WireError` for anything that `encode` of this version did not write."""
+    check_version(data)
     try:
-        version, value = _unpack(data)
+        return _unpack(memoryview(data)[1:])
     except WireError:
         raise
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise WireError(f"undecodable message of {len(data)} bytes: {error}") from error
-    if version != WIRE_VERSION:
-        raise WireError(f"message of wire version {version!r}, this process speaks {WIRE_VERSION}")
-    return value
 
 
 def encode_frame(frame: Frame) -> bytes:
@@ -234,16 +252,6 @@ def decode_envelope(data: bytes) -> request.Envelope:
     if not isinstance(value, request.Envelope):
         raise WireError(f"expected an envelope, got {type(value).__name__}")
     return value
-
-
-def sign(secret: bytes, request_id: str, attempt: int, body: bytes) -> str:
-    """Hex HMAC-SHA256 over the job's identity and its body: who cannot sign cannot make a worker work."""
-    digest = hashlib.sha256(body).hexdigest()
-    return hmac.new(secret, f"{request_id}:{attempt}:{digest}".encode(), hashlib.sha256).hexdigest()
-
-
-def is_signed(secret: bytes, request_id: str, attempt: int, body: bytes, signature: str) -> bool:
-    return hmac.compare_digest(sign(secret, request_id, attempt, body), signature)
 
 
 class JobSerializer:

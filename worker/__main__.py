@@ -16,12 +16,16 @@ from queue import SimpleQueue
 
 import redis
 
+from shared.clock import RedisClock
 from shared.config import Settings, load_secret, load_settings
 from shared.connections import build_redis
 from shared.errors import ConfigError, GatewayError, RequestCancelledError
-from shared.keys import Names, host_of, worker_name
+from shared.keys import Names, host_of, word, worker_name
 from shared.log import set_up_logging
 from shared.registry import ENGINE_NAMES, ModelSpec, WorkerLease, model_id_of
+from shared.request import End
+from shared.seal import Purpose, keys_of_host
+from shared.wire import READER
 from worker.engines.registry import build_engine
 from worker.model_folder import made_at_s
 from worker.rq.worker import EngineWorker, Message, Stop
@@ -71,19 +75,23 @@ class Worker:
         epoch = f"{int(time.time() * 1000):x}{secrets.token_hex(2)}"
         name = worker_name(host, spec.id, epoch)
         names = Names(settings.deployment)
-        secret = load_secret(settings)
+        keys = keys_of_host(load_secret(settings), word(host))
+        clock = RedisClock()
         connect: Callable[[], redis.Redis] = lambda: build_redis(settings)  # noqa: E731
         inbox: SimpleQueue[Message] = SimpleQueue()
         self.inbox = inbox
         engine = build_engine(spec, settings)
-        self.publisher = Publisher(connect(), names, worker=name, epoch=epoch, gateway_gone=self._gateway_gone)
+        gone = self._gateway_gone
+        self.publisher = Publisher(connect(), names, keys.own, worker=name, epoch=epoch, gateway_gone=gone)
         bodies = Bodies(connect(), names, host=host_of(name))
-        self.runner = Runner(engine, self.publisher, bodies, worker=name, secret=secret, report=inbox.put)
+        self.runner = Runner(engine, self.publisher, bodies, worker=name, key=keys.own, clock=clock, report=inbox.put)
         self.rq = EngineWorker(
             connect(),
             self.runner,
             inbox,
             names,
+            keys.own,
+            clock,
             name=name,
             model=spec.id,
             lease=WorkerLease(
@@ -95,6 +103,7 @@ class Worker:
                 state="loading",
                 engine=spec.engine,
                 made_at_s=made_at_s(spec.source),
+                reader=READER,
             ),
             capacity=settings.capacity,
             execution_ttl_s=settings.execution_ttl_s,
@@ -105,10 +114,14 @@ class Worker:
             on_stop=self._stop_listening,
         )
         self.calls = CallServer(
-            connect(), names, self.publisher, engine.count, model=spec.id, worker=name, secret=secret
+            connect(), names, self.publisher, engine.count, model=spec.id, worker=name, clock=clock, key=keys.anyone
         )
         self.cancels = CancelListener(
-            connect(), names, self._cancel, others={self.rq.pubsub_channel_name: self.rq.handle_payload}
+            connect(),
+            names.worker_channel(name),
+            keys.own.seal(Purpose.CONTROL, name),
+            self._cancel,
+            others={self.rq.pubsub_channel_name: self.rq.handle_payload},
         )
 
     def run(self) -> int:
@@ -133,9 +146,9 @@ class Worker:
         self.calls.stop()
         self.cancels.stop()
 
-    def _cancel(self, request_id: str, attempt: int, reason: str) -> None:
-        error = RequestCancelledError(reason or "the request was cancelled")
-        self.runner.cancel(request_id, error, up_to_attempt=attempt)
+    def _cancel(self, end: End) -> None:
+        error = RequestCancelledError(end.reason or "the request was cancelled")
+        self.runner.cancel(end.request_id, error, up_to_attempt=end.attempt)
 
     def _gateway_gone(self, gateway: str) -> None:
         log.warning("gateway %s no longer listens: its requests are cancelled", gateway)

@@ -29,12 +29,13 @@ from gateway.command.runfile import reachable, read_running
 from gateway.command.stack import Stack, describe_model
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import drain
-from shared.config import Settings, child_environment, load_settings, plain_environment, resolve_source
+from shared.config import Settings, child_environment, load_secret, load_settings, plain_environment, resolve_source
 from shared.connections import build_async_redis
 from shared.errors import BrokerUnavailableError, ConfigError, GatewayError
 from shared.keys import Names
 from shared.log import set_up_logging
-from shared.registry import ENGINE_NAMES, Fleet, WorkerLease
+from shared.registry import ENGINE_NAMES, Fleet, Stranger, WorkerLease
+from shared.seal import Keyring
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -160,7 +161,9 @@ def _status(settings: Settings, _: argparse.Namespace) -> int:
             print(f"  {describe_model(model)}")
     for lease in fleet.workers:
         print(f"worker   {describe_worker(lease)}")
-    if not fleet.hosts and not fleet.workers:
+    for stranger in fleet.strangers:
+        print(describe_stranger(stranger))
+    if not fleet.hosts and not fleet.workers and not fleet.strangers:
         print("no hosts and no workers are running")
     return 0
 
@@ -171,6 +174,11 @@ def describe_worker(lease: WorkerLease) -> str:
         f"{lease.worker}  {lease.model}  {lease.state}  {lease.in_flight}/{lease.capacity} requests  "
         f"{lease.decode_tokens_per_s:.0f} tokens/s  context {lease.context_tokens}"
     )
+
+
+def describe_stranger(stranger: Stranger) -> str:
+    """One line for a person."""
+    return f"{stranger.kind:<8} {stranger.name}  gets no work: {stranger.reason}"
 
 
 def _models(settings: Settings, _: argparse.Namespace) -> int:
@@ -265,10 +273,11 @@ def _need_redis(settings: Settings) -> Settings:
 
 def _read_fleet(settings: Settings) -> Fleet:
     settings = _need_redis(settings)
+    keyring = Keyring(load_secret(settings))
 
     async def read() -> Fleet:
         async with build_async_redis(settings) as broker:
-            return await FleetWatcher(broker, Names(settings.deployment)).refresh()
+            return await FleetWatcher(broker, Names(settings.deployment), keyring).refresh()
 
     try:
         return asyncio.run(read())

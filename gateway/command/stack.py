@@ -26,6 +26,7 @@ from shared.processes import GuardedProcess
 from shared.redis_server import MINIMUM_VERSION, RedisServer
 from shared.registry import HostRecord, ModelRecord, model_id_of
 from shared.restarts import Restarts
+from shared.seal import Keyring, Purpose, Seal
 
 logger = logging.getLogger(__name__)
 
@@ -197,11 +198,13 @@ class Stack:
         Raises `ConfigError` when none can be loaded at the start.
         """
         shown: dict[str, ModelRecord] = {}
-        record = Names(self.settings.deployment).host(word(self.name))
+        host = word(self.name)
+        record = Names(self.settings.deployment).host(host)
+        seal = Keyring(load_secret(self.settings)).of(host).seal(Purpose.HOST, host)
         async with build_async_redis(self.settings) as broker:
             while not self._stopping.is_set():
                 with contextlib.suppress(RedisError, OSError):
-                    self._show(models_of(await broker.get(record)), shown)
+                    self._show(models_of(await broker.get(record), seal), shown)
                 if not self._is_ready:
                     await self._announce_when_ready(shown.values())
                 with contextlib.suppress(TimeoutError):
@@ -227,10 +230,10 @@ class Stack:
             del shown[gone]
 
 
-def models_of(data: object) -> tuple[ModelRecord, ...]:
+def models_of(data: object, seal: Seal) -> tuple[ModelRecord, ...]:
     """The models of a host's record as it lies in Redis; none while there is no record that can be read."""
     try:
-        record = wire.decode(data) if isinstance(data, bytes) else None
+        record = wire.decode(seal.open(data)) if isinstance(data, bytes) else None
     except WireError as error:
         logger.warning("the host's record cannot be read: %s", error)
         return ()

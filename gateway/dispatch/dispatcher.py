@@ -176,8 +176,7 @@ class Dispatcher:
             request=dispatch.request,
             gateway=self._hub.gateway_id,
             attempt=dispatch.attempt.number,
-            deadline_s=dispatch.deadline_s,
-            enqueued_at_s=time.time(),
+            deadline_s=self._fleet.clock.of_unix(dispatch.deadline_s),
             resume=dispatch.attempt.resume,
         )
 

@@ -6,9 +6,10 @@ Every decision of the gateway is taken on this snapshot, so that a request costs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import redis.asyncio
@@ -16,24 +17,28 @@ from redis.exceptions import RedisError
 
 from gateway.dispatch.jobs import queue_key
 from gateway.dispatch.presence import Presence, away_error, reason_of
+from gateway.dispatch.roll import read_record
 from shared import wire
-from shared.errors import BrokerUnavailableError, WireError
-from shared.keys import Names
+from shared.clock import RedisClock
+from shared.errors import BrokerUnavailableError
+from shared.keys import GATEWAY_TTL_S, Names, host_of, word
 from shared.places import NONE, Counts
-from shared.registry import Fleet, HostRecord, WorkerLease
+from shared.registry import Fleet, GatewayRecord, HostRecord, Stranger, WorkerLease
 from shared.request import PRIORITIES
+from shared.seal import Keyring, Purpose, Seal
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 2.0
 _FORGET_AFTER_S = 60.0
 
-_T = TypeVar("_T")
+_R = TypeVar("_R", WorkerLease, HostRecord, GatewayRecord)
 
 
 class FleetWatcher(Presence):
     """Refreshes `snapshot` in the background and on demand; it is connected when the last try reached Redis. `unplaced`
-    maps a model to the jobs that wait until a worker holds it, by class.
+    maps a model to the jobs that wait until a worker holds it, by class. `myself` is what others see of this gateway
+    while it refreshes; `on_hosts` is awaited with the words of all hosts before a snapshot that shows them.
 
     One reads at a time: who asks while somebody reads waits for the next read, which is of everybody who asked before
     it began.
@@ -43,19 +48,26 @@ class FleetWatcher(Presence):
         self,
         broker: redis.asyncio.Redis,
         names: Names,
+        keyring: Keyring,
         *,
+        myself: GatewayRecord | None = None,
         every_s: float = 0.25,
         forget_after_s: float = _FORGET_AFTER_S,
     ) -> None:
         super().__init__()
         self._redis = broker
         self._names = names
+        self._keyring = keyring
+        self._myself = myself
+        self.clock = RedisClock()
+        self.on_hosts: Callable[[Collection[str]], Awaitable[None]] | None = None
         self._every_s = every_s
         self._forget_after_s = forget_after_s
         self._workers: list[str] = []
         self._hosts: list[str] = []
+        self._gateways: list[str] = []
         self._absent_since_s: dict[tuple[str, str], float] = {}
-        self._undecodable: set[str] = set()
+        self._said: set[Stranger] = set()
         self._reading = asyncio.Lock()
         self._begun = self._ended = 0  # reads, by number
         self._failure: Exception | None = None  # of the last read that ended
@@ -103,28 +115,39 @@ class FleetWatcher(Presence):
     async def _read(self) -> None:
         """One round trip while nobody comes or goes, two when the names changed."""
         models = self._waited_for()
+        sets = (self._names.workers, self._names.hosts, self._names.gateways)
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.smembers(self._names.workers)
-            pipe.smembers(self._names.hosts)
+            self._queue_presence(pipe)
+            pipe.time()
+            for each in sets:
+                pipe.smembers(each)
             self._queue_reads(pipe)
             for model in models:
                 for priority in PRIORITIES:
                     pipe.llen(queue_key(self._names.queue(model, priority)))
-            worker_names, host_names, leases, records, *depths = await pipe.execute()
-        workers, hosts = _names(worker_names), _names(host_names)
-        if (workers, hosts) != (self._workers, self._hosts):
-            self._workers, self._hosts = workers, hosts
+            sent_s = time.monotonic()
+            replies = (await pipe.execute(raise_on_error=False))[2 if self._myself else 0 :]
+        _raise_any(replies)  # where Redis is full, others do not see this gateway: no reason to see nobody
+        self.clock.note(replies[0], sent_s, time.monotonic())
+        members = [_names(each) for each in replies[1:4]]
+        records, depths = replies[4:7], replies[7:]
+        if members != [self._workers, self._hosts, self._gateways]:
+            self._workers, self._hosts, self._gateways = members
             async with self._redis.pipeline(transaction=False) as pipe:
                 self._queue_reads(pipe)
-                leases, records = await pipe.execute()
-        self.snapshot = Fleet(
-            workers=self._decoded(workers, leases, WorkerLease), hosts=self._decoded(hosts, records, HostRecord)
-        )
+                records = await pipe.execute()
+        fleet = self._called(records)
+        if self.on_hosts is not None:
+            await self.on_hosts({host for host in (*self._hosts, *map(host_of, self._workers)) if host == word(host)})
+        self.snapshot = fleet
         rows = zip(*[iter(depths)] * len(PRIORITIES), strict=True)
         self.unplaced = {model: tuple(map(int, row)) for model, row in zip(models, rows, strict=True) if any(row)}
         await self._forget_the_dead(
-            [(self._names.workers, name) for name in _absent(workers, leases)]
-            + [(self._names.hosts, name) for name in _absent(hosts, records)]
+            [
+                (each, name)
+                for each, names, values in zip(sets, members, records, strict=True)
+                for name in _absent(names, values)
+            ]
         )
 
     def _waited_for(self) -> list[str]:
@@ -140,26 +163,43 @@ class FleetWatcher(Presence):
             found[worker.model] = tuple(map(sum, zip(found[worker.model], worker.queued or NONE, strict=True)))
         return found
 
+    def _queue_presence(self, pipe: redis.asyncio.client.Pipeline) -> None:
+        if self._myself is not None:
+            gateway = self._myself.gateway
+            seal = self._keyring.gateways.seal(Purpose.GATEWAY, gateway)
+            pipe.set(self._names.gateway(gateway), seal.close(wire.encode(self._myself)), ex=GATEWAY_TTL_S)
+            pipe.sadd(self._names.gateways, gateway)
+
     def _queue_reads(self, pipe: redis.asyncio.client.Pipeline) -> None:
-        """One reply for the leases and one for the hosts, also when there are none."""
+        """One reply each for leases, hosts and gateways, also when there are none."""
         pipe.mget([_member(self._names.lease(name)) for name in self._workers] or [self._names.lease("")])
         pipe.mget([_member(self._names.host(name)) for name in self._hosts] or [self._names.host("")])
+        pipe.mget([_member(self._names.gateway(name)) for name in self._gateways] or [self._names.gateway("")])
 
-    def _decoded(self, names: Sequence[str], values: Sequence[bytes | None], kind: type[_T]) -> tuple[_T, ...]:
-        found: list[_T] = []
-        for name, data in zip(names, values, strict=False):
-            if data is None:
-                continue
-            try:
-                value = wire.decode(data)
-            except WireError as error:
-                value = error
-            if isinstance(value, kind):
-                found.append(value)
-            elif name not in self._undecodable:
-                self._undecodable.add(name)
-                logger.error("%s says something else than a %s: %s", name, kind.__name__, value)
-        return tuple(found)
+    def _called(self, values: Sequence[Sequence[bytes | None]]) -> Fleet:
+        """Everybody alive, those with whom nobody here can speak apart."""
+        keyring = self._keyring
+        workers = _present(self._workers, values[0], WorkerLease, lambda n: keyring.of_worker(n).seal(Purpose.LEASE, n))
+        hosts = _present(self._hosts, values[1], HostRecord, lambda n: keyring.of(n).seal(Purpose.HOST, n))
+        others = _present(self._gateways, values[2], GatewayRecord, lambda n: keyring.gateways.seal(Purpose.GATEWAY, n))
+        strangers = tuple(each for each in (*workers, *hosts, *others) if isinstance(each, Stranger))
+        for stranger in set(strangers) - self._said:
+            logger.error("%s %s gets no work: %s", stranger.kind, stranger.name, stranger.reason)
+        self._said = set(strangers)
+        return Fleet(
+            workers=tuple(each for each in workers if isinstance(each, WorkerLease)),
+            hosts=tuple(each for each in hosts if isinstance(each, HostRecord)),
+            gateways=tuple(each for each in others if isinstance(each, GatewayRecord)),
+            strangers=strangers,
+        )
+
+    async def withdraw(self) -> None:
+        """This gateway is not seen any more."""
+        if self._myself is not None:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):  # its record ends by itself
+                async with asyncio.timeout(_TIMEOUT_S):
+                    await self._redis.delete(self._names.gateway(self._myself.gateway))
+                    await self._redis.srem(self._names.gateways, self._myself.gateway)
 
     async def _forget_the_dead(self, absent: Sequence[tuple[str, str]]) -> None:
         """Take (set, name) out whose lease or record ended long ago; who lives adds itself again."""
@@ -181,3 +221,16 @@ def _member(name: str) -> bytes:
 
 def _absent(names: Sequence[str], values: Sequence[bytes | None]) -> list[str]:
     return [name for name, value in zip(names, values, strict=False) if value is None]
+
+
+def _present(
+    names: Sequence[str], values: Sequence[bytes | None], cls: type[_R], seal_of: Callable[[str], Seal]
+) -> list[_R | Stranger]:
+    found = zip(names, values, strict=False)
+    return [read_record(name, data, cls, seal_of(name)) for name, data in found if data is not None]
+
+
+def _raise_any(replies: Sequence[object]) -> None:
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply

@@ -36,7 +36,8 @@ from shared import keys, wire
 from shared.errors import BrokerUnavailableError, OverloadedError
 from shared.keys import Names, host_of, job_id
 from shared.registry import WorkerLease
-from shared.request import PRIORITIES, Envelope
+from shared.request import PRIORITIES, End, Envelope
+from shared.seal import HostKey, Keyring, Purpose
 
 logger = logging.getLogger(__name__)
 
@@ -139,10 +140,11 @@ class JobQueue:
     """Places, moves, counts and cancels. Every method raises `BrokerUnavailableError` when Redis is away, and what puts
     something there `OverloadedError` when it is full."""
 
-    def __init__(self, broker: redis.asyncio.Redis, names: Names, secret: bytes) -> None:
+    def __init__(self, broker: redis.asyncio.Redis, names: Names, keyring: Keyring) -> None:
         self._redis = broker
         self._names = names
-        self._secret = secret
+        self._keyring = keyring
+        self._loads = keyring.anyone.seal(Purpose.LOADS)
         self._cancelling: set[asyncio.Task[None]] = set()
         self._place = broker.register_script(queue_scripts.PLACE)
         self._move = broker.register_script(queue_scripts.MOVE)
@@ -153,7 +155,7 @@ class JobQueue:
         worker's lists, 0 where no worker holds the model yet. Raises `WorkerGoneError`. When another error is raised,
         the job may have arrived all the same: cancel it."""
         ttl_s = _ttl_s(envelope)
-        written = await self._written(envelope)
+        written = await self._written(envelope, place)
         fields = job_fields(
             written.data,
             queue=self._queue(envelope, place),
@@ -188,7 +190,7 @@ class JobQueue:
     async def move(self, envelope: Envelope, was: Placed, place: Placed) -> int:
         """Take the waiting job to another worker's list, as the same attempt: nothing of it ran. How many jobs were
         ever put on that worker's lists; 0 when the job waits no longer. Raises `WorkerGoneError`."""
-        written = await self._written(envelope)
+        written = await self._written(envelope, place)
         job = job_id(envelope.request.id, envelope.attempt)
         arguments: list[str | bytes | int] = [
             job,
@@ -204,8 +206,8 @@ class JobQueue:
             raise WorkerGoneError(place.worker)
         return counter
 
-    async def _written(self, envelope: Envelope) -> Written:
-        body, signature = await self._sealed(envelope)
+    async def _written(self, envelope: Envelope, place: Placed) -> Written:
+        body, signature = await self._sealed(envelope, self._keyring.of_worker(place.worker))
         arguments = [envelope.request.id, envelope.attempt, signature]
         return Written(body, zlib.compress(wire.JobSerializer.dumps((keys.JOB_FUNCTION, None, arguments, {}))))
 
@@ -228,18 +230,18 @@ class JobQueue:
             Job.key_for(job_id(envelope.request.id, envelope.attempt)),
         ]
 
-    async def _sealed(self, envelope: Envelope) -> tuple[bytes, str]:
+    async def _sealed(self, envelope: Envelope, key: HostKey) -> tuple[bytes, str]:
         """The envelope's bytes and their signature. (Hashing lets others run, unlike most of what threads could do.)"""
         body = wire.encode(envelope)
-        signed = (self._secret, envelope.request.id, envelope.attempt, body)
+        signed = (job_id(envelope.request.id, envelope.attempt), body)
         if len(body) < _QUICKLY_SIGNED_BYTES:
-            return body, wire.sign(*signed)
-        return body, await asyncio.to_thread(wire.sign, *signed)
+            return body, key.sign(*signed)
+        return body, await asyncio.to_thread(key.sign, *signed)
 
     async def count(self, envelope: Envelope) -> None:
         """Ask any worker of the model to count the prompt's tokens; the answer is a frame."""
         request = envelope.request
-        body, signature = await self._sealed(envelope)
+        body, signature = await self._sealed(envelope, self._keyring.anyone)
         key = self._names.calls(request.model)
         async with _asking_redis("the request could not be queued"):
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -250,8 +252,8 @@ class JobQueue:
     async def cancel(self, work: Work, reason: str) -> bool:
         """Stop the attempt wherever it is: queued, claimed, prefilling or decoding.
 
-        True when it was still queued: then the job ends as RQ's own `Job.cancel` would leave it. Otherwise its
-        worker ends it.
+        True when it was still queued: then the job ends as RQ's own `Job.cancel` would leave it. Otherwise the worker
+        that RQ names is told; one that is about to claim the job finds that the attempt has ended.
         """
         names, job = self._names, job_id(work.request_id, work.attempt)
         registry = CanceledJobRegistry.key_template.format(names.queue(work.model, work.place.priority))
@@ -261,8 +263,15 @@ class JobQueue:
                 [names.ended(work.request_id), Job.key_for(job), body, registry], [job, work.attempt, keys.ENDED_TTL_S]
             )
             if not removed:
-                await self._redis.publish(names.cancels, wire.encode([work.request_id, work.attempt, reason]))
+                await self._tell_holder(job, End(request_id=work.request_id, attempt=work.attempt, reason=reason))
         return bool(removed)
+
+    async def _tell_holder(self, job: str, message: End) -> None:
+        """Who is about to claim the job finds the mark of what has ended."""
+        worker = _text(await self._redis.hget(Job.key_for(job), "worker_name"))
+        if worker:
+            seal = self._keyring.of_worker(worker).seal(Purpose.CONTROL, worker)
+            await self._redis.publish(self._names.worker_channel(worker), seal.close(wire.encode(message)))
 
     def cancel_soon(self, work: Work, reason: str) -> None:
         """Cancel without making the caller wait, trying again for some seconds while Redis is away."""
@@ -306,7 +315,7 @@ class JobQueue:
     async def request_load(self, model: str) -> None:
         """Ask the hosts to load a model that no worker holds."""
         async with _asking_redis(f"no host could be asked to load {model}"):
-            await self._redis.publish(self._names.loads, wire.encode([model]))
+            await self._redis.publish(self._names.loads, self._loads.close(wire.encode([model])))
 
     async def settle(self, timeout_s: float) -> None:
         """Let the cancellations that are under way end."""

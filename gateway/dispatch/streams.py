@@ -9,11 +9,12 @@ well: what cannot be repaired fails the requests it belonged to and is never ski
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,8 @@ from gateway.dispatch.presence import Presence, reason_of
 from gateway.dispatch.tasks import cancel_all
 from shared import wire
 from shared.errors import GatewayError, WireError
-from shared.keys import NO_HOST, Names
+from shared.keys import NO_HOST, Names, host_of
+from shared.seal import Keyring, Purpose, Seal
 from shared.wire import Frame, FrameEntry
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,8 @@ class FrameHub(Presence):
     """Listens on this gateway's channel and hands every request its events.
 
     `subscriber` must not time out reads and must not retry by itself: a reconnection has to be seen, because it
-    means loss. `on_gap(was_repaired)` is called for every hole in a worker's numbers.
+    means loss. `on_gap(was_repaired)` is called for every hole in a worker's numbers, `on_refused` for every frame that
+    is not what a host may say.
     """
 
     def __init__(
@@ -60,13 +63,20 @@ class FrameHub(Presence):
         subscriber: redis.asyncio.Redis,
         broker: redis.asyncio.Redis,
         names: Names,
+        keyring: Keyring,
         gateway_id: str,
         *,
         on_gap: Callable[[bool], None],
+        on_refused: Callable[[], None],
     ) -> None:
         super().__init__()
         self.gateway_id = gateway_id
         self._names = names
+        self._keyring = keyring
+        self._on_refused = on_refused
+        self._seals: dict[str, Seal] = {}
+        self._hosts: set[str] = {NO_HOST}  # listened to; nobody speaks on the first, which shows the connection
+        self._pubsub: Any = None
         self._subscriber = subscriber
         self._redis = broker
         self._on_gap = on_gap
@@ -123,23 +133,43 @@ class FrameHub(Presence):
     async def _listen(self) -> None:
         pubsub = self._subscriber.pubsub()
         try:
-            await pubsub.subscribe(self._names.gateway_channel(self.gateway_id, NO_HOST))
+            hosts = frozenset(self._hosts)
+            await pubsub.subscribe(*map(self._channel, hosts))
             connection: Any = pubsub.connection
+            self._pubsub = pubsub
+            await self._subscribe(self._hosts - hosts)
             while True:
                 # As `PubSub.get_message` reads, without what it does around each message.
-                kind, _, data = await connection.read_response(timeout=math.inf, push_request=True)
+                kind, channel, data = await connection.read_response(timeout=math.inf, push_request=True)
+                host = channel.decode().rpartition(":")[2]
                 if kind == b"message":
-                    self.feed(data)
+                    self.feed(host, data)
                 elif kind == b"subscribe":
-                    self._note_connected()
+                    self._note_subscribed(host)
         finally:
+            self._pubsub = None
             await pubsub.aclose()  # type: ignore[no-untyped-call]
 
-    def _note_connected(self) -> None:
-        logger.info("listening for frames")
-        self._came()
+    def _channel(self, host: str) -> str:
+        return self._names.gateway_channel(self.gateway_id, host)
+
+    async def listen_to(self, hosts: Collection[str]) -> None:
+        """Hear what these hosts say, too. Each has a channel of its own."""
+        new = set(hosts) - self._hosts
+        self._hosts |= new
+        with contextlib.suppress(RedisError, OSError):  # whoever reads sees it, too, and subscribes to all anew
+            await self._subscribe(new)
+
+    async def _subscribe(self, hosts: Collection[str]) -> None:
+        if hosts and self._pubsub is not None:
+            await self._pubsub.subscribe(*map(self._channel, hosts))
+
+    def _note_subscribed(self, host: str) -> None:
+        if self._came():
+            logger.info("listening for frames")
         for source in self._sources.values():
-            self._start_repair(source)
+            if host_of(source.worker) == host:
+                self._start_repair(source)
 
     def _note_away(self, listening: asyncio.Task[None]) -> None:
         error = None if listening.cancelled() else listening.exception()
@@ -148,12 +178,10 @@ class FrameHub(Presence):
         if self._went():
             logger.warning("the subscription broke: %s", reason_of(error) if error else "it is made anew")
 
-    def feed(self, data: bytes) -> None:
-        """One message of the channel."""
-        try:
-            frame = wire.decode_frame(data)
-        except WireError:
-            logger.exception("a frame does not decode; its loss will show as a gap")
+    def feed(self, host: str, data: bytes) -> None:
+        """One message of a host's channel."""
+        frame = self._opened(host, data)
+        if frame is None:
             return
         source = self._sources.get(frame.worker)
         if source is None or source.epoch != frame.epoch:
@@ -167,6 +195,24 @@ class FrameHub(Presence):
         elif frame.seq > source.last_seq:
             source.pending.append(frame)
             self._start_repair(source)
+
+    def _opened(self, host: str, data: bytes) -> Frame | None:
+        """The frame, when the host says it, of one of its workers; counted and dropped otherwise."""
+        try:
+            frame = wire.decode_frame(self._seal(host).open(data))
+            if host == NO_HOST or host_of(frame.worker) != host:
+                raise WireError(f"host {host} speaks for worker {frame.worker}")
+        except WireError as error:
+            self._on_refused()
+            logger.error("a frame of host %s is dropped: %s", host, error)  # noqa: TRY400 - the text says it all
+            return None
+        return frame
+
+    def _seal(self, host: str) -> Seal:
+        seal = self._seals.get(host)
+        if seal is None:
+            seal = self._seals[host] = self._keyring.of(host).seal(Purpose.FRAME, self.gateway_id)
+        return seal
 
     def _deliver(self, source: _Source, frame: Frame) -> None:
         """Pass a frame's entries on, after those of earlier frames: first to those who wait for their first token."""
@@ -229,11 +275,9 @@ class FrameHub(Presence):
         first = source.last_seq + 1
         rows = await self._read_log(source, first, last_missing)
         is_whole = True
-        for data in rows:
-            try:
-                frame = wire.decode_frame(data)
-            except WireError:
-                logger.exception("a logged frame of worker %s does not decode", source.worker)
+        for seq, data in rows:
+            frame = self._opened(host_of(source.worker), data)
+            if frame is None or not self._is_logged(source, frame, seq):
                 continue
             is_whole = is_whole and frame.seq == source.last_seq + 1
             self._deliver(source, frame)
@@ -246,15 +290,31 @@ class FrameHub(Presence):
             outcome = "repaired" if is_whole else "lost for good"
             log("frames %d to %d of worker %s: %s", first, source.last_seq, source.worker, outcome)
 
-    async def _read_log(self, source: _Source, first: int, last: int | None) -> list[bytes]:
-        """The logged frames of these numbers, oldest first; none when Redis stays away."""
+    def _is_logged(self, source: _Source, frame: Frame, seq: int) -> bool:
+        """Whether the log may hold this frame under this number, after what was passed on: who writes to the log could
+        move sealed frames, or put back old ones."""
+        is_its_own = (frame.worker, frame.epoch, frame.seq) == (source.worker, source.epoch, seq)
+        if is_its_own and seq > source.last_seq:
+            return True
+        self._on_refused()
+        logger.error("entry %d in the log of worker %s holds another frame: dropped", seq, source.worker)
+        return False
+
+    async def _read_log(self, source: _Source, first: int, last: int | None) -> list[tuple[int, bytes]]:
+        """The logged frames of these numbers with their numbers, oldest first; none when Redis stays away."""
         key = self._names.frame_log(source.worker, self.gateway_id)
         for pause_s in _REPAIR_RETRY_S:
             try:
                 async with asyncio.timeout(_LOG_TIMEOUT_S):
                     rows: Any = await self._redis.xrange(key, f"{first}-0", "+" if last is None else f"{last}-0")
-                return [fields[b"f"] for _, fields in rows]
+                return [(_seq_of(row), fields.get(b"f", b"")) for row, fields in rows]
             except (RedisError, OSError, TimeoutError) as error:
                 logger.warning("the log of worker %s cannot be read: %s", source.worker, error)
             await asyncio.sleep(pause_s)
         return []
+
+
+def _seq_of(row: bytes) -> int:
+    """The number in a row's id, `<seq>-0`; 0 in what no worker of ours writes."""
+    number, _, rest = row.partition(b"-")
+    return int(number) if rest == b"0" else 0

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Work = Literal["generate", "count", "models", "model", "health", "ready", "metrics", "greeting"]
+Work = Literal["generate", "count", "models", "model", "health", "ready", "status", "metrics", "greeting"]
 
 _POST, _READ = ("POST",), ("GET", "HEAD")
 _ID = "/{id:path}"  # a model's id may be a folder's path
@@ -47,6 +47,7 @@ ROUTES: Final = (
     # What tells whether a process lives; whoever watches it has no key.
     Route(path="/health", work="health", name="health", keyless=_READ),
     Route(path="/ready", work="ready", name="ready", keyless=_READ),
+    Route(path="/status", work="status", name="status"),
     Route(path="/metrics", work="metrics", name="metrics"),
     # What clients ask with HEAD before they begin, without a key: Claude Code and its older releases.
     *(

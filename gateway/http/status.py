@@ -71,6 +71,31 @@ def render_readiness(fleet: Fleet, *, is_connected: bool) -> dict[str, Any]:
     }
 
 
+class Status:
+    """`GET /status`: who is in the fleet, and with whom this gateway cannot speak."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(send, 200, render_status(self.parts.fleet.snapshot))
+
+
+def render_status(fleet: Fleet) -> dict[str, Any]:
+    return {
+        "gateways": [{"name": each.gateway, "pid": each.pid} for each in fleet.gateways],
+        "hosts": [
+            {"name": host.host, "models": [{"id": model.id, "state": model.state} for model in host.models]}
+            for host in fleet.hosts
+        ],
+        "workers": [
+            {"name": each.worker, "model": each.model, "state": each.state, "in_flight": each.in_flight}
+            for each in fleet.workers
+        ],
+        "strangers": [{"kind": each.kind, "name": each.name, "reason": each.reason} for each in fleet.strangers],
+    }
+
+
 class MetricsPage:
     """`GET /metrics`: Prometheus text."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from shared.errors import ConfigError, ModelNotFoundError, ModelUnavailableError, OverloadedError
+from shared.errors import ConfigError, GatewayError, ModelNotFoundError, ModelUnavailableError, OverloadedError
 from shared.registry import Fleet
 from shared.routing import Target
 
@@ -112,7 +112,7 @@ class _Resolver:
             return self._default()
         if not self.ids:
             raise self._nothing_served()
-        raise ModelNotFoundError(f"model {name!r} does not exist; {self._existing()}", model=name)
+        raise self._unknown(name, f"model {name!r} does not exist; {self._existing()}")
 
     def _follow(self, name: str) -> Target | None:
         """Through aliases and tiers to a served model; None when the name says nothing."""
@@ -131,9 +131,18 @@ class _Resolver:
             return self._current()
         if not self.ids:
             raise self._nothing_served()
-        raise ModelNotFoundError(
-            f"model {name!r} stands for {target.model!r}, which is not served; {self._existing()}", model=name
-        )
+        text = f"model {name!r} stands for {target.model!r}, which is not served; {self._existing()}"
+        raise self._unknown(name, text)
+
+    def _unknown(self, name: str, text: str) -> GatewayError:
+        """Nobody whom this gateway understands has the model. Those whom it does not understand may have it: that is
+        to be mended, and no reason for a client to drop the model."""
+        if self.fleet.strangers:
+            return OverloadedError(f"{text}; {self._strangers()}", retry_after_s=_RETRY_AFTER_S)
+        return ModelNotFoundError(text, model=name)
+
+    def _strangers(self) -> str:
+        return "; ".join(f"{each.kind} {each.name} gets no work: {each.reason}" for each in self.fleet.strangers)
 
     def _served(self, name: str) -> str:
         """The id of a model under its own name; raises when it cannot be loaded."""
@@ -173,6 +182,8 @@ class _Resolver:
         failed = [m for h in self.fleet.hosts for m in h.models if m.state == "failed"]
         if failed:
             return ModelUnavailableError(f"model {failed[0].id!r} cannot be loaded: {failed[0].reason}")
+        if self.fleet.strangers:
+            return OverloadedError(self._strangers(), retry_after_s=_RETRY_AFTER_S)
         return OverloadedError("no worker or host is up at the moment", retry_after_s=_RETRY_AFTER_S)
 
     def _existing(self) -> str:

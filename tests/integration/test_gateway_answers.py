@@ -14,6 +14,7 @@ from shared.redis_server import RedisServer
 from shared.registry import HostRecord, ModelRecord
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
+from tests.support.sealed import LOADS, sealed_host
 from tests.support.served import EventSource, Served, message, served
 
 MESSAGES, CHAT = "/v1/messages", "/v1/chat/completions"
@@ -139,9 +140,9 @@ def test_clients_count_in_bursts(gateway: Served) -> None:
 
 
 def test_a_model_that_is_not_loaded_is_asked_for_and_waited_for(gateway: Served) -> None:
-    record = HostRecord(host="h", pid=1, models=(ModelRecord(id="later", state="available"),))
+    record = HostRecord(host="h", pid=1, models=(ModelRecord(id="later", state="available"),), reader=wire.READER)
     with gateway.client() as client, client.pubsub(ignore_subscribe_messages=True) as loads:
-        client.set(NAMES.host("h"), wire.encode(record))
+        client.set(NAMES.host("h"), sealed_host(record))
         client.sadd(NAMES.hosts, "h")
         loads.subscribe(NAMES.loads)
         assert loads.get_message(timeout=5) is None  # the subscription
@@ -149,7 +150,7 @@ def test_a_model_that_is_not_loaded_is_asked_for_and_waited_for(gateway: Served)
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(gateway.post, MESSAGES, message(WORDS, model="later"))
             heard: Any = wait_until(lambda: loads.get_message(timeout=0.1), "the gateway asks for the model")
-            assert wire.decode(heard["data"]) == ["later"]
+            assert wire.decode(LOADS.open(heard["data"])) == ["later"]
             assert not answer.done()
             with gateway.worker("later"):
                 assert answer.result(20).json["content"][0]["text"] == WORDS

@@ -19,6 +19,7 @@ from shared import keys, wire
 from shared.registry import HostRecord, ModelRecord, WorkerLease
 from tests.support.names import NAMES
 from tests.support.processes import Running, is_running, running, wait_until
+from tests.support.sealed import LOADS, SECRET, host_seal, open_lease
 
 HOST = "testhost"
 
@@ -31,7 +32,7 @@ class HostUnderTest:
 
     def record(self) -> HostRecord | None:
         data = self.client.get(NAMES.host(HOST))
-        value = wire.decode(data) if data else None
+        value = wire.decode(host_seal(HOST).open(data)) if data else None
         return value if isinstance(value, HostRecord) else None
 
     def model(self, name: str) -> ModelRecord | None:
@@ -47,7 +48,7 @@ class HostUnderTest:
 
     def leases(self, model: str) -> list[WorkerLease]:
         names = [name.decode() for name in self.client.smembers(NAMES.workers)]
-        leases = [wire.decode(data) for name in names if (data := self.client.get(NAMES.lease(name)))]
+        leases = [open_lease(name, data) for name in names if (data := self.client.get(NAMES.lease(name)))]
         return [lease for lease in leases if lease.model == model]
 
     def wait_for_lease(self, model: str, accept: Callable[[WorkerLease], bool] = lambda _: True) -> WorkerLease:
@@ -58,6 +59,10 @@ class HostUnderTest:
 
     def serve(self, *models: dict[str, Any]) -> None:
         write_models(self.config, *models)
+
+
+def asking(value: object) -> bytes:
+    return LOADS.close(wire.encode(value))
 
 
 def write_models(config: Path, *models: dict[str, Any]) -> None:
@@ -79,6 +84,7 @@ def host(folder: Path, redis_url: str, *arguments: str) -> Iterator[HostUnderTes
         "REDIS_URL": redis_url,
         "MLX_GATEWAY_STATE_DIR": str(folder / "state"),
         "MLX_GATEWAY_CONFIG_DIR": str(folder / "config"),
+        "MLX_GATEWAY_SECRET": SECRET,
         "MLX_GATEWAY_DRAIN_S": "0.5",
     }
     words = ("-m", "worker.host.host", "--engine", "echo", "--name", HOST, *arguments)
@@ -156,9 +162,9 @@ def test_a_model_on_demand_is_loaded_when_somebody_asks(tmp_path: Path, redis_ur
     write_models(tmp_path / "config", echo("later", load="on-demand"), echo("other", load="on-demand"))
     with host(tmp_path, redis_url) as under_test:
         under_test.wait_for("later", "available")
-        for garbage in (b"\xff", wire.encode([["later"], {"later": 1}, None, 7]), wire.encode({"later": 1})):
+        for garbage in (b"\xff", *map(asking, ([["later"], {"later": 1}, None, 7], {"later": 1}))):
             wait_until(partial(under_test.client.publish, NAMES.loads, garbage), "the host listens")
-        under_test.client.publish(NAMES.loads, wire.encode(["later"]))
+        under_test.client.publish(NAMES.loads, asking(["later"]))
         under_test.wait_for_lease("later")
         model = under_test.model("other")
         assert model is not None
@@ -173,7 +179,7 @@ def test_a_models_date_is_known_before_it_is_loaded_and_stays_while_it_is(tmp_pa
     write_models(tmp_path / "config", {**echo("dated", load="on-demand"), "source": str(source)})
     with host(tmp_path, redis_url) as under_test:
         assert under_test.wait_for("dated", "available").made_at_s == 1_700_000_000
-        wait_until(lambda: under_test.client.publish(NAMES.loads, wire.encode(["dated"])), "the host listens")
+        wait_until(lambda: under_test.client.publish(NAMES.loads, asking(["dated"])), "the host listens")
         assert under_test.wait_for_lease("dated").made_at_s == 1_700_000_000
         assert under_test.wait_for("dated", "ready").made_at_s == 1_700_000_000
 

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from shared import keys
+from shared.acl import render_users
 from shared.redis_server import RedisServer
 from tests.support.names import NAMES
 from tests.support.processes import free_port, running, wait_until
@@ -102,3 +103,7 @@ def test_neither_can_do_what_is_not_its_work(guarded: tuple[redis.Redis, dict[st
         with pytest.raises(redis.ResponseError):
             gateway.publish("somebody:else", b"x")
         assert gateway.set(NAMES.body(keys.NO_HOST, "r", 1), b"x")
+
+
+def test_the_example_is_what_the_names_make_of_it() -> None:
+    assert EXAMPLE.read_text() == render_users(NAMES), "python -m shared.acl > deploy/redis/users.acl.example"

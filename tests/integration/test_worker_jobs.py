@@ -407,7 +407,7 @@ def test_nothing_is_ever_unpickled(worker: Running, gateway: TestGateway, tmp_pa
     gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", job_id="r1-1")
     refused(gateway, "r1-1")
     gateway.client.rpush(NAMES.calls(MODEL), pickle.dumps(Harmful(marks[0])))
-    gateway.client.publish(NAMES.cancels, pickle.dumps(Harmful(marks[0])))
+    gateway.client.publish(NAMES.worker_channel(gateway.leases()[0].worker), pickle.dumps(Harmful(marks[0])))
     gateway.ask("still alive", "r2")
     assert isinstance(gateway.wait_end("r2"), Finished)
     assert not any(mark.exists() for mark in marks)
@@ -435,7 +435,7 @@ def test_webhooks_are_refused_and_never_sent(worker: Running, gateway: TestGatew
 def test_garbage_on_the_channels_is_survived(worker: Running, gateway: TestGateway) -> None:
     [lease] = gateway.leases()
     for message in (b"", b"\xc1", wire.encode(["one"]), wire.encode({"a": 1}), b"[]", b'"x"', b'{"command": 7}'):
-        gateway.client.publish(NAMES.cancels, message)
+        gateway.client.publish(NAMES.worker_channel(lease.worker), message)
         gateway.client.publish(f"rq:pubsub:{lease.worker}", message)
         gateway.client.rpush(NAMES.calls(MODEL), message)
     gateway.push("no such job", b"\xff\xfe")
@@ -462,7 +462,7 @@ def test_a_worker_user_with_the_rights_it_needs_and_no_more(
         categories=["+@all", "-@dangerous", "-@admin"],
         commands=["+client|list", "+client|setname", "+info", "+evalsha", "+script|load"],
         keys=["rq:*", f"{NAMES.deployment}:*"],
-        channels=[NAMES.gateway_channel("*", keys.NO_HOST), "rq:pubsub:*", NAMES.cancels],
+        channels=[NAMES.gateway_channel("*", "*"), "rq:pubsub:*", NAMES.worker_channel("*")],
     )
     folder = redis_url.partition("@")[2]
     with running_worker(f"unix://worker:pw@{folder}", tmp_path):

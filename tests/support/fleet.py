@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared.registry import Fleet, HostRecord, ModelRecord, WorkerLease
+from shared.wire import READER
 
 
 def lease(model: str, **fields: Any) -> WorkerLease:
@@ -15,12 +16,13 @@ def lease(model: str, **fields: Any) -> WorkerLease:
         "epoch": "e1",
         "state": "ready",
         "capacity": 4,
+        "reader": READER,
     }
     return WorkerLease(model=model, **defaults | fields)
 
 
 def host(*models: ModelRecord) -> HostRecord:
-    return HostRecord(host="host", pid=1, models=models)
+    return HostRecord(host="host", pid=1, models=models, reader=READER)
 
 
 def fleet_of(*models: str) -> Fleet:

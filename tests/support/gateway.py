@@ -22,13 +22,14 @@ from gateway.parts import connect_broker
 from shared import keys, wire
 from shared.config import Settings
 from shared.events import Event, Failed, Finished, Started, TextDelta, Usage
+from shared.keys import host_of
 from shared.registry import WorkerLease
 from shared.request import GenerateRequest
 from shared.wire import Frame, FrameEntry
 from tests.support.fleet import lease
 from tests.support.names import NAMES
+from tests.support.sealed import KEYRING, frame_seal, sealed_lease
 
-SECRET = b"a secret of the tests"
 DEADLINE_S = 10.0
 PATIENCE = Patience(silence_s=1.0, broker_away_s=1.0)
 _BEAT_S = 0.2
@@ -72,12 +73,15 @@ class HandWorker:
         self.entry_seqs[request_id] = seq + 1
         return FrameEntry(request_id=request_id, attempt=attempt, seq=seq, token_ids=token_ids, events=events)
 
+    def sealed(self, frame: Frame) -> bytes:
+        return frame_seal(self.worker, self.gateway).close(wire.encode_frame(frame))
+
     async def log(self, frame: Frame) -> None:
-        data = {"f": wire.encode_frame(frame)}
+        data = {"f": self.sealed(frame)}
         await self.client.xadd(NAMES.frame_log(self.worker, self.gateway), data, id=f"{frame.seq}-0", maxlen=512)
 
     async def publish(self, frame: Frame) -> int:
-        return await self.client.publish(NAMES.gateway_channel(self.gateway, keys.NO_HOST), wire.encode_frame(frame))
+        return await self.client.publish(NAMES.gateway_channel(self.gateway, host_of(self.worker)), self.sealed(frame))
 
     async def send(self, *entries: FrameEntry) -> int:
         """Log and publish; how many listened."""
@@ -93,7 +97,7 @@ class HandWorker:
 
     async def renew(self, **fields: object) -> None:
         value: WorkerLease = lease(self.model, worker=self.worker, epoch=self.epoch, **fields)
-        await self.client.set(NAMES.lease(self.worker), wire.encode(value), ex=keys.LEASE_TTL_S)
+        await self.client.set(NAMES.lease(self.worker), sealed_lease(value), ex=keys.LEASE_TTL_S)
         await self.client.sadd(NAMES.workers, self.worker)
 
     @contextlib.asynccontextmanager
@@ -127,6 +131,7 @@ class Parts:
     jobs: JobQueue
     watchdog: Watchdog
     gaps: list[bool]
+    refused: list[bool]
 
     def worker(self, name: str = "host.m.e1", epoch: str = "e1") -> HandWorker:
         return HandWorker(self.client, self.hub.gateway_id, worker=name, epoch=epoch)
@@ -137,14 +142,19 @@ async def running_parts(url: str, *, with_watchdog: bool = True) -> AsyncIterato
     """Hub, fleet and watchdog at work on this Redis, connected."""
     client, subscriber = connect_broker(Settings(redis_url=url))
     gaps: list[bool] = []
-    hub = FrameHub(subscriber, client, NAMES, "gwtest", on_gap=gaps.append)
-    fleet, jobs = FleetWatcher(client, NAMES, every_s=0.1), JobQueue(client, NAMES, SECRET)
+    refused: list[bool] = []
+    hub = FrameHub(
+        subscriber, client, NAMES, KEYRING, "gwtest", on_gap=gaps.append, on_refused=lambda: refused.append(True)
+    )
+    fleet, jobs = FleetWatcher(client, NAMES, KEYRING, every_s=0.1), JobQueue(client, NAMES, KEYRING)
+    fleet.on_hosts = hub.listen_to
+    await hub.listen_to(["host"])
     watchdog = Watchdog(hub, fleet, jobs, PATIENCE)
     work = [hub.run(), fleet.run(), *([watchdog.run()] if with_watchdog else [])]
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:
         await until(lambda: hub.is_connected and fleet.is_connected, "the gateway's connections")
-        yield Parts(client, hub, fleet, jobs, watchdog, gaps)
+        yield Parts(client, hub, fleet, jobs, watchdog, gaps, refused)
     finally:
         await jobs.settle(2)
         await cancel_all(tasks)

@@ -15,8 +15,8 @@ import orjson
 import redis
 
 from tests.support.processes import Running, free_port, running, wait_until
+from tests.support.sealed import SECRET
 
-SECRET = "a secret of the tests"
 TIMEOUT_S = 30.0
 _numbers = itertools.count()
 

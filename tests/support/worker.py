@@ -26,14 +26,16 @@ from shared.config import Settings, load_settings
 from shared.events import Completion, Event, Failed, Finished, Started, assemble
 from shared.messages import Message, TextPart
 from shared.registry import WorkerLease
-from shared.request import Envelope, GenerateRequest, SamplingParams
+from shared.request import End, Envelope, GenerateRequest, SamplingParams
+from shared.seal import Keyring, Purpose
 from shared.wire import Frame, JobSerializer
 from tests.support.names import NAMES
 from tests.support.processes import Running, running, wait_until
+from tests.support.sealed import KEYRING, SECRET, control_seal, open_lease
 
-SECRET = "test-secret"
 HOST = keys.word(socket.gethostname())
 MODEL = "tiny"
+_DEADLINE_S = 600.0
 QUEUE = NAMES.queue(MODEL, "interactive")  # where the records of interactive jobs are
 _T = TypeVar("_T")
 
@@ -41,6 +43,17 @@ _T = TypeVar("_T")
 def build_request(text: str, request_id: str = "r1", **fields: Any) -> GenerateRequest:
     fields.setdefault("model", MODEL)
     return GenerateRequest(id=request_id, messages=(Message(role="user", parts=(TextPart(text=text),)),), **fields)
+
+
+def sign(request_id: str, attempt: int, body: bytes, secret: str = SECRET, *, host: str = keys.NO_HOST) -> str:
+    """A job's signature, as a gateway makes it for a host."""
+    return Keyring(secret.encode()).of(host).sign(keys.job_id(request_id, attempt), body)
+
+
+def job_data(request_id: str, attempt: int, signature: str) -> bytes:
+    """What RQ keeps of the job's function and arguments."""
+    arguments = [request_id, attempt, signature]
+    return zlib.compress(JobSerializer.dumps((keys.JOB_FUNCTION, None, arguments, {})))
 
 
 class TestGateway:
@@ -57,7 +70,7 @@ class TestGateway:
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._subscription = self.client.pubsub(ignore_subscribe_messages=True)
-        self._subscription.subscribe(NAMES.gateway_channel(name, keys.NO_HOST))
+        self._subscription.psubscribe(NAMES.gateway_channel(name, "*"))
         self._subscription.get_message(timeout=1)
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
@@ -86,7 +99,9 @@ class TestGateway:
                 time.sleep(0.02)
                 continue
             if message is not None:
-                self._hear(wire.decode_frame(message["data"]))
+                host = message["channel"].decode().rpartition(":")[2]
+                seal = KEYRING.of(host).seal(Purpose.FRAME, self.name)
+                self._hear(wire.decode_frame(seal.open(message["data"])))
 
     def _hear(self, frame: Frame) -> None:
         with self._changed:
@@ -159,10 +174,14 @@ class TestGateway:
         """Give what waits for the model to a worker, as the owners of the requests do; how many jobs."""
         moved = 0
         while job := self.client.lpop(f"rq:queue:{QUEUE}"):
-            self.client.hset(b"rq:job:" + job, "origin", self.own_queue(worker=worker))
-            for body in self.client.scan_iter(NAMES.body("*", "*", 0).removesuffix("-0").removesuffix("*") + "*"):
-                if body.endswith(job):
-                    self.client.rename(body, NAMES.body_prefix(keys.host_of(worker)).encode() + job)
+            request_id, _, attempt = job.decode().rpartition("-")
+            host = keys.host_of(worker)
+            for name in self.client.scan_iter(NAMES.body("*", "*", 0).removesuffix("-0").removesuffix("*") + "*"):
+                if name.endswith(job):
+                    body = self.client.get(name) or b""
+                    data = job_data(request_id, int(attempt), sign(request_id, int(attempt), body, host=host))
+                    self.client.hset(b"rq:job:" + job, mapping={"origin": self.own_queue(worker=worker), "data": data})
+                    self.client.rename(name, NAMES.body_prefix(host).encode() + job)
             self.client.rpush(f"rq:queue:{self.own_queue(worker=worker)}", job)
             moved += 1
         self.ring()
@@ -180,15 +199,14 @@ class TestGateway:
     ) -> str:
         """Place the job as a gateway does: on the list of the first worker that is ready, or that there is, else on
         the model's; or on `queue`. The RQ job's id."""
-        envelope = Envelope(
-            request=request, gateway=self.name, attempt=attempt, deadline_s=deadline_s, enqueued_at_s=time.time()
-        )
-        body = wire.encode(envelope) if store_body else b""
-        arguments = [request.id, attempt, wire.sign(secret.encode(), request.id, attempt, wire.encode(envelope))]
-        data = zlib.compress(JobSerializer.dumps((keys.JOB_FUNCTION, None, arguments, {})))
-        job_id = keys.job_id(request.id, attempt)
+        deadline_s = deadline_s or time.time() + _DEADLINE_S  # no two envelopes of a test are the same
+        envelope = Envelope(request=request, gateway=self.name, attempt=attempt, deadline_s=deadline_s)
         queue = queue or self.own_queue(request.priority)
         worker = queue.partition("@")[2].partition("!")[0]
+        body = wire.encode(envelope)
+        data = job_data(request.id, attempt, sign(request.id, attempt, body, secret, host=keys.host_of(worker)))
+        body = body if store_body else b""
+        job_id = keys.job_id(request.id, attempt)
         fields = job_fields(data, queue=queue, description=f"generate {request.model}", now=datetime.now(UTC))
         body_key, job_key = NAMES.body(keys.host_of(worker), request.id, attempt), f"rq:job:{job_id}"
         redis_keys = [NAMES.lease(worker), f"rq:queue:{queue}", NAMES.bell(worker), NAMES.placed(worker)]
@@ -216,25 +234,31 @@ class TestGateway:
     def count(self, text: str, request_id: str = "c1", *, secret: str = SECRET) -> None:
         envelope = Envelope(request=build_request(text, request_id), gateway=self.name)
         body = wire.encode(envelope)
-        signature = wire.sign(secret.encode(), request_id, 1, body)
+        signature = sign(request_id, 1, body, secret)
         self.client.rpush(NAMES.calls(MODEL), wire.encode([signature, body]))
 
     def counted(self, request_id: str = "c1") -> int:
         return self.wait_for(Started, request_id).usage.input_tokens
 
+    def tell(self, worker: str, message: object) -> bool:
+        """Whether the worker heard the sealed message."""
+        seal = control_seal(worker)
+        return bool(self.client.publish(NAMES.worker_channel(worker), seal.close(wire.encode(message))))
+
     def cancel(self, request_id: str = "r1", reason: str = "client left", *, attempt: int = 1) -> None:
         with self.client.pipeline() as pipe:
             pipe.set(NAMES.ended(request_id), attempt, ex=keys.ENDED_TTL_S)
-            pipe.publish(NAMES.cancels, wire.encode([request_id, attempt, reason]))
             pipe.execute()
+        for worker in self.client.smembers(NAMES.workers):
+            self.tell(worker.decode(), End(request_id=request_id, attempt=attempt, reason=reason))
 
     def job_status(self, job_id: str) -> str:
         return (self.client.hget(f"rq:job:{job_id}", "status") or b"").decode()
 
     def leases(self) -> list[WorkerLease]:
         names = [name.decode() for name in self.client.smembers(NAMES.workers)]
-        found = [self.client.get(NAMES.lease(name)) for name in names]
-        return [wire.decode(data) for data in found if data is not None]
+        found = [(name, self.client.get(NAMES.lease(name))) for name in names]
+        return [open_lease(name, data) for name, data in found if data is not None]
 
     def wait_ready(self, workers: int = 1, timeout_s: float = 20.0) -> list[WorkerLease]:
         def ready() -> list[WorkerLease]:

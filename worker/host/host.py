@@ -34,6 +34,7 @@ from shared.log import set_up_logging
 from shared.processes import is_running
 from shared.registry import ENGINE_NAMES, EngineName, HostRecord, ModelSpec, model_id_of, parse_models
 from shared.routing import Target, parse_tiers
+from shared.seal import Purpose, keys_of_host
 from worker.host.supervision import ModelSupervisor, Surroundings
 from worker.rq.reaping import reap
 
@@ -113,7 +114,9 @@ class Host:
         self._fallback = fallback
         self._file = SettingsFile(settings, "models.json")
         self._routing = SettingsFile(settings, "claude_routing.json")
-        load_secret(settings)  # made here once, before several workers would make it at the same time
+        keys = keys_of_host(load_secret(settings), word(name))
+        self._seal = keys.own.seal(Purpose.HOST, word(name))
+        self._loads = keys.anyone.seal(Purpose.LOADS)
         self._redis = build_async_redis(settings)
         self._supervisors: dict[str, tuple[ModelSupervisor, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
@@ -166,7 +169,7 @@ class Host:
         """Two hosts of one name would overwrite each other's record. Told apart by processes of this machine."""
         try:
             data = await self._redis.get(self._key)
-            other = wire.decode(data) if isinstance(data, bytes) else None
+            other = wire.decode(self._seal.open(data)) if isinstance(data, bytes) else None
         except (RedisError, OSError) as error:
             logger.warning("Redis cannot be reached: %s", error)
             return
@@ -243,7 +246,7 @@ class Host:
 
     def _asked_for(self, data: bytes) -> None:
         try:
-            value: Any = wire.decode(data)
+            value: Any = wire.decode(self._loads.open(data))
         except WireError as error:
             logger.warning("a request to load a model was not understood: %s", error)
             return
@@ -257,7 +260,7 @@ class Host:
         while not self._stopping.is_set():
             self._changed.clear()
             models = tuple(supervisor.record for supervisor, _ in self._supervisors.values())
-            record = HostRecord(host=self.name, pid=os.getpid(), models=models)
+            record = HostRecord(host=self.name, pid=os.getpid(), models=models, reader=wire.READER)
             try:
                 await self._write(record)
                 away = False
@@ -273,7 +276,7 @@ class Host:
         """Where Redis is full, the record that it has is made to last, which takes no memory."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.sadd(self._names.hosts, word(self.name))
-            pipe.set(self._key, wire.encode(record), ex=keys.HOST_TTL_S)
+            pipe.set(self._key, self._seal.close(wire.encode(record)), ex=keys.HOST_TTL_S)
             try:
                 await pipe.execute()
             except OutOfMemoryError:

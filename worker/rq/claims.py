@@ -11,6 +11,7 @@ RQ's (pinned by tests/unit/worker/test_rq_worker.py); every tool that reads RQ's
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from uuid import uuid4
 
 import redis
 
+from shared.clock import RedisClock
 from shared.keys import Names, host_of
 from shared.places import NONE, Counts
 from shared.request import PRIORITIES, Priority
@@ -37,15 +39,16 @@ _RUN_ONCE_S = 3600  # where a job says nothing of when it ends
 # ended attempts and of attempts that have run begin with, then for each list the queue whose registries its jobs
 # belong to, how many may be started in all, those of the lists before it included, and how many bytes of bodies may
 # have been started before one more is.
-# Gives [job per started job, waiting jobs per list, counter], a job being [list's number, job id, execution id, hash,
-# size of its body, body]; the body is missing when it is big. An attempt runs once: who takes it says so for as long
-# as its job could live. What RQ could not have queued is dropped: keys of other types, and names that RQ refuses,
+# Gives [time, job per started job, waiting jobs per list, counter], a job being [list's number, job id, execution id,
+# hash, size of its body, body]; the body is missing when it is big. An attempt runs once: who takes it says so for as
+# long as its job could live. What RQ could not have queued is dropped: keys of other types, and names that RQ refuses,
 # which would end whoever makes a job of them.
 # The entry in rq:executions ends before its execution or with it: RQ's `job.cancel()` fails at one without a hash.
 _CLAIM = """
 local worker, text, ttl, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local bodies, ends, runs = ARGV[6], ARGV[7], ARGV[8]
-local now = tonumber(redis.call('TIME')[1])
+local time = redis.call('TIME')
+local now = tonumber(time[1])
 local started, ahead = {}, 0
 local function refuse(key)
   redis.call('HSET', key, 'status', 'canceled')
@@ -95,15 +98,16 @@ for list = 2, #KEYS do
   end
 end
 for list = 2, #KEYS do waiting[#waiting + 1] = redis.call('LLEN', KEYS[list]) end
-return {started, waiting, tonumber(redis.call('HGET', KEYS[1], 'v') or 0)}
+return {time, started, waiting, tonumber(redis.call('HGET', KEYS[1], 'v') or 0)}
 """.replace("RUN_ONCE", str(_RUN_ONCE_S))
 
 # KEYS: as above. ARGV: worker, now (text), execution TTL (s), worker TTL (s), what keys of ended attempts begin with,
 # then (queue name, job id, execution id) each.
-# Gives nothing when Redis does not know the worker (it came back empty); else [is suspended, waiting jobs per list,
-# counter, status of each job]. A job whose attempt has ended counts as cancelled: nobody may have heard of it.
+# Gives nothing when Redis does not know the worker (it came back empty); else [time, is suspended, waiting jobs per
+# list, counter, status of each job]. A job whose attempt has ended counts as cancelled: nobody may have heard of it.
 _BEAT = """
-local worker, text, now, ttl = ARGV[1], ARGV[2], tonumber(redis.call('TIME')[1]), tonumber(ARGV[3])
+local worker, text, time, ttl = ARGV[1], ARGV[2], redis.call('TIME'), tonumber(ARGV[3])
+local now = tonumber(time[1])
 local key = 'rq:worker:' .. worker
 if redis.call('HEXISTS', key, 'birth') == 0 then return {} end
 redis.call('HSET', key, 'last_heartbeat', text)
@@ -128,7 +132,7 @@ for i = 6, #ARGV, 3 do
   end
   statuses[#statuses + 1] = status or ''
 end
-return {redis.call('EXISTS', 'rq:suspended'), waiting, tonumber(redis.call('HGET', KEYS[1], 'v') or 0), statuses}
+return {time, redis.call('EXISTS', 'rq:suspended'), waiting, tonumber(redis.call('HGET', KEYS[1], 'v') or 0), statuses}
 """
 
 # KEYS: from, to. ARGV: name of the queue behind `to`. Moves every job to the other list's front, in order; gives how
@@ -199,12 +203,21 @@ class Pulse:
 
 
 class Claims:
-    """The scripts of one worker. Every method may raise `redis.RedisError`."""
+    """The scripts of one worker. Claims and beats bring `clock` the time. Every method may raise `redis.RedisError`."""
 
     def __init__(
-        self, client: redis.Redis, names: Names, model: str, worker: str, *, execution_ttl_s: float, worker_ttl_s: int
+        self,
+        client: redis.Redis,
+        names: Names,
+        model: str,
+        worker: str,
+        *,
+        clock: RedisClock,
+        execution_ttl_s: float,
+        worker_ttl_s: int,
     ) -> None:
         self._names = names
+        self._clock = clock
         self._worker = worker
         self._ttl_s = max(1, round(execution_ttl_s))
         self._worker_ttl_s = worker_ttl_s
@@ -221,7 +234,9 @@ class Claims:
         arguments += [names.body_prefix(host_of(self._worker)), names.ended_prefix(), names.run_once_prefix()]
         for queue, quota in zip(self._queues, quotas, strict=True):
             arguments += [queue, quota.most, quota.ahead_bytes]
-        jobs, *backlog = cast(list[Any], self._claim(self._keys, arguments))
+        sent_s = time.monotonic()
+        now_reply, jobs, *backlog = cast(list[Any], self._claim(self._keys, arguments))
+        self._clock.note(now_reply, sent_s, time.monotonic())
         return Taken(tuple(self._claimed(row) for row in jobs), _backlog(*backlog))
 
     def beat(self, held: Sequence[Held], now: datetime) -> Pulse | None:
@@ -230,10 +245,12 @@ class Claims:
         arguments.append(self._names.ended_prefix())
         for job in held:
             arguments += [job.queue, job.job_id, job.execution_id]
+        sent_s = time.monotonic()
         reply = cast(list[Any], self._beat(self._keys, arguments))
         if not reply:
             return None
-        is_suspended, waiting, placed, statuses = reply
+        now_reply, is_suspended, waiting, placed, statuses = reply
+        self._clock.note(now_reply, sent_s, time.monotonic())
         return Pulse(bool(is_suspended), tuple(status.decode() for status in statuses), _backlog(waiting, placed))
 
     def _claimed(self, row: list[Any]) -> Claimed:

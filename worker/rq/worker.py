@@ -26,12 +26,14 @@ from rq.job import JobStatus
 from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
 
+from shared.clock import RedisClock
 from shared.errors import GatewayError, RequestCancelledError, WireError, WorkerLostError
 from shared.events import Usage
 from shared.keys import Names, job_id
 from shared.places import RESERVED_PLACES, Counts
 from shared.registry import WorkerLease
 from shared.request import PRIORITIES
+from shared.seal import HostKey
 from shared.wire import JobSerializer
 from worker.engines.base import EngineInfo, EngineStats
 from worker.rq import records
@@ -121,6 +123,8 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         runner: Runner,
         inbox: SimpleQueue[Message],
         names: Names,
+        key: HostKey,
+        clock: RedisClock,
         *,
         name: str,
         model: str,
@@ -139,6 +143,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
             [*own, *shared], name=name, connection=client, serializer=JobSerializer, worker_ttl=WORKER_TTL_S
         )
         self._runner = runner
+        self._clock = clock
         self._inbox = inbox
         self._capacity = capacity
         self._execution_ttl_s = execution_ttl_s
@@ -148,8 +153,10 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         self._on_ready = on_ready
         self._on_stop = on_stop
         self._lease = replace(lease, worker=name, model=model, queues=tuple(own), capacity=capacity)
-        self._keeper = LeaseKeeper(client, names, self.describe, execution_ttl_s=execution_ttl_s)
-        self._claims = Claims(client, names, model, name, execution_ttl_s=execution_ttl_s, worker_ttl_s=WORKER_TTL_S)
+        self._keeper = LeaseKeeper(client, names, key, self.describe, execution_ttl_s=execution_ttl_s)
+        self._claims = Claims(
+            client, names, model, name, clock=clock, execution_ttl_s=execution_ttl_s, worker_ttl_s=WORKER_TTL_S
+        )
         self._waiter = BellWaiter(client, names.bell(name), lambda: inbox.put(Rung()))
         self._own_queues, self._shared_queues = self.queues[: len(own)], self.queues[len(own) :]
         self._recovery = Recovery(client, self._shared_queues)
@@ -453,7 +460,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
         if self._runner.stalled_s() > self._stall_s:
             self._end_stalled()
             return
-        self._runner.expire(time.time())
+        self._runner.expire(self._clock.now_s())
         with self._patience("beat"):
             self._beat()
             self._recovery.run_if_due()

@@ -8,9 +8,9 @@ from typing import cast
 import redis
 
 from shared.errors import DeadlineExceededError, WireError
-from shared.keys import Names
+from shared.keys import Names, job_id
 from shared.request import Envelope
-from shared.wire import is_signed
+from shared.seal import HostKey
 from worker.serving.ticket import Ticket
 
 
@@ -50,14 +50,14 @@ def is_ended(mark: bytes, attempt: int) -> bool:
     return not mark.isdigit() or int(mark) >= attempt
 
 
-def check_envelope(envelope: Envelope, ticket: Ticket, data: bytes, secret: bytes, now_s: float) -> None:
+def check_envelope(envelope: Envelope, ticket: Ticket, data: bytes, key: HostKey, now_s: float) -> None:
     """Raise when this work must not be done: `WireError` for a body that is not what was signed,
     `DeadlineExceededError` when nobody waits any more."""
     if envelope.request.id != ticket.request_id:
         raise WireError("the body belongs to another request")
     if envelope.attempt != ticket.attempt:
         raise WireError("the body belongs to another attempt")
-    if not is_signed(secret, ticket.request_id, ticket.attempt, data, ticket.signature):
+    if not key.is_signed(job_id(ticket.request_id, ticket.attempt), data, ticket.signature):
         raise WireError("the request's signature is wrong: gateway and worker need the same MLX_GATEWAY_SECRET")
     if 0 < envelope.deadline_s <= now_s:
         raise DeadlineExceededError("the request ran out of time before a worker could begin it")

@@ -10,7 +10,9 @@ from typing import Any
 import redis
 
 from shared.errors import WireError
-from shared.keys import Names
+from shared.fits import misfit
+from shared.request import End
+from shared.seal import Seal
 from shared.wire import decode
 
 log = logging.getLogger(__name__)
@@ -20,20 +22,22 @@ _RETRY_S = 0.2
 
 
 class CancelListener:
-    """Subscribes to `Names.cancels` and to `others` (channel -> what to do with a message). What is said while the
+    """Subscribes to the worker's channel and to `others` (channel -> what to do with a message). What is said while the
     connection is away is caught by the heartbeat, which reads the state of every job, and by the `ended:` key,
     which is read with the body."""
 
     def __init__(
         self,
         client: redis.Redis,
-        names: Names,
-        cancel: Callable[[str, int, str], None],
+        channel: str,
+        seal: Seal,
+        cancel: Callable[[End], None],
         *,
         others: Mapping[str, Callable[[bytes], None]],
     ) -> None:
         self._client = client
-        self._names = names
+        self._channel = channel
+        self._seal = seal
         self._cancel = cancel
         self._others = others
         self._stopping = threading.Event()
@@ -62,7 +66,7 @@ class CancelListener:
 
     def _listen(self) -> None:
         with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
-            subscription.subscribe(self._names.cancels, *self._others)
+            subscription.subscribe(self._channel, *self._others)
             self._is_away = False
             while not self._stopping.is_set():
                 message = subscription.get_message(timeout=_WAIT_S)
@@ -71,14 +75,13 @@ class CancelListener:
                 hear = self._others.get(message["channel"].decode(), self._hear)
                 hear(message["data"])
 
-    def _hear(self, data: bytes) -> None:
+    def _hear(self, message: bytes) -> None:
         try:
-            value: Any = decode(data)
+            value: Any = decode(self._seal.open(message))
         except WireError as error:
-            log.error("a cancellation that cannot be read: %s", error)  # noqa: TRY400 - the text says it all
+            log.error("a message to this worker is dropped: %s", error)  # noqa: TRY400 - the text says it all
             return
-        match value:
-            case [str(request_id), int(attempt), str(reason)]:
-                self._cancel(request_id, attempt, reason)
-            case _:
-                log.error("a cancellation is [request id, attempt, reason]")
+        if isinstance(value, End) and not misfit(value):
+            self._cancel(value)
+        else:
+            log.error("a message to this worker is of a kind that it does not know: %s", type(value).__name__)

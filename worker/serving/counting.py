@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import redis
 
+from shared.clock import RedisClock
 from shared.errors import GatewayError, InternalError, InvalidRequestError, WireError, WorkerLostError
 from shared.events import Event, Failed, Started, Usage
 from shared.keys import Names
 from shared.request import Envelope, GenerateRequest
+from shared.seal import HostKey
 from shared.wire import FrameEntry, decode, decode_envelope
 from worker.serving.bodies import check_envelope
 from worker.serving.publisher import Publisher
@@ -45,14 +46,16 @@ class CallServer:
         *,
         model: str,
         worker: str,
-        secret: bytes,
+        clock: RedisClock,
+        key: HostKey,
     ) -> None:
         self._client = client
         self._publisher = publisher
         self._count = count
-        self._key = names.calls(model)
+        self._list = names.calls(model)
         self._worker = worker
-        self._secret = secret
+        self._clock = clock
+        self._key = key
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="count")
         self._thread = threading.Thread(target=self._run, name="calls", daemon=True)
@@ -87,10 +90,10 @@ class CallServer:
 
     def _pop(self) -> list[bytes]:
         """Wait for one call and take what has come with it."""
-        first = cast(tuple[bytes, bytes] | None, self._client.blpop([self._key], timeout=cast(int, _WAIT_S)))
+        first = cast(tuple[bytes, bytes] | None, self._client.blpop([self._list], timeout=cast(int, _WAIT_S)))
         if first is None:
             return []
-        more = cast(list[bytes] | None, self._client.lpop(self._key, _BATCH)) or []
+        more = cast(list[bytes] | None, self._client.lpop(self._list, _BATCH)) or []
         return [first[1], *more]
 
     def _answer(self, call: bytes) -> None:
@@ -117,7 +120,7 @@ class CallServer:
         if self._stopping.is_set():
             return Failed.of(WorkerLostError("the worker is stopping", worker=self._worker))
         try:
-            check_envelope(envelope, ticket, body, self._secret, time.time())
+            check_envelope(envelope, ticket, body, self._key, self._clock.now_s())
             return Started(usage=Usage(input_tokens=self._counted(envelope.request)), worker=self._worker)
         except GatewayError as error:
             return Failed.of(error)

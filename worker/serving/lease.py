@@ -12,6 +12,7 @@ from redis.exceptions import OutOfMemoryError
 from shared import keys
 from shared.keys import Names
 from shared.registry import WorkerLease
+from shared.seal import HostKey, Purpose
 from shared.wire import encode
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,17 @@ class LeaseKeeper:
     `execution_ttl_s` has lost its jobs, so that no lease lasts longer."""
 
     def __init__(
-        self, client: redis.Redis, names: Names, describe: Callable[[], WorkerLease], *, execution_ttl_s: float
+        self,
+        client: redis.Redis,
+        names: Names,
+        key: HostKey,
+        describe: Callable[[], WorkerLease],
+        *,
+        execution_ttl_s: float,
     ) -> None:
         self._client = client
         self._names = names
+        self._key = key
         self._describe = describe
         self._ttl_ms = round(1000 * max(_LEAST_TTL_S, min(keys.LEASE_TTL_S, execution_ttl_s)))
         self._nudge = threading.Event()
@@ -49,7 +57,7 @@ class LeaseKeeper:
         lease = self._describe()
         name = self._names.lease(lease.worker)
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.set(name, encode(lease), px=self._ttl_ms)
+            pipe.set(name, self._key.seal(Purpose.LEASE, lease.worker).close(encode(lease)), px=self._ttl_ms)
             pipe.sadd(self._names.workers, lease.worker)
             try:
                 pipe.execute()

@@ -26,7 +26,8 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import keys
-from shared.keys import NO_HOST, Names
+from shared.keys import Names
+from shared.seal import HostKey, Purpose, Seal
 from shared.wire import Frame, FrameEntry, encode_frame
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ class _Gateway:
     """One gateway's numbering and whether it listens. `silent_since_s` is 0 while somebody does."""
 
     name: str
+    channel: str
+    seal: Seal
     seq: int = 0
     work: int = 0
     last_frame_s: float = 0.0
@@ -96,6 +99,7 @@ class Publisher:
         self,
         client: redis.Redis,
         names: Names,
+        key: HostKey,
         *,
         worker: str,
         epoch: str,
@@ -104,6 +108,7 @@ class Publisher:
     ) -> None:
         self._client = client
         self._names = names
+        self._key = key
         self._worker = worker
         self._epoch = epoch
         self._gateway_gone = gateway_gone
@@ -168,12 +173,13 @@ class Publisher:
     def _gateway(self, name: str) -> _Gateway:
         state = self._gateways.get(name)
         if state is None:
-            state = self._gateways[name] = _Gateway(name)
+            channel = self._names.gateway_channel(name, self._key.host)
+            state = self._gateways[name] = _Gateway(name, channel, self._key.seal(Purpose.FRAME, name))
         return state
 
     def _frame(self, state: _Gateway, seq: int, entries: tuple[FrameEntry, ...]) -> _Sent:
-        data = encode_frame(Frame(worker=self._worker, epoch=self._epoch, seq=seq, entries=entries))
-        publish = ("PUBLISH", self._names.gateway_channel(state.name, NO_HOST), data)
+        data = state.seal.close(encode_frame(Frame(worker=self._worker, epoch=self._epoch, seq=seq, entries=entries)))
+        publish = ("PUBLISH", state.channel, data)
         if not entries:
             return _Sent(state, (publish,), len(data))
         key = self._names.frame_log(self._worker, state.name)

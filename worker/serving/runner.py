@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 
 import redis
 
+from shared.clock import RedisClock
 from shared.errors import (
     BrokerUnavailableError,
     DeadlineExceededError,
@@ -34,6 +35,7 @@ from shared.errors import (
 )
 from shared.events import Event, EventOrder, Failed, Finished, Progress, Started, Usage
 from shared.request import Resume
+from shared.seal import HostKey
 from shared.wire import FrameEntry, decode_envelope
 from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
 from worker.serving.bodies import Bodies, Body, check_envelope
@@ -84,14 +86,16 @@ class Runner:
         bodies: Bodies,
         *,
         worker: str,
-        secret: bytes,
+        key: HostKey,
+        clock: RedisClock,
         report: Callable[[Report], None],
     ) -> None:
         self._engine = engine
         self._publisher = publisher
         self._bodies = bodies
         self._worker = worker
-        self._secret = secret
+        self._key = key
+        self._clock = clock
         self._report = report
         self._lock = threading.Lock()
         self._work: dict[str, _Work] = {}
@@ -167,7 +171,7 @@ class Runner:
             self._end(work, RequestCancelledError(f"gateway {gateway} is gone"))
 
     def expire(self, now_s: float) -> None:
-        """End what the engine has not begun by its deadline; `now_s` is Unix time. What it has begun may take its
+        """End what the engine has not begun by its deadline; `now_s` is Redis's. What it has begun may take its
         time: whoever does not want to wait for the rest leaves."""
         with self._lock:
             late = [w for w in self._work.values() if 0 < w.deadline_s <= now_s and w.order.state == "waiting"]
@@ -229,7 +233,7 @@ class Runner:
         envelope = decode_envelope(body.data)
         ended = self._know(work, envelope.gateway, envelope.deadline_s)
         try:
-            check_envelope(envelope, work.ticket, body.data, self._secret, time.time())
+            check_envelope(envelope, work.ticket, body.data, self._key, self._clock.now_s())
         except DeadlineExceededError:
             work.is_checked = True
             raise

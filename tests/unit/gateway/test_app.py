@@ -15,6 +15,7 @@ from shared.config import Settings
 from shared.errors import ConfigError
 from tests.support.gateway import until
 from tests.support.names import NAMES
+from tests.support.sealed import KEYRING
 
 
 class BrokenHub(FrameHub):
@@ -30,7 +31,15 @@ def test_a_background_task_that_ends_asks_for_the_process_to_be_replaced(
         exits: list[bool] = []
         app.request_exit = lambda: exits.append(True)
         client = app.parts.jobs._redis
-        hub = BrokenHub(client, client, NAMES, "gw", on_gap=app.parts.metrics.gap)
+        hub = BrokenHub(
+            client,
+            client,
+            NAMES,
+            KEYRING,
+            "gw",
+            on_gap=app.parts.metrics.gap,
+            on_refused=app.parts.metrics.refused_frame,
+        )
         async with running_tasks(replace(app.parts, hub=hub), app.fail):
             await until(lambda: exits, "the process is asked to end")
         assert exits == [True]

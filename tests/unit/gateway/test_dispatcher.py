@@ -20,6 +20,7 @@ from shared.registry import HostRecord, ModelRecord
 from shared.request import Envelope, GenerateRequest
 from tests.support.gateway import ANYWHERE
 from tests.support.names import NAMES
+from tests.support.sealed import SECRET, host_seal
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def play(redis_url: str, tmp_path: Path) -> Callable[[Callable[[Parts], Awaitabl
 
     def run(scenario: Callable[[Parts], Awaitable[None]]) -> None:
         async def main() -> None:
-            app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path, max_queue=2))
+            app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path, secret=SECRET, max_queue=2))
             async with app.router.lifespan_context(app):
                 await scenario(app.parts)
 
@@ -47,8 +48,8 @@ def test_a_queue_that_was_just_left_has_room(play: Callable[[Callable[[Parts], A
     """Its depth was read before they left, and their jobs may not be out of Redis yet."""
 
     async def scenario(parts: Parts) -> None:
-        record = HostRecord(host="h", pid=1, models=(ModelRecord(id="m", state="ready"),))
-        await parts.jobs._redis.set(NAMES.host("h"), wire.encode(record))
+        record = HostRecord(host="h", pid=1, models=(ModelRecord(id="m", state="ready"),), reader=wire.READER)
+        await parts.jobs._redis.set(NAMES.host("h"), host_seal("h").close(wire.encode(record)))
         await parts.jobs._redis.sadd(NAMES.hosts, "h")
         await parts.fleet.refresh()
         for _ in range(3):

@@ -22,6 +22,7 @@ from gateway.http.middleware import ErrorAnswers
 from shared.config import Settings
 from shared.events import Completion, Event, TextDelta
 from tests.support.gateway import FINISHED, STARTED, HandWorker, text, until
+from tests.support.sealed import SECRET
 
 
 class BrokenMessages(MessageStream):
@@ -102,7 +103,7 @@ def test_a_bug_while_an_answer_is_rendered_is_told_to_its_client(
     redis_url: str, tmp_path: Path, dialect: type[Dialect], stream: bool
 ) -> None:
     async def main() -> tuple[int, bytes]:
-        app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path))
+        app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path, secret=SECRET))
         async with app.router.lifespan_context(app):
             await until(lambda: app.parts.hub.is_connected, "the gateway listens")
             return await exchange(app, dialect(), PATHS[dialect], stream=stream)

@@ -35,6 +35,7 @@ from tests.support.gateway import (
     until,
 )
 from tests.support.names import NAMES
+from tests.support.sealed import KEYRING, sealed_host
 
 
 @pytest.fixture
@@ -66,8 +67,8 @@ def test_workers_hosts_and_queues_come_and_go(play: Callable[[Scenario], None]) 
     async def scenario(parts: Parts) -> None:
         worker = parts.worker()
         await worker.renew(context_tokens=100, state="loading")
-        record = HostRecord(host="h", pid=1, models=(ModelRecord(id="big", state="available"),))
-        await parts.client.set(NAMES.host("h"), wire.encode(record), ex=keys.HOST_TTL_S)
+        record = HostRecord(host="h", pid=1, models=(ModelRecord(id="big", state="available"),), reader=wire.READER)
+        await parts.client.set(NAMES.host("h"), sealed_host(record), ex=keys.HOST_TTL_S)
         await parts.client.sadd(NAMES.hosts, "h")
         await until(lambda: parts.fleet.snapshot.model_ids() == ("big", "m"), "both models")
         await parts.jobs.submit(envelope(parts), ANYWHERE)
@@ -96,7 +97,9 @@ def test_all_who_ask_at_once_see_what_was_there_when_they_asked(play: Callable[[
     async def scenario(parts: Parts) -> None:
         for _ in range(3):
             await parts.worker().renew()
-            seen = await asyncio.gather(*(FleetWatcher(parts.client, NAMES).refresh(), *_asked(parts.fleet, 8)))
+            seen = await asyncio.gather(
+                *(FleetWatcher(parts.client, NAMES, KEYRING).refresh(), *_asked(parts.fleet, 8))
+            )
             assert [len(fleet.workers) for fleet in seen] == [1] * 9
             await parts.client.delete(NAMES.workers)
             seen = await asyncio.gather(*_asked(parts.fleet, 8))
@@ -104,7 +107,7 @@ def test_all_who_ask_at_once_see_what_was_there_when_they_asked(play: Callable[[
 
     async def fresh(parts: Parts) -> None:
         await parts.worker().renew()
-        watcher = FleetWatcher(parts.client, NAMES)
+        watcher = FleetWatcher(parts.client, NAMES, KEYRING)
         assert [len(fleet.workers) for fleet in await asyncio.gather(*_asked(watcher, 8))] == [1] * 8
 
     play(scenario)
@@ -128,7 +131,7 @@ def test_who_waited_for_a_read_that_failed_hears_so_without_trying_again(redis_s
         async with running_parts(redis_server.url, with_watchdog=False) as parts:
             redis_server.process.kill()
             redis_server.process.wait()
-            watcher = CountingWatcher(parts.client, NAMES)
+            watcher = CountingWatcher(parts.client, NAMES, KEYRING)
             told = await asyncio.gather(*_asked(watcher, 8), return_exceptions=True)
             assert all(isinstance(each, BrokerUnavailableError) for each in told)
             assert watcher.reads == 2, "one of the first, and one of the seven who came while it read"
@@ -139,7 +142,7 @@ def test_who_waited_for_a_read_that_failed_hears_so_without_trying_again(redis_s
 def test_who_stops_asking_leaves_the_others_their_answer(play: Callable[[Scenario], None]) -> None:
     async def scenario(parts: Parts) -> None:
         await parts.worker().renew()
-        watcher = FleetWatcher(parts.client, NAMES)
+        watcher = FleetWatcher(parts.client, NAMES, KEYRING)
         impatient = [asyncio.create_task(watcher.refresh()) for _ in range(2)]
         patient = asyncio.create_task(watcher.refresh())
         await asyncio.sleep(0)
@@ -152,10 +155,10 @@ def test_who_stops_asking_leaves_the_others_their_answer(play: Callable[[Scenari
 
 def test_the_names_of_the_dead_leave(play: Callable[[Scenario], None]) -> None:
     async def scenario(parts: Parts) -> None:
-        watcher = FleetWatcher(parts.client, NAMES, forget_after_s=0.0)
+        watcher = FleetWatcher(parts.client, NAMES, KEYRING, forget_after_s=0.0)
         await parts.client.sadd(NAMES.hosts, "dead", "h", b"\xff")
         await parts.client.sadd(NAMES.workers, "dead", "odd", b"\xff")
-        await parts.client.set(NAMES.host("h"), wire.encode(HostRecord(host="h", pid=1)))
+        await parts.client.set(NAMES.host("h"), sealed_host(HostRecord(host="h", pid=1, reader=wire.READER)))
         await parts.client.set(NAMES.lease("odd"), b"\xc1")
         await parts.worker().renew()
         for _ in range(2):

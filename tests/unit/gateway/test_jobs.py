@@ -35,9 +35,9 @@ from shared.config import Settings
 from shared.errors import BrokerUnavailableError, OverloadedError
 from shared.messages import Message, TextPart
 from shared.redis_server import RedisServer
-from shared.request import Envelope, GenerateRequest
-from tests.support.gateway import SECRET
+from shared.request import End, Envelope, GenerateRequest
 from tests.support.names import NAMES
+from tests.support.sealed import KEYRING, control_seal
 
 WORKER = "mac.m.e1"
 HERE = Placed(priority="interactive", worker=WORKER)
@@ -66,7 +66,7 @@ def play(redis_url: str) -> Callable[[Scenario], None]:
     def run(scenario: Scenario) -> None:
         async def main() -> None:
             client, subscriber = connect_broker(Settings(redis_url=redis_url))
-            jobs = JobQueue(client, NAMES, SECRET)
+            jobs = JobQueue(client, NAMES, KEYRING)
             try:
                 await scenario(jobs, client)
             finally:
@@ -128,7 +128,7 @@ def test_rq_reads_the_job_back(play: Callable[[Scenario], None], redis_client: r
     assert job.func_name == keys.JOB_FUNCTION
     request_id, attempt, signature = job.args
     assert (request_id, attempt) == ("req_1", 1)
-    assert wire.is_signed(SECRET, "req_1", 1, body, signature)
+    assert KEYRING.of_worker(WORKER).is_signed("req_1-1", body, signature)
     assert (job.result_ttl, job.failure_ttl) == (keys.RESULT_TTL_S, keys.FAILURE_TTL_S)
     assert (job.get_status(), job.origin) == ("queued", LIST)
     assert job.enqueued_at is not None
@@ -224,13 +224,15 @@ def test_a_running_job_is_left_to_its_worker_which_is_told(
     async def scenario(jobs: JobQueue, _: Any) -> None:
         await jobs.submit(envelope(), HERE)
         redis_client.lpop(queue_key(LIST))
-        redis_client.hset(Job.key_for("req_1-1"), "status", "started")
+        redis_client.hset(Job.key_for("req_1-1"), mapping={"status": "started", "worker_name": "host.m.e1"})
         with redis_client.pubsub(ignore_subscribe_messages=True) as listener:
-            listener.subscribe(NAMES.cancels)
+            listener.subscribe(NAMES.worker_channel("host.m.e1"))
             assert listener.get_message(timeout=5) is None  # the subscription
             assert not await jobs.cancel(work("req_1"), "the client left")
             message: Any = listener.get_message(timeout=5)
-            assert wire.decode(message["data"]) == ["req_1", 1, "the client left"]
+            assert wire.decode(control_seal("host.m.e1").open(message["data"])) == End(
+                request_id="req_1", attempt=1, reason="the client left"
+            )
 
     play(scenario)
     assert fetch(redis_client).get_status() == "started"
@@ -250,7 +252,7 @@ def test_counting_is_asked_of_any_worker_of_the_model_and_forgotten_when_nobody_
     calls: Any = redis_client.lrange(NAMES.calls("m"), 0, -1)
     ((signature, body),) = [wire.decode(call) for call in calls]
     assert wire.decode_envelope(body) == sent
-    assert wire.is_signed(SECRET, "req_1", 1, body, signature)
+    assert KEYRING.anyone.is_signed("req_1-1", body, signature)
     assert 0 < redis_client.ttl(NAMES.calls("m")) <= keys.CALL_TTL_S  # type: ignore[operator]
 
 
@@ -271,7 +273,7 @@ def test_states_say_what_rq_knows(play: Callable[[Scenario], None], redis_client
 def test_without_redis_every_call_says_so(redis_server: RedisServer) -> None:
     async def main() -> None:
         client, subscriber = connect_broker(Settings(redis_url=redis_server.url))
-        jobs = JobQueue(client, NAMES, SECRET)
+        jobs = JobQueue(client, NAMES, KEYRING)
         redis_server.process.kill()
         redis_server.process.wait()
         for call in (
@@ -301,7 +303,7 @@ def test_redis_that_is_silent_is_named_in_words_with_a_time_to_come_back() -> No
 def test_a_cancellation_waits_for_redis_to_come_back(redis_server: RedisServer) -> None:
     async def main() -> None:
         client, subscriber = connect_broker(Settings(redis_url=redis_server.url))
-        jobs = JobQueue(client, NAMES, SECRET)
+        jobs = JobQueue(client, NAMES, KEYRING)
         redis_server.process.kill()
         redis_server.process.wait()
         jobs.cancel_soon(work("req_1"), "the client left")

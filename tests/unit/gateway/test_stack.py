@@ -18,6 +18,7 @@ from shared import wire
 from shared.config import load_settings
 from shared.errors import ConfigError
 from shared.registry import HostRecord, ModelRecord
+from tests.support.sealed import host_seal, sealed_host
 
 
 def test_what_runs_is_written_for_its_owner_alone(tmp_path: Path) -> None:
@@ -50,8 +51,8 @@ def test_a_state_folder_has_one_up_at_a_time(tmp_path: Path) -> None:
 
 def test_a_hosts_models_are_read_from_its_record_and_anything_else_is_no_record() -> None:
     models = (ModelRecord(id="m", state="ready"),)
-    assert models_of(wire.encode(HostRecord(host="h", pid=1, models=models))) == models
-    assert [models_of(data) for data in (None, b"", b"\xc1", wire.encode("text"))] == [()] * 4
+    assert models_of(sealed_host(HostRecord(host="h", pid=1, models=models)), host_seal("h")) == models
+    assert [models_of(data, host_seal("h")) for data in (None, b"", b"\xc1", wire.encode("text"))] == [()] * 4
 
 
 def test_a_port_in_use_is_named() -> None:

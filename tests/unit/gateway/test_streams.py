@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from gateway.dispatch.readers import EventReader
-from shared import keys, wire
+from shared import wire
 from shared.errors import OverloadedError
-from shared.events import Event, Failed, Progress
+from shared.events import Event, Failed, Progress, ToolCallStarted
 from shared.redis_server import RedisServer
+from shared.seal import Purpose
+from shared.wire import Frame
 from tests.support.gateway import (
     DEADLINE_S,
     FINISHED,
@@ -30,6 +33,7 @@ from tests.support.gateway import (
     until_true,
 )
 from tests.support.names import NAMES
+from tests.support.sealed import KEYRING, frame_seal, host_seal
 
 
 @pytest.fixture
@@ -108,7 +112,7 @@ def test_frames_and_entries_that_come_twice_count_once(play: Callable[[Scenario]
 
 def test_entries_of_other_attempts_are_dropped(play: Callable[[Scenario], None]) -> None:
     async def scenario(parts: Parts) -> None:
-        old, new = parts.worker("m.a.e1"), parts.worker("m.b.e2", "e2")
+        old, new = parts.worker("host.a.e1"), parts.worker("host.b.e2", "e2")
         with opened(parts, attempt=2) as stream:
             await old.send(old.entry("r1", STARTED, text("old"), attempt=1))
             await new.send(new.entry("r1", STARTED, text("new"), attempt=2))
@@ -121,7 +125,7 @@ def test_entries_of_other_attempts_are_dropped(play: Callable[[Scenario], None])
 
 def test_a_second_worker_may_take_over_until_an_answer_has_started(play: Callable[[Scenario], None]) -> None:
     async def scenario(parts: Parts) -> None:
-        first, second, third = parts.worker("m.a.e1"), parts.worker("m.b.e2", "e2"), parts.worker("m.c.e3", "e3")
+        first, second, third = parts.worker("host.a.e1"), parts.worker("host.b.e2", "e2"), parts.worker("m.c.e3", "e3")
         with opened(parts) as stream:
             await first.say("r1", Progress(phase="queued"))
             await second.say("r1", STARTED, text("second"))
@@ -129,7 +133,7 @@ def test_a_second_worker_may_take_over_until_an_answer_has_started(play: Callabl
             await third.say("r1", STARTED, text("third"))
             await second.say("r1", FINISHED)
             assert texts(await collect(stream, 9)) == "second"
-            assert stream.attempt.worker == "m.b.e2"
+            assert stream.attempt.worker == "host.b.e2"
 
     play(scenario)
 
@@ -158,7 +162,7 @@ def test_a_frame_that_does_not_decode_is_repaired_like_a_lost_one(play: Callable
         worker = parts.worker()
         with opened(parts) as stream:
             await worker.log(worker.frame(worker.entry("r1", STARTED, text("1"))))
-            await parts.client.publish(NAMES.gateway_channel(parts.hub.gateway_id, keys.NO_HOST), b"\xc1 not msgpack")
+            await parts.client.publish(NAMES.gateway_channel(parts.hub.gateway_id, "host"), b"\xc1 not msgpack")
             await worker.say("r1", text("2"), FINISHED)
             assert texts(await collect(stream, 9)) == "12"
 
@@ -208,12 +212,12 @@ def test_frames_that_come_faster_than_they_are_passed_on_stay_in_order(play: Cal
 def feed(parts: Parts, worker: HandWorker, names: Sequence[str], *events: Event) -> None:
     """One frame in which every named request gets these events and a token."""
     entries = [worker.entry(name, *events, token_ids=(1,)) for name in names]
-    parts.hub.feed(wire.encode_frame(worker.frame(*entries)))
+    parts.hub.feed("host", worker.sealed(worker.frame(*entries)))
 
 
 def test_two_workers_are_numbered_apart(play: Callable[[Scenario], None]) -> None:
     async def scenario(parts: Parts) -> None:
-        one, two = parts.worker("m.a.e1"), parts.worker("m.b.e2", "e2")
+        one, two = parts.worker("host.a.e1"), parts.worker("host.b.e2", "e2")
         with opened(parts, "r1") as first, opened(parts, "r2") as second:
             await one.say("r1", STARTED, text("a"))
             await two.say("r2", STARTED, text("b"))
@@ -293,5 +297,95 @@ def test_all_requests_can_be_failed_at_once_and_stay_failed(play: Callable[[Scen
             events = await collect(stream, 9)
             assert [type(event) for event in events] == [Failed]
             assert len(await collect(stream, 9)) == 1
+
+    play(scenario)
+
+
+# --- who may say it -------------------------------------------------------------------------------------------------
+
+EVIL = ToolCallStarted(index=0, id="toolu_1", name="Bash")
+
+
+@pytest.mark.parametrize("speaker", ["nobody", "another host", "another gateway's", "a host's record", "version 2"])
+def test_a_forged_frame_reaches_no_client(play: Callable[[Scenario], None], speaker: str) -> None:
+    async def scenario(parts: Parts) -> None:
+        worker, gateway = parts.worker(), parts.hub.gateway_id
+        with opened(parts) as stream:
+            await worker.say("r1", STARTED)
+            data = wire.encode_frame(replace(worker.frame(worker.entry("r1", EVIL)), seq=2))
+            forged = {
+                "nobody": data,
+                "another host": frame_seal("evil.m.e1", gateway).close(data),
+                "another gateway's": frame_seal("host.m.e1", "gw2").close(data),
+                "a host's record": host_seal("host").close(data),
+                "version 2": b"\x92\x02" + data[1:],
+            }
+            await parts.client.publish(NAMES.gateway_channel(gateway, "host"), forged[speaker])
+            worker.seq, worker.entry_seqs["r1"] = 1, 1
+            await worker.say("r1", text("mine"), FINISHED)
+            events = await collect(stream, 9)
+            assert EVIL not in events
+            assert texts(events) == "mine"
+        assert parts.refused == [True]
+
+    play(scenario)
+
+
+def test_a_host_cannot_speak_for_the_worker_of_another(play: Callable[[Scenario], None]) -> None:
+    async def scenario(parts: Parts) -> None:
+        worker, gateway = parts.worker(), parts.hub.gateway_id
+        with opened(parts) as stream:
+            await worker.say("r1", STARTED)
+            forged = worker.entry("r1", EVIL)
+            stolen = wire.encode_frame(Frame(worker="host.m.e1", epoch="e1", seq=2, entries=(forged,)))
+            parts.hub.feed("evil", frame_seal("evil.m.e1", gateway).close(stolen))
+            parts.hub.feed("", KEYRING.anyone.seal(Purpose.FRAME, gateway).close(stolen))
+            worker.entry_seqs["r1"] = 1
+            await worker.say("r1", FINISHED)
+            assert EVIL not in await collect(stream, 9)
+        assert parts.refused == [True, True]
+
+    play(scenario)
+
+
+async def _moved(parts: Parts, worker: HandWorker, old: Frame, to_seq: int) -> None:
+    """A true frame of this worker to this gateway, put into its log under another number."""
+    key = NAMES.frame_log(worker.worker, worker.gateway)
+    await parts.client.xadd(key, {"f": worker.sealed(old)}, id=f"{to_seq}-0")
+
+
+def test_a_replayed_row_counts_only_under_its_own_number(play: Callable[[Scenario], None]) -> None:
+    async def scenario(parts: Parts) -> None:
+        worker = parts.worker()
+        with opened(parts) as stream:
+            first = worker.frame(worker.entry("r1", STARTED, text("once ")))
+            await worker.log(first)
+            await worker.publish(first)
+            worker.frame()  # number 2 is lost, and the old frame stands in its place
+            await _moved(parts, worker, first, 2)
+            await worker.send(worker.entry("r1", text("twice"), FINISHED))
+            assert texts(await collect(stream, 9)) == "once twice"
+        assert parts.refused == [True]
+        assert parts.gaps == [False]
+
+    play(scenario)
+
+
+def test_a_row_that_was_moved_back_does_not_turn_the_numbers_back(play: Callable[[Scenario], None]) -> None:
+    """Whoever writes to the log could let a gateway hear the rest of a log again and again."""
+
+    async def scenario(parts: Parts) -> None:
+        worker = parts.worker()
+        with opened(parts) as stream:
+            frames = [worker.frame(worker.entry("r1", event)) for event in (STARTED, text("a"), text("b"))]
+            for frame in frames:
+                await worker.publish(frame)
+            await until(lambda: stream.attempt.next_seq == 3, "all are heard")
+            await _moved(parts, worker, frames[0], 4)
+            worker.seq = 4
+            await worker.send(worker.entry("r1", FINISHED))
+            assert texts(await collect(stream, 9)) == "ab"
+            assert parts.hub._sources["host.m.e1"].last_seq == 5
+        assert parts.refused == [True]
 
     play(scenario)

@@ -12,6 +12,7 @@ from gateway.metrics import Metrics
 from shared.config import Settings, environment_name
 from tests.support.documentation import README, documented_metrics
 from tests.support.names import NAMES
+from tests.support.sealed import KEYRING
 
 
 def test_every_setting_is_in_the_readme_with_its_default() -> None:
@@ -24,7 +25,7 @@ def test_every_setting_is_in_the_readme_with_its_default() -> None:
 
 
 def test_every_metric_of_a_gateway_is_in_the_readme() -> None:
-    families = Metrics(FleetWatcher(redis.asyncio.Redis(), NAMES)).registry.collect()
+    families = Metrics(FleetWatcher(redis.asyncio.Redis(), NAMES, KEYRING)).registry.collect()
     served = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
     assert len(served) > 20
     assert served <= documented_metrics()

@@ -11,12 +11,15 @@ import pytest
 import redis
 
 from shared import wire
+from shared.clock import RedisClock
 from shared.errors import InvalidRequestError, PromptTooLongError
 from shared.events import Failed, Started
 from shared.request import Envelope, GenerateRequest
+from shared.seal import keys_of_host
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
-from tests.support.worker import MODEL, SECRET, TestGateway, build_request
+from tests.support.sealed import SECRET
+from tests.support.worker import MODEL, TestGateway, build_request, sign
 from worker.engines.echo_script import count_words
 from worker.serving.counting import CallServer
 from worker.serving.publisher import Publisher
@@ -29,8 +32,9 @@ class PanicError(BaseException):
 @contextmanager
 def serving(url: str, count: Callable[[GenerateRequest], int]) -> Iterator[CallServer]:
     client = redis.Redis.from_url(url)
-    publisher = Publisher(client, NAMES, worker="w", epoch="e")
-    server = CallServer(client, NAMES, publisher, count, model=MODEL, worker="w", secret=SECRET.encode())
+    keys = keys_of_host(SECRET.encode(), "w")
+    publisher = Publisher(client, NAMES, keys.own, worker="w", epoch="e")
+    server = CallServer(client, NAMES, publisher, count, model=MODEL, worker="w", clock=RedisClock(), key=keys.anyone)
     publisher.start()
     server.start()
     try:
@@ -110,7 +114,7 @@ def test_a_wrong_signature_is_refused(redis_url: str, gateway: TestGateway) -> N
 def test_a_call_nobody_waits_for_is_not_counted(redis_url: str, gateway: TestGateway) -> None:
     counted: list[str] = []
     body = wire.encode(Envelope(request=build_request("x", "c1"), gateway="gw1", deadline_s=time.time() - 1))
-    signature = wire.sign(SECRET.encode(), "c1", 1, body)
+    signature = sign("c1", 1, body)
     with serving(redis_url, lambda request: counted.append(request.id) or 1):
         gateway.client.rpush(NAMES.calls(MODEL), wire.encode([signature, body]))
         assert gateway.wait_for(Failed, "c1").code == "deadline_exceeded"

@@ -5,30 +5,32 @@ from __future__ import annotations
 import pytest
 import redis
 
-from shared import keys, wire
+from shared import keys
 from tests.support.fleet import lease
 from tests.support.names import NAMES
+from tests.support.sealed import KEYRING, open_lease
 from worker.serving.lease import LeaseKeeper
 
 WORKER = lease("m")
+KEY = KEYRING.of_worker(WORKER.worker)
 
 
 @pytest.mark.parametrize(("execution_ttl_s", "most_s"), [(60.0, keys.LEASE_TTL_S), (6.0, keys.LEASE_TTL_S), (3.0, 3)])
 def test_a_lease_lasts_no_longer_than_its_jobs(
     redis_client: redis.Redis, execution_ttl_s: float, most_s: float
 ) -> None:
-    LeaseKeeper(redis_client, NAMES, lambda: WORKER, execution_ttl_s=execution_ttl_s).write()
+    LeaseKeeper(redis_client, NAMES, KEY, lambda: WORKER, execution_ttl_s=execution_ttl_s).write()
     assert most_s - 1 < redis_client.pttl(NAMES.lease(WORKER.worker)) / 1000 <= most_s
-    assert wire.decode(redis_client.get(NAMES.lease(WORKER.worker))) == WORKER
+    assert open_lease(WORKER.worker, redis_client.get(NAMES.lease(WORKER.worker))) == WORKER
 
 
 def test_a_lease_outlasts_a_missed_renewal(redis_client: redis.Redis) -> None:
-    LeaseKeeper(redis_client, NAMES, lambda: WORKER, execution_ttl_s=0.5).write()
+    LeaseKeeper(redis_client, NAMES, KEY, lambda: WORKER, execution_ttl_s=0.5).write()
     assert redis_client.pttl(NAMES.lease(WORKER.worker)) / 1000 > keys.LEASE_EVERY_S
 
 
 def test_a_released_lease_is_gone(redis_client: redis.Redis) -> None:
-    keeper = LeaseKeeper(redis_client, NAMES, lambda: WORKER, execution_ttl_s=6)
+    keeper = LeaseKeeper(redis_client, NAMES, KEY, lambda: WORKER, execution_ttl_s=6)
     keeper.write()
     keeper.release()
     assert not redis_client.exists(NAMES.lease(WORKER.worker), NAMES.workers)

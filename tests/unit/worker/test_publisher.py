@@ -21,11 +21,12 @@ from shared.redis_server import RedisServer
 from shared.wire import FrameEntry
 from tests.support.names import NAMES
 from tests.support.processes import free_port, wait_until
+from tests.support.sealed import KEYRING, frame_seal
 from tests.support.worker import TestGateway
 from worker.serving import publisher as publishing
 from worker.serving.publisher import Publisher
 
-WORKER, EPOCH = "w.h.e", "e"
+WORKER, EPOCH = "h.w.e", "e"
 
 
 def entry(text: str, seq: int = 0, request_id: str = "r1") -> FrameEntry:
@@ -35,7 +36,7 @@ def entry(text: str, seq: int = 0, request_id: str = "r1") -> FrameEntry:
 @contextmanager
 def publisher_at(url: str, **options: object) -> Iterator[Publisher]:
     client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=1)
-    publisher = Publisher(client, NAMES, worker=WORKER, epoch=EPOCH, **options)  # type: ignore[arg-type]
+    publisher = Publisher(client, NAMES, KEYRING.of_worker(WORKER), worker=WORKER, epoch=EPOCH, **options)  # type: ignore[arg-type]
     publisher.start()
     try:
         yield publisher
@@ -60,7 +61,7 @@ def test_a_frame_reaches_the_gateway_and_its_log(redis_url: str) -> None:
         assert (frame.worker, frame.epoch, frame.seq, len(frame.entries)) == (WORKER, EPOCH, 1, 2)
         [(log_id, fields)] = gateway.client.xrange(NAMES.frame_log(WORKER, "gw1"))
         assert log_id == b"1-0"
-        assert wire.decode_frame(fields[b"f"]) == frame
+        assert wire.decode_frame(frame_seal(WORKER, "gw1").open(fields[b"f"])) == frame
         assert 0 < gateway.client.ttl(NAMES.frame_log(WORKER, "gw1")) <= keys.LOG_TTL_S
 
 
@@ -243,7 +244,7 @@ def test_a_redis_user_with_few_rights_is_enough(redis_url: str, redis_client: re
         if server_version(redis_client) >= (7, 2)
         else ["+publish", "+xadd", "+expire", "+hello", "+ping"],
         keys=[NAMES.frame_log("*", "")],
-        channels=[NAMES.gateway_channel("*", keys.NO_HOST)],
+        channels=[NAMES.gateway_channel("*", "h")],
     )
     folder = redis_url.partition("@")[2]
     with TestGateway(redis_url) as gateway, publisher_at(f"unix://worker:secret@{folder}") as publisher:

@@ -23,6 +23,7 @@ from rq.worker import BaseWorker
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from shared import keys
+from shared.clock import RedisClock
 from shared.errors import WireError
 from shared.registry import ModelSpec
 from shared.request import PRIORITIES
@@ -61,7 +62,7 @@ def enqueue(client: redis.Redis, *names: str, queue: str = OWN) -> None:
 
 
 def claims_of(client: redis.Redis, worker: str = ME, ttl_s: float = 6) -> Claims:
-    return Claims(client, NAMES, MODEL, worker, execution_ttl_s=ttl_s, worker_ttl_s=15)
+    return Claims(client, NAMES, MODEL, worker, clock=RedisClock(), execution_ttl_s=ttl_s, worker_ttl_s=15)
 
 
 def claim(claims: Claims, most: int, at: datetime | None = None) -> list[Claimed]:

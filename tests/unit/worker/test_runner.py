@@ -14,14 +14,17 @@ import pytest
 import redis
 
 from shared import wire
+from shared.clock import RedisClock
 from shared.config import load_settings
 from shared.errors import InvalidRequestError, ModelUnavailableError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Started, TextDelta, Usage
 from shared.registry import ModelSpec
 from shared.request import Envelope, GenerateRequest, Resume, SamplingParams
+from shared.seal import keys_of_host
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
-from tests.support.worker import SECRET, TestGateway, build_request
+from tests.support.sealed import SECRET
+from tests.support.worker import TestGateway, build_request, sign
 from worker.device.turns import Turns
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
 from worker.engines.echo import EchoEngine
@@ -40,13 +43,15 @@ class Bench:
         self.gateway = gateway
         self.reports: Queue[Report] = Queue()
         self.seen: list[Report] = []
-        self.publisher = Publisher(redis.Redis.from_url(url), NAMES, worker="w", epoch="e")
+        keys = keys_of_host(SECRET.encode(), "w")
+        self.publisher = Publisher(redis.Redis.from_url(url), NAMES, keys.own, worker="w", epoch="e")
         self.runner = Runner(
             SteppedEngine(core),
             self.publisher,
             Bodies(redis.Redis.from_url(url), NAMES, host="host"),
             worker="w",
-            secret=SECRET.encode(),
+            key=keys.own,
+            clock=RedisClock(),
             report=self.reports.put,
         )
 
@@ -70,7 +75,7 @@ class Bench:
         )
         body = wire.encode(envelope)
         self.gateway.client.set(NAMES.body("host", request.id, attempt), body)
-        return Ticket(request.id, attempt, wire.sign(secret.encode(), request.id, attempt, body))
+        return Ticket(request.id, attempt, sign(request.id, attempt, body, secret, host="w"))
 
     def ask(self, text: str, request_id: str = "r1", **fields: Any) -> Ticket:
         return self.submit(build_request(text, request_id), **fields)

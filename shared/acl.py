@@ -1,0 +1,71 @@
+"""Redis users for gateways and hosts, made from the names they use: `python -m shared.acl [deployment]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from shared.keys import DEFAULT_DEPLOYMENT, Names
+
+_ANY = "*"
+_RQ_CHANNELS = "rq:pubsub:*"  # commands to workers
+_GATEWAY_COMMANDS = (
+    "ping hello auth select info time multi exec discard smembers sadd srem get mget set del expire llen lrem rpush "
+    "hset hget hmget hgetall hincrby exists lpush ltrim zadd zremrangebyscore xrange evalsha script|load publish "
+    "subscribe unsubscribe"
+)
+_WORKER_RULES = "+@all -@admin -@dangerous +info +client|list +client|setname +eval +evalsha +script|load"
+
+
+def render_users(names: Names) -> str:
+    """The lines of an ACL file. Passwords are to be changed."""
+    return f"user default off\n{_gateway(names)}\n{_worker(names)}\n"
+
+
+def _gateway(names: Names) -> str:
+    queue = names.queue(_ANY)
+    keys = (*_shared_keys(names), names.gateways, names.gateway(_ANY), names.home(_ANY), names.run(_ANY, _ANY))
+    rq = ("rq:queues", f"rq:queue:{queue}", "rq:job:*", f"rq:canceled:{queue}")
+    channels = (names.gateway_channel(_ANY, _ANY), names.worker_channel(_ANY), names.loads, names.fleet, _RQ_CHANNELS)
+    commands = " ".join(f"+{command}" for command in _GATEWAY_COMMANDS.split())
+    return _user("gateway", (*keys, *rq), channels, f"-@all {commands}")
+
+
+def _worker(names: Names) -> str:
+    channels = (names.gateway_channel(_ANY, _ANY), names.worker_channel(_ANY), names.loads, names.fleet, _RQ_CHANNELS)
+    return _user("worker", (*_shared_keys(names), "rq:*"), channels, _WORKER_RULES)
+
+
+def _shared_keys(names: Names) -> tuple[str, ...]:
+    return (
+        names.workers,
+        names.hosts,
+        names.lease(_ANY),
+        names.host(_ANY),
+        names.body(_ANY, _ANY, 0).removesuffix("-0"),
+        names.ended(_ANY),
+        names.run_once(_ANY),
+        names.bell(_ANY),
+        names.placed(_ANY),
+        names.resident(_ANY),
+        names.soon(_ANY),
+        names.disk(_ANY, _ANY),
+        names.calls(_ANY),
+        names.frame_log(_ANY, _ANY),
+    )
+
+
+def _user(name: str, keys: Iterable[str], channels: Iterable[str], rules: str) -> str:
+    key_rules = " ".join(f"~{key}" for key in keys)
+    channel_rules = " ".join(f"&{channel}" for channel in channels)
+    return f"user {name} on >CHANGE-{name.upper()}-PASSWORD resetkeys {key_rules} resetchannels {channel_rules} {rules}"
+
+
+def main() -> int:
+    deployment = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_DEPLOYMENT
+    sys.stdout.write(render_users(Names(deployment)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Records are read into who can be spoken with; the others are strangers, with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.dispatch.roll import read_record
+from gateway.http.status import render_status
+from gateway.models.resolve import Routes, resolve
+from shared import wire
+from shared.errors import ModelNotFoundError, OverloadedError
+from shared.registry import Fleet, HostRecord, Reader, Stranger, WorkerLease
+from shared.seal import Keyring, Purpose
+from tests.support.fleet import host, lease
+from tests.support.sealed import host_seal, lease_seal, sealed_host, sealed_lease
+
+LEASE = lease("m")
+NAME = LEASE.worker
+
+
+def read(message: bytes, name: str = NAME) -> WorkerLease | Stranger:
+    return read_record(name, message, WorkerLease, lease_seal(name))
+
+
+def reason(message: bytes) -> str:
+    stranger = read(message)
+    assert isinstance(stranger, Stranger)
+    assert (stranger.kind, stranger.name) == ("worker", NAME)
+    return stranger.reason
+
+
+def test_a_sealed_lease_is_read() -> None:
+    assert read(sealed_lease(LEASE)) == LEASE
+    assert read_record("host", sealed_host(host()), HostRecord, host_seal("host")) == host()
+
+
+@pytest.mark.parametrize("version", [1, 2, 4, 99])
+def test_another_version_is_named(version: int) -> None:
+    old = b"\x92" + bytes([version]) if version < 3 else bytes([version])
+    assert f"wire version {version}" in reason(old + sealed_lease(LEASE)[1:])
+
+
+def test_a_reader_of_other_versions_gets_no_work() -> None:
+    assert "does not read wire version 3" in reason(sealed_lease(replace(LEASE, reader=Reader(versions=(4, 5)))))
+
+
+def test_another_secret_host_or_purpose_is_refused() -> None:
+    data = wire.encode(LEASE)
+    other = Keyring(b"another secret").of_worker(NAME).seal(Purpose.LEASE, NAME)
+    for seal in (other, lease_seal("evil.m.e1"), lease_seal("host.m.e2"), host_seal("host")):
+        assert "seal" in reason(seal.close(data))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"model": 5}, {"state": "asleep"}, {"metrics": {"x": "y"}}, {"queues": ("a", 1)}, {"pid": True}, {"reader": None}],
+)
+def test_a_field_of_the_wrong_type_is_named(fields: dict[str, Any]) -> None:
+    assert next(iter(fields)) in reason(sealed_lease(replace(LEASE, **fields)))
+
+
+def test_a_record_under_another_name_or_of_another_kind_is_refused() -> None:
+    other = lease_seal(NAME).close(wire.encode(replace(LEASE, worker="host.m.e9")))
+    assert "host.m.e9" in reason(other)
+    assert "HostRecord" in reason(lease_seal(NAME).close(wire.encode(host())))
+
+
+def test_a_model_that_nobody_understood_serves_is_no_404_while_there_are_strangers() -> None:
+    stranger = Stranger(kind="host", name="mac2", reason="message of wire version 4, this process speaks 3")
+    for workers in ((), (LEASE,)):
+        with pytest.raises(OverloadedError, match=r"mac2 gets no work: message of wire version 4") as raised:
+            resolve("theirs", Fleet(workers=workers, strangers=(stranger,)), Routes())
+        assert raised.value.retryable
+    with pytest.raises(ModelNotFoundError):
+        resolve("theirs", Fleet(workers=(LEASE,)), Routes())
+
+
+def test_strangers_are_shown_by_name() -> None:
+    stranger = Stranger(kind="worker", name=NAME, reason="message of wire version 4, this process speaks 3")
+    status = render_status(Fleet(workers=(LEASE,), strangers=(stranger,)))
+    assert status["strangers"] == [{"kind": "worker", "name": NAME, "reason": stranger.reason}]
+    assert [worker["name"] for worker in status["workers"]] == [NAME]
