@@ -12,6 +12,7 @@ from gateway.metrics import Metrics
 from shared.config import Settings, environment_name
 from tests.support.documentation import README, documented_metrics
 from tests.support.names import NAMES
+from tests.support.processes import REPOSITORY
 from tests.support.sealed import KEYRING
 
 
@@ -30,3 +31,20 @@ def test_every_metric_of_a_gateway_is_in_the_readme() -> None:
     assert len(served) > 20
     assert served <= documented_metrics()
     assert {name for name in documented_metrics() if name.startswith("gw_")} <= served
+
+
+def test_contributing_names_files_that_exist_and_what_stands_in_them() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    paths = {path for path in re.findall(r"`([\w.-]+/[\w./-]+)`", text) if "<" not in path}
+    assert len(paths) > 15
+    assert [path for path in sorted(paths) if not _exists(path)] == []
+    for word, module in re.findall(r"`(\w+)` (?:in|of) `([\w/]+\.py)`", text):
+        assert re.search(rf"\b{word}\b", (REPOSITORY / module).read_text()), f"{word} in {module}"
+
+
+def _exists(path: str) -> bool:
+    """A file or folder, or a name in a module (`gateway/dialects/base.Dialect`)."""
+    module, _, name = path.rpartition(".")
+    return (REPOSITORY / path).exists() or (
+        (REPOSITORY / f"{module}.py").is_file() and f"class {name}" in (REPOSITORY / f"{module}.py").read_text()
+    )
