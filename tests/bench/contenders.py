@@ -18,7 +18,9 @@ import redis.asyncio
 
 from gateway.command.runfile import read_running
 from gateway.dispatch.fleet import FleetWatcher
+from shared.config import Settings, load_secret
 from shared.processes import GuardedProcess
+from shared.seal import Keyring
 from tests.bench.prompts import Renderer, Request
 from tests.bench.wire import Answer, Connection, chat
 from tests.support.names import NAMES
@@ -143,8 +145,9 @@ class Stack(HttpContender):
         running = read_running(self._folder / "state")
         if running is None:
             return []
+        keyring = Keyring(load_secret(Settings(state_dir=self._folder / "state")))
         async with redis.asyncio.Redis.from_url(running.redis_url) as client:
-            fleet = await FleetWatcher(client, NAMES).refresh()
+            fleet = await FleetWatcher(client, NAMES, keyring).refresh()
         return [lease.pid for lease in fleet.workers if lease.state == "ready"]
 
 

@@ -37,7 +37,7 @@ def test_a_released_lease_is_gone(redis_client: redis.Redis) -> None:
 
 
 def test_a_lease_that_cannot_be_written_again_on_a_full_redis_lasts_on(redis_client: redis.Redis) -> None:
-    keeper = LeaseKeeper(redis_client, NAMES, lambda: WORKER, execution_ttl_s=6)
+    keeper = LeaseKeeper(redis_client, NAMES, KEY, lambda: WORKER, execution_ttl_s=6)
     keeper.write()
     redis_client.pexpire(NAMES.lease(WORKER.worker), 500)
     redis_client.config_set("maxmemory", 1)
