@@ -48,7 +48,8 @@ class WorkerLease:
     are those beyond its capacity for the first class, `held` counts what it has claimed, `queued` the jobs in
     its own lists when `placed` jobs had ever been put there, `waiting_s` the predicted prefill of what it holds and has
     not prefilled, `prefill_s` is the mean prefill of a request and `service_s` the mean time from its start to its end,
-    with its deviation.
+    with its deviation. `template` is what a person should know
+    of the model's chat template, by name.
     """
 
     worker: str
@@ -81,6 +82,7 @@ class WorkerLease:
     service_s: float = 0.0
     service_deviation_s: float = 0.0
     reader: Reader = field(default_factory=Reader)
+    template: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

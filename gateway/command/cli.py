@@ -161,6 +161,8 @@ def _status(settings: Settings, _: argparse.Namespace) -> int:
             print(f"  {describe_model(model)}")
     for lease in fleet.workers:
         print(f"worker   {describe_worker(lease)}")
+        if lease.template:
+            print(f"  chat template: {describe_template(lease.template)}")
     for stranger in fleet.strangers:
         print(describe_stranger(stranger))
     if not fleet.hosts and not fleet.workers and not fleet.strangers:
@@ -179,6 +181,11 @@ def describe_worker(lease: WorkerLease) -> str:
 def describe_stranger(stranger: Stranger) -> str:
     """One line for a person."""
     return f"{stranger.kind:<8} {stranger.name}  gets no work: {stranger.reason}"
+
+
+def describe_template(template: Mapping[str, str]) -> str:
+    """One line for a person."""
+    return "; ".join(f"{name} {value}" for name, value in template.items())
 
 
 def _models(settings: Settings, _: argparse.Namespace) -> int:
@@ -210,6 +217,10 @@ def _doctor(settings: Settings, _: argparse.Namespace) -> int:
         mark = "ok  " if finding.is_fine else "FAIL" if finding.is_needed else "note"
         print(f"{mark} {finding.subject}: {finding.text}", flush=True)
         is_sound = is_sound and (finding.is_fine or not finding.is_needed)
+    if read_running(settings.state_dir) is not None:
+        for lease in _read_fleet(settings).workers:
+            mark = "note" if "unread" in lease.template else "ok  "
+            print(f"{mark} chat template of {lease.model}: {describe_template(lease.template)}")
     return 0 if is_sound else 1
 
 

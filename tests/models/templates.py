@@ -37,7 +37,7 @@ from shared.messages import Message, Part, ReasoningPart, TextPart, ToolCallPart
 from shared.request import GenerateRequest, ReasoningOptions, ToolDefinition
 from tests.bench.report import Table
 from worker.engines.mlx.call_trip import SAMPLES, failed_trips
-from worker.engines.mlx.output import output_format
+from worker.engines.mlx.template_report import report_template
 from worker.prompt import Prompt, PromptBuilder
 from worker.prompt.sequences import common_length
 
@@ -281,7 +281,7 @@ def examine(path: Path, *, timed: bool = True) -> Row:
         unequal=difference(tokenizer, builder),
         broken=broken_law(builder),
         turn_ms=turn_ms(builder) if timed else 0.0,
-        family=output_format(tokenizer).answer.calls.family.name,
+        family=report_template(tokenizer, builder)["calls"],
         trips={name: trips.get(name, "") for name in SAMPLES},
     )
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.models.templates import broken_law, difference, own_losses, tokenizer_for
 from tests.unit.worker.prompt_models import FAMILIES, TEMPLATES
+from worker.engines.mlx.call_trip import failed_trips
 from worker.prompt import PromptBuilder
 
 VARIABLE = "MLX_GATEWAY_TEST_TEMPLATES"
@@ -49,3 +50,8 @@ def test_a_turn_is_rendered_without_its_history(path: Path) -> None:
 def test_a_prompt_differs_from_the_templates_own_only_where_that_contradicts_itself(path: Path) -> None:
     if difference(tokenizer_for(path.read_text()), built(path)):
         assert any(own_losses(built(path)))
+
+
+@pytest.mark.parametrize("path", _PATHS, ids=lambda path: path.stem)
+def test_calls_as_a_template_of_a_real_model_writes_them_are_read_back(path: Path) -> None:
+    assert failed_trips(tokenizer_for(path.read_text()), built(path)) == {}

@@ -29,6 +29,7 @@ class EngineInfo:
     `context_tokens` bounds prompt plus answer. `capacity` is how many requests it runs at once, 0 when it sets no
     bound of its own; `kinds` are the kinds of work it takes. `gives_token_ids` says whether its outputs hold the ids
     of what was generated: without them an answer cannot be resumed. `can_pause` says whether `pause` does anything.
+    `template` is what a person should know of the model's chat template, by name.
     """
 
     context_tokens: int
@@ -39,6 +40,7 @@ class EngineInfo:
     kinds: tuple[str, ...] = ("generate", "count")
     gives_token_ids: bool = True
     can_pause: bool = False
+    template: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -238,6 +238,7 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
                 supports_tools=info.supports_tools,
                 supports_reasoning=info.supports_reasoning,
                 supports_images=info.supports_images,
+                template=info.template,
             )
         return replace(
             lease,

@@ -81,7 +81,9 @@ def _render_capabilities(fleet: Fleet, model: str) -> dict[str, Any]:
     reads_images = supported(bool(workers) and all(worker.supports_images for worker in workers))
     reasons = supported(bool(workers) and all(worker.supports_reasoning for worker in workers))
     never, always = supported(False), supported(True)
+    template = next((worker.template for worker in workers if worker.template), {})
     return {
+        **({"chat_template": template} if template else {}),
         "batch": never,
         "citations": never,
         "code_execution": never,

@@ -50,6 +50,7 @@ from worker.engines.mlx.prefill.scheduler import PrefillCost
 from worker.engines.mlx.prefill.sequence import Sequence
 from worker.engines.mlx.prefill.vision import Vision
 from worker.engines.mlx.preparing import Payload, Preparing
+from worker.engines.mlx.template_report import report_template
 from worker.model_folder import find_model
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import PromptBuilder
@@ -111,6 +112,7 @@ class MlxEngine:
             supports_images=self._builder.supports_images,
             capacity=self._settings.capacity,
             can_pause=True,
+            template=report_template(loaded.tokenizer, self._builder),
         )
 
     def _claim_room(self) -> Path:

@@ -92,3 +92,12 @@ def test_a_page_is_what_stands_next_to_its_cursor(query: dict[str, str], page: s
 def test_a_page_that_cannot_be_is_refused_by_the_fields_name(query: dict[str, str], named: str) -> None:
     with pytest.raises(InvalidRequestError, match=f"^{named}: "):
         cut_page(("a", "b"), parse_page(query))
+
+
+def test_what_is_known_of_the_chat_template_stands_among_the_capabilities() -> None:
+    said = {"rendering": "window", "calls": "json_tools", "unread": "two calls"}
+    fleet = Fleet(workers=(lease("told", context_tokens=9, template=said), lease("untold", context_tokens=9)))
+    capabilities = ANTHROPIC.render_model(fleet, "told", name="")["capabilities"]
+    assert capabilities["chat_template"] == said
+    assert ModelCapabilities.model_validate(capabilities)
+    assert "chat_template" not in ANTHROPIC.render_model(fleet, "untold", name="")["capabilities"]
