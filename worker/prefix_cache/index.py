@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic
@@ -57,6 +58,7 @@ class PrefixIndex(Generic[P]):
         self._roots: dict[bytes, Node[P]] = {}
         self._clock = 0.0
         self.nbytes = 0
+        self.arrays = 0
         self.stored_bytes = 0
         self.evictions = 0
         self._holders: dict[bytes, list[Node[P]]] = {}  # nodes by the key of the stored copy they share
@@ -115,6 +117,10 @@ class PrefixIndex(Generic[P]):
                 if shared == size and not child.is_hole:
                     stack.append(child)
                 yield child, at + shared
+
+    def known(self, root: Node[P], tokens: bytes) -> int:
+        """How many of the tokens are known, in memory or stored, whether or not they can be resumed there."""
+        return max((depth for node, depth in self._agreeing(root, tokens, 0) if not node.is_hole), default=0)
 
     def path(self, node: Node[P]) -> list[Node[P]]:
         """The nodes from below the root down to `node`."""
@@ -285,9 +291,11 @@ class PrefixIndex(Generic[P]):
     def _set_payload(self, node: Node[P], payload: P | None) -> None:
         if node.payload is not None:
             self.nbytes -= node.payload.nbytes
+            self.arrays -= node.payload.arrays
         node.payload = payload
         if payload is not None:
             self.nbytes += payload.nbytes
+            self.arrays += payload.arrays
             node.is_checkpoint = node.is_checkpoint or payload.is_checkpoint
             self._rank(node)
 
@@ -376,7 +384,8 @@ class PrefixIndex(Generic[P]):
     # -- eviction -------------------------------------------------------------------------------------------------
 
     def evict(self, max_bytes: int) -> int:
-        """Drop the least valuable payloads until at most `max_bytes` are held or no more may go. Bytes freed."""
+        """Drop the least valuable payloads until at most `max_bytes` are held or no more may go. Of the last one only
+        as many whole blocks go as have to, where it can be cut. Bytes freed."""
         before = self.nbytes
         if before <= max_bytes:
             return 0
@@ -394,6 +403,7 @@ class PrefixIndex(Generic[P]):
             if node.stored is not None and not payload.is_held:
                 self._set_payload(node, None)
             elif not (node.children or node.pins or payload.is_held):
+                parent = self._cut_off(node, self.nbytes - max_bytes) or parent
                 self._remove(node)
                 if self._is_evictable(parent):
                     heapq.heappush(heap, (parent.priority, id(parent), parent))
@@ -401,6 +411,15 @@ class PrefixIndex(Generic[P]):
                 self._set_payload(node, payload.thin())
                 node.is_checkpoint = False
         return before - self.nbytes
+
+    def _cut_off(self, leaf: Node[P], excess_bytes: int) -> Node[P] | None:
+        """Cut a leaf so that what stays of it, in whole blocks, is all that may be held. The part that stays; None when
+        nothing of it may."""
+        assert leaf.payload is not None
+        size = leaf.end - leaf.start
+        kept = size - math.ceil(excess_bytes * size / max(1, leaf.payload.nbytes))
+        kept -= kept % self._block_tokens
+        return self._split(leaf, kept) if self._is_divisible and kept > 0 else None
 
     def fixed_bytes(self) -> int:
         """Bytes that eviction could not free now: what pinned prefixes need, no copy was stored of, and is not held
@@ -458,7 +477,7 @@ class PrefixIndex(Generic[P]):
 
     def check_integrity(self) -> None:
         """Raises AssertionError when the tree is not what its text says. For tests and idle moments."""
-        payload_bytes = 0
+        payload_bytes = arrays = 0
         held: dict[bytes, int] = {}
         for node in self.nodes():
             parent = node.parent
@@ -470,13 +489,14 @@ class PrefixIndex(Generic[P]):
             assert node.pins >= 0
             if node.payload is not None:
                 payload_bytes += node.payload.nbytes
+                arrays += node.payload.arrays
                 assert node.is_checkpoint or not node.payload.is_checkpoint
             if node.stored is not None:
                 assert node in self._holders[node.stored.key]
                 assert node.stored.start <= node.start < node.end <= node.stored.end
                 held[node.stored.key] = node.stored.nbytes
             assert not (node.is_hole and node.is_checkpoint)
-        assert payload_bytes == self.nbytes
+        assert (payload_bytes, arrays) == (self.nbytes, self.arrays)
         assert held.keys() == self._holders.keys()
         assert sum(held.values()) == self.stored_bytes
         for node in self.changed.values():

@@ -25,6 +25,10 @@ class Payload(Protocol):
     def nbytes(self) -> int: ...
 
     @property
+    def arrays(self) -> int:
+        """Buffers of the device's that it holds alone."""
+
+    @property
     def thin_bytes(self) -> int:
         """Bytes that `thin` would free."""
 

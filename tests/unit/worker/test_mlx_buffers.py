@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import zlib
 from dataclasses import replace
@@ -265,6 +266,39 @@ def test_short_sequences_at_rest_take_one_array() -> None:
     assert store.nbytes == 20 * 30 * TOKEN_BYTES
 
 
+def test_arrays_are_bounded_as_bytes_are() -> None:
+    store = build_store()
+    store.max_arrays = 20
+    for n in range(60):
+        said(store, text(30, seed=n))
+        assert store.arrays <= 20
+    assert store.peek("", pack_tokens([*text(30, seed=59), 1])) == 30
+    check_books(store)
+
+
+def test_what_is_larger_than_the_budget_is_kept_in_part_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    store = build_store(max_bytes=402 * TOKEN_BYTES)
+    story = text(1000)
+    for _ in range(3):
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            said(store, story)
+        assert store.peek("", pack_tokens([*story, 1])) == 400
+        assert "kept 400 of 1000 tokens" in caplog.text
+    assert store.unkept_tokens >= 1800
+    check_books(store)
+
+
+def test_a_row_of_a_batch_is_kept_in_part_too() -> None:
+    store = build_store(max_bytes=402 * TOKEN_BYTES)
+    running = Running(store, text(1000))
+    running.compute(1000)
+    running.join_a_batch()
+    running.end()
+    assert store.peek("", pack_tokens([*text(1000), 1])) == 400
+    check_books(store)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("max_bytes", [1 << 30, 400 * TOKEN_BYTES])
 def test_whatever_happens_what_is_restored_is_what_was_computed(seed: int, max_bytes: int) -> None:
@@ -379,6 +413,37 @@ def test_what_is_written_while_it_is_lent_comes_back_whole(
     assert after.tokens["d"] == driver.tokens["a"]
     assert same.usage.cached_tokens > 0.95 * same.usage.input_tokens
     after.engine.unload()
+
+
+def test_what_goes_to_disk_does_not_depend_on_room_in_memory(
+    tmp_path: Path, random_checkpoint: CheckpointMaker
+) -> None:
+    folder = random_checkpoint("full")
+    settings: dict[str, Any] = {"state_dir": tmp_path, "ssd_cache_bytes": 1 << 30, "cache_bytes": 300 * 256}
+    driver = Driver(folder, **settings)
+    driver.run(request("a", conversation("one")))
+    assert driver.engine.store.nbytes <= 300 * 256
+    driver.engine.store.flush(10)
+    assert driver.engine.store.nbytes <= 300 * 256
+    (again,) = driver.run(request("b", conversation("one")))
+    assert again.usage.restored_tokens > 0.9 * (again.usage.input_tokens - 300)
+    assert again.usage.cached_tokens > 0.9 * again.usage.input_tokens
+    assert driver.tokens["b"] == driver.tokens["a"]
+    driver.engine.unload()
+
+
+@pytest.mark.parametrize("preset", ["full", "llama"])
+def test_no_graph_grows_with_a_batch(preset: str, random_checkpoint: CheckpointMaker) -> None:
+    driver = Driver(random_checkpoint(preset), options={"drafting": "off"})
+    driver.submit(*(request(key, [message("user", key)], max_tokens=300) for key in ("a", "b")))
+    driver.step_until(lambda: len(driver.tokens["a"]) > 250 and len(driver.tokens["b"]) > 250)
+    (group,) = driver.engine._decoder._groups
+    held = [array for leaf in leaves(group._cache) for array in vars(leaf).values() if isinstance(array, mx.array)]
+    dot = io.StringIO()
+    mx.export_to_dot(dot, *held)
+    assert dot.getvalue().count("->") < 700
+    driver.engine.cancel("a")
+    driver.engine.cancel("b")
 
 
 def test_a_long_row_stays_alone_and_keeps_its_buffer(random_checkpoint: CheckpointMaker) -> None:

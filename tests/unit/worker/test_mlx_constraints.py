@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
+from shared.events import Failed, Finished
 from shared.messages import TextPart, ToolCallPart
 from shared.request import ReasoningOptions, SamplingParams, ToolChoice, ToolDefinition
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
+from worker.engines.mlx.decode.constraint import Constraint
 from worker.formats.families import FAMILIES
 from worker.formats.grammars import CALL_FORMS
 
@@ -143,3 +146,13 @@ def test_what_cannot_be_enforced_comes_back_as_a_warning(driver: Driver) -> None
     assert "not enforced" in prepared.warnings[0]
     (answer,) = driver.run(asked("again", response_schema={"$ref": "https://example.com/away.json"}))
     assert answer.usage.output_tokens > 0
+
+
+def test_an_answer_that_leaves_its_form_fails_and_others_go_on(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a mistake of ours or of the grammar's could let a token through that the form does not allow."""
+    monkeypatch.setattr(Constraint, "allowed", lambda self, vocabulary: np.ones(vocabulary, np.bool_))
+    driver.submit(asked("formed", response_schema=SCHEMA), request("free", [message("user", "hello")], max_tokens=20))
+    driver.step_until(lambda: not driver.engine.has_work())
+    assert isinstance(driver.events["formed"][-1], Failed)
+    assert isinstance(driver.events["free"][-1], Finished)
+    assert len(driver.tokens["free"]) == 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from unittest import mock
 
 import mlx.core as mx
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from shared.errors import InvalidRequestError
 from shared.request import SamplingParams
+from worker.engines.mlx.decode import sampling
 from worker.engines.mlx.decode.parameters import row_params
 from worker.engines.mlx.decode.sampling import BatchSampler, RowParams, RowSampler
 from worker.engines.mlx.model.sampling_defaults import SamplingDefaults, load_defaults
@@ -177,3 +179,21 @@ def test_what_cannot_be_used_is_refused() -> None:
 def test_excessive_bias_is_no_infinity() -> None:
     params = row_params(SamplingParams(temperature=1.0, logit_bias={3: 1e300}), SamplingDefaults(), VOCAB)
     assert set(draws(params, 20)) == {3}
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=40), st.floats(0, 1, exclude_max=True, width=32), st.data())
+@settings(max_examples=60)
+def test_a_token_of_probability_zero_is_never_taken(weights: list[int], drawn: float, data: st.DataObject) -> None:
+    """However the sums are rounded: those of a device's parallel sum may fall from one index to the next."""
+    probabilities = [w / 10 for w in weights]
+    if not any(probabilities):
+        return
+    noise = [n / 1000 for n in data.draw(st.lists(st.integers(-50, 50), min_size=len(weights), max_size=len(weights)))]
+    real = mx.cumsum
+
+    def rounded(array: mx.array, axis: int) -> mx.array:
+        return real(array, axis=axis) + mx.array([noise])
+
+    with mock.patch.object(mx, "cumsum", rounded):
+        (token,) = sampling._invert(mx.array([probabilities]), mx.array([[drawn]])).tolist()
+    assert probabilities[token] > 0

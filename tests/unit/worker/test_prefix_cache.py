@@ -28,6 +28,10 @@ class Piece:
         return 10 * len(self.tokens) + self.thin_bytes
 
     @property
+    def arrays(self) -> int:
+        return 1 + self.has_state
+
+    @property
     def thin_bytes(self) -> int:
         return 5 if self.has_state else 0
 
@@ -240,9 +244,9 @@ def test_the_cheap_to_compute_and_the_little_used_go_first() -> None:
     add(index, [3] * 10)
     index.touch(index.match("", pack_tokens([2] * 10), 10).node)
     add(index, [4] * 10, weight=0.1)
-    index.evict(index.nbytes - 1)
+    index.evict(index.nbytes - 100)
     assert depth_of(index, [4] * 10) == 0
-    index.evict(index.nbytes - 150)
+    index.evict(index.nbytes - 205)
     assert depth_of(index, [2] * 10) == 10
     assert depth_of(index, [1] * 10) + depth_of(index, [3] * 10) == 0
 
@@ -286,3 +290,19 @@ def test_states_in_the_middle_are_dropped_before_whole_branches() -> None:
     assert depth_of(index, [1] * 4) == 0
     assert depth_of(index, [1] * 4 + [2] * 4) == 8
     index.unpin(leaf)
+
+
+def test_of_a_stretch_too_large_the_longest_run_of_blocks_stays() -> None:
+    index = build_index(is_divisible=True)
+    add(index, list(range(100)))
+    index.evict(505)
+    assert index.nbytes <= 505
+    assert index.match("", pack_tokens(list(range(100))), 100).depth == 50 - 50 % BLOCK
+    index.check_integrity()
+
+
+def test_a_stretch_that_cannot_be_cut_goes_whole() -> None:
+    index = build_index(is_divisible=False)
+    add(index, list(range(100)))
+    index.evict(505)
+    assert index.nbytes == 0

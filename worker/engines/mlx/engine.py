@@ -335,6 +335,8 @@ class MlxEngine:
             return [Failed.of(InternalError(f"the answer cannot be read: {type(error).__name__}"))], True
 
     def _read(self, sequence: Sequence, token: Token) -> tuple[list[Event], bool]:
+        if sequence.sampler is not None and sequence.sampler.is_broken:
+            return [Failed.of(InternalError("the answer left the form that was demanded"))], True
         events = sequence.answer.take(token.token, self._logprob(token))
         reason = sequence.answer.end
         if reason is None:

@@ -16,11 +16,12 @@ import mlx.core as mx
 from worker.engines.mlx.decode.sampling import BatchSampler, Logprobs, PendingLogprobs, RowSampler
 from worker.engines.mlx.kv.buffers import Buffer, reserve, room_of, whole_steps
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
-from worker.engines.mlx.kv.classes import leaves, row_of
+from worker.engines.mlx.kv.classes import class_of, leaves, row_of
 from worker.engines.mlx.kv.rewind import Mark, can_rewind, drop_last
 
 _GPU_LAST_PASS_TOKENS = 48
 _CPU_LAST_PASS_TOKENS = 8
+_METADATA_STEPS = 64  # after which what a model may never read of a batch's caches is evaluated
 _ROOM_SHARE = 16  # of an only row's tokens: how many more it is given room for when it has none left
 
 
@@ -95,6 +96,7 @@ class DecodeGroup:
         self._logprobs: PendingLogprobs | None = None
         self._sampler = BatchSampler([])
         self._room = 0  # tokens that the only row's cache has room for
+        self._steps = 0
         self.rows: list[Row] = []
 
     def __len__(self) -> int:
@@ -130,7 +132,7 @@ class DecodeGroup:
         self._pending = self._sampler.sample(logits)
         self._logprobs = _pending_logprobs(logits, self._pending, [row.sampler for row in self.rows])
         mx.async_eval(  # type: ignore[no-untyped-call]
-            self._pending, self._logprobs.arrays if self._logprobs else []
+            self._pending, self._logprobs.arrays if self._logprobs else [], self._due_metadata()
         )
         values = logprobs.read() if logprobs else {}
         tokens: Any = inputs.tolist()
@@ -229,6 +231,14 @@ class DecodeGroup:
         if self._logprobs is not None:
             self._logprobs.keep(keep)
         self._rows_changed([self.rows[index] for index in keep])
+
+    def _due_metadata(self) -> list[mx.array]:
+        """Now and then, what each pass changes of the caches though the model may not read it: else a graph of all
+        passes hangs behind it, and each of them holds a buffer."""
+        self._steps += 1
+        if self._steps % _METADATA_STEPS:
+            return []
+        return [array for leaf in leaves(self._cache) for array in class_of(leaf).metadata(leaf)]
 
     def _make_room(self, count: int) -> None:
         """For the only row's next tokens: mlx-lm makes room for 256 at a time, and copies all to do so."""

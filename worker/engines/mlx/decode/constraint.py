@@ -110,6 +110,7 @@ class Constraint:
         self._eos_token_ids = list(eos_token_ids)
         self._matcher = matcher
         self._unreasoned = unreasoned
+        self.is_broken = False  # whether a token came that the form does not allow, before it was complete
         self._run = digits.run()
         self._words = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
 
@@ -142,7 +143,11 @@ class Constraint:
         """Advance by the token that was sampled. False when the grammar does not allow it, or the answer is over."""
         self._unreasoned = None
         self._run.add(token)
-        return not self._matcher.is_stopped() and bool(self._matcher.consume_token(token))
+        if self._matcher.is_stopped():
+            return False
+        is_allowed = bool(self._matcher.consume_token(token))
+        self.is_broken = self.is_broken or not is_allowed
+        return is_allowed
 
     @property
     def is_complete(self) -> bool:

@@ -89,6 +89,11 @@ class RowSampler:
         return dense
 
     @property
+    def is_broken(self) -> bool:
+        """Whether the answer has left the form that it must have."""
+        return self.constraint is not None and self.constraint.is_broken
+
+    @property
     def adjusts(self) -> bool:
         return self._bias is not None or self._counts is not None or self.constraint is not None
 
@@ -289,9 +294,16 @@ class _Group:
 
 
 def _invert(probabilities: mx.array, drawn: mx.array) -> mx.array:
-    """The index where each row's cumulative sum first exceeds its drawn share of the whole."""
+    """The first index with a probability where each row's cumulative sum exceeds its drawn share of the whole.
+
+    A sum computed in parallel need not rise from one index to the next, and where it is rounded the share may lie
+    beyond the last that has a probability: then the likeliest is taken.
+    """
     cumulative = mx.cumsum(probabilities, axis=-1)
-    return (cumulative <= drawn * cumulative[:, -1:]).sum(axis=-1).astype(mx.uint32)
+    is_beyond = mx.logical_and(cumulative > drawn * cumulative[:, -1:], probabilities > 0)
+    size = probabilities.shape[-1]
+    first = mx.where(is_beyond, mx.arange(size), size).min(axis=-1)
+    return mx.where(first < size, first, mx.argmax(probabilities, axis=-1)).astype(mx.uint32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from worker.engines.mlx.kv.buffers import Buffer, Part, Run, lend
-from worker.engines.mlx.kv.classes import Kind, Pair, class_of, leaf_bytes, leaves, nested
+from worker.engines.mlx.kv.classes import Kind, Pair, class_of, leaf_arrays, leaf_bytes, leaves, nested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,7 @@ class Segment:
     pairs: tuple[Pair | None, ...]
     states: tuple[Any, ...]
     nbytes: int
+    arrays: int  # those of windows and states; what tokens lie in is counted where it is
     thin_bytes: int
     is_checkpoint: bool
 
@@ -129,6 +130,8 @@ def build_segment(
         pairs=pairs,
         states=states,
         nbytes=state_bytes + pair_bytes + (0 if run is None else run.nbytes),
+        arrays=2 * sum(pair is not None for pair in pairs)
+        + sum(leaf_arrays(state) for state in states if state is not None),
         thin_bytes=state_bytes,
         is_checkpoint=all(
             _is_resumable(kind, window, length, pair, state)

@@ -262,6 +262,10 @@ def leaf_bytes(leaf: Any) -> int:
     return sum(array.nbytes for _, array in tree_flatten(leaf.state) if isinstance(array, mx.array))
 
 
+def leaf_arrays(leaf: Any) -> int:
+    return sum(isinstance(array, mx.array) for _, array in tree_flatten(leaf.state))
+
+
 def cache_bytes(cache: Sequence[Any]) -> int:
     return sum(leaf_bytes(leaf) for leaf in leaves(cache))
 

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 MAIN_WEIGHT = 1.0  # of what belongs to a person's own conversation
 _LAST_WRITES_S = 5.0
 _MAX_UNWRITTEN_BYTES = 32 << 20  # of host copies that wait for the disk
+MAX_ARRAYS = 200_000  # Metal ends at 499,000 live buffers, those of weights and of running requests among them
+_ARRAYS_STEP = 0.95  # of the bytes kept, when there are too many
 _FLUSH_POLL_S = 0.05
 _STEP_BYTES = 16 << 20  # copied for the disk between two steps
 
@@ -57,6 +59,8 @@ class Lease:
     restored: int
     weight: float
     buffer: Buffer | None = None
+    computed: int = 0  # tokens that were to be kept, of `packed`
+    packed: bytes = b""
     is_fetching: bool = False  # what it needs is held in memory, as soon as it is there
 
 
@@ -94,11 +98,13 @@ class PrefixStore:
         self._model = model
         self._layout = layout
         self._min_reuse_tokens = min_reuse_tokens
+        self._block_tokens = block_tokens
         self._slots = slots
         self._disk = disk
         self._writes: dict[bytes, _Write] = {}
         self._reads: dict[bytes, tuple[Stored, Future[RawSegment]]] = {}
         self.max_bytes = max_bytes
+        self.max_arrays = MAX_ARRAYS
         self.budget_bytes = max_bytes  # what memory has room for at the moment, if that is less
         self._segment_bytes = segment_bytes
         self._token_bytes = token_bytes
@@ -110,6 +116,7 @@ class PrefixStore:
         )
         self._latest: list[Node[Segment]] = []  # ends of the main conversations, the latest last
         self._buffers: WeakSet[Buffer] = WeakSet()
+        self._unwritten: list[tuple[Buffer, Node[Segment], int]] = []  # lent to the writer, for want of room
         self._returns = 0  # of buffers that were lent
         self._overhead_bytes: int | None = 0  # of the buffers beyond what the index counts; None when to be counted
         self.version = 0  # changes whenever a look-up could come out differently
@@ -117,6 +124,7 @@ class PrefixStore:
         self.misses = 0
         self.hit_tokens = 0
         self.restored_tokens = 0
+        self.unkept_tokens = 0  # for which the budget was too small
         if disk is not None:
             self._adopt(disk)
 
@@ -206,23 +214,69 @@ class PrefixStore:
         lease.node = self.index.pin(left[-1] if left else root)
         lease.kept = min(lease.kept, lease.node.end)
 
+    def _lend_to_writer(self, lease: Lease) -> bool:
+        """Whether what the sequence kept stays where it is until it is written, because there is no room for it."""
+        if self._disk is None or not self._disk.is_writable or lease.buffer is None:
+            return False
+        named = sum(part.end - part.start for part in lease.buffer.parts()) * self._token_bytes
+        if self.nbytes + named <= self.room_bytes or not self._is_unwritten(lease.node):
+            return False
+        self._unwritten.append((lease.buffer, lease.node, self._next_return(lease)))
+        lease.buffer = None
+        return True
+
+    def _next_return(self, lease: Lease) -> int:
+        """When a buffer was last used, in order; 0 where that is no reason to keep what makes a next turn fast."""
+        self._returns += 1
+        return self._returns if lease.weight >= MAIN_WEIGHT else 0
+
+    def _is_unwritten(self, node: Node[Segment]) -> bool:
+        return any(n.key in self.index.changed or n.key in self._writes for n in self.index.path(node))
+
+    def _take_back_written(self, *, all_of_it: bool = False) -> None:
+        """What was kept for the writer alone is at rest again, once that is done."""
+        for entry in list(self._unwritten):
+            buffer, node, used = entry
+            if all_of_it or not self._is_unwritten(node):
+                self._unwritten.remove(entry)
+                buffer.give_back(used)
+                self._changed()
+
     def _take_back(self, lease: Lease) -> None:
         if lease.buffer is not None:
-            self._returns += 1
-            lease.buffer.give_back(self._returns if lease.weight >= MAIN_WEIGHT else 0)
+            lease.buffer.give_back(self._next_return(lease))
             lease.buffer = None
             self._changed()
 
     def close(self, lease: Lease) -> None:
         """The sequence is over."""
-        self._take_back(lease)
+        if not self._lend_to_writer(lease):
+            self._take_back(lease)
         if lease.weight >= MAIN_WEIGHT:
             path = self.index.path(lease.node)
             others = [node for node in self._latest if node not in path and node.parent is not None]
             latest = [*others, *path[-1:]]
             self._latest = latest[max(0, len(latest) - self._slots) :]
+        root = self.index.root_above(lease.node)
         self.release(lease)
         self.shrink(self.room_bytes, weight=lease.weight)
+        self._bound_arrays()
+        self._tell_kept(root, lease)
+
+    def _bound_arrays(self) -> None:
+        """Short prefixes may be many long before they are large."""
+        while self.arrays > self.max_arrays:
+            if not self.shrink(int(self.nbytes * _ARRAYS_STEP)):
+                return
+
+    def _tell_kept(self, root: Node[Segment], lease: Lease) -> None:
+        """Nobody should have to guess why the next turn is computed again."""
+        kept = self.index.known(root, slice_tokens(lease.packed, 0, lease.computed))
+        if kept < lease.computed:
+            self.unkept_tokens += lease.computed - kept
+            fitting = self.room_bytes // max(1, self._segment_bytes(1024) // 1024)
+            budget = f"{self.room_bytes >> 20} MB, about {fitting} tokens"
+            log.warning("kept %d of %d tokens: the budget is %s", kept, lease.computed, budget)
 
     def release(self, lease: Lease) -> None:
         """Another lease takes over."""
@@ -237,14 +291,14 @@ class PrefixStore:
         end)` cuts them out."""
         if end <= lease.kept or end < self._min_reuse_tokens:
             return
+        lease.computed, lease.packed = end, packed
         needed_bytes = self._segment_bytes(end - lease.kept)
         if lease.buffer is not None:
             needed_bytes -= (end - lease.kept) * self._token_bytes
-        before_bytes = self.room_bytes - needed_bytes
-        if before_bytes < 0:
-            return
-        if self.nbytes > before_bytes and not self._shrink(before_bytes, lease.weight, is_partial=False):
-            return  # what is in use, or belongs to better conversations, leaves no room
+        if not self._make_room(needed_bytes, lease.weight):
+            end = self._fitting_end(lease, end)
+            if end <= lease.kept or not self._make_room((end - lease.kept) * self._token_bytes, lease.weight):
+                return
         segment = capture(lease.kept, end)
         if segment.run is not None:
             self._buffers.update(part.buffer for part in segment.run.parts)
@@ -258,6 +312,22 @@ class PrefixStore:
         self._write_changed()
         self.shrink(self.room_bytes, weight=lease.weight)
 
+    def _make_room(self, needed_bytes: int, weight: float) -> bool:
+        """Whether so many bytes more may be held. Nothing goes when what is in use, or belongs to better conversations,
+        leaves no room."""
+        before_bytes = self.room_bytes - needed_bytes
+        if before_bytes < 0:
+            return False
+        return self.nbytes <= before_bytes or self._shrink(before_bytes, weight, is_partial=False) > 0
+
+    def _fitting_end(self, lease: Lease, end: int) -> int:
+        """The depth down to which what was computed may be kept: the end of the longest run of blocks that fits, where
+        one can resume at any depth."""
+        if not self._layout.is_divisible:
+            return lease.kept
+        fitting = (self.room_bytes - self.index.fixed_bytes()) // max(1, self._token_bytes)
+        return min(end, lease.kept + max(0, fitting) // self._block_tokens * self._block_tokens)
+
     @property
     def room_bytes(self) -> int:
         """What may be held now."""
@@ -266,6 +336,8 @@ class PrefixStore:
     def shrink(self, max_bytes: int, *, weight: float = MAIN_WEIGHT) -> int:
         """Evict until at most `max_bytes` are held in memory, or no more may go. Bytes freed. For a request of less
         than the main weight, the latest main conversations may not go, except to the disk."""
+        if max_bytes < self.room_bytes:
+            self._take_back_written(all_of_it=True)
         return self._shrink(max_bytes, weight, is_partial=True)
 
     def _shrink(self, max_bytes: int, weight: float, *, is_partial: bool) -> int:
@@ -327,7 +399,7 @@ class PrefixStore:
     @property
     def arrays(self) -> int:
         """How many of the device's buffers are kept, those lent to running sequences not counted."""
-        return sum(buffer.arrays for buffer in self._buffers if not buffer.is_lent)
+        return self.index.arrays + sum(buffer.arrays for buffer in self._buffers if not buffer.is_lent)
 
     def _changed(self) -> None:
         """A look-up could come out differently now, or other bytes be kept."""
@@ -344,6 +416,8 @@ class PrefixStore:
             "prefix_cache_evictions": self.index.evictions,
             "prefix_cache_max_bytes": self.max_bytes,
             "prefix_cache_restored_tokens": self.restored_tokens,
+            "prefix_cache_unkept_tokens": self.unkept_tokens,
+            "prefix_cache_arrays": self.arrays,
             "prefix_cache_disk_bytes": self.index.stored_bytes,
         }
 
@@ -382,6 +456,9 @@ class PrefixStore:
                 del self._writes[key]
                 self._take_written(self._disk, write, write.size)
         self._write_changed()
+        if self._unwritten:
+            self._take_back_written()
+            self._shrink(self.room_bytes, MAIN_WEIGHT, is_partial=True)
 
     def _take_read(self, stored: Stored, future: Future[RawSegment]) -> None:
         self._changed()
