@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from worker.prompt.growth import added
 from worker.prompt.markers import Markers
 from worker.prompt.template import Template, ToolDict
 
+_KEPT_RENDERINGS = 3
 _USER: dict[str, Any] = {"role": "user", "content": STAND_IN_USER}
 _ANSWER: dict[str, Any] = {"role": "assistant", "content": STAND_IN_ANSWER}
 
@@ -43,6 +45,7 @@ class Turns:
         self._markers = markers
         self._known = header
         self._headers: dict[str, str] = {}
+        self._recent: deque[tuple[tuple[bool, Scene, list[Mapping[str, Any]]], str]] = deque(maxlen=_KEPT_RENDERINGS)
         self._cuts = bool(header) or self._must_cut()
 
     def whole(self, dicts: Sequence[Mapping[str, Any]], scene: Scene) -> str:
@@ -60,7 +63,14 @@ class Turns:
         return added(body, self.whole(dicts, scene))
 
     def _render(self, dicts: Sequence[Mapping[str, Any]], scene: Scene, *, header: bool) -> str:
-        return self._template.render(dicts, scene.tools, scene.switches, header=header, day=scene.day)
+        """What one unit ends with the next one begins with, so the last few renderings are kept."""
+        asked = (header, scene, list(dicts))
+        for known, text in tuple(self._recent):
+            if known == asked:
+                return text
+        text = self._template.render(dicts, scene.tools, scene.switches, header=header, day=scene.day)
+        self._recent.append((asked, text))
+        return text
 
     def _must_cut(self) -> bool:
         bodies = []

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jinja2
 import pytest
 
 from shared.errors import InvalidRequestError
-from worker.prompt.template import Template
+from worker.prompt.template import Template, _environment
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
@@ -78,3 +79,34 @@ def test_an_expression_that_fails_is_the_clients_answer(template: str) -> None:
 )
 def test_a_template_written_in_python_that_fails_is_the_clients_answer(error: Exception) -> None:
     assert "a user turn comes first" in refusal(error)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "''.__class__",
+        "'{0.__class__}'.format(messages)",
+        "'{x.__class__}'.format_map({'x': messages})",
+        "messages[0].__class__",
+        "messages[0].update({'role': 'x'})",
+        "messages.append(1)",
+    ],
+)
+def test_the_short_ways_of_the_sandbox_lead_nowhere_else(expression: str) -> None:
+    """Attributes of a Python object are refused, or say nothing, whatever way a template takes to them."""
+    source = "{{ " + expression + " }}"
+    messages = [{"role": "user", "content": "x"}]
+    try:
+        text = _environment().from_string(source).render(messages=messages)
+    except jinja2.exceptions.SecurityError:
+        text = ""
+    assert "class" not in text
+    assert messages == [{"role": "user", "content": "x"}]
+
+
+def test_a_messages_fields_are_found_before_nothing_and_a_dictionarys_methods_before_fields() -> None:
+    source = (
+        "{{ m.role }}|{{ m.absent is defined }}|{{ m.absent is none }}|{% for k, v in m.items() %}{{ k }}{% endfor %}"
+    )
+    text = _environment().from_string(source).render(m={"role": "user", "items": 1})
+    assert text == "user|False|False|roleitems"
