@@ -399,3 +399,10 @@ class AnswerStream:
         if not self.is_over:
             self._flush_stop()
             self._emit_space()
+            self._emit_logprobs()
+
+    def _emit_logprobs(self) -> None:
+        """Those of tokens at the end that made no text: parts of a character that never became whole."""
+        if self._logprobs:
+            self._events.append(TextDelta(text="", logprobs=tuple(self._logprobs)))
+            self._logprobs.clear()
