@@ -17,15 +17,9 @@ from weakref import WeakSet
 
 from worker.engines.mlx.kv.buffers import Buffer, movable
 from worker.engines.mlx.kv.cache import Layout, Segment, can_restore, restore
-from worker.engines.mlx.kv.disk import DiskTier, Writing
-from worker.engines.mlx.kv.segment_file import (
-    DamagedFileError,
-    Export,
-    FileInfo,
-    RawSegment,
-    can_store,
-    import_segment,
-)
+from worker.engines.mlx.kv.disk import DiskTier
+from worker.engines.mlx.kv.segment_file import DamagedFileError, RawSegment, import_segment
+from worker.engines.mlx.kv.writes import Writes
 from worker.prefix_cache.index import Match, PrefixIndex
 from worker.prefix_cache.node import Node, Stored
 from worker.prefix_cache.tokens import count_tokens, slice_tokens
@@ -34,11 +28,8 @@ log = logging.getLogger(__name__)
 
 MAIN_WEIGHT = 1.0  # of what belongs to a person's own conversation
 _LAST_WRITES_S = 5.0
-_MAX_UNWRITTEN_BYTES = 32 << 20  # of host copies that wait for the disk
 MAX_ARRAYS = 200_000  # Metal ends at 499,000 live buffers, those of weights and of running requests among them
 _ARRAYS_STEP = 0.95  # of the bytes kept, when there are too many
-_FLUSH_POLL_S = 0.05
-_STEP_BYTES = 16 << 20  # copied for the disk between two steps
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,17 +53,6 @@ class Lease:
     computed: int = 0  # tokens that were to be kept, of `packed`
     packed: bytes = b""
     is_fetching: bool = False  # what it needs is held in memory, as soon as it is there
-
-
-@dataclass(slots=True, kw_only=True)
-class _Write:
-    """A segment on its way to a file. `size` is there once all its pieces were handed over."""
-
-    node: Node[Segment]
-    info: FileInfo
-    pieces: Iterator[bytes]
-    writing: Writing
-    size: Future[int] | None = None
 
 
 class PrefixStore:
@@ -101,7 +81,6 @@ class PrefixStore:
         self._block_tokens = block_tokens
         self._slots = slots
         self._disk = disk
-        self._writes: dict[bytes, _Write] = {}
         self._reads: dict[bytes, tuple[Stored, Future[RawSegment]]] = {}
         self.max_bytes = max_bytes
         self.max_arrays = MAX_ARRAYS
@@ -125,8 +104,9 @@ class PrefixStore:
         self.hit_tokens = 0
         self.restored_tokens = 0
         self.unkept_tokens = 0  # for which the budget was too small
-        if disk is not None:
-            self._adopt(disk)
+        self._writes = Writes(self.index, disk) if disk is not None else None
+        if self._writes is not None:
+            self._writes.adopt()
 
     # -- look-up --------------------------------------------------------------------------------------------------
 
@@ -216,10 +196,10 @@ class PrefixStore:
 
     def _lend_to_writer(self, lease: Lease) -> bool:
         """Whether what the sequence kept stays where it is until it is written, because there is no room for it."""
-        if self._disk is None or not self._disk.is_writable or lease.buffer is None:
+        if self._disk is None or self._writes is None or not self._disk.is_writable or lease.buffer is None:
             return False
         named = sum(part.end - part.start for part in lease.buffer.parts()) * self._token_bytes
-        if self.nbytes + named <= self.room_bytes or not self._is_unwritten(lease.node):
+        if self.nbytes + named <= self.room_bytes or not self._writes.is_unwritten(lease.node):
             return False
         self._unwritten.append((lease.buffer, lease.node, self._next_return(lease)))
         lease.buffer = None
@@ -230,14 +210,11 @@ class PrefixStore:
         self._returns += 1
         return self._returns if lease.weight >= MAIN_WEIGHT else 0
 
-    def _is_unwritten(self, node: Node[Segment]) -> bool:
-        return any(n.key in self.index.changed or n.key in self._writes for n in self.index.path(node))
-
     def _take_back_written(self, *, all_of_it: bool = False) -> None:
         """What was kept for the writer alone is at rest again, once that is done."""
         for entry in list(self._unwritten):
             buffer, node, used = entry
-            if all_of_it or not self._is_unwritten(node):
+            if all_of_it or self._writes is None or not self._writes.is_unwritten(node):
                 self._unwritten.remove(entry)
                 buffer.give_back(used)
                 self._changed()
@@ -309,7 +286,10 @@ class PrefixStore:
         self.index.unpin(lease.node)
         lease.node, lease.kept = node, end
         self._changed()
-        self._write_changed()
+        if self._writes is not None:
+            self._writes.go_on()
+        else:
+            self.index.changed.clear()
         self.shrink(self.room_bytes, weight=lease.weight)
 
     def _make_room(self, needed_bytes: int, weight: float) -> bool:
@@ -445,17 +425,13 @@ class PrefixStore:
 
     def collect(self) -> None:
         """Take in what the disk's threads have finished. Cheap when there is nothing."""
-        if self._disk is None or not (self._reads or self._writes or self.index.changed):
+        if self._writes is None or not (self._reads or self._writes.is_busy or self.index.changed):
             return
         for key, (stored, future) in list(self._reads.items()):
             if future.done():
                 del self._reads[key]
                 self._take_read(stored, future)
-        for key, write in list(self._writes.items()):
-            if write.size is not None and write.size.done():
-                del self._writes[key]
-                self._take_written(self._disk, write, write.size)
-        self._write_changed()
+        self._writes.collect()
         if self._unwritten:
             self._take_back_written()
             self._shrink(self.room_bytes, MAIN_WEIGHT, is_partial=True)
@@ -473,125 +449,12 @@ class PrefixStore:
                 self._buffers.update(part.buffer for part in segment.run.parts)
             self.index.load(stored, segment)
 
-    def _take_written(self, disk: DiskTier, write: _Write, size: Future[int]) -> None:
-        try:
-            nbytes = size.result()
-        except OSError as error:
-            disk.write_failed(error, self.index.stored_bytes)
-            self.index.note_unstored(write.node)
-            self.index.evict_stored(disk.max_bytes)
-            self._delete_dropped(disk)
-            return
-        info = write.info
-        if write.node.parent is None or write.node.key != info.key:
-            disk.delete(info.key)
-            return
-        if write.node.key in self.index.changed:
-            return  # it has become more than what was written, and will be written again
-        write.node.is_checkpoint = info.is_checkpoint
-        stored = Stored(key=info.key, start=info.start, end=info.end, nbytes=nbytes)
-        for node in self.index.path(write.node):
-            if node.start >= info.start and node.stored is None:
-                self.index.set_stored(node, stored)
-                self.index.changed.pop(node.key, None)
-        self.index.evict_stored(disk.max_bytes)
-        self._delete_dropped(disk)
-
-    def _delete_dropped(self, disk: DiskTier) -> None:
-        for stored in self.index.dropped:
-            if stored.key not in self._writes:
-                disk.delete(stored.key)
-        self.index.dropped.clear()
-
-    def _write_changed(self) -> None:
-        """Hand new segments to the writer, as far as it keeps up, and not too much between two steps."""
-        if self._disk is None:
-            self.index.changed.clear()
-            return
-        self._delete_dropped(self._disk)
-        left_bytes = min(
-            _STEP_BYTES, _MAX_UNWRITTEN_BYTES - sum(w.writing.unwritten_bytes for w in self._writes.values())
-        )
-        while left_bytes > 0:
-            write = next((write for write in self._writes.values() if write.size is None), None)
-            if write is None and (write := self._begin_write(self._disk)) is None:
-                return
-            left_bytes -= self._hand_over(write)
-
-    @staticmethod
-    def _hand_over(write: _Write) -> int:
-        """The next piece of a file, or its end. Bytes handed over."""
-        piece = next(write.pieces, None)
-        if piece is None:
-            write.size = write.writing.end()
-            return 0
-        write.writing.add(piece)
-        return len(piece)
-
-    def _begin_write(self, disk: DiskTier) -> _Write | None:
-        """Of the segments that are new, one whose parent has a file."""
-        if not disk.is_writable:
-            return None
-        for key, node in list(self.index.changed.items()):
-            segment, parent = node.payload, node.parent
-            assert segment is not None
-            assert parent is not None
-            if key in self._writes or (parent.parent is not None and parent.key in self.index.changed):
-                continue  # later: after what is being written of it, and after its parent
-            del self.index.changed[key]
-            parent_file = self._file_of(parent)
-            if parent_file is None or not can_store(segment):
-                continue
-            info = FileInfo(
-                key=key,
-                parent=parent_file,
-                seed=self.index.seed_of(node),
-                start=node.start,
-                tokens=node.tokens,
-                is_checkpoint=segment.is_checkpoint,
-            )
-            export = Export(segment, info)
-            write = _Write(node=node, info=info, pieces=export.pieces(), writing=disk.write(export.shape))
-            self._writes[key] = write
-            return write
-        return None
-
-    def _file_of(self, node: Node[Segment]) -> bytes | None:
-        """The file that holds the end of `node`, or will: empty for a root, None when there is none."""
-        if node.parent is None:
-            return b""
-        if node.stored is not None:
-            return node.stored.key
-        return node.key if node.key in self._writes else None
-
-    def _adopt(self, disk: DiskTier) -> None:
-        """Hang what earlier processes stored into the tree. A file whose parent is missing is of no use."""
-        nodes: dict[bytes, Node[Segment]] = {}
-        for info in disk.scan():
-            parent = nodes.get(info.parent) if info.parent else self.index.root_of(info.seed)
-            if parent is None or not parent.end >= info.start:
-                disk.delete(info.key)
-                continue
-            stored = Stored(key=info.key, start=info.start, end=info.end, nbytes=info.nbytes)
-            if info.parent:
-                parent = self.index.cut(parent, info.start)
-            node = self.index.adopt(parent, info.tokens, stored, is_checkpoint=info.is_checkpoint)
-            if node is None:
-                disk.delete(info.key)
-            else:
-                nodes[info.key] = node
-        self.index.evict_stored(disk.max_bytes)
-        self._delete_dropped(disk)
-        if nodes:
-            log.info("found %d stored prefixes, %d MB", len(nodes), self.index.stored_bytes >> 20)
-
     def flush(self, timeout_s: float) -> None:
         """Wait until everything kept is written, or `timeout_s` have passed."""
         until_s = time.monotonic() + timeout_s
         self.collect()
-        while self._writes and (left_s := until_s - time.monotonic()) > 0:
-            sizes = [write.size for write in self._writes.values() if write.size is not None]
-            wait(sizes, min(left_s, _FLUSH_POLL_S), return_when="FIRST_COMPLETED")
+        while self._writes is not None and self._writes.is_busy and (left_s := until_s - time.monotonic()) > 0:
+            self._writes.wait(left_s)
             self.collect()
 
     def shut_down(self) -> None:

@@ -1,0 +1,170 @@
+"""New segments on their way to files, parents before children, and what earlier processes left there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+
+from worker.engines.mlx.kv.cache import Segment
+from worker.engines.mlx.kv.disk import DiskTier, Writing
+from worker.engines.mlx.kv.segment_file import Export, FileInfo, can_store
+from worker.prefix_cache.index import PrefixIndex
+from worker.prefix_cache.node import Node, Stored
+
+log = logging.getLogger(__name__)
+
+_MAX_UNWRITTEN_BYTES = 32 << 20  # of host copies that wait for the disk
+_STEP_BYTES = 16 << 20  # copied for the disk between two steps
+_FLUSH_POLL_S = 0.05
+
+
+@dataclass(slots=True, kw_only=True)
+class _Write:
+    """A segment on its way to a file. `size` is there once all its pieces were handed over."""
+
+    node: Node[Segment]
+    info: FileInfo
+    pieces: Iterator[bytes]
+    writing: Writing
+    size: Future[int] | None = None
+
+
+class Writes:
+    """Belongs to the engine thread; the tier's threads do the work."""
+
+    def __init__(self, index: PrefixIndex[Segment], disk: DiskTier) -> None:
+        self._index = index
+        self._disk = disk
+        self._running: dict[bytes, _Write] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._running)
+
+    def is_unwritten(self, node: Node[Segment]) -> bool:
+        """Whether something that leads to `node` has yet to be written, or would be if the disk were well."""
+        return any(n.key in self._index.changed or n.key in self._running for n in self._index.path(node))
+
+    def collect(self) -> None:
+        """Take note of the files that are there now, and go on."""
+        for key, write in list(self._running.items()):
+            if write.size is not None and write.size.done():
+                del self._running[key]
+                self._take_written(write, write.size)
+        self.go_on()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when a file is there, or after a moment."""
+        sizes = [write.size for write in self._running.values() if write.size is not None]
+        wait(sizes, min(timeout_s, _FLUSH_POLL_S), return_when="FIRST_COMPLETED")
+
+    def _take_written(self, write: _Write, size: Future[int]) -> None:
+        try:
+            nbytes = size.result()
+        except OSError as error:
+            self._disk.write_failed(error, self._index.stored_bytes)
+            self._index.note_unstored(write.node)
+            self._index.evict_stored(self._disk.max_bytes)
+            self._delete_dropped()
+            return
+        info = write.info
+        if write.node.parent is None or write.node.key != info.key:
+            self._disk.delete(info.key)
+            return
+        if write.node.key in self._index.changed:
+            return  # it has become more than what was written, and will be written again
+        write.node.is_checkpoint = info.is_checkpoint
+        stored = Stored(key=info.key, start=info.start, end=info.end, nbytes=nbytes)
+        for node in self._index.path(write.node):
+            if node.start >= info.start and node.stored is None:
+                self._index.set_stored(node, stored)
+                self._index.changed.pop(node.key, None)
+        self._index.evict_stored(self._disk.max_bytes)
+        self._delete_dropped()
+
+    def _delete_dropped(self) -> None:
+        for stored in self._index.dropped:
+            if stored.key not in self._running:
+                self._disk.delete(stored.key)
+        self._index.dropped.clear()
+
+    def go_on(self) -> None:
+        """Hand new segments to the writer, as far as it keeps up, and not too much between two steps."""
+        self._delete_dropped()
+        left_bytes = min(
+            _STEP_BYTES, _MAX_UNWRITTEN_BYTES - sum(w.writing.unwritten_bytes for w in self._running.values())
+        )
+        while left_bytes > 0:
+            write = next((write for write in self._running.values() if write.size is None), None)
+            if write is None and (write := self._begin_write()) is None:
+                return
+            left_bytes -= self._hand_over(write)
+
+    @staticmethod
+    def _hand_over(write: _Write) -> int:
+        """The next piece of a file, or its end. Bytes handed over."""
+        piece = next(write.pieces, None)
+        if piece is None:
+            write.size = write.writing.end()
+            return 0
+        write.writing.add(piece)
+        return len(piece)
+
+    def _begin_write(self) -> _Write | None:
+        """Of the segments that are new, one whose parent has a file."""
+        if not self._disk.is_writable:
+            return None
+        for key, node in list(self._index.changed.items()):
+            segment, parent = node.payload, node.parent
+            assert segment is not None
+            assert parent is not None
+            if key in self._running or (parent.parent is not None and parent.key in self._index.changed):
+                continue  # later: after what is being written of it, and after its parent
+            del self._index.changed[key]
+            parent_file = self._file_of(parent)
+            if parent_file is None or not can_store(segment):
+                continue
+            info = FileInfo(
+                key=key,
+                parent=parent_file,
+                seed=self._index.seed_of(node),
+                start=node.start,
+                tokens=node.tokens,
+                is_checkpoint=segment.is_checkpoint,
+            )
+            export = Export(segment, info)
+            write = _Write(node=node, info=info, pieces=export.pieces(), writing=self._disk.write(export.shape))
+            self._running[key] = write
+            return write
+        return None
+
+    def _file_of(self, node: Node[Segment]) -> bytes | None:
+        """The file that holds the end of `node`, or will: empty for a root, None when there is none."""
+        if node.parent is None:
+            return b""
+        if node.stored is not None:
+            return node.stored.key
+        return node.key if node.key in self._running else None
+
+    def adopt(self) -> None:
+        """Hang what earlier processes stored into the tree. A file whose parent is missing is of no use."""
+        nodes: dict[bytes, Node[Segment]] = {}
+        for info in self._disk.scan():
+            parent = nodes.get(info.parent) if info.parent else self._index.root_of(info.seed)
+            if parent is None or not parent.end >= info.start:
+                self._disk.delete(info.key)
+                continue
+            stored = Stored(key=info.key, start=info.start, end=info.end, nbytes=info.nbytes)
+            if info.parent:
+                parent = self._index.cut(parent, info.start)
+            node = self._index.adopt(parent, info.tokens, stored, is_checkpoint=info.is_checkpoint)
+            if node is None:
+                self._disk.delete(info.key)
+            else:
+                nodes[info.key] = node
+        self._index.evict_stored(self._disk.max_bytes)
+        self._delete_dropped()
+        if nodes:
+            log.info("found %d stored prefixes, %d MB", len(nodes), self._index.stored_bytes >> 20)
