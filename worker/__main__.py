@@ -28,7 +28,8 @@ from shared.seal import Purpose, keys_of_host
 from shared.wire import READER
 from worker.engines.registry import build_engine
 from worker.model_folder import made_at_s
-from worker.rq.worker import EngineWorker, Message, Stop
+from worker.rq.control import ControlLoop, Message
+from worker.rq.worker import Stop
 from worker.serving.bodies import Bodies
 from worker.serving.cancellation import CancelListener
 from worker.serving.counting import CallServer
@@ -85,15 +86,13 @@ class Worker:
         self.publisher = Publisher(connect(), names, keys.own, worker=name, epoch=epoch, gateway_gone=gone)
         bodies = Bodies(connect(), names, host=host_of(name))
         self.runner = Runner(engine, self.publisher, bodies, worker=name, key=keys.own, clock=clock, report=inbox.put)
-        self.rq = EngineWorker(
+        self.loop = ControlLoop(
             connect(),
             self.runner,
             inbox,
             names,
             keys.own,
             clock,
-            name=name,
-            model=spec.id,
             lease=WorkerLease(
                 worker=name,
                 model=spec.id,
@@ -103,9 +102,9 @@ class Worker:
                 state="loading",
                 engine=spec.engine,
                 made_at_s=made_at_s(spec.source),
+                capacity=settings.capacity,
                 reader=READER,
             ),
-            capacity=settings.capacity,
             execution_ttl_s=settings.execution_ttl_s,
             stall_s=settings.stall_s,
             drain_s=settings.drain_s,
@@ -121,7 +120,7 @@ class Worker:
             names.worker_channel(name),
             keys.own.seal(Purpose.CONTROL, name),
             self._cancel,
-            others={self.rq.pubsub_channel_name: self.rq.handle_payload},
+            others={self.loop.rq.pubsub_channel_name: self.loop.rq.handle_payload},
         )
 
     def run(self) -> int:
@@ -129,7 +128,7 @@ class Worker:
         self.publisher.start()
         self.cancels.start()
         try:
-            return self.rq.serve()
+            return self.loop.serve()
         finally:
             self._stop_listening()
             self.calls.join()
@@ -204,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"mlx-gateway worker: {error.message}\n")
         return EXIT_LOAD_FAILED
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, worker.rq.request_stop)
+        signal.signal(number, worker.loop.request_stop)
     if options.status_fd is not None:
         watch_parent(lambda: _orphaned(worker))
     exit_status = EXIT_BROKEN
@@ -214,8 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("Redis went away before the worker could begin: %s", error)  # noqa: TRY400 - nothing to trace
         exit_status = EXIT_NO_REDIS
     finally:
-        log.info("worker %s ends with status %d", worker.rq.name, exit_status)
-        if worker.rq.has_hung:
+        log.info("worker %s ends with status %d", worker.loop.rq.name, exit_status)
+        if worker.loop.has_hung:
             _end_by_force(exit_status)
     return exit_status
 

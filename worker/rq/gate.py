@@ -16,6 +16,7 @@ from shared.places import NONE, Counts, free_places
 from shared.request import PRIORITIES
 
 AHEAD_S = 2.0
+_TOKENS_PER_BYTE = 0.3  # of a body: about what text in most languages takes
 UNBOUNDED = 2**53  # the largest integer that a script counts exactly
 
 
@@ -26,6 +27,17 @@ class Quota:
 
     most: int
     ahead_bytes: int
+
+
+def s_per_byte_at(prefill_tokens_per_s: float) -> float:
+    """What a byte of a body takes to prefill; 0 while the pace is unknown."""
+    return _TOKENS_PER_BYTE / prefill_tokens_per_s if prefill_tokens_per_s else 0.0
+
+
+def prefill_ahead_s(waiting_s: Sequence[float], bytes_on_the_way: Sequence[int], s_per_byte: float) -> list[float]:
+    """Predicted prefill of what was taken, by class: what the engine has, and what is on its way there."""
+    in_engine_s = waiting_s or [0.0] * len(PRIORITIES)
+    return [ahead_s + size * s_per_byte for ahead_s, size in zip(in_engine_s, bytes_on_the_way, strict=True)]
 
 
 def quotas(*, capacity: int, reserved: int, held: Counts, ahead_s: Sequence[float], s_per_byte: float) -> list[Quota]:

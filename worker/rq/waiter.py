@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import redis
 
@@ -12,6 +13,11 @@ log = logging.getLogger(__name__)
 
 _WAIT_S = 4  # below the time-out of connections
 _RETRY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """Somebody has put jobs on our lists."""
 
 
 class BellWaiter:

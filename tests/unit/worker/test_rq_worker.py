@@ -35,6 +35,7 @@ from tests.support.worker import MODEL, QUEUE, worker_settings
 from worker.__main__ import Worker
 from worker.rq import worker as rq_worker
 from worker.rq.claims import Backlog, Claimed, Claims, Held, move_jobs
+from worker.rq.control import ControlLoop
 from worker.rq.gate import UNBOUNDED, Quota
 from worker.rq.reaping import reap, reap_expired
 from worker.rq.records import Slot
@@ -564,20 +565,22 @@ def test_cancelling_through_stock_rq_is_possible_once_the_execution_expired(redi
 
 
 @pytest.fixture
-def engine_worker(redis_url: str, tmp_path: Path) -> rq_worker.EngineWorker:
+def loop(redis_url: str, tmp_path: Path) -> ControlLoop:
     spec = ModelSpec(id=MODEL, source=MODEL, engine="echo")
-    return Worker(worker_settings(redis_url, tmp_path), spec, "host", StatusPipe()).rq
+    return Worker(worker_settings(redis_url, tmp_path), spec, "host", StatusPipe()).loop
 
 
-def test_the_clients_time_outs_stay_what_they_were(engine_worker: rq_worker.EngineWorker) -> None:
+def test_the_clients_time_outs_stay_what_they_were(loop: ControlLoop) -> None:
     """H9: stock RQ raises the socket time-out of every command to minutes."""
-    assert engine_worker.connection.connection_pool.connection_kwargs["socket_timeout"] == 5.0
+    assert loop.rq.connection.connection_pool.connection_kwargs["socket_timeout"] == 5.0
 
 
-def test_a_workers_metrics_are_in_the_readme(engine_worker: rq_worker.EngineWorker) -> None:
-    assert {f"wk_{name}" for name in engine_worker.describe().metrics} <= documented_metrics()
+def test_a_workers_metrics_are_in_the_readme(loop: ControlLoop) -> None:
+    assert {f"wk_{name}" for name in loop.describe().metrics} <= documented_metrics()
 
 
-def test_jobs_are_never_run_the_stock_way(engine_worker: rq_worker.EngineWorker) -> None:
+def test_jobs_are_never_run_the_stock_way(loop: ControlLoop) -> None:
     with pytest.raises(NotImplementedError):
-        engine_worker.execute_job(None, None)  # type: ignore[arg-type]
+        loop.rq.execute_job(None, None)  # type: ignore[arg-type]
+    with pytest.raises(NotImplementedError):
+        loop.rq.work()

@@ -1,0 +1,54 @@
+"""The jobs that a worker runs now."""
+
+from __future__ import annotations
+
+from shared.places import Counts
+from shared.request import PRIORITIES
+from worker.rq.records import Slot
+from worker.serving.ticket import Ticket
+
+
+class InFlight:
+    """A slot per job, oldest first, found by its job or by its ticket. The control loop changes it; `held` may be read
+    from any thread."""
+
+    def __init__(self) -> None:
+        self._slots: dict[str, Slot] = {}
+        self._jobs: dict[Ticket, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def add(self, slot: Slot) -> None:
+        self._slots[slot.job_id] = slot
+        self._jobs[slot.ticket] = slot.job_id
+
+    def release(self, ticket: Ticket) -> Slot | None:
+        """The slot that is no more; None where there was none."""
+        job_id = self._jobs.pop(ticket, None)
+        return None if job_id is None else self._slots.pop(job_id, None)
+
+    def of_ticket(self, ticket: Ticket) -> Slot | None:
+        return self._slots.get(self._jobs.get(ticket, ""))
+
+    def of_job(self, job_id: str) -> Slot | None:
+        return self._slots.get(job_id)
+
+    def slots(self) -> list[Slot]:
+        return list(self._slots.values())
+
+    def oldest_job(self) -> str | None:
+        return next(iter(self._slots), None)
+
+    def held(self) -> Counts:
+        """What runs here or is prepared, by class (from any thread)."""
+        slots = self.slots()
+        return tuple(sum(slot.claimed.priority == priority for slot in slots) for priority in PRIORITIES)
+
+    def bytes_on_the_way(self) -> list[int]:
+        """Of bodies whose prompts the engine does not have yet, by class."""
+        found = [0] * len(PRIORITIES)
+        for slot in self._slots.values():
+            if not slot.is_in_engine:
+                found[PRIORITIES.index(slot.claimed.priority)] += slot.claimed.body_bytes
+        return found
