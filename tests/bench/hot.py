@@ -23,7 +23,10 @@ LENGTHS = (15_000, 30_000, 60_000)
 TURNS = 5
 _ANSWER_TOKENS = 32
 _CACHE_BYTES = 4 << 30
-_WIDE = {"num_hidden_layers": 6, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 128}
+_WIDE = {
+    **{"num_hidden_layers": 6, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 128},
+    "max_position_embeddings": 131072,
+}
 
 
 def measure_hot_turns(folder: Path, lengths: Sequence[int] = LENGTHS) -> Table:
@@ -36,7 +39,7 @@ def measure_hot_turns(folder: Path, lengths: Sequence[int] = LENGTHS) -> Table:
         head=("tokens", "cache", "peak beyond it", "worst", "share", "first token", "turn"),
     )
     for tokens in lengths:
-        driver = Driver(folder, max_context_tokens=65_000, cache_bytes=_CACHE_BYTES, options={"drafting": "off"})
+        driver = Driver(folder, cache_bytes=_CACHE_BYTES, options={"drafting": "off"})
         messages = [message("system", _text(driver, tokens)), message("user", "begin")]
         with _without_computing():
             driver.run(request("cold", messages, max_tokens=_ANSWER_TOKENS))
