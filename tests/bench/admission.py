@@ -2,8 +2,8 @@
 
 A closed loop, simulated: clients ask, wait for the answer and ask again; who is refused asks again when told. A worker
 takes jobs as the real one does: the highest class first, no more than its places, and none while prefills of two
-seconds wait. The gateway sees leases that are up to a second old. Whoever is refused leaves a ghost in the queue, which
-takes nothing and notes when it would have begun: that is how a refusal is judged.
+seconds wait. The gateway sees leases that are a third of a second old. Whoever is refused leaves a ghost in the queue,
+which takes nothing and notes when it would have begun: that is how a refusal is judged.
 
 Nobody gives up while he waits, so that no ghost begins sooner because others have left.
 
@@ -28,6 +28,7 @@ from tests.bench.report import Table
 from worker.serving.service_time import RunningMean
 
 _LEASE_EVERY_S = 1.0
+_RENEWED_S = 0.1 + 0.25  # a lease's rest, and until the gateway looks again
 _GATE_S = 2.0  # of prefill ahead, beyond which a worker takes no more
 _MODEL = "m"
 
@@ -105,7 +106,8 @@ class SimulatedWorker:
             reserved_places=RESERVED_PLACES,
         )
         self.lease = self._base
-        self._write_lease()
+        self._will_renew = False
+        self._keep_lease()
 
     def put(self, job: Job) -> int:
         """How many were ever put here."""
@@ -114,7 +116,18 @@ class SimulatedWorker:
         self._claim()
         return self._placed
 
+    def _renew_soon(self) -> None:
+        """As the real one: a moment after something changed."""
+        if not self._will_renew:
+            self._will_renew = True
+            self._world.after(_RENEWED_S, self._write_lease)
+
+    def _keep_lease(self) -> None:
+        self._write_lease()
+        self._world.after(_LEASE_EVERY_S, self._keep_lease)
+
     def _write_lease(self) -> None:
+        self._will_renew = False
         waiting = [sum(j.prefill_s for j in self._held_back() if j.priority == p) for p in PRIORITIES]
         self.lease = replace(
             self._base,
@@ -126,7 +139,6 @@ class SimulatedWorker:
             service_s=self._service.mean,
             service_deviation_s=self._service.deviation,
         )
-        self._world.after(_LEASE_EVERY_S, self._write_lease)
 
     def _held_back(self) -> list[Job]:
         return [*self._to_prefill, *([self._prefilling] if self._prefilling else [])]
@@ -148,6 +160,7 @@ class SimulatedWorker:
                 else:
                     self._running.append(job)
                     self._to_prefill.append(job)
+                    self._renew_soon()
                     self._next_prefill()
             if self._lists[priority]:
                 return
@@ -170,6 +183,7 @@ class SimulatedWorker:
         self._running.remove(job)
         assert job.begun_s is not None
         self._service.observe(self._world.now_s - job.begun_s)
+        self._renew_soon()
         job.on_end()
         self._claim()
 
