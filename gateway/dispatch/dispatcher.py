@@ -16,7 +16,7 @@ from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue, Work, WorkerGoneError
 from gateway.dispatch.ledger import Ledger
 from gateway.dispatch.limits import Limits
-from gateway.dispatch.place import Facts, Load, Placed, Refused, place
+from gateway.dispatch.place import Facts, Pending, Placed, Refused, place
 from gateway.dispatch.presence import away_error
 from gateway.dispatch.readers import EventReader
 from gateway.dispatch.space import Space
@@ -111,7 +111,7 @@ class Dispatcher:
             max_waiting=self._limits.max_queue,
             avoid=avoid,
         )
-        return place(fleet, self.load(fleet, request.model), facts)
+        return place(fleet, self.pending(fleet, request.model), facts)
 
     def _check_broker(self) -> None:
         """Raises `BrokerUnavailableError` when an answer could not come back. A connection that is just being made
@@ -222,10 +222,10 @@ class Dispatcher:
     def note_fleet(self, fleet: Fleet) -> None:
         self._ledger.forget_all_but(fleet.workers)
 
-    def load(self, fleet: Fleet, model: str) -> Load:
+    def pending(self, fleet: Fleet, model: str) -> Pending:
         """What is known beyond the leases."""
         unplaced = self._fleet.unplaced.get(model, NONE)
-        return Load(since=self._ledger.since(fleet.workers), unplaced=unplaced)
+        return Pending(since=self._ledger.since(fleet.workers), unplaced=unplaced)
 
     def end(self, dispatch: Dispatch) -> None:
         self._jobs.cancel_soon(work_of(dispatch), "another worker takes over")

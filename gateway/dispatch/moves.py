@@ -13,7 +13,7 @@ import time
 
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.fleet import FleetWatcher
-from gateway.dispatch.place import Facts, Load, Placed, place, wait_on
+from gateway.dispatch.place import Facts, Pending, Placed, place, wait_on
 from shared.errors import BrokerUnavailableError
 from shared.registry import Fleet
 from shared.request import GenerateRequest
@@ -25,17 +25,17 @@ _PATIENCE_S = 1.0  # on a list before another worker is looked at
 
 
 def better_place(
-    fleet: Fleet, load: Load, was: Placed | None, request: GenerateRequest, waited_s: float
+    fleet: Fleet, pending: Pending, was: Placed | None, request: GenerateRequest, waited_s: float
 ) -> Placed | None:
     """Where the job should go; None to leave it."""
     own = next((w for w in fleet.ready_workers(request.model) if was is not None and w.worker == was.worker), None)
     facts = Facts(model=request.model, priority=request.priority, may_wait_s=math.inf, max_waiting=2**31)
-    best = place(fleet, load, facts)
+    best = place(fleet, pending, facts)
     if not isinstance(best, Placed) or not best.worker or (own is not None and best.worker == own.worker):
         return None
     if own is None:
         return best
-    wait = wait_on(own, load, request.priority)
+    wait = wait_on(own, pending, request.priority)
     may_begin_elsewhere = best.wait_s == 0 and waited_s > _PATIENCE_S
     return best if may_begin_elsewhere and (wait is None or wait.expected_s > _PATIENCE_S) else None
 
@@ -55,7 +55,7 @@ async def move_waiting(dispatcher: Dispatcher, fleet: Fleet) -> None:
     dispatcher.note_fleet(fleet)
     for dispatch in dispatcher.waiting():
         waited_s = time.monotonic() - dispatch.attempt.heard_s
-        load = dispatcher.load(fleet, dispatch.model)
-        to = better_place(fleet, load, dispatch.attempt.place, dispatch.request, waited_s)
+        pending = dispatcher.pending(fleet, dispatch.model)
+        to = better_place(fleet, pending, dispatch.attempt.place, dispatch.request, waited_s)
         if to is not None:
             await dispatcher.move(dispatch, to)

@@ -41,7 +41,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class Pending:
     """What this gateway knows beyond the leases. `since` counts what it has put into a worker's lists and the worker's
     lease does not show yet; `unplaced` the jobs that wait until a worker holds the model."""
 
@@ -73,17 +73,17 @@ class Wait:
     least_s: float
 
 
-def place(fleet: Fleet, load: Load, facts: Facts) -> Placed | Refused:
+def place(fleet: Fleet, pending: Pending, facts: Facts) -> Placed | Refused:
     """The worker on which the request will begin soonest; an error that says when to ask again when too
     many wait, or when it could not begin in time on any."""
     workers = [worker for worker in fleet.ready_workers(facts.model) if worker.worker not in facts.avoid]
-    waits = {worker.worker: wait_on(worker, load, facts.priority) for worker in workers}
-    refusal = _too_many(workers, load, facts, waits)
+    waits = {worker.worker: wait_on(worker, pending, facts.priority) for worker in workers}
+    refusal = _too_many(workers, pending, facts, waits)
     if refusal is not None:
         return refusal
     if not workers:
         return Placed(priority=facts.priority, reason="no worker holds the model yet")
-    best = min(workers, key=lambda worker: (*_rank(waits[worker.worker]), _busy(worker, load), worker.worker))
+    best = min(workers, key=lambda worker: (*_rank(waits[worker.worker]), _busy(worker, pending), worker.worker))
     wait = waits[best.worker]
     if wait is not None and wait.least_s > facts.may_wait_s:
         return _too_long(facts, wait)
@@ -95,10 +95,10 @@ def place(fleet: Fleet, load: Load, facts: Facts) -> Placed | Refused:
     )
 
 
-def wait_on(worker: WorkerLease, load: Load, priority: Priority) -> Wait | None:
+def wait_on(worker: WorkerLease, pending: Pending, priority: Priority) -> Wait | None:
     """The wait on one worker; None while it has measured nothing and has no free place."""
     rank = PRIORITIES.index(priority)
-    ahead = sum(_waiting(worker, load)[: rank + 1])
+    ahead = sum(_waiting(worker, pending)[: rank + 1])
     departures = max(0, ahead + 1 - free(worker, priority))
     if departures and not worker.service_s:
         return None
@@ -125,9 +125,9 @@ def most_waiting(priority: Priority, max_waiting: int) -> int:
 
 
 def _too_many(
-    workers: Iterable[WorkerLease], load: Load, facts: Facts, waits: Mapping[str, Wait | None]
+    workers: Iterable[WorkerLease], pending: Pending, facts: Facts, waits: Mapping[str, Wait | None]
 ) -> Refused | None:
-    waiting = sum(load.unplaced) + sum(sum(_waiting(worker, load)) for worker in workers)
+    waiting = sum(pending.unplaced) + sum(sum(_waiting(worker, pending)) for worker in workers)
     places = sum(free(worker, facts.priority) for worker in workers)
     excess = waiting - places - most_waiting(facts.priority, facts.max_waiting)
     if excess < 0:
@@ -151,9 +151,9 @@ def _too_long(facts: Facts, wait: Wait) -> Refused:
     return Refused(error)
 
 
-def _waiting(worker: WorkerLease, load: Load) -> Counts:
+def _waiting(worker: WorkerLease, pending: Pending) -> Counts:
     """Jobs in the worker's lists, by class."""
-    since = load.since.get(worker.worker, NONE)
+    since = pending.since.get(worker.worker, NONE)
     queued = worker.queued or NONE
     return tuple(a + b for a, b in zip(queued, since, strict=True))
 
@@ -163,8 +163,8 @@ def _rank(wait: Wait | None) -> tuple[int, float]:
     return (1, 0.0) if wait is None else (0, wait.expected_s)
 
 
-def _busy(worker: WorkerLease, load: Load) -> float:
-    return (sum(worker.held) + sum(_waiting(worker, load))) / max(1, worker.capacity)
+def _busy(worker: WorkerLease, pending: Pending) -> float:
+    return (sum(worker.held) + sum(_waiting(worker, pending))) / max(1, worker.capacity)
 
 
 def _clamped(seconds: float) -> int:

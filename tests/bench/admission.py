@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from gateway.dispatch.place import Facts, Load, Placed, place
+from gateway.dispatch.place import Facts, Pending, Placed, place
 from shared.places import NONE, RESERVED_PLACES, Counts, free_places
 from shared.registry import Fleet, WorkerLease
 from shared.request import PRIORITIES, Priority
@@ -248,7 +248,7 @@ class Simulation:
         scenario = self._scenario
         job = Job(priority, self._world.now_s, self._drawn(scenario.prefill_s), self._drawn(scenario.decode_s))
         facts = Facts(model=_MODEL, priority=priority, may_wait_s=scenario.may_wait_s, max_waiting=scenario.max_waiting)
-        decided = place(Fleet(workers=tuple(w.lease for w in self._workers.values())), self._load(), facts)
+        decided = place(Fleet(workers=tuple(w.lease for w in self._workers.values())), self._pending(), facts)
         if isinstance(decided, Placed):
             job.predicted_s, job.on_end = decided.wait_s, lambda: self._world.after(0.0, self._asking(priority))
             self.outcome.accepted.append(job)
@@ -260,8 +260,8 @@ class Simulation:
         min(self._workers.values(), key=lambda worker: sum(worker.lease.queued)).put(job)
         self._world.after(decided.error.retry_after_s or 1.0, self._asking(priority))
 
-    def _load(self) -> Load:
-        return Load(since={name: self._since(name) for name in self._workers})
+    def _pending(self) -> Pending:
+        return Pending(since={name: self._since(name) for name in self._workers})
 
     def _since(self, name: str) -> Counts:
         mine, lease = self._mine[name], self._workers[name].lease

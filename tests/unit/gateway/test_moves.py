@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.dispatch.ledger import Ledger
 from gateway.dispatch.moves import better_place
-from gateway.dispatch.place import Load, Placed
+from gateway.dispatch.place import Pending, Placed
 from shared.registry import Fleet, WorkerLease
 from shared.request import GenerateRequest
 from tests.support.fleet import lease
@@ -25,7 +25,7 @@ FREE = worker("there")
 
 
 def target(*workers: WorkerLease, was: Placed = HERE, waited_s: float = 5.0) -> str:
-    found = better_place(Fleet(workers=workers), Load(), was, REQUEST, waited_s)
+    found = better_place(Fleet(workers=workers), Pending(), was, REQUEST, waited_s)
     return "" if found is None else found.worker
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dispatch.place import Facts, Load, Placed, Refused, place, wait_on
+from gateway.dispatch.place import Facts, Pending, Placed, Refused, place, wait_on
 from shared.errors import OverloadedError
 from shared.places import RESERVED_PLACES, free_places
 from shared.registry import Fleet, WorkerLease
@@ -30,11 +30,11 @@ def decide(
     priority: Priority = "interactive",
     may_wait_s: float = 600.0,
     max_waiting: int = 64,
-    load: Load | None = None,
+    pending: Pending | None = None,
     avoid: tuple[str, ...] = (),
 ) -> Placed | Refused:
     facts = Facts(model="m", priority=priority, may_wait_s=may_wait_s, max_waiting=max_waiting, avoid=frozenset(avoid))
-    return place(Fleet(workers=workers), load or Load(), facts)
+    return place(Fleet(workers=workers), pending or Pending(), facts)
 
 
 def placed(*workers: WorkerLease, **how: Any) -> Placed:
@@ -78,16 +78,16 @@ def test_of_two_idle_workers_the_less_busy_one_is_chosen() -> None:
 
 
 def test_what_this_gateway_has_just_placed_counts_before_a_lease_shows_it() -> None:
-    load = Load(since={"a": counts(interactive=5)})
-    assert placed(worker("a"), worker("b", held=counts(interactive=3)), load=load).worker == "b"
+    pending = Pending(since={"a": counts(interactive=5)})
+    assert placed(worker("a"), worker("b", held=counts(interactive=3)), pending=pending).worker == "b"
 
 
 def test_only_the_same_class_and_those_before_it_are_ahead() -> None:
     full = worker(held=counts(batch=4), queued=counts(batch=100), waiting_s=(0.0, 0.0, 0.0, 500.0))
-    wait = wait_on(full, Load(), "interactive")
+    wait = wait_on(full, Pending(), "interactive")
     assert wait is not None
     assert wait.expected_s == 0.0
-    behind = wait_on(full, Load(), "batch")
+    behind = wait_on(full, Pending(), "batch")
     assert behind is not None
     assert behind.expected_s >= 500.0
 
@@ -101,7 +101,7 @@ def test_the_first_class_passes_the_capacity_where_others_can_be_paused() -> Non
 
 def test_a_place_becomes_free_once_per_service_time_and_capacity() -> None:
     full = worker(held=counts(interactive=4), queued=counts(interactive=7), service_s=8.0)
-    wait = wait_on(full, Load(), "interactive")
+    wait = wait_on(full, Pending(), "interactive")
     assert wait is not None
     assert wait.expected_s == pytest.approx(7.5 * 2.0)  # the first on average after half a turn
 
@@ -121,7 +121,7 @@ def test_nothing_is_refused_for_time_while_nothing_was_measured() -> None:
 def test_counts_hold_while_nothing_was_measured() -> None:
     unknown = worker(held=counts(interactive=4), queued=counts(interactive=3), service_s=0.0)
     assert refusal(unknown, max_waiting=3).details["reason"] == "queue_full"
-    assert refusal(load=Load(unplaced=counts(side=3)), max_waiting=3).details["reason"] == "queue_full"
+    assert refusal(pending=Pending(unplaced=counts(side=3)), max_waiting=3).details["reason"] == "queue_full"
 
 
 def test_running_requests_do_not_count_as_waiting() -> None:
@@ -165,7 +165,7 @@ WORKERS = st.lists(
 def test_a_higher_class_never_waits_longer(workers: list[WorkerLease], priority: Priority) -> None:
     higher = PRIORITIES[max(0, PRIORITIES.index(priority) - 1)]
     for one in workers:
-        first, second = wait_on(one, Load(), higher), wait_on(one, Load(), priority)
+        first, second = wait_on(one, Pending(), higher), wait_on(one, Pending(), priority)
         if first is not None and second is not None:
             assert first.expected_s <= second.expected_s + 1e-9
 
