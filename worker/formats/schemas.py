@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -197,3 +197,32 @@ def names_only(parameters: Mapping[str, Any]) -> Schema:
     """The parameters' names and which are required, and nothing of their values."""
     properties, required = arguments_of(parameters)
     return {"type": "object", "properties": dict.fromkeys(properties, True), "required": sorted(required)}
+
+
+def literals(schema: Any) -> Iterator[str]:
+    """The texts that a value of this schema must spell as they are: names of properties, constants and choices."""
+    if isinstance(schema, dict):
+        for keyword, value in schema.items():
+            if keyword in ("const", "enum"):
+                yield from _strings(value)
+            elif keyword == "properties" and isinstance(value, dict):
+                yield from value
+                for inner in value.values():
+                    yield from literals(inner)
+            else:
+                yield from literals(value)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from literals(inner)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)

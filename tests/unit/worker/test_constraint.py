@@ -420,3 +420,17 @@ def test_grammars_that_were_forgotten_are_compiled_again(compiler, tokenizer):
     for index in (39, 0, 20):
         assert accepted(compiler, tokenizer, grammars[index], f'{{"p{index}": 1}}')
         assert not accepted(compiler, tokenizer, grammars[index], '{"q": 1}')
+
+
+def test_a_name_that_spells_a_control_token_is_not_demanded_and_a_choice_that_does_is_not_enforced(compiler):
+    """llguidance would force the token and then refuse it."""
+    odd = replace(BASH, name="<tool_call>")
+    alone = compiler.compile(request(tools=(odd,), tool_choice=ToolChoice(mode="any")), in_reasoning=False)
+    assert not alone.text
+    assert "its name spells a control token" in alone.warnings[0]
+    beside = compiler.compile(request(tools=(odd, BASH), tool_choice=ToolChoice(mode="any")), in_reasoning=False)
+    assert beside.text
+    choice = {"type": "object", "properties": {"mark": {"enum": ["<|im_end|>", "x"]}}}
+    chosen = compiler.compile(request(response_schema=choice), in_reasoning=False)
+    assert chosen.text
+    assert chosen.warnings == ("`enum` is not enforced",)

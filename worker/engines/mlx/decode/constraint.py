@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from shared.request import GenerateRequest, ToolDefinition
 from worker.engines.mlx.decode.digits import Digits
 from worker.formats.enforceable import enforceable
 from worker.formats.grammars import CALL_FORMS, SPACE, CallForm, Rules, UnwritableError
-from worker.formats.schemas import names_only, resolvable
+from worker.formats.schemas import literals, names_only, resolvable
 
 # Keywords that llguidance refuses in some or all uses and that an answer can do without. The one it complains about is
 # dropped, else the first of these.
@@ -173,6 +173,7 @@ class ConstraintCompiler:
         self._tokenizer = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocabulary, eos_token=list(eos_token_ids))
         self._eos_token_ids = tuple(eos_token_ids)
         self._markers = markers
+        self._controls = _control_texts(self._tokenizer, tokenizer_json)
         self._digits = Digits([self._tokenizer.decode_bytes([token]) for token in range(self._tokenizer.vocab_size)])
         self._lock = threading.Lock()
         self._matchers: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
@@ -315,6 +316,8 @@ class ConstraintCompiler:
         written = []
         for tool in tools:
             try:
+                if self._spells_control([tool.name]):
+                    raise UnwritableError("its name spells a control token")
                 written.append(calls.form.call(rules, tool))
             except UnwritableError as why:  # a call of it could not be read either
                 rules.warn(f"`{tool.name}` cannot be called in this model's format: {why}")
@@ -369,7 +372,14 @@ class ConstraintCompiler:
         fitted, dropped = known
         return fitted, [f"`{keyword}` is not enforced" for keyword in dropped]
 
+    def _spells_control(self, texts: Iterable[str]) -> bool:
+        """Whether one of these texts holds that of a control token. llguidance would force such a text as the token,
+        which it then refuses."""
+        return any(control in text for text in texts for control in self._controls)
+
     def _complaint(self, schema: dict[str, Any]) -> str:
+        if self._spells_control(literals(schema)):
+            return "a literal spells a control token"
         return _first_line(llguidance.LLMatcher(self._tokenizer, f"start: %json {json.dumps(schema)}").get_error())
 
     def _error(self, grammar: Grammar) -> str:
@@ -383,6 +393,12 @@ class ConstraintCompiler:
             return ""
         rest = rules.until(end)
         return rest if think.is_open else f"({rules.literal(start)} {rest})?"
+
+
+def _control_texts(tokenizer: llguidance.LLTokenizer, tokenizer_json: str) -> tuple[str, ...]:
+    """Of the tokens that llguidance takes for control tokens, which are more than those that the file calls special."""
+    added = json.loads(tokenizer_json).get("added_tokens", ())
+    return tuple(token["content"] for token in added if tokenizer.is_special_token(token["id"]))
 
 
 def _first_line(error: str) -> str:
