@@ -326,11 +326,12 @@ def test_an_unknown_model_is_not_found_with_the_names_that_exist(claude: anthrop
         {"messages": [user("hi")], "max_tokens": -1},
         {
             "messages": [
-                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_9", "content": "x"}]}
+                user("hi"),
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "x", "input": {}}] * 2},
             ]
         },
     ],
-    ids=["no messages", "unknown role", "bad schema", "bad content", "negative max_tokens", "result without call"],
+    ids=["no messages", "unknown role", "bad schema", "bad content", "negative max_tokens", "one id for two calls"],
 )
 def test_a_broken_request_is_a_bad_request(claude: anthropic.Anthropic, stack: Stack, broken: dict[str, Any]) -> None:
     with pytest.raises(anthropic.BadRequestError) as caught:

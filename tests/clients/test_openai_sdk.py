@@ -199,16 +199,19 @@ def test_an_unknown_model_is_not_found_with_the_names_that_exist(gpt: openai.Ope
         gpt.models.retrieve("no-such-model")
 
 
+CALL = {"type": "function", "id": "a", "function": {"name": "x", "arguments": "{}"}}
+
+
 @pytest.mark.parametrize(
     "broken",
     [
         {"messages": []},
         {"messages": [{"role": "wizard", "content": "hi"}]},
-        {"messages": [user("hi"), {"role": "tool", "tool_call_id": "call_9", "content": "x"}]},
+        {"messages": [user("hi"), {"role": "assistant", "tool_calls": [CALL, CALL]}]},
         {"messages": [user("hi")], "temperature": "hot"},
         {"messages": [user("hi")], "tools": [{"type": "function"}]},
     ],
-    ids=["no messages", "unknown role", "result without call", "bad temperature", "bad tool"],
+    ids=["no messages", "unknown role", "one id for two calls", "bad temperature", "bad tool"],
 )
 def test_a_broken_request_is_a_bad_request(gpt: openai.OpenAI, stack: Stack, broken: dict[str, Any]) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
