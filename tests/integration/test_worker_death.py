@@ -450,7 +450,7 @@ def test_a_redis_that_restarts_finds_the_worker_there_again(redis_server: RedisS
         assert worker.process.poll() is None
 
 
-def test_a_redis_that_takes_nothing_is_said_once_by_each_part_and_worked_with_when_it_does(
+def test_a_redis_that_takes_nothing_is_said_once_and_worked_with_when_it_does(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     """A full Redis, here; an outage of hours must not fill the log."""
@@ -459,8 +459,8 @@ def test_a_redis_that_takes_nothing_is_said_once_by_each_part_and_worked_with_wh
         wait_until(lambda: gateway.client.hget(f"rq:worker:{lease.worker}", "state") == b"idle", "an idle worker")
         gateway.client.config_set("maxmemory", 1)
         wait_until(lambda: refusals(gateway.client) >= 24, "it was tried again and again")
-        for said in ("could not beat", "the lease cannot"):
-            assert worker.output().count(said) == 1
+        assert worker.output().count("could not beat") == 1
+        assert gateway.client.exists(NAMES.lease(lease.worker))  # who lives does not look dead for want of memory
         gateway.client.config_set("maxmemory", 0)
         gateway.wait_ready()
         gateway.ask("hi")
