@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 
 from gateway.dispatch.place import Placed
+from shared.keys import host_of
 from shared.request import Resume
 
 
 class Attempt:
     """`number` counts from 1 and is part of every frame that answers. `place` is where its job was put last, None for
-    work without a job. With `resume` it goes on where an earlier one was, instead of beginning anew.
+    work without a job, which any host may answer. With `resume` it goes on where an earlier one was, instead of beginning anew.
 
     `worker` and `epoch` say who answers, empty until the first entry. Once a worker has started the answer, entries
     of any other are fenced off; before that a second worker may take over (RQ gave it the job again).
     """
 
     __slots__ = (
+        "_hosts",
+        "_place",
         "epoch",
         "heard_s",
         "is_over",
@@ -24,14 +27,16 @@ class Attempt:
         "is_started",
         "next_seq",
         "number",
-        "place",
         "resume",
         "worker",
     )
 
     def __init__(self, number: int, place: Placed | None, resume: Resume | None = None) -> None:
         self.number = number
-        self.place = place
+        self._hosts: set[str] = set()
+        self._place = place
+        if place is not None:
+            self.allow(place)
         self.resume = resume
         self.worker = ""
         self.epoch = ""
@@ -40,6 +45,23 @@ class Attempt:
         self.is_running = False  # its prefill has begun
         self.is_started = False
         self.is_over = False  # its worker has ended it
+
+    @property
+    def place(self) -> Placed | None:
+        return self._place
+
+    @place.setter
+    def place(self, place: Placed) -> None:
+        self._place = place
+        self.allow(place)
+
+    def allow(self, place: Placed) -> None:
+        """Its job is about to be put there: who takes it may answer before that is known here."""
+        self._hosts.add(host_of(place.worker))
+
+    def is_for(self, host: str) -> bool:
+        """Whether its job was ever placed on this host, so that the host may answer."""
+        return self._place is None or host in self._hosts
 
     def accepts(self, seq: int, worker: str, epoch: str) -> bool:
         """Whether an entry is news from who answers. Numbers begin anew with another worker."""

@@ -113,6 +113,11 @@ class Dispatch:
 
     # --- what workers say ----------------------------------------------------------------------------------------
 
+    def may_hear(self, entry: FrameEntry, host: str) -> bool:
+        """Whether the entry comes from a host on which this attempt was placed. What it says of other attempts
+        is nothing to anybody."""
+        return entry.attempt != self.attempt.number or self.attempt.is_for(host)
+
     def take(self, entry: FrameEntry, worker: str, epoch: str) -> None:
         """One step's worth of this request from a worker. Duplicates and what others say are dropped."""
         attempt = self.attempt

@@ -206,6 +206,7 @@ class Dispatcher:
         """Take the job to another worker while it waits. Raises `BrokerUnavailableError`."""
         attempt, was = dispatch.attempt, dispatch.attempt.place
         assert was is not None
+        attempt.allow(to)
         try:
             number = await self._jobs.move(self._envelope(dispatch), was, to)
         except WorkerGoneError:

@@ -54,8 +54,8 @@ class FrameHub(Presence):
     """Listens on this gateway's channel and hands every request its events.
 
     `subscriber` must not time out reads and must not retry by itself: a reconnection has to be seen, because it
-    means loss. `on_gap(was_repaired)` is called for every hole in a worker's numbers, `on_refused` for every frame that
-    is not what a host may say.
+    means loss. `on_gap(was_repaired)` is called for every hole in a worker's numbers, `on_refused` for every frame, and
+    every entry of one, that is not what its host may say.
     """
 
     def __init__(
@@ -234,10 +234,18 @@ class FrameHub(Presence):
                 source, entry = self._undelivered.popleft()
                 dispatch = self._dispatches.get(entry.request_id)
                 if dispatch is not None:
-                    dispatch.take(entry, source.worker, source.epoch)
+                    self._tell(dispatch, entry, source)
         finally:  # a bug met by one entry is that of its request
             if self._undelivered:
                 asyncio.get_running_loop().call_soon(self._deliver_some)
+
+    def _tell(self, dispatch: Dispatch, entry: FrameEntry, source: _Source) -> None:
+        """Hand the entry over, unless it comes from a host that was never given this request."""
+        if dispatch.may_hear(entry, host_of(source.worker)):
+            dispatch.take(entry, source.worker, source.epoch)
+            return
+        self._on_refused()
+        logger.error("worker %s answers request %s of another host: dropped", source.worker, entry.request_id)
 
     def forget(self, worker: str) -> None:
         """A worker that is gone for good."""

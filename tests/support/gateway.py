@@ -164,6 +164,7 @@ async def running_parts(url: str, *, with_watchdog: bool = True) -> AsyncIterato
 
 Scenario = Callable[[Parts], Awaitable[None]]
 ANYWHERE = Placed(priority="interactive")  # no worker holds the model yet
+ON_HOST = Placed(priority="interactive", worker="host.m.e1")  # any worker of the host may answer
 
 
 def player(url: str, *, with_watchdog: bool = True) -> Callable[[Scenario], None]:
@@ -183,7 +184,9 @@ def new_dispatch(request_id: str = "r1", *, deadline_s: float | None = None, way
     """A request for model `m` that has been sent to its queue."""
     deadline_s = time.time() + 60 if deadline_s is None else deadline_s
     request = GenerateRequest(id=request_id, model="m", messages=())
-    return Dispatch(request, place=ANYWHERE, deadline_s=deadline_s, ways=ways)
+    dispatch = Dispatch(request, place=ANYWHERE, deadline_s=deadline_s, ways=ways)
+    dispatch.attempt.allow(ON_HOST)
+    return dispatch
 
 
 @contextlib.contextmanager
@@ -193,6 +196,7 @@ def opened(
     """A request under way, which nobody reads yet. `deadline_s` is Unix time, by default a minute from now."""
     dispatch = new_dispatch(request_id, deadline_s=deadline_s)
     dispatch.attempt = Attempt(attempt, ANYWHERE)
+    dispatch.attempt.allow(ON_HOST)
     parts.hub.add(dispatch)
     try:
         yield dispatch

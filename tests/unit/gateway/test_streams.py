@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.dispatch.place import Placed
 from gateway.dispatch.readers import EventReader
 from shared import wire
 from shared.errors import OverloadedError
@@ -123,9 +124,46 @@ def test_entries_of_other_attempts_are_dropped(play: Callable[[Scenario], None])
     play(scenario)
 
 
+def test_only_a_host_that_was_given_the_request_answers_it(play: Callable[[Scenario], None]) -> None:
+    """A host's seal is good for what its own workers say, not for a request that another host has."""
+
+    async def scenario(parts: Parts) -> None:
+        worker, other = parts.worker(), parts.worker("other.m.e9", "e9")
+        await parts.hub.listen_to(["other"])
+        with opened(parts) as stream:
+            await until_true(lambda: other.say("r1", STARTED, text("false"), FINISHED), "somebody who listens")
+            await until(lambda: parts.refused == [True], "the false answer is dropped")
+            await worker.say("r1", STARTED, text("true"))
+            await other.say("r1", text("false"), FINISHED)
+            await until(lambda: parts.refused == [True, True], "the false end is dropped")
+            await worker.say("r1", FINISHED)
+            assert texts(await collect(stream, 9)) == "true"
+
+    play(scenario)
+
+
+def test_a_request_that_moves_is_answered_from_where_it_is_going(play: Callable[[Scenario], None]) -> None:
+    """Who takes it there may be faster than Redis's word that it has been moved."""
+
+    async def scenario(parts: Parts) -> None:
+        worker = parts.worker("other.m.e9", "e9")
+        await parts.hub.listen_to(["other"])
+        with opened(parts) as stream:
+            stream.attempt.allow(Placed(priority="interactive", worker=worker.worker))
+            await until_true(lambda: worker.say("r1", STARTED, text("moved"), FINISHED), "somebody who listens")
+            assert texts(await collect(stream, 9)) == "moved"
+        assert parts.refused == []
+
+    play(scenario)
+
+
 def test_a_second_worker_may_take_over_until_an_answer_has_started(play: Callable[[Scenario], None]) -> None:
     async def scenario(parts: Parts) -> None:
-        first, second, third = parts.worker("host.a.e1"), parts.worker("host.b.e2", "e2"), parts.worker("m.c.e3", "e3")
+        first, second, third = (
+            parts.worker("host.a.e1"),
+            parts.worker("host.b.e2", "e2"),
+            parts.worker("host.c.e3", "e3"),
+        )
         with opened(parts) as stream:
             await first.say("r1", Progress(phase="queued"))
             await second.say("r1", STARTED, text("second"))
