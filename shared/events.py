@@ -146,6 +146,9 @@ Event = (
     | Failed
 )
 
+# The answer stands without them.
+INCIDENTAL = (Progress, ReasoningDelta)
+
 # State -> the event types legal in it, and where they lead. An event that is not listed is a bug in its sender.
 _LEGAL: dict[str, dict[type, str]] = {
     "waiting": {Progress: "waiting", Started: "open", Failed: "ended"},

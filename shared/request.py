@@ -141,7 +141,8 @@ class Envelope:
     `gateway` is where the frames go. `deadline_s` is the time by which an engine must have begun with it, in
     Redis's time (see `shared.clock`).
     `attempt` starts at 1 and is part of every frame that answers it. `resume` makes it go on where an earlier attempt
-    was, instead of beginning anew.
+    was, instead of beginning anew. `codes` are those that the gateway reads; it is sealed for one host, whom gateway
+    records, which only gateways can open, tell nothing.
     """
 
     request: GenerateRequest
@@ -149,3 +150,4 @@ class Envelope:
     attempt: int = 1
     deadline_s: float = 0.0
     resume: Resume | None = None
+    codes: tuple[int, ...] = ()

@@ -62,7 +62,9 @@ _CODES: dict[type, int] = {
     registry.Reader: 52,
 }
 
-READER = registry.Reader(versions=(WIRE_VERSION,), codes=tuple(sorted(_CODES.values())))
+CODES = frozenset(_CODES.values())
+_NAMES = {code: cls.__name__ for cls, code in _CODES.items()}
+READER = registry.Reader(versions=(WIRE_VERSION,), codes=tuple(sorted(CODES)))
 _VERSION = bytes([WIRE_VERSION])
 _OLD_MARK = 0x92  # versions 1 and 2 were an array of two, the version first
 
@@ -174,6 +176,24 @@ def encode(value: Any) -> bytes:
     if type(value) is request.Envelope and isinstance(value.request, request.PackedRequest):
         return _encode_packed(value, value.request)
     return _VERSION + _pack(value)
+
+
+def code_of(cls: type) -> int | None:
+    """The class's code; None for one that does not travel."""
+    return _CODES.get(cls)
+
+
+def name_of(code: int) -> str:
+    return _NAMES[code]
+
+
+def codes_in(data: bytes) -> frozenset[int]:
+    """The codes of all classes in what `encode` made."""
+    found: set[int] = set()
+    msgpack.unpackb(
+        memoryview(data)[1:], ext_hook=lambda code, _: found.add(code), raw=False, strict_map_key=False, use_list=False
+    )
+    return frozenset(found)
 
 
 def version_of(data: bytes) -> int:

@@ -11,7 +11,8 @@ from shared.request import Resume
 
 class Attempt:
     """`number` counts from 1 and is part of every frame that answers. `place` is where its job was put last, None for
-    work without a job, which any host may answer. With `resume` it goes on where an earlier one was, instead of beginning anew.
+    work without a job, which any host may answer. With `resume` it goes on where an earlier one was, instead of
+    beginning anew.
 
     `worker` and `epoch` say who answers, empty until the first entry. Once a worker has started the answer, entries
     of any other are fenced off; before that a second worker may take over (RQ gave it the job again).

@@ -180,7 +180,7 @@ class Dispatch:
             return False
         resume = None
         if decision is Decision.GO_ON_ELSEWHERE:
-            resume = self._resume()
+            resume = self.resume()
             self.deadline_s = max(self.deadline_s, time.time() + _GO_ON_S)
         else:
             self.has_tokens = False
@@ -198,11 +198,11 @@ class Dispatch:
             attempts=self.attempt.number,
             remaining_s=self.remaining_s,
             has_answer=self._has_answer,
-            can_resume=self._resume() is not None,
+            can_resume=self.resume() is not None,
             has_place=has_place,
         )
 
-    def _resume(self) -> Resume | None:
+    def resume(self) -> Resume | None:
         """What another worker needs to go on at the next token; None where it cannot."""
         token_ids = self._told.token_ids
         if self._started is None or not token_ids:

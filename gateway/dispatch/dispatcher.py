@@ -19,16 +19,17 @@ from gateway.dispatch.limits import Limits
 from gateway.dispatch.place import Facts, Pending, Placed, Refused, place
 from gateway.dispatch.presence import away_error
 from gateway.dispatch.readers import EventReader
+from gateway.dispatch.reading import Reading, who_reads
 from gateway.dispatch.space import Space
 from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.tasks import cancel_all
-from shared import keys
+from shared import keys, wire
 from shared.errors import DeadlineExceededError, GatewayError, OverloadedError
 from shared.events import Failed, Started
 from shared.keys import Names
 from shared.places import NONE
 from shared.registry import Fleet
-from shared.request import Envelope, GenerateRequest, PackedRequest
+from shared.request import Envelope, GenerateRequest, PackedRequest, Resume
 
 logger = logging.getLogger(__name__)
 
@@ -101,17 +102,32 @@ class Dispatcher:
         return replace(fleet, workers=tuple(await self._jobs.backlogs(fleet.ready_workers(model))))
 
     def _decide(
-        self, request: GenerateRequest, *, avoid: frozenset[str] = frozenset(), fleet: Fleet | None = None
+        self,
+        request: GenerateRequest,
+        *,
+        avoid: frozenset[str] = frozenset(),
+        fleet: Fleet | None = None,
+        resume: Resume | None = None,
     ) -> Placed | Refused:
         fleet = self._fleet.snapshot if fleet is None else fleet
+        reading = self.reading(request, fleet, resume)
+        if reading.refusal is not None:
+            return reading.refusal
         facts = Facts(
             model=request.model,
             priority=request.priority,
             may_wait_s=self._limits.deadline_s(request.priority),
             max_waiting=self._limits.max_queue,
-            avoid=avoid,
+            avoid=avoid | reading.unable,
         )
         return place(fleet, self.pending(fleet, request.model), facts)
+
+    def reading(self, request: GenerateRequest, fleet: Fleet, resume: Resume | None = None) -> Reading:
+        """Who of the model's ready workers reads the request."""
+        gateway = self._hub.gateway_id
+        return who_reads(
+            fleet.ready_workers(request.model), lambda: Envelope(request=request, gateway=gateway, resume=resume)
+        )
 
     def _check_broker(self) -> None:
         """Raises `BrokerUnavailableError` when an answer could not come back. A connection that is just being made
@@ -168,7 +184,7 @@ class Dispatcher:
 
     def _anywhere(self, dispatch: Dispatch, gone: set[str]) -> Placed:
         """A place on another worker; without one it waits for the model. It was admitted, so it is not refused now."""
-        decided = self._decide(dispatch.request, avoid=dispatch.tried | gone)
+        decided = self._decide(dispatch.request, avoid=dispatch.tried | gone, resume=dispatch.attempt.resume)
         return decided if isinstance(decided, Placed) else Placed(priority=dispatch.request.priority)
 
     def _envelope(self, dispatch: Dispatch) -> Envelope:
@@ -178,6 +194,7 @@ class Dispatcher:
             attempt=dispatch.attempt.number,
             deadline_s=self._fleet.clock.of_unix(dispatch.deadline_s),
             resume=dispatch.attempt.resume,
+            codes=wire.READER.codes,
         )
 
     async def _wake(self, model: str) -> None:
@@ -199,7 +216,7 @@ class Dispatcher:
     # --- the ways to another worker ------------------------------------------------------------------------------
 
     def other_place(self, dispatch: Dispatch) -> Placed | None:
-        decided = self._decide(dispatch.request, avoid=dispatch.tried)
+        decided = self._decide(dispatch.request, avoid=dispatch.tried, resume=dispatch.resume())
         return decided if isinstance(decided, Placed) and decided.worker else None
 
     async def move(self, dispatch: Dispatch, to: Placed) -> None:

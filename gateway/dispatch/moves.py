@@ -25,11 +25,17 @@ _PATIENCE_S = 1.0  # on a list before another worker is looked at
 
 
 def better_place(
-    fleet: Fleet, pending: Pending, was: Placed | None, request: GenerateRequest, waited_s: float
+    fleet: Fleet,
+    pending: Pending,
+    was: Placed | None,
+    request: GenerateRequest,
+    waited_s: float,
+    *,
+    avoid: frozenset[str] = frozenset(),
 ) -> Placed | None:
-    """Where the job should go; None to leave it."""
+    """Where the job should go, not to one of those to avoid; None to leave it."""
     own = next((w for w in fleet.ready_workers(request.model) if was is not None and w.worker == was.worker), None)
-    facts = Facts(model=request.model, priority=request.priority, may_wait_s=math.inf, max_waiting=2**31)
+    facts = Facts(model=request.model, priority=request.priority, may_wait_s=math.inf, max_waiting=2**31, avoid=avoid)
     best = place(fleet, pending, facts)
     if not isinstance(best, Placed) or not best.worker or (own is not None and best.worker == own.worker):
         return None
@@ -56,6 +62,7 @@ async def move_waiting(dispatcher: Dispatcher, fleet: Fleet) -> None:
     for dispatch in dispatcher.waiting():
         waited_s = time.monotonic() - dispatch.attempt.heard_s
         pending = dispatcher.pending(fleet, dispatch.model)
-        to = better_place(fleet, pending, dispatch.attempt.place, dispatch.request, waited_s)
+        unable = dispatcher.reading(dispatch.request, fleet, dispatch.attempt.resume).unable
+        to = better_place(fleet, pending, dispatch.attempt.place, dispatch.request, waited_s, avoid=unable)
         if to is not None:
             await dispatcher.move(dispatch, to)

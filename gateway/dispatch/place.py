@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from shared.errors import OverloadedError
+from shared.errors import GatewayError, OverloadedError
 from shared.places import NONE, Counts, free_places
 from shared.registry import Fleet, WorkerLease
 from shared.request import PRIORITIES, Priority
@@ -62,7 +62,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    error: OverloadedError
+    error: GatewayError
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from shared.clock import RedisClock
 from shared.errors import GatewayError, InternalError, InvalidRequestError, WireError, WorkerLostError
 from shared.events import Event, Failed, Started, Usage
 from shared.keys import Names
+from shared.readable import readable_events, unread_by
 from shared.request import Envelope, GenerateRequest
 from shared.seal import HostKey
 from shared.wire import FrameEntry, decode, decode_envelope
@@ -110,6 +111,8 @@ class CallServer:
             self._publish(envelope, Failed(code=InternalError.code, message="an error whose text cannot be told"))
 
     def _publish(self, envelope: Envelope, event: Event) -> None:
+        if unread := unread_by(envelope.codes):
+            [event] = readable_events([event], unread)
         entry = FrameEntry(
             request_id=envelope.request.id, attempt=envelope.attempt, seq=0, token_ids=(), events=(event,)
         )

@@ -34,6 +34,7 @@ from shared.errors import (
     WorkerLostError,
 )
 from shared.events import Event, EventOrder, Failed, Finished, Progress, Started, Usage
+from shared.readable import NOTHING, readable_events, unread_by
 from shared.request import Resume
 from shared.seal import HostKey
 from shared.wire import FrameEntry, decode_envelope
@@ -68,6 +69,7 @@ class _Work:
     order: EventOrder = field(default_factory=EventOrder)
     resume: Resume | None = None
     prompt_digest: str = ""
+    unread: frozenset[int] = NOTHING  # codes that the gateway does not read
 
     @property
     def key(self) -> str:
@@ -231,6 +233,7 @@ class Runner:
         if body.data is None:
             raise WireError("the request's body is gone")
         envelope = decode_envelope(body.data)
+        work.unread = unread_by(envelope.codes)
         ended = self._know(work, envelope.gateway, envelope.deadline_s)
         try:
             check_envelope(envelope, work.ticket, body.data, self._key, self._clock.now_s())
@@ -264,7 +267,8 @@ class Runner:
 
     def _tell(self, work: _Work, events: tuple[Event, ...]) -> None:
         with self._lock:
-            if not work.is_ended:
+            events = _readable(work, events)
+            if events and not work.is_ended:
                 for event in events:
                     work.order.feed(event)
                 entry = self._entry(work, events)
@@ -384,7 +388,7 @@ class Runner:
                 work = self._in_engine.get(output.key)
                 if work is None or work.is_ended or not (output.events or output.token_ids):
                     continue
-                events = self._checked(work, output.events)
+                events = self._checked(work, _readable(work, output.events))
                 self._note_pace(work, has_tokens=bool(output.token_ids))
                 frames[work.gateway].append(self._entry(work, events, output.token_ids))
                 if work.order.ended:
@@ -446,3 +450,8 @@ class Runner:
             (now_s - work.taken_s) * 1000,
         )
         self._report(Ended(work.ticket, error, usage))
+
+
+def _readable(work: _Work, events: tuple[Event, ...]) -> tuple[Event, ...]:
+    """As far as the gateway reads them; the normal case costs nothing."""
+    return readable_events(events, work.unread) if work.unread else events

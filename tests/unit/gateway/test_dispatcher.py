@@ -14,13 +14,14 @@ from gateway.dispatch.jobs import Work
 from gateway.parts import Parts
 from shared import wire
 from shared.config import Settings
-from shared.errors import OverloadedError
-from shared.messages import Message, TextPart
-from shared.registry import HostRecord, ModelRecord
+from shared.errors import ModelUnavailableError, OverloadedError
+from shared.messages import ImagePart, Message, TextPart
+from shared.registry import HostRecord, ModelRecord, Reader, WorkerLease
 from shared.request import Envelope, GenerateRequest
+from tests.support.fleet import lease
 from tests.support.gateway import ANYWHERE
 from tests.support.names import NAMES
-from tests.support.sealed import SECRET, host_seal
+from tests.support.sealed import SECRET, host_seal, sealed_lease
 
 
 @pytest.fixture
@@ -42,6 +43,36 @@ def queued(number: int) -> Envelope:
     message = Message(role="user", parts=(TextPart(text="hi"),))
     request = GenerateRequest(id=f"r{number}", model="m", messages=(message,))
     return Envelope(request=request, gateway="gw", attempt=1, deadline_s=time.time() + 60)
+
+
+def test_work_goes_to_a_worker_that_can_read_it(play: Callable[[Callable[[Parts], Awaitable[None]]], None]) -> None:
+    """Also where it would begin sooner on one that cannot."""
+    old = Reader(versions=(wire.WIRE_VERSION,), codes=tuple(wire.CODES - {wire.code_of(ImagePart)}))
+    image = ImagePart(data="iVBO", media_type="image/png")
+
+    def asked(*parts: TextPart | ImagePart) -> GenerateRequest:
+        return GenerateRequest(id="r1", model="m", messages=(Message(role="user", parts=parts),))
+
+    async def scenario(parts: Parts) -> None:
+        async def come(worker: WorkerLease) -> None:
+            await parts.jobs._redis.set(NAMES.lease(worker.worker), sealed_lease(worker))
+            await parts.jobs._redis.sadd(NAMES.workers, worker.worker)
+            await parts.fleet.refresh()
+
+        async def placed(request: GenerateRequest) -> str:
+            dispatch = await parts.dispatcher.admit(request, is_repeated=False)
+            assert dispatch.attempt.place is not None
+            return dispatch.attempt.place.worker
+
+        await come(lease("m", worker="a.m.e1", reader=old))
+        assert await placed(asked(TextPart(text="hi"))) == "a.m.e1"
+        with pytest.raises(ModelUnavailableError, match=r"a\.m\.e1 cannot read ImagePart"):
+            await placed(asked(image))
+        await come(lease("m", worker="b.m.e1", held=(3, 0, 0, 0)))
+        assert await placed(asked(TextPart(text="hi"))) == "a.m.e1"
+        assert await placed(asked(image)) == "b.m.e1"
+
+    play(scenario)
 
 
 def test_a_queue_that_was_just_left_has_room(play: Callable[[Callable[[Parts], Awaitable[None]]], None]) -> None:

@@ -17,7 +17,17 @@ from shared import wire
 from shared.clock import RedisClock
 from shared.config import load_settings
 from shared.errors import InvalidRequestError, ModelUnavailableError, WorkerLostError
-from shared.events import Event, Failed, Finished, Progress, Started, TextDelta, Usage
+from shared.events import (
+    Event,
+    Failed,
+    Finished,
+    Progress,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallStarted,
+    Usage,
+)
 from shared.registry import ModelSpec
 from shared.request import Envelope, GenerateRequest, Resume, SamplingParams
 from shared.seal import keys_of_host
@@ -69,9 +79,15 @@ class Bench:
         secret: str = SECRET,
         deadline_s: float = 0.0,
         resume: Resume | None = None,
+        codes: tuple[int, ...] = (),
     ) -> Ticket:
         envelope = Envelope(
-            request=request, gateway=self.gateway.name, attempt=attempt, deadline_s=deadline_s, resume=resume
+            request=request,
+            gateway=self.gateway.name,
+            attempt=attempt,
+            deadline_s=deadline_s,
+            resume=resume,
+            codes=codes,
         )
         body = wire.encode(envelope)
         self.gateway.client.set(NAMES.body("host", request.id, attempt), body)
@@ -290,6 +306,37 @@ def test_an_illegal_event_ends_the_request_with_an_error(acted: Bench, scripted:
     assert kinds == [Progress, Started, TextDelta, Failed]
     wait_until(lambda: scripted.cancelled == ["r1"], "the engine is told")
     assert acted.report(Ended).error.code == "internal"
+
+
+def all_codes_but(*classes: type) -> tuple[int, ...]:
+    return tuple(wire.CODES - {wire.code_of(cls) for cls in classes})
+
+
+def test_a_gateway_that_knows_fewer_events_hears_the_rest(acted: Bench, scripted: ScriptedEngine) -> None:
+    acted.ask("x", codes=all_codes_but(Progress, ReasoningDelta))
+    wait_until(lambda: scripted.taken == ["r1"], "the engine has it")
+    scripted.says(STARTED, Progress(phase="prefill"), ReasoningDelta(text="hm"), TextDelta(text="a"), token_ids=(5,))
+    scripted.says(ReasoningDelta(text="hm"), token_ids=(6,))
+    scripted.says(FINISHED)
+    acted.gateway.wait_end()
+    assert [type(event) for event in acted.gateway.events()] == [Started, TextDelta, Finished]
+    entries = [entry for _, frame in acted.gateway.frames for entry in frame.entries]
+    assert [(entry.seq, entry.token_ids) for entry in entries] == [(0, (5,)), (1, (6,)), (2, ())]
+    assert acted.report(Ended).error is None
+
+
+def test_an_answer_that_a_gateway_cannot_read_ends_with_an_error(acted: Bench, scripted: ScriptedEngine) -> None:
+    """Told without its calls it would be another answer; and nobody needs the rest of it."""
+    acted.ask("x", codes=all_codes_but(ToolCallStarted))
+    held(acted, scripted, "r2")
+    wait_until(lambda: len(scripted.taken) == 2, "the engine has both")
+    call = ToolCallStarted(index=0, id="t", name="read")
+    scripted.steps.put(lambda: [Output(key=name, events=(STARTED, call)) for name in ("r1", "r2")])
+    failed = acted.gateway.wait_for(Failed)
+    assert (failed.code, "ToolCallStarted" in failed.message) == ("wire", True)
+    assert acted.gateway.wait_for(ToolCallStarted, "r2") == call
+    wait_until(lambda: scripted.cancelled == ["r1"], "the engine is told")
+    assert acted.report(Ended).error.code == "wire"
 
 
 UNSENDABLE = "\ud800"
