@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Set
 import grimp
 
 PACKAGES = ("gateway", "worker", "shared")
+MOST_DEPTH = 99
 Arrow = tuple[str, str]
 
 
@@ -21,14 +22,15 @@ def build_graph() -> grimp.ImportGraph:
     return grimp.build_graph(first, *others)
 
 
-def rooms(graph: grimp.ImportGraph) -> list[str]:
-    return sorted({_room(graph, module) for module in graph.modules if not graph.find_children(module)})
+def rooms(graph: grimp.ImportGraph, *, depth: int = MOST_DEPTH) -> list[str]:
+    """With `depth` 2 what lies deeper belongs to its package's folder."""
+    return sorted({_cut(_room(graph, module), depth) for module in graph.modules if not graph.find_children(module)})
 
 
-def arrows(graph: grimp.ImportGraph) -> Counter[Arrow]:
+def arrows(graph: grimp.ImportGraph, *, depth: int = MOST_DEPTH) -> Counter[Arrow]:
     """(importing room, imported room) and how many imports it stands for."""
-    found = ((_room(graph, importer), _room(graph, imported)) for importer, imported in _imports(graph))
-    return Counter(arrow for arrow in found if arrow[0] != arrow[1])
+    found = (tuple(_cut(_room(graph, module), depth) for module in each) for each in _imports(graph))
+    return Counter((here, there) for here, there in found if here != there)
 
 
 def back(graph: grimp.ImportGraph) -> list[Arrow]:
@@ -45,6 +47,10 @@ def _imports(graph: grimp.ImportGraph) -> Iterator[Arrow]:
     for importer in graph.modules:
         for imported in graph.find_modules_directly_imported_by(importer):
             yield importer, imported
+
+
+def _cut(room: str, depth: int) -> str:
+    return ".".join(room.split(".")[:depth])
 
 
 def _room(graph: grimp.ImportGraph, module: str) -> str:
@@ -75,7 +81,8 @@ def _reached(edges: Mapping[str, Set[str]], start: str) -> set[str]:
 def main() -> None:
     graph = build_graph()
     found, between = rooms(graph), arrows(graph)
-    print(f"{len(found)} rooms, {len(between)} arrows")
+    print(f"{len(rooms(graph, depth=2))} rooms, {len(arrows(graph, depth=2))} arrows between the packages' folders")
+    print(f"{len(found)} rooms, {len(between)} arrows between all folders")
     for room in found:
         theirs = sorted((there, count) for (here, there), count in between.items() if here == room)
         print(f"  {room}: {', '.join(f'{there} ({count})' for there, count in theirs) or '-'}")
