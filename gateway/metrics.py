@@ -177,6 +177,10 @@ class Metrics:
         self._redispatches = Counter(
             "gw_redispatches", "Requests given to another worker after one was lost", ("model",), registry=registry
         )
+        self._register_streams(registry, fleet)
+
+    def _register_streams(self, registry: CollectorRegistry, fleet: FleetWatcher) -> None:
+        """What is counted between the gateway and its workers."""
         self._gaps = Counter("gw_stream_gaps", "Holes in workers' frames", ("outcome",), registry=registry)
         self._overhead = Histogram(
             "gw_overhead_seconds",

@@ -138,27 +138,9 @@ def _convert(name: str, raw: str, default: Any) -> Any:
 
 
 def _validated(settings: Settings) -> Settings:
-    if not 0 <= settings.port <= 65535:
-        raise ConfigError(f"port {settings.port} is not between 0 and 65535")
-    if settings.deployment != word(settings.deployment):
-        raise ConfigError(f"deployment {settings.deployment!r}: expected letters, digits, - and _")
-    if settings.log_level.lower() not in ("debug", "info", "warning", "error"):
-        raise ConfigError(f"log level {settings.log_level!r}: expected debug, info, warning or error")
-    for name in _POSITIVE:
-        if not 0 < getattr(settings, name) < math.inf:
-            raise ConfigError(f"{environment_name(name)} must be positive")
-    for name in _NOT_NEGATIVE:
-        if not 0 <= getattr(settings, name) < math.inf:
-            raise ConfigError(f"{environment_name(name)} must not be negative")
-    if settings.secret and not settings.secret.strip():
-        raise ConfigError(f"{environment_name('secret')} is blank")
-    if settings.api_key and not _can_be_sent(settings.api_key):
-        raise ConfigError(f"{environment_name('api_key')} has blanks around it or holds what no header can")
-    if settings.host != "localhost" and not is_loopback_address(settings.host) and not settings.api_key:
-        raise ConfigError(
-            f"--host {settings.host} would open the gateway to the network without a key: "
-            "set MLX_GATEWAY_API_KEY, or listen on 127.0.0.1"
-        )
+    _check_words(settings)
+    _check_numbers(settings)
+    _check_access(settings)
     return replace(
         settings,
         allowed_hosts=_patterns("allowed_hosts", settings.allowed_hosts, parse_host_pattern, "a host's name, no port"),
@@ -169,6 +151,36 @@ def _validated(settings: Settings) -> Settings:
             "scheme://host, and :port where it has one",
         ),
     )
+
+
+def _check_words(settings: Settings) -> None:
+    if settings.deployment != word(settings.deployment):
+        raise ConfigError(f"deployment {settings.deployment!r}: expected letters, digits, - and _")
+    if settings.log_level.lower() not in ("debug", "info", "warning", "error"):
+        raise ConfigError(f"log level {settings.log_level!r}: expected debug, info, warning or error")
+
+
+def _check_numbers(settings: Settings) -> None:
+    if not 0 <= settings.port <= 65535:
+        raise ConfigError(f"port {settings.port} is not between 0 and 65535")
+    for name in _POSITIVE:
+        if not 0 < getattr(settings, name) < math.inf:
+            raise ConfigError(f"{environment_name(name)} must be positive")
+    for name in _NOT_NEGATIVE:
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise ConfigError(f"{environment_name(name)} must not be negative")
+
+
+def _check_access(settings: Settings) -> None:
+    if settings.secret and not settings.secret.strip():
+        raise ConfigError(f"{environment_name('secret')} is blank")
+    if settings.api_key and not _can_be_sent(settings.api_key):
+        raise ConfigError(f"{environment_name('api_key')} has blanks around it or holds what no header can")
+    if settings.host != "localhost" and not is_loopback_address(settings.host) and not settings.api_key:
+        raise ConfigError(
+            f"--host {settings.host} would open the gateway to the network without a key: "
+            "set MLX_GATEWAY_API_KEY, or listen on 127.0.0.1"
+        )
 
 
 def _can_be_sent(key: str) -> bool:

@@ -4,14 +4,8 @@ A job's list is found through its record's `origin`, never passed in: whoever fo
 The owner of a request, the gateway that its envelope names, is the only one that places, moves and cancels its job.
 """
 
-# KEYS: the worker's lease, its list, its bell, its counter, the body, the job. ARGV: job id, body, seconds that both
-# live, then the job's fields. Gives the counter; -1 when the worker is gone, and nothing
-# is written.
-PLACE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
-redis.call('SET', KEYS[5], ARGV[2], 'EX', ARGV[3])
-redis.call('HSET', KEYS[6], unpack(ARGV, 4))
-redis.call('EXPIRE', KEYS[6], ARGV[3])
+# The job goes on the list, is counted, and the bell rings.
+_PUT = """
 redis.call('SADD', 'rq:queues', KEYS[2])
 redis.call('RPUSH', KEYS[2], ARGV[1])
 local counter = redis.call('HINCRBY', KEYS[4], 'v', 1)
@@ -22,25 +16,33 @@ redis.call('EXPIRE', KEYS[3], ARGV[3])
 return counter
 """
 
+# KEYS: the worker's lease, its list, its bell, its counter, the body, the job. ARGV: job id, body, seconds that both
+# live, then the job's fields. Gives the counter; -1 when the worker is gone, and nothing
+# is written.
+PLACE = (
+    """
+if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
+redis.call('SET', KEYS[5], ARGV[2], 'EX', ARGV[3])
+redis.call('HSET', KEYS[6], unpack(ARGV, 4))
+redis.call('EXPIRE', KEYS[6], ARGV[3])
+"""
+    + _PUT
+)
+
 # KEYS: as for PLACE, then the body as it lies now. ARGV: job id, body, seconds that both live, name of the queue behind
 # the list, the job's data for its new worker. Gives the counter; -1 when the worker is gone, 0 when the job waits no
 # longer: it was claimed, and frames will say by whom, or cancelled.
-MOVE = """
+MOVE = (
+    """
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
 local origin = redis.call('HGET', KEYS[6], 'origin')
 if not origin or redis.call('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) == 0 then return 0 end
 redis.call('DEL', KEYS[7])
 redis.call('SET', KEYS[5], ARGV[2], 'EX', ARGV[3])
 redis.call('HSET', KEYS[6], 'origin', ARGV[4], 'data', ARGV[5])
-redis.call('SADD', 'rq:queues', KEYS[2])
-redis.call('RPUSH', KEYS[2], ARGV[1])
-local counter = redis.call('HINCRBY', KEYS[4], 'v', 1)
-redis.call('EXPIRE', KEYS[4], ARGV[3])
-redis.call('LPUSH', KEYS[3], 1)
-redis.call('LTRIM', KEYS[3], 0, 0)
-redis.call('EXPIRE', KEYS[3], ARGV[3])
-return counter
 """
+    + _PUT
+)
 
 # KEYS: the mark of what has ended, the job, the body, the registry of cancelled jobs. ARGV: job id, attempt, seconds
 # that the record lives on. Gives 1 when the job still waited: it then ends as RQ's own `Job.cancel` would leave it.

@@ -89,6 +89,12 @@ def count_words(request: GenerateRequest) -> int:
     return max(1, sum(len(text.split()) for text in texts))
 
 
+def _demanded_call(request: GenerateRequest) -> list[tuple[str, str]]:
+    if not request.tools or request.tool_choice.mode not in ("any", "tool"):
+        return []
+    return [(request.tool_choice.name or request.tools[0].name, "{}")]
+
+
 def parse_script(request: GenerateRequest) -> Script:
     """Read the last message as the module's text says."""
     last = request.messages[-1] if request.messages else None
@@ -119,8 +125,7 @@ def parse_script(request: GenerateRequest) -> Script:
             failure = Failed(code=code or "internal", message=message or "echo:fail")
         else:
             mode = directive[1]
-    if not calls and request.tools and request.tool_choice.mode in ("any", "tool"):
-        calls.append((request.tool_choice.name or request.tools[0].name, "{}"))
+    calls = calls or _demanded_call(request)
     return Script(
         reasoning="" if request.reasoning.enabled is False else "\n".join(reasoning),
         text=" ".join(words) if words else "\n".join(lines).strip("\n"),

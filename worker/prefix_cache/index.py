@@ -21,24 +21,10 @@ import hashlib
 import heapq
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Generic
 
-from worker.prefix_cache.node import KEY_BYTES, Node, P, Stored
+from worker.prefix_cache.node import KEY_BYTES, Match, Node, P, Stored
 from worker.prefix_cache.tokens import TOKEN_BYTES, common_tokens, count_tokens, slice_tokens
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match(Generic[P]):
-    """`common` tokens of the prompt are known; `depth` of them can be resumed, at the end of `node` or inside it.
-
-    `is_parted` says that what is known goes on differently there; otherwise it ends, and the prompt only grew.
-    """
-
-    node: Node[P]
-    depth: int
-    common: int
-    is_parted: bool
 
 
 class PrefixIndex(Generic[P]):

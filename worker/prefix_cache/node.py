@@ -117,3 +117,16 @@ class Node(Generic[P]):
     def each_child(self) -> Iterator[Node[P]]:
         for siblings in self.children.values():
             yield from siblings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match(Generic[P]):
+    """`common` tokens of the prompt are known; `depth` of them can be resumed, at the end of `node` or inside it.
+
+    `is_parted` says that what is known goes on differently there; otherwise it ends, and the prompt only grew.
+    """
+
+    node: Node[P]
+    depth: int
+    common: int
+    is_parted: bool

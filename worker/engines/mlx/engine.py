@@ -18,7 +18,7 @@ from shared.config import Settings, model_folders
 from shared.errors import InternalError, PromptTooLongError, UnsupportedContentError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Started, TokenLogprob
 from shared.registry import ModelSpec
-from shared.request import PRIORITIES, GenerateRequest, Resume
+from shared.request import GenerateRequest, Resume
 from worker.answers.stream import EndReason
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turns
@@ -363,13 +363,10 @@ class MlxEngine:
         sequence = self._prefiller.pick(waiting, is_decoding=is_decoding)
         if sequence is None:
             return self._refuse(waiting) if self._room.is_refusing else None
-        events: list[Event] = []
-        if sequence.lease is None:
-            if not self._prefiller.begin(sequence):
-                return None
-            if not sequence.is_started:
-                sequence.is_started = True
-                events.append(Started(usage=sequence.usage()))
+        if sequence.lease is None and not self._prefiller.begin(sequence):
+            return None
+        events: list[Event] = [] if sequence.is_started else [Started(usage=sequence.usage())]
+        sequence.is_started = True
         self._speculation.disturbed()
         try:
             logits = self._prefiller.advance(sequence, decode_step_s=self._decoder.step_s, is_decoding=is_decoding)
@@ -380,12 +377,15 @@ class MlxEngine:
             if not (sequence.is_resumed or sequence.generated):  # else progress may come within a tool call
                 events.append(Progress(phase="prefill", done_tokens=sequence.position, total_tokens=sequence.total))
             return Output(key=sequence.key, events=tuple(events))
-        if sequence.sampler is None:
-            try:
-                sequence.sampler = self._build_sampler(sequence)
-            except WorkerLostError as error:
-                self._end(sequence)
-                return Output(key=sequence.key, events=(Failed.of(error),))
+        return self._first(sequence, logits, events)
+
+    def _first(self, sequence: Sequence, logits: mx.array, events: list[Event]) -> Output:
+        """The first token after a prompt."""
+        try:
+            sequence.sampler = sequence.sampler or self._build_sampler(sequence)
+        except WorkerLostError as error:
+            self._end(sequence)
+            return Output(key=sequence.key, events=(Failed.of(error),))
         token = first_token(sequence.key, sequence.sampler, logits)
         taken, is_over = self._take(sequence, token)
         if is_over:
@@ -483,7 +483,7 @@ class MlxEngine:
             running=len(self._decoder),
             waiting=len(self._sequences) - len(self._decoder),
             waiting_tokens=sum(sequence.total - self._prefiller.depth(sequence) for sequence in waiting),
-            waiting_s=self._waiting_s(waiting),
+            waiting_s=self._prefiller.waiting_s(waiting),
             prefill_tokens_per_s=self._cost.tokens_per_s,
             decode_tokens_per_s=self._decoder.tokens_per_s,
             cache_bytes=self.store.nbytes,
@@ -498,12 +498,3 @@ class MlxEngine:
                 "memory_neighbour_bytes": self._room.neighbour_bytes,
             },
         )
-
-    def _waiting_s(self, waiting: list[Sequence]) -> tuple[float, ...]:
-        """Predicted prefill of these, by class; nothing while no prefill was measured."""
-        if not self._cost.tokens_per_s:
-            return ()
-        by_class = dict.fromkeys(PRIORITIES, 0.0)
-        for sequence in waiting:
-            by_class[sequence.request.priority] += self._cost.predict_s(self._prefiller.depth(sequence), sequence.total)
-        return tuple(by_class.values())

@@ -54,18 +54,23 @@ def _guard(schema: Any, pattern: str) -> Any:
         return _ANY
     if not isinstance(schema, dict):
         return schema
-    out: Schema = {}
-    for key, item in schema.items():
-        if key in ("properties", "$defs", "definitions", "patternProperties") and isinstance(item, dict):
-            out[key] = {name: _guard(each, pattern) for name, each in item.items()}
-        elif key in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(item, list):
-            out[key] = [_guard(each, pattern) for each in item]
-        elif key in ("items", "additionalProperties"):
-            out[key] = _guard(item, pattern)
-        else:
-            out[key] = item
+    out: Schema = {key: _guard_inside(key, item, pattern) for key, item in schema.items()}
     if not _SAYS_SOMETHING & out.keys():
         return {**out, **_ANY}
+    _bound(out, pattern)
+    return out
+
+
+def _guard_inside(key: str, item: Any, pattern: str) -> Any:
+    if key in ("properties", "$defs", "definitions", "patternProperties") and isinstance(item, dict):
+        return {name: _guard(each, pattern) for name, each in item.items()}
+    if key in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(item, list):
+        return [_guard(each, pattern) for each in item]
+    return _guard(item, pattern) if key in ("items", "additionalProperties") else item
+
+
+def _bound(out: Schema, pattern: str) -> None:
+    """What a value of each declared type may be, where the schema leaves it open."""
     declared = out.get("type")
     kinds = declared if isinstance(declared, list) else [declared]
     if "string" in kinds and not {"enum", "const", "pattern", "format", "$ref"} & out.keys():
@@ -77,7 +82,6 @@ def _guard(schema: Any, pattern: str) -> Any:
         out.update({"additionalProperties": False} if out.get("properties") else _free_names(others))
     if "array" in kinds and "prefixItems" not in out:
         out.setdefault("items", _ANY)
-    return out
 
 
 def _free_names(schema: Any) -> Schema:

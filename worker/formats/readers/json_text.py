@@ -321,27 +321,16 @@ class JsonText:
 
     def _maybe_end(self, text: str, at: int) -> int:
         """A quote ends a string only where something that may follow a string follows."""
-        if not self._stack:
-            self._end_string()
-            return at + 1
         following = at + 1
         while following < len(text) and text[following] in _SPACE:
             following += 1
-        if following == len(text):
-            if not self._final:
-                return -1
+        ends = self._ends_before(text, following)
+        if ends is None:
+            return -1
+        if ends:
             self._end_string()
             return at + 1
         char = text[following]
-        if char in (":" if self._is_key else ",]}"):
-            self._end_string()
-            return at + 1
-        if self._watch and char == self._watch[0]:
-            if text.startswith(self._watch, following):
-                self._end_string()
-                return at + 1
-            if not self._final and self._watch.startswith(text[following:]):
-                return -1
         if char == self._quote and following > at + 1:
             # `"a" "b"`: a comma may be missing, or both quotes belong to the text.
             self._end_string()
@@ -349,6 +338,20 @@ class JsonText:
             return at + 1
         self._out.append('\\"' if self._quote == '"' else self._quote)
         return at + 1
+
+    def _ends_before(self, text: str, following: int) -> bool | None:
+        """Whether what stands at `following` may follow a string; None while that cannot be known."""
+        if not self._stack:
+            return True
+        if following == len(text):
+            return True if self._final else None
+        if text[following] in (":" if self._is_key else ",]}"):
+            return True
+        if not self._watch or text[following] != self._watch[0]:
+            return False
+        if text.startswith(self._watch, following):
+            return True
+        return None if not self._final and self._watch.startswith(text[following:]) else False
 
     def _stick_here(self, text: str, at: int) -> int:
         return self._stick(at)

@@ -20,8 +20,8 @@ from worker.engines.mlx.kv.cache import Layout, Segment, can_restore, restore
 from worker.engines.mlx.kv.disk import DiskTier
 from worker.engines.mlx.kv.segment_file import DamagedFileError, RawSegment, import_segment
 from worker.engines.mlx.kv.writes import Writes
-from worker.prefix_cache.index import Match, PrefixIndex
-from worker.prefix_cache.node import Node, Stored
+from worker.prefix_cache.index import PrefixIndex
+from worker.prefix_cache.node import Match, Node, Stored
 from worker.prefix_cache.tokens import count_tokens, slice_tokens
 
 log = logging.getLogger(__name__)

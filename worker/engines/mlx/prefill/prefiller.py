@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from shared.config import Settings
-from shared.request import Priority
+from shared.request import PRIORITIES, Priority
 from worker.engines.mlx.decode.batch import last_pass_tokens, prefill, prefill_last
 from worker.engines.mlx.kv.buffers import roomy
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
@@ -90,6 +90,15 @@ class Prefiller:
                 return sequence
             candidates = {key: c for key, c in candidates.items() if by_key[key].lease is not None}
         return None
+
+    def waiting_s(self, waiting: Iterable[Sequence]) -> tuple[float, ...]:
+        """Predicted prefill of these, by class; nothing while no prefill was measured."""
+        if not self._cost.tokens_per_s:
+            return ()
+        by_class = dict.fromkeys(PRIORITIES, 0.0)
+        for sequence in waiting:
+            by_class[sequence.request.priority] += self._cost.predict_s(self.depth(sequence), sequence.total)
+        return tuple(by_class.values())
 
     def depth(self, sequence: Sequence) -> int:
         """How many tokens of the sequence need not be computed any more."""
