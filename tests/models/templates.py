@@ -10,6 +10,7 @@ template names. Columns:
 - law: whether each prompt of a tool conversation begins with the one before it, the generation header included where
   reasoning comes back after a prompt that asked for it, and else up to the header.
 - turn: milliseconds for a next turn after a history of 20,000 tokens, the dearer of a user's and a tool's.
+- thoughts: the family of markers around reasoning.
 - calls: the family of calls that is read; then whether calls written by the template are read back as they were.
 """
 
@@ -265,6 +266,7 @@ class Row:
     unequal: str
     broken: str
     turn_ms: float
+    thoughts: str
     family: str
     trips: dict[str, str]
 
@@ -274,6 +276,7 @@ def examine(path: Path, *, timed: bool = True) -> Row:
     builder = PromptBuilder(tokenizer, context_tokens=1 << 20)
     facts = builder.facts
     trips = failed_trips(tokenizer, builder)
+    said = report_template(tokenizer, builder)
     return Row(
         name=path.stem,
         mode=facts.mode,
@@ -281,7 +284,8 @@ def examine(path: Path, *, timed: bool = True) -> Row:
         unequal=difference(tokenizer, builder),
         broken=broken_law(builder),
         turn_ms=turn_ms(builder) if timed else 0.0,
-        family=report_template(tokenizer, builder)["calls"],
+        thoughts=said.get("reasoning", ""),
+        family=said["calls"],
         trips={name: trips.get(name, "") for name in SAMPLES},
     )
 
@@ -294,7 +298,8 @@ def examined(folder: Path, names: Sequence[str] = ()) -> Iterator[Row]:
 
 
 def build_table(rows: Sequence[Row]) -> Table:
-    table = Table(title="Chat templates", head=("template", "mode", "lacks", "equal", "law", "turn", "calls", *SAMPLES))
+    head = ("template", "mode", "lacks", "equal", "law", "turn", "thoughts", "calls", *SAMPLES)
+    table = Table(title="Chat templates", head=head)
     for row in rows:
         table.add(
             row.name,
@@ -303,6 +308,7 @@ def build_table(rows: Sequence[Row]) -> Table:
             "no" if row.unequal else "yes",
             "BROKEN" if row.broken else "kept",
             f"{row.turn_ms:.0f} ms",
+            row.thoughts or "-",
             row.family,
             *("no" if problem else "yes" for problem in row.trips.values()),
         )

@@ -20,15 +20,23 @@ HEADER: Mode = "header"
 # Not modes but what a marker in text may lead to besides: a call without its region marker; an end without a start.
 BARE_TOOL: Mode = "bare tool"
 STRAY: Mode = "stray"
+# And the markers around an answer.
+WRAP: Mode = "wrap"
+UNWRAP: Mode = "unwrap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Markup:
-    """How a model's answers are marked up: the markers around reasoning (empty: it has none), those that may stand
-    between messages and mean nothing, and, for a model with headers, which markers lead from one mode to which."""
+    """How a model's answers are marked up: the markers around reasoning (empty: it has none) and around the answer (as
+    in `worker.formats.reasoning`), those that may stand between messages and mean nothing, and, for a model with
+    headers, which markers lead from one mode to which."""
 
     think_start: str = ""
     think_end: str = ""
+    answer_start: str = ""
+    answer_end: str = ""
+    wraps_always: bool = False
+    is_phrase: bool = False
     structural: Sequence[str] = ()
     transitions: Mapping[Mode, Sequence[tuple[str, Mode]]] = field(default_factory=dict)
     initial: Mode = TEXT
@@ -82,6 +90,7 @@ def mode_table(
     if markup.think_start and markup.think_end:
         edges[TEXT] += [(markup.think_end, STRAY), (markup.think_start, REASONING)]
         edges[REASONING] += [(markup.think_start, STRAY), (markup.think_end, TEXT)]
+    edges[TEXT] += [(markup.answer_start, WRAP), (markup.answer_end, UNWRAP)]
     if calls:
         edges[TEXT].append((calls[1], STRAY))
         # A response format that leads to calls itself decides where they begin.

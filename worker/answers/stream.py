@@ -7,7 +7,8 @@ Rules that make the events independent of how the text is cut, and a replayed an
   are dropped; the indentation of its first line, and whitespace at the end of the answer, are kept. Whitespace around
   reasoning is dropped.
 - Reasoning opens at the start of a line only, so that prose may mention its marker. A tool call inside reasoning ends
-  the reasoning.
+  the reasoning. Words that open it do so only where the answer begins with them.
+- Markers around the answer are dropped: the first where its text begins, the last where nothing of it follows.
 - Stop sequences are looked for in visible text; not in reasoning, not in tool calls. The text never contains one.
 - With no tools the markup of a call is text. With `tool_choice` none (the tools stay in the prompt all the same, so
   that its prefix stays) a call is cut from the answer.
@@ -35,7 +36,19 @@ from shared.events import (
     ToolCallStarted,
 )
 from shared.request import GenerateRequest
-from worker.answers.reasoning import BARE_TOOL, HEADER, REASONING, STRAY, TEXT, TOOL, Markers, Markup, mode_table
+from worker.answers.reasoning import (
+    BARE_TOOL,
+    HEADER,
+    REASONING,
+    STRAY,
+    TEXT,
+    TOOL,
+    UNWRAP,
+    WRAP,
+    Markers,
+    Markup,
+    mode_table,
+)
 from worker.formats.readers import (
     CallBegun,
     CallDelta,
@@ -116,6 +129,9 @@ class AnswerStream:
         self._stop_held = ""  # may become a stop sequence
         self._lead = ""  # whitespace before the block begins
         self._space = ""  # whitespace that may turn out to end its block
+        self._may_wrap = form.markup.wraps_always
+        self._is_wrapped = self._may_wrap and beginning.continues  # its end marker may come
+        self._tail = ""  # that marker, and whitespace behind it
         self._begun = beginning.continues  # whether the block has anything but whitespace
         self._header = ""
         self._calls = 0
@@ -190,6 +206,7 @@ class AnswerStream:
             if self._reader is not None:
                 text = self._read_call(self._reader, text)
             elif self._may_be_bare_call(text):
+                text, self._held = self._held + text, ""
                 self._open_call(self._format.calls.bare_reader("", self._tools))
             elif not self._held and self._markers.cannot_match(text):
                 self._emit(text)
@@ -199,10 +216,12 @@ class AnswerStream:
 
     def _may_be_bare_call(self, text: str) -> bool:
         """Whether an answer begins here with what may be a call without any marker."""
-        if not self._may_be_bare or self._begun or self._held or self._mode != TEXT:
+        if not self._may_be_bare or self._begun or self._mode != TEXT:
             return False
-        begun = text.lstrip()
-        return bool(begun) and self._format.calls.may_begin(begun)
+        begun = (self._held + text).lstrip()
+        if not begun or not self._format.calls.may_begin(begun):
+            return False
+        return not any(mark.startswith(begun) or begun.startswith(mark) for mark in self._markers.targets)
 
     def _take_marked(self, text: str) -> str:
         found = self._markers.find(self._held + text)
@@ -225,30 +244,49 @@ class AnswerStream:
             self._open_call(self._format.calls.bare_reader(marker, self._tools))
         elif target == STRAY and not self._begun:
             pass  # the end of a block that was ended already, or the start of one that is open
-        elif target in (STRAY, BARE_TOOL) or (target == REASONING and self._mode == TEXT and not self._at_line_start()):
+        elif target == WRAP and self._may_wrap and not self._begun:
+            self._is_wrapped = True
+            self._logprobs.clear()
+        elif target == UNWRAP and self._is_wrapped and not self._tail:
+            self._tail = marker
+        elif target in (STRAY, BARE_TOOL, WRAP, UNWRAP) or (target == REASONING and not self._may_reason()):
             self._emit(marker)
         else:
             self._enter(target)
 
+    def _may_reason(self) -> bool:
+        if self._mode != TEXT:
+            return True
+        if self._format.markup.is_phrase:
+            return not self._begun and not self._has_said
+        return self._at_line_start()
+
     def _at_line_start(self) -> bool:
-        return not self._begun or "\n" in self._space or self._stop_held.endswith("\n")
+        return not self._begun or bool(self._tail) or "\n" in self._space or self._stop_held.endswith("\n")
 
     def _enter(self, mode: str) -> None:
         if mode != self._mode:
             self._end_block()
+        if (self._mode, mode) == (REASONING, TEXT):
+            self._may_wrap = True
+            self._is_wrapped = self._is_wrapped or not self._format.markup.answer_start
         self._mode = mode
         self._markers = self._modes[mode]
 
     def _end_block(self) -> None:
         self._flush_stop()
         self._logprobs.clear()
-        self._lead = self._space = ""
+        self._lead = self._space = self._tail = ""
         self._begun = False
 
     def _emit(self, text: str) -> None:
         if self._mode == HEADER:
             self._header += text
             return
+        if self._tail:
+            text = self._behind_tail(text)
+            if not text:
+                return
         if not self._begun:
             text = self._begin(text)
             if not text:
@@ -257,6 +295,14 @@ class AnswerStream:
             self._emit_until_stop(self._stop, text)
         else:
             self._emit_trimmed(text)
+
+    def _behind_tail(self, text: str) -> str:
+        """With more than whitespace behind it, the end marker was text."""
+        self._tail += text
+        if text.isspace():
+            return ""
+        text, self._tail = self._tail, ""
+        return text
 
     def _begin(self, text: str) -> str:
         """The block's first text, from its first line on that is not blank; empty before there is one."""
@@ -398,6 +444,8 @@ class AnswerStream:
             self._emit(self._header)
         if not self.is_over:
             self._flush_stop()
+            if self._tail:
+                self._end_block()
             self._emit_space()
             self._emit_logprobs()
 

@@ -3,7 +3,17 @@
 from worker.prompt.builder import PromptBuilder
 from worker.prompt.facts import TemplateFacts
 from worker.prompt.memory import Said
-from worker.prompt.samples import CallSample, call_sample, turn_end
+from worker.prompt.samples import CallSample, call_sample, find_reasoning, turn_end
 from worker.prompt.values import Boundary, Prompt
 
-__all__ = ["Boundary", "CallSample", "Prompt", "PromptBuilder", "Said", "TemplateFacts", "call_sample", "turn_end"]
+__all__ = [
+    "Boundary",
+    "CallSample",
+    "Prompt",
+    "PromptBuilder",
+    "Said",
+    "TemplateFacts",
+    "call_sample",
+    "find_reasoning",
+    "turn_end",
+]

@@ -16,7 +16,7 @@ from shared.errors import PromptTooLongError
 from shared.messages import Message
 from shared.request import GenerateRequest
 from worker.formats.harmony import HEADER
-from worker.prompt import encode, template
+from worker.prompt import encode, samples
 from worker.prompt.by_units import ContradictedError, UnitBuilder
 from worker.prompt.by_whole import WholeBuilder
 from worker.prompt.closes import Closes
@@ -45,11 +45,9 @@ from worker.prompt.verify import is_local
 _logger = logging.getLogger(__name__)
 
 
-class Tokenizer(template.Tokenizer, encode.Tokenizer, Protocol):
+class Tokenizer(samples.ThinkingTokenizer, encode.Tokenizer, Protocol):
     """mlx-lm's tokenizer wrapper."""
 
-    think_start: str | None
-    think_end: str | None
     tool_call_end: str | None
 
     @property
@@ -70,10 +68,10 @@ class PromptBuilder:
         harmony = speaks_harmony(self._template, encoder.added)
         self._traits = traits = find_traits(self._template, patch.text if patch is not None else "", harmony=harmony)
         self._images = images if traits.image_form else None
-        start, end = tokenizer.think_start, tokenizer.think_end
-        markers = Markers((*encoder.added, *filter(None, (start, end))))
+        reasoning = samples.find_reasoning(tokenizer)
+        markers = Markers((*encoder.added, *((reasoning.start, reasoning.end) if reasoning else ())))
         self._switches = switches = Switches(self._template)
-        self._thoughts = Thoughts(self._template, switches, start, end, markers) if start and end else None
+        self._thoughts = Thoughts(self._template, switches, reasoning, markers) if reasoning else None
         if harmony:
             self._thoughts = HarmonyThoughts(self._template, switches, markers)
         turns = Turns(self._template, markers, HEADER if harmony else "")

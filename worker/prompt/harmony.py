@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from worker.formats.harmony import ANALYSIS, COMMENTARY, FINAL, NEXT, is_harmony
+from worker.formats.reasoning import Reasoning
 from worker.prompt.markers import Markers
 from worker.prompt.switches import Switches
 from worker.prompt.template import Template
@@ -25,7 +26,7 @@ class HarmonyThoughts(Thoughts):
     """Reasoning as an `analysis` message of its own."""
 
     def __init__(self, template: Template, switches: Switches, markers: Markers) -> None:
-        super().__init__(template, switches, ANALYSIS, NEXT, markers)
+        super().__init__(template, switches, Reasoning(name="harmony", start=ANALYSIS, end=NEXT), markers)
 
     def _learn_form(self) -> tuple[str, str]:
         return ANALYSIS, NEXT

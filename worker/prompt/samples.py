@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from shared.errors import GatewayError
+from worker.formats.reasoning import Reasoning, shown_reasoning
 from worker.prompt.template import Template, Tokenizer, ToolDict
 
 _NAME, _USER, _ANSWER, _LATER = "zztool", "zzuser", "zzanswer", "zzlater"
@@ -22,6 +23,15 @@ _TOOL = ToolDict(
         },
     }
 )
+
+
+class ThinkingTokenizer(Tokenizer, Protocol):
+    """One that has looked for reasoning markers itself."""
+
+    think_start: str | None
+    think_end: str | None
+
+    def get_vocab(self) -> dict[str, int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,13 @@ def _attempt(template: Template, arguments: Any) -> str:
     except GatewayError:
         return ""
     return text[text.find(_USER) + len(_USER) :]
+
+
+def find_reasoning(tokenizer: ThinkingTokenizer) -> Reasoning | None:
+    """How the model marks its reasoning, None where it has none. Raises `ModelUnavailableError` for a template that
+    does not compile."""
+    start, end = tokenizer.think_start, tokenizer.think_end
+    return shown_reasoning(Template(tokenizer).source, tokenizer.get_vocab(), (start, end) if start and end else None)
 
 
 def turn_end(tokenizer: Tokenizer, tokens: Collection[str], ends: Collection[str]) -> str:

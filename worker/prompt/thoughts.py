@@ -11,6 +11,7 @@ from typing import Any
 
 from shared.errors import InvalidRequestError
 from shared.request import ReasoningOptions
+from worker.formats.reasoning import Reasoning
 from worker.prompt.markers import Markers
 from worker.prompt.switches import Switches
 from worker.prompt.template import Template
@@ -20,12 +21,13 @@ _USER: dict[str, Any] = {"role": "user", "content": "zzuser"}
 
 
 class Thoughts:
-    """`start` and `end` are the model's reasoning markers."""
+    """`family` is how the model marks its reasoning."""
 
-    def __init__(self, template: Template, switches: Switches, start: str, end: str, markers: Markers) -> None:
+    def __init__(self, template: Template, switches: Switches, family: Reasoning, markers: Markers) -> None:
         self._template = template
         self._markers = markers
-        self._start, self._end = start, end
+        self._family = family
+        self._start, self._end = start, end = family.start, family.end
         self._empty = re.compile(rf"\s*{re.escape(start)}\s*{re.escape(end)}\s*")
         self._unopened_end = re.compile(rf"\A\s*{re.escape(end)}\s*")
         self._switches = switches.of(ReasoningOptions(enabled=True))
@@ -59,7 +61,12 @@ class Thoughts:
         header = self._render(_USER, thinking=True, header=True)
         if self.opens(header) and not header.endswith("\n"):
             return header[header.rindex(self._start) :], self._end
-        return f"{self._start}\n", f"\n{self._end}\n\n"
+        return self._written(), self._written(end=True)
+
+    def _written(self, *, end: bool = False) -> str:
+        """What stands around reasoning in the form of the family."""
+        frame = self._family.frame
+        return f"{frame}{self._end}{self._family.gap}" if end else f"{self._start}{frame}"
 
     def _learn_empty(self) -> bool:
         """Whether an empty reasoning block stands before an answer without any only while it is the last message."""
@@ -73,8 +80,11 @@ class Thoughts:
     def begun(self, reasoning: str, text: str, *, opened: bool) -> str:
         """The beginning of an answer that a client wrote; `opened` when the header opened the reasoning block."""
         if reasoning:
-            return ("" if opened else self._open) + reasoning + self._close + text
-        return f"\n{self._end}\n\n{text}" if opened else text
+            return ("" if opened else self._open) + reasoning + self._close + self._wrapped(text)
+        return self._written(end=True) + self._wrapped(text) if opened else self._wrapped(text)
+
+    def _wrapped(self, text: str) -> str:
+        return f"{self._family.answer_start}{text}" if self._family.wraps_always and text else text
 
     def restored(self, text: str, header: str, reasoning: str) -> str:
         """An answer with its header, as the template rendered it, as it was when it was generated after `header`."""
@@ -94,6 +104,8 @@ class Thoughts:
             is_behind = text.startswith(header) or not opens
             return text if is_behind else header + text[text.index(reasoning) :]
         at = self._markers.common(text, header)
+        if not opens and self._start not in header[at:]:
+            text, at = behind_header(text, header, self._markers), len(header)
         rest = self._without_empty(text, at)[at:]
         if match := self._unopened_end.match(rest):
             rest = rest[match.end() :]

@@ -55,10 +55,12 @@ def _markers(tokenizer: Any) -> Markers:
             answer_start=harmony.FINAL,
             form=HARMONY,
         )
-    calls = output_format(tokenizer).answer.calls
+    answer = output_format(tokenizer).answer
+    calls, markup = answer.calls, answer.markup
     return Markers(
-        think_start=tokenizer.think_start or "",
-        think_end=tokenizer.think_end or "",
+        think_start=markup.think_start,
+        think_end=markup.think_end,
+        wrap=(markup.answer_start, markup.answer_end),
         call_start=calls.start,
         call_end=calls.end,
         parser=calls.family.name,

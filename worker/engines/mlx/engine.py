@@ -108,7 +108,7 @@ class MlxEngine:
         return EngineInfo(
             context_tokens=self._context_tokens,
             supports_tools=is_harmony or output_format(loaded.tokenizer).shows_calls,
-            supports_reasoning=is_harmony or bool(loaded.tokenizer.has_thinking),
+            supports_reasoning=is_harmony or output_format(loaded.tokenizer).reasoning is not None,
             supports_images=self._builder.supports_images,
             capacity=self._settings.capacity,
             can_pause=True,

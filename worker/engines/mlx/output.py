@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from shared.events import Event, FinishReason, TokenLogprob
@@ -16,7 +17,8 @@ from worker.engines.mlx.decode.detokenize import TokenTexts
 from worker.formats.families import ASKED, FAMILIES, Family
 from worker.formats.harmony import START, is_harmony
 from worker.formats.readers import CallFormat, shown_format
-from worker.prompt import Prompt, Said, call_sample
+from worker.formats.reasoning import Reasoning
+from worker.prompt import Prompt, Said, call_sample, find_reasoning
 
 
 class OutputFormat:
@@ -28,7 +30,8 @@ class OutputFormat:
         self.harmony_tokens = _harmony_tokens(tokenizer)
         family = _shown(tokenizer)
         self.shows_calls = family is not None
-        self.answer = AnswerFormat(_markup(tokenizer), CallFormat(family or ASKED))
+        self.reasoning = None if self.harmony_tokens else find_reasoning(tokenizer)
+        self.answer = AnswerFormat(_markup(tokenizer, self.reasoning), CallFormat(family or ASKED))
         start = tokenizer.get_vocab().get(self.answer.calls.start)
         self._call_start = None if start is None or self.harmony_tokens else int(start)
 
@@ -38,13 +41,24 @@ class OutputFormat:
         return {self._call_start: -math.inf} if is_forbidden and self._call_start is not None else {}
 
 
-def _markup(tokenizer: Any) -> Markup:
-    return Markup(
-        think_start=tokenizer.think_start or "",
-        think_end=tokenizer.think_end or "",
+def _markup(tokenizer: Any, reasoning: Reasoning | None) -> Markup:
+    markup = Markup() if reasoning is None else _around(reasoning)
+    return replace(
+        markup,
         structural=tuple(tokenizer.structural_markers),
         transitions=tokenizer.response_transitions,
         initial=tokenizer.response_initial_state or TEXT,
+    )
+
+
+def _around(reasoning: Reasoning) -> Markup:
+    return Markup(
+        think_start=reasoning.start,
+        think_end=reasoning.end,
+        answer_start=reasoning.answer_start,
+        answer_end=reasoning.answer_end,
+        wraps_always=reasoning.wraps_always,
+        is_phrase=reasoning.is_phrase,
     )
 
 

@@ -6,21 +6,28 @@ import logging
 from typing import Any
 
 from worker.engines.mlx.call_trip import failed_trips
-from worker.engines.mlx.output import output_format
+from worker.engines.mlx.output import OutputFormat, output_format
 from worker.prompt import PromptBuilder
 
 log = logging.getLogger(__name__)
 
 
+def _reasoning(format_: OutputFormat) -> str:
+    if format_.harmony_tokens:
+        return "harmony"
+    return format_.reasoning.name if format_.reasoning else ""
+
+
 def report_template(tokenizer: Any, builder: PromptBuilder) -> dict[str, str]:
     """`rendering` is the mode (`worker.prompt.facts`), `calls` the family of calls that is read; where there is any,
-    `lacks` what the template has no place for, `efforts` the words for effort that it takes, and `unread` what of
-    calls as it writes them our reader does not read back."""
+    `reasoning` the family of markers around it, `lacks` what the template has no place for, `efforts` the words for
+    effort that it takes, and `unread` what of calls as it writes them our reader does not read back."""
     facts, failed = builder.facts, failed_trips(tokenizer, builder)
     format_ = output_format(tokenizer)
     said = {
         "rendering": facts.mode,
         "calls": "harmony" if format_.harmony_tokens else format_.answer.calls.family.name,
+        "reasoning": _reasoning(format_),
         "lacks": ", ".join(facts.lacks),
         "efforts": ", ".join(facts.efforts),
         "unread": ", ".join(failed),

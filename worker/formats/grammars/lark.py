@@ -90,6 +90,10 @@ class Rules:
                 plain.append(token)
         return " ".join([*parts, *self._plain(plain)]) or '""'
 
+    def optional(self, marker: str) -> str:
+        """The marker, which may be missing, perhaps behind white space."""
+        return f"({SPACE} {self.literal(marker)})?" if marker else ""
+
     def _plain(self, tokens: list[int]) -> list[str]:
         return [json.dumps(self._tokenizer.decode_str(tokens))] if tokens else []
 

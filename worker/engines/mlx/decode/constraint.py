@@ -51,7 +51,8 @@ _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Markers:
     """How a model writes: the texts around reasoning and calls, empty when it has none, and the name of the family in
-    whose form it calls (`parser`). `answer_start` must stand before text; `form` is that of calls without a family."""
+    whose form it calls (`parser`). `answer_start` must stand before text, and `wrap` may stand around it;
+    `form` is that of calls without a family."""
 
     think_start: str = ""
     think_end: str = ""
@@ -59,6 +60,7 @@ class Markers:
     call_end: str = ""
     parser: str = ""
     answer_start: str = ""
+    wrap: tuple[str, str] = ("", "")
     form: CallForm | None = None
 
 
@@ -280,7 +282,8 @@ class ConstraintCompiler:
         return replace(build(fitted), warnings=tuple(warnings))
 
     def _json(self, rules: Rules, schema: dict[str, Any]) -> str:
-        return f"{rules.literal(self._markers.answer_start)} {SPACE} {rules.json(schema)}"
+        start, end = map(rules.optional, self._markers.wrap)
+        return f"{rules.literal(self._markers.answer_start)} {start} {SPACE} {rules.json(schema)} {end}"
 
     def _calls(self, calls: _Calls, tools: Sequence[ToolDefinition], think: _Think) -> Grammar:
         """All tools as they are if llguidance takes them, else each with as much of its schema as it takes."""
@@ -339,9 +342,15 @@ class ConstraintCompiler:
         elif not calls.required:
             head, text = rules.until(start), rules.free(start)
             body = f"({head} {region})* {text}" if end else f"({head} {region} | {text})"
+            body = self._wrapped(rules, body)
         else:
             body = f"{SPACE} {call}{more}"
         return Grammar(text=rules.text(f"{reasoning} {body}"), warnings=rules.warnings)
+
+    def _wrapped(self, rules: Rules, body: str) -> str:
+        """Free text holds markers of plain text itself, but no tokens of their own."""
+        start, end = (rules.optional(marker) if rules.is_token(marker) else "" for marker in self._markers.wrap)
+        return f"{start} {body} {end}"
 
     def _fit(
         self, schema: dict[str, Any], build: Callable[[dict[str, Any]], Grammar]
