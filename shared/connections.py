@@ -14,6 +14,7 @@ from shared.config import Settings
 from shared.errors import ConfigError
 
 _TIMEOUT_S = 5.0
+_MOST_CONNECTIONS = 32  # of one asyncio client: who needs one more waits, however many ask at once
 
 
 def _url(settings: Settings) -> str:
@@ -44,12 +45,16 @@ def build_redis(settings: Settings, *, socket_timeout_s: float | None = _TIMEOUT
 
 
 def build_async_redis(settings: Settings, *, socket_timeout_s: float | None = _TIMEOUT_S) -> redis.asyncio.Redis:
-    """An asyncio client with the same settings and errors."""
+    """An asyncio client with the same settings and errors. A burst of commands shares its connections, without a
+    time-out: whoever asks has one for the whole."""
     with _naming_the_url():
-        return redis.asyncio.Redis.from_url(
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
             _url(settings),
+            max_connections=_MOST_CONNECTIONS,
+            timeout=None,
             socket_timeout=socket_timeout_s,
             socket_connect_timeout=_TIMEOUT_S,
             retry=redis.asyncio.retry.Retry(ExponentialBackoff(cap=0.5, base=0.02), 2),
             health_check_interval=0,
         )
+    return redis.asyncio.Redis.from_pool(pool)

@@ -270,6 +270,17 @@ def test_states_say_what_rq_knows(play: Callable[[Scenario], None], redis_client
     play(scenario)
 
 
+def test_a_burst_of_requests_is_placed_over_few_connections(
+    play: Callable[[Scenario], None], redis_client: redis.Redis
+) -> None:
+    async def scenario(jobs: JobQueue, _: Any) -> None:
+        await asyncio.gather(*(jobs.submit(envelope(f"req_{number}"), HERE) for number in range(300)))
+        assert redis_client.llen(f"rq:queue:{LIST}") == 300
+        assert len(redis_client.client_list()) < 50
+
+    play(scenario)
+
+
 def test_without_redis_every_call_says_so(redis_server: RedisServer) -> None:
     async def main() -> None:
         client, subscriber = connect_broker(Settings(redis_url=redis_server.url))
