@@ -105,6 +105,7 @@ return {time, started, waiting, tonumber(redis.call('HGET', KEYS[1], 'v') or 0)}
 # then (queue name, job id, execution id) each.
 # Gives nothing when Redis does not know the worker (it came back empty); else [time, is suspended, waiting jobs per
 # list, counter, status of each job]. A job whose attempt has ended counts as cancelled: nobody may have heard of it.
+# Workers that have nothing to do beat, too, each second: what is not needed then is not asked then.
 _BEAT = """
 local worker, text, time, ttl = ARGV[1], ARGV[2], redis.call('TIME'), tonumber(ARGV[3])
 local now = tonumber(time[1])
@@ -113,7 +114,8 @@ if redis.call('HEXISTS', key, 'birth') == 0 then return {} end
 redis.call('HSET', key, 'last_heartbeat', text)
 redis.call('EXPIRE', key, ARGV[4])
 local waiting, statuses = {}, {}
-for list = 2, #KEYS do waiting[#waiting + 1] = redis.call('LLEN', KEYS[list]) end
+local has_lists = redis.call('EXISTS', unpack(KEYS, 2)) > 0
+for list = 2, #KEYS do waiting[#waiting + 1] = has_lists and redis.call('LLEN', KEYS[list]) or 0 end
 for i = 6, #ARGV, 3 do
   local queue, id, execution = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local both = id .. ':' .. execution

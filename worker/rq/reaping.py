@@ -49,6 +49,9 @@ def reap(client: redis.Redis, names: Names, dead_worker: str) -> int:
 
 def reap_expired(client: redis.Redis, queues: Iterable[SafeQueue]) -> int:
     """Fail the jobs whose worker has not beaten for its execution TTL; how many."""
+    queues = list(queues)
+    if not client.exists(*(queue.started_job_registry.key for queue in queues)):
+        return 0  # nothing runs anywhere
     failed = 0
     now_s = client.time()[0]  # the clock by which workers are alive
     for queue in queues:

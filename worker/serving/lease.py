@@ -56,7 +56,7 @@ class LeaseKeeper:
         last: that takes no memory, and who lives must not look dead for want of it."""
         lease = self._describe()
         name = self._names.lease(lease.worker)
-        with self._client.pipeline(transaction=True) as pipe:
+        with self._client.pipeline(transaction=False) as pipe:
             pipe.set(name, self._key.seal(Purpose.LEASE, lease.worker).close(encode(lease)), px=self._ttl_ms)
             pipe.sadd(self._names.workers, lease.worker)
             try:

@@ -316,6 +316,27 @@ def test_a_beat_finds_a_cancellation_that_nobody_heard(redis_client: redis.Redis
     assert pulse.statuses == ("started", "canceled", "started", "canceled"), "a later attempt has not ended"
 
 
+def test_a_worker_without_work_asks_little_of_redis(redis_client: redis.Redis) -> None:
+    """Commands within scripts count, too; each of them is asked each second, or every other, by every worker."""
+    claims, queues = claims_of(redis_client), [queue_of(redis_client, NAMES.queue(MODEL, p)) for p in PRIORITIES]
+    redis_client.hset(f"rq:worker:{ME}", "birth", "x")
+    for once in (lambda: claims.beat([], now()), lambda: reap_expired(redis_client, queues)):
+        once()  # scripts are loaded
+    redis_client.config_resetstat()
+    assert claims.beat([], now()) is not None
+    assert reap_expired(redis_client, queues) == 0
+    assert redis_client.info("stats")["total_commands_processed"] <= 10
+
+
+def test_a_beat_counts_what_waits(redis_client: redis.Redis) -> None:
+    claims = claims_of(redis_client)
+    redis_client.hset(f"rq:worker:{ME}", "birth", "x")
+    enqueue(redis_client, "a", "b", queue=NAMES.worker_queue(MODEL, ME, "batch"))
+    pulse = claims.beat([], now())
+    assert pulse is not None
+    assert dict(zip(PRIORITIES, pulse.backlog.waiting, strict=True))["batch"] == sum(pulse.backlog.waiting) == 2
+
+
 def test_a_beat_of_a_forgotten_worker_says_so(redis_client: redis.Redis) -> None:
     assert claims_of(redis_client).beat([], now()) is None
 
