@@ -67,16 +67,20 @@ class EchoEngine:
         self._running.pop(key, None)
         self._paused.pop(key, None)
 
-    def step(self, outbox: Outbox) -> bool:
+    def step(self, outbox: Outbox, arrive: Callable[[], None] = lambda: None) -> bool:
         self._go_on()
-        has_done = False
-        for phase in (self._decode, self._prefill, self._start):
-            outputs = phase()
-            if outputs:
-                self._running = {key: answer for key, answer in self._running.items() if not answer.is_over}
-                outbox.emit(outputs)
-                has_done = True
+        has_done = self._tell(self._decode(), outbox)
+        arrive()
+        for phase in (self._start, self._prefill):
+            has_done = self._tell(phase(), outbox) or has_done
         return has_done
+
+    def _tell(self, outputs: list[Output], outbox: Outbox) -> bool:
+        """Whether there was anything to tell. What is over goes."""
+        if outputs:
+            self._running = {key: answer for key, answer in self._running.items() if not answer.is_over}
+            outbox.emit(outputs)
+        return bool(outputs)
 
     def has_work(self) -> bool:
         return bool(self._running or self._paused)
@@ -133,9 +137,9 @@ class EchoEngine:
         return answer.say()
 
     def _prefill(self) -> list[Output]:
-        """One chunk of one prompt."""
+        """One chunk of one prompt, the first of the highest class."""
         answers = (answer for answer in self._running.values() if answer.is_started and answer.uncomputed_tokens)
-        answer = next(answers, None)
+        answer = min(answers, key=lambda answer: PRIORITIES.index(answer.priority), default=None)
         if answer is None:
             return []
         tokens = self._model.chunk_tokens(answer.uncomputed_tokens)

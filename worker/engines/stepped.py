@@ -54,10 +54,12 @@ class Core(Protocol):
     def cancel(self, key: str) -> None:
         """See `Engine.cancel`."""
 
-    def step(self, outbox: Outbox) -> bool:
+    def step(self, outbox: Outbox, arrive: Callable[[], None] = lambda: None) -> bool:
         """Advance everything once: one decode step for running requests, at most one prefill chunk. What was decoded
-        is emitted before the chunk begins. False when there was nothing to do yet, so that it is worth to `wait`. What
-        goes wrong with one request is its `Failed`; an exception means that the engine is broken."""
+        is emitted before the chunk begins; in between, call `arrive`: it may `submit`, `pause` and `cancel`, so that
+        who came meanwhile need not wait for another decode step. False when there was nothing to do yet, so that it is
+        worth to `wait`. What goes wrong with one request is its `Failed`; an exception means that the engine is
+        broken."""
 
     def has_work(self) -> bool:
         """Whether `step` would do anything, now or after a `wait`."""
@@ -126,6 +128,7 @@ class SteppedEngine:
     def __init__(self, core: Core) -> None:
         self.core = core
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
+        self._set_aside: _Message | None = None  # out of the inbox, to be handled before what is there
         self._loaded: Future[EngineInfo] = Future()
         self._clock = StallClock()
         self._turns: Turns | None = None
@@ -202,10 +205,19 @@ class SteppedEngine:
 
     def _step(self, outbox: _Heard) -> None:
         with self._turn():
-            has_done = self.core.step(outbox)
+            has_done = self.core.step(outbox, self._arrive)
         if not has_done:
             with self._clock.running():
                 self.core.wait()
+
+    def _arrive(self) -> None:
+        """In the middle of a step: obey what was said meanwhile, up to a stop, which is for the end of the step."""
+        while self._set_aside is None and not self._inbox.empty():
+            message = self._inbox.get()
+            if isinstance(message, _Stop | _Start):
+                self._set_aside = message
+            else:
+                self._obey(message)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -224,12 +236,12 @@ class SteppedEngine:
 
     def _take_messages(self) -> bool:
         """Everything in the inbox; waits for a message while there is nothing else to do. False: stop."""
-        wait = not self.core.has_work()
+        wait = self._set_aside is None and not self.core.has_work()
         if wait:
             self._clock.alive()
-        while wait or not self._inbox.empty():
+        while wait or self._set_aside is not None or not self._inbox.empty():
             try:
-                message = self._inbox.get(timeout=_IDLE_S if wait else None)
+                message = self._next(timeout_s=_IDLE_S if wait else None)
             except Empty:
                 with self._clock.running():
                     self.core.idle()
@@ -241,19 +253,30 @@ class SteppedEngine:
             self._handle(message)
         return True
 
+    def _next(self, *, timeout_s: float | None) -> _Message:
+        """Raises `Empty`."""
+        message, self._set_aside = self._set_aside, None
+        return message if message is not None else self._inbox.get(timeout=timeout_s)
+
     def _handle(self, message: _Submit | _Pause | _Cancel | _Start) -> None:
+        """Between two steps."""
+        if isinstance(message, _Start):
+            self._outbox = _Heard(message.outbox, self._clock)
+        elif isinstance(message, _Submit):
+            with self._clock.running():
+                self._obey(message)
+        else:
+            with self._turn():
+                self._obey(message)
+
+    def _obey(self, message: _Submit | _Pause | _Cancel) -> None:
         match message:
             case _Submit(prepared):
-                with self._clock.running():
-                    self._admit(prepared)
+                self._admit(prepared)
             case _Pause(key):
-                with self._turn():
-                    self.core.pause(key)
+                self.core.pause(key)
             case _Cancel(key):
-                with self._turn():
-                    self.core.cancel(key)
-            case _Start(outbox):
-                self._outbox = _Heard(outbox, self._clock)
+                self.core.cancel(key)
 
     def _admit(self, prepared: Prepared) -> None:
         assert self._outbox is not None, "a request before the start"

@@ -213,6 +213,18 @@ def test_prefill_takes_chunks_and_reports_progress() -> None:
     assert progress == [(10, 20), (20, 20)]
 
 
+def test_prompts_of_the_highest_class_are_computed_first() -> None:
+    engine = build(prefill_tokens_per_s=1000)
+    for name, priority in (("late", "batch"), ("soon", "side"), ("now", "interactive")):
+        engine.submit(engine.prepare(ask("w " * 150, id=name, priority=priority)))
+    told = [(output.key, event) for output in steps(engine) for event in output.events]
+    firsts = [
+        next(at for at, (key, event) in enumerate(told) if key == name and type(event) is TextDelta)
+        for name in ("now", "soon", "late")
+    ]
+    assert firsts == sorted(firsts)
+
+
 def test_logprobs_name_the_word() -> None:
     events = events_of(ask("word", sampling=SamplingParams(top_logprobs=0)))
     assert [p.token for e in events if isinstance(e, TextDelta) for p in e.logprobs] == ["word"]

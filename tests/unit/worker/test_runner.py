@@ -179,7 +179,7 @@ class ScriptedEngine:
             self.cancelled.append(request_id)
             self.taken = [taken for taken in self.taken if taken != request_id]
 
-    def step(self, outbox: Outbox) -> bool:
+    def step(self, outbox: Outbox, arrive: Callable[[], None] = lambda: None) -> bool:
         try:
             outputs = self.steps.get(timeout=0.005)()
         except Empty:

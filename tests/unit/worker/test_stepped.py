@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -122,3 +123,49 @@ def test_what_it_is_told_is_obeyed_in_order(tmp_path: Path) -> None:
         engine.submit(second)
         wait_until(lambda: len([o for o in heard.outputs if o.key == "second"]) == 21, "the second's answer")
         assert len([o for o in heard.outputs if o.key == "first"]) < 21
+
+
+class Interrupted(SharedEcho):
+    """Something comes while its first word is made."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.meanwhile: list[Callable[[], None]] = []
+
+    def _decode(self) -> list[Output]:
+        outputs = super()._decode()
+        while outputs and self.meanwhile:
+            self.meanwhile.pop(0)()
+        return outputs
+
+
+def said(heard: Heard, most: int) -> list[str]:
+    wait_until(lambda: len(heard.outputs) >= most, "what was said")
+    return [output.key for output in heard.outputs[:most]]
+
+
+def test_who_comes_while_a_word_is_made_does_not_wait_for_the_next(tmp_path: Path) -> None:
+    """Nor is it held up by what makes place for it."""
+    core = Interrupted(tmp_path)
+    with at_work(core) as (engine, heard):
+        first, second = (engine.prepare(ask("echo:words 20", id=name)) for name in ("first", "second"))
+        core.meanwhile = [lambda: engine.pause(first.key), lambda: engine.submit(second)]
+        engine.submit(first)
+        wait_until(lambda: len(heard.outputs) >= 4, "what was said")
+        assert [output.key for output in heard.outputs[:3]] == [first.key, first.key, second.key]
+
+
+def test_a_stop_in_the_middle_of_a_step_ends_the_engine_behind_it(tmp_path: Path) -> None:
+    core = Interrupted(tmp_path)
+    with at_work(core) as (engine, heard):
+
+        def stop() -> None:
+            stopping = Thread(target=engine.unload, args=(0.0,))
+            stopping.start()
+            stopping.join()
+
+        core.meanwhile = [stop]
+        engine.submit(engine.prepare(ask("echo:words 20")))
+        wait_until(lambda: len(heard.outputs) == 2, "the first word")
+        assert engine.unload(10.0)
+    assert [len(output.token_ids) for output in heard.outputs] == [0, 1]

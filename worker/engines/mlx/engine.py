@@ -264,13 +264,14 @@ class MlxEngine:
     def has_work(self) -> bool:
         return bool(self._sequences)
 
-    def step(self, outbox: Outbox) -> bool:
+    def step(self, outbox: Outbox, arrive: Callable[[], None] = lambda: None) -> bool:
         self._go_on()
         self._relieve()
         self.store.collect()
         decoded = self._ended_already() + self._decode()
         if decoded:
             outbox.emit(decoded)
+        arrive()
         prefilled = self._prefill()
         if prefilled is not None:
             outbox.emit([prefilled])
