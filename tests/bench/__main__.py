@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.bench.admission import measure_admission
 from tests.bench.bodies import measure_bodies
+from tests.bench.classes import measure_classes
 from tests.bench.contenders import Bare, Contender, MlxServer, Stack
 from tests.bench.growth import measure_growth
 from tests.bench.held import measure_held
@@ -34,6 +35,7 @@ PARTS = (
     "overhead",
     "bodies",
     "templates",
+    "classes",
     "speculation",
     "held",
     "growth",
@@ -117,11 +119,13 @@ def main() -> None:
     if arguments.part in ("all", "templates"):
         print(measure_templates().render() + "\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="mlxgw-bench-") as folder:
+        if arguments.part in ("all", "classes"):
+            asyncio.run(_show("classes", measure_classes(Path(folder), arguments.params)))
         if arguments.part in ("all", "speculation"):
             print(measure_speculation(Path(folder), arguments.params).render() + "\n", flush=True)
         if arguments.part in ("all", "held"):
             print(measure_held(Path(folder), arguments.params).render() + "\n", flush=True)
-        if arguments.part in ("admission", "overhead", "bodies", "templates", "speculation", "held"):
+        if arguments.part in ("admission", "overhead", "bodies", "templates", "classes", "speculation", "held"):
             return
         for model in _models(arguments, Path(folder)):
             print(f"model: {model.name}\n", flush=True)

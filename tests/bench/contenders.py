@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,11 +108,19 @@ class HttpContender:
 class Stack(HttpContender):
     """`mlx-gateway up`: Redis, gateway, host and worker as separate processes."""
 
-    def __init__(self, model: Path, *, engine: str = "mlx", config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        engine: str = "mlx",
+        config: dict[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__("this stack", "default" if config else model.name)
         self._model = model
         self._engine = engine
         self._config = config
+        self._environment = {"MLX_GATEWAY_CAPACITY": str(CAPACITY), **(environment or {})}
 
     async def start(self) -> None:
         command = [
@@ -133,12 +141,15 @@ class Stack(HttpContender):
             (folder / "models.json").write_text(json.dumps(self._config))
             self.model = self._config["models"][0]["id"]
             command += ["--config", str(folder)]
-        self._launch(command, MLX_GATEWAY_CAPACITY=str(CAPACITY))
+        self._launch(command, **self._environment)
         async with asyncio.timeout(_START_S):
             while (match := re.search(r"ready on http://[^:]+:(\d+)", self.output())) is None:
                 self._check_alive()
                 await asyncio.sleep(_POLL_S)
         self.port = int(match[1])
+
+    def worker_logs(self) -> list[Path]:
+        return sorted((self._folder / "state" / "logs").glob("worker-*.log"))
 
     async def ready_workers(self) -> list[int]:
         """Process ids of the workers that can answer, from their leases."""
