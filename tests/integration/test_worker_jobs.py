@@ -23,11 +23,11 @@ from shared import keys, wire
 from shared.events import Failed, Finished, Started, TextDelta
 from shared.messages import TextPart
 from shared.redis_server import RedisServer
-from shared.request import PRIORITIES, Priority
+from shared.request import PRIORITIES, Envelope, Priority
 from shared.wire import JobSerializer
 from tests.support.names import NAMES
 from tests.support.processes import Running, is_running, wait_until
-from tests.support.worker import HOST, MODEL, QUEUE, TestGateway, build_request, running_worker
+from tests.support.worker import HOST, MODEL, QUEUE, TestGateway, build_request, running_worker, sign
 
 
 @pytest.fixture(scope="module")
@@ -411,6 +411,15 @@ def test_nothing_is_ever_unpickled(worker: Running, gateway: TestGateway, tmp_pa
     gateway.ask("still alive", "r2")
     assert isinstance(gateway.wait_end("r2"), Finished)
     assert not any(mark.exists() for mark in marks)
+
+
+def test_what_was_signed_for_counting_is_not_generated(worker: Running, gateway: TestGateway) -> None:
+    """Somebody who reads Redis takes signature and body of a count, and puts them on a worker's list as a job."""
+    body = wire.encode(Envelope(request=build_request("one", "c1"), gateway=gateway.name))
+    gateway.client.set(NAMES.body(HOST, "c1", 1), body)
+    gateway.enqueue(keys.JOB_FUNCTION, "c1", 1, sign("c1", 1, body), job_id="c1-1")
+    assert "signature is wrong" in refused(gateway, "c1-1")
+    assert not any(isinstance(event, TextDelta) for event in gateway.events("c1"))
 
 
 @pytest.mark.parametrize("kind", ["on_success", "on_failure", "on_stopped"])

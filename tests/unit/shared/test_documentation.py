@@ -48,3 +48,10 @@ def _exists(path: str) -> bool:
     return (REPOSITORY / path).exists() or (
         (REPOSITORY / f"{module}.py").is_file() and f"class {name}" in (REPOSITORY / f"{module}.py").read_text()
     )
+
+
+def test_every_test_that_the_design_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (REPOSITORY / "DESIGN.md").read_text()))
+    written = "\n".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    assert named
+    assert sorted(name for name in named if f"def {name}(" not in written) == []
