@@ -235,6 +235,7 @@ class ControlLoop:
         slot = self._jobs.of_ticket(ticket)
         if slot is not None:
             slot.is_in_engine = True
+            self._make_places()
 
     def _stop_job(self, job_id: str) -> None:
         slot = self._jobs.of_job(job_id)
@@ -268,10 +269,9 @@ class ControlLoop:
             self._backlog = taken.backlog
             for claimed in taken.jobs:
                 self._start(claimed)
-            self._make_places()
 
     def _make_places(self) -> None:
-        """For requests of the first class that were taken beyond the capacity."""
+        """For requests of the first class that run beyond the capacity."""
         slots = self._jobs.slots()
         held = {slot.job_id: slot.claimed.priority for slot in slots}
         in_engine = {slot.job_id: slot for slot in slots if slot.is_in_engine}
@@ -298,6 +298,7 @@ class ControlLoop:
         slot = self._jobs.release(ended.ticket)
         if slot is None:
             return
+        self._make_places()
         self._keeper.renew()
         self._record(slot, ended)
         self._exit_when_drained()

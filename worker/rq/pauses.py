@@ -15,10 +15,10 @@ class Pauses:
         self._paused: list[str] = []
 
     def choose(self, held: Mapping[str, Priority], in_engine: Set[str], capacity: int) -> list[str]:
-        """The requests to pause now. `held` are all that the worker has, oldest first; who is still on the way to the
-        engine cannot be paused."""
+        """The requests to pause now. `held` are all that the worker has, oldest first. Who is still on the way to the
+        engine cannot be paused, and needs no place yet: the engine would give it to whoever was paused for it."""
         self._paused = [name for name in self._paused if name in held]
-        running = len(held) - len(self._paused)
+        running = len(in_engine) - len(self._paused)
         going_on = max(0, capacity - running)
         self._paused = self._paused[going_on:]
         candidates = [name for name in held if name in in_engine and name not in self._paused]

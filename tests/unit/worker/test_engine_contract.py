@@ -220,8 +220,9 @@ def test_a_paused_request_waits_for_a_place_and_goes_on_where_it_was(one: Loaded
     whole = one.answer("echo:words 400", "undisturbed", max_tokens=400)
     one.begin_long("paused")
     one.begin_long("other", max_tokens=900)
+    one.submit("echo:words 60", "visitor", max_tokens=60)  # before the pause: with a place free it would go on at once
     one.engine.pause("paused")
-    one.begin_long("visitor", max_tokens=60)
+    one.heard.wait_words("visitor", 20)
     said = len(one.heard.ids("paused"))
     assert said < 400
     one.heard.wait_words("visitor", 50)
@@ -244,8 +245,8 @@ def test_a_paused_request_can_be_cancelled(one: Loaded) -> None:
         return
     for key in ("held", "holding"):
         one.begin_long(key, max_tokens=5000)
-    one.engine.pause("held")
     one.begin_long("third", max_tokens=5000)
+    one.engine.pause("held")
     for key in ("held", "holding", "third"):
         one.engine.cancel(key)
     one.answer("all of them left", "last")

@@ -62,7 +62,14 @@ def test_the_latest_of_the_lowest_class_is_paused_and_goes_on_first_when_there_i
 
 def test_who_is_not_in_the_engine_yet_cannot_be_paused() -> None:
     held: dict[str, Priority] = {"b1": "batch", "b2": "batch", "main": "interactive"}
-    assert Pauses().choose(held, {"b1", "main"}, 2) == ["b1"]
+    assert Pauses().choose(held, {"b1", "main"}, 1) == ["b1"]
+
+
+def test_nobody_is_paused_for_who_is_not_in_the_engine_yet() -> None:
+    held: dict[str, Priority] = {"b1": "batch", "b2": "batch", "main": "interactive"}
+    pauses = Pauses()
+    assert pauses.choose(held, {"b1", "b2"}, 2) == []
+    assert pauses.choose(held, {"b1", "b2", "main"}, 2) == ["b2"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(PRIORITIES), st.booleans()), max_size=30))
