@@ -214,9 +214,11 @@ def test_a_server_that_dies_in_the_middle_of_an_answer_is_waited_for(
 
     assert session.result["subtype"] == "success"
     assert not session.result["is_error"]
-    cut, *_, last = exchanges
-    assert cut.stop_reason == ""
+    *cut, last = exchanges
+    assert all(exchange.stop_reason == "" for exchange in cut)
     assert last.stop_reason == "end_turn"
+    # Where the worker is back before anybody gives up, the answer goes on and the client notices nothing.
+    assert cut or part == "-m worker"
 
 
 def test_thinking_by_budget_is_kept_from_turn_to_turn(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:

@@ -238,6 +238,7 @@ def check_redis(client: redis.Redis) -> None:
             lasting.append(key)
             continue
         longest_s = {"log": keys.LOG_TTL_S, "calls": keys.CALL_TTL_S, "lease": keys.LEASE_TTL_S}
+        longest_s |= dict.fromkeys(("ran", "bell", "placed"), keys.BODY_TTL_S)
         assert ttl_s <= longest_s.get(key.removeprefix(f"{NAMES.deployment}:").split(":")[0], keys.FAILURE_TTL_S), (
             f"{key} stays for {ttl_s} s"
         )

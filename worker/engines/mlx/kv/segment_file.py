@@ -161,7 +161,7 @@ class Export:
         while at < self._run.end:
             part = self._run.between(at, self._run.end)[0]
             row = part.buffer.tokens(index, side, at, at + 1)
-            end = min(part.end, at + max(1, PIECE_BYTES // (row.shape[3] * row.itemsize)))
+            end = min(part.end, at + max(1, PIECE_BYTES // max(1, row.shape[3] * row.itemsize)))
             yield _host_bytes(part.buffer.tokens(index, side, at, end)[:, head : head + 1])
             at = end
 
