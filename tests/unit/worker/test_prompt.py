@@ -251,7 +251,7 @@ def test_another_answer_after_the_same_prompt_is_not_mistaken_for_the_generated_
 # Templates whose whole rendering contradicts the prompts that came before it, or that do not take a conversation as it
 # is; `tests.models.templates` compares these, too.
 _NOT_THEIR_OWN = frozenset(
-    {"mistral", "gemma", "channel", "harmony", "numbered", "steps", "continued", "first_only", "strict"}
+    {"mistral", "gemma", "channel", "harmony", "numbered", "steps", "continued", "first_only", "strict", "command"}
 )
 
 
