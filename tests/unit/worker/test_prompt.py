@@ -679,7 +679,7 @@ class CountingTokenizer:
         self.think_start, self.think_end = tokenizer.think_start, tokenizer.think_end
         self.eos_token_ids, self.tool_call_end = tokenizer.eos_token_ids, tokenizer.tool_call_end
         self.init_kwargs, self.has_chat_template = tokenizer.init_kwargs, tokenizer.has_chat_template
-        self.get_chat_template = tokenizer.get_chat_template
+        self.get_chat_template, self.get_vocab = tokenizer.get_chat_template, tokenizer.get_vocab
         self.apply_chat_template = tokenizer.apply_chat_template
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
