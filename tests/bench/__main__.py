@@ -22,6 +22,7 @@ from tests.bench.overhead import measure_overhead
 from tests.bench.prompts import Renderer, build_short
 from tests.bench.report import Table
 from tests.bench.restarts import measure_restart
+from tests.bench.seals import measure_seals
 from tests.bench.sides import measure_sides
 from tests.bench.speculation import measure_speculation
 from tests.bench.stalls import measure_stalls
@@ -32,6 +33,7 @@ from tests.models.random_checkpoint import PRESETS, build_checkpoint
 
 PARTS = (
     "admission",
+    "seal",
     "overhead",
     "bodies",
     "templates",
@@ -112,6 +114,8 @@ def main() -> None:
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}\n", flush=True)
     if arguments.part in ("all", "admission"):
         print(measure_admission().render() + "\n", flush=True)
+    if arguments.part in ("all", "seal"):
+        print(measure_seals().render() + "\n", flush=True)
     if arguments.part in ("all", "overhead"):
         asyncio.run(_show("overhead", measure_overhead(requests=arguments.requests)))
     if arguments.part in ("all", "bodies"):
@@ -125,7 +129,7 @@ def main() -> None:
             print(measure_speculation(Path(folder), arguments.params).render() + "\n", flush=True)
         if arguments.part in ("all", "held"):
             print(measure_held(Path(folder), arguments.params).render() + "\n", flush=True)
-        if arguments.part in ("admission", "overhead", "bodies", "templates", "classes", "speculation", "held"):
+        if arguments.part in ("admission", "seal", "overhead", "bodies", "templates", "classes", "speculation", "held"):
             return
         for model in _models(arguments, Path(folder)):
             print(f"model: {model.name}\n", flush=True)
