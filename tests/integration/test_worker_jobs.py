@@ -480,3 +480,24 @@ def test_a_worker_user_with_the_rights_it_needs_and_no_more(
         assert isinstance(gateway.wait_end(), Finished)
         gateway.count("one two")
         assert gateway.counted() == 2
+
+
+@pytest.mark.parametrize("ahead_s", [31, -31])
+def test_a_worker_whose_clock_is_wrong_knows_what_is_fresh_and_what_has_expired(
+    redis_server: RedisServer, tmp_path: Path, ahead_s: int
+) -> None:
+    """Deadlines are in Redis's time. The worker's own clock is set by its interpreter's start-up module."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import time\nreal = time.time\ntime.time = lambda: real() + {ahead_s}\n"
+    )
+    with (
+        TestGateway(redis_server.url) as gateway,
+        running_worker(redis_server.url, tmp_path, PYTHONPATH=str(tmp_path)),
+    ):
+        gateway.wait_ready()
+        gateway.submit(build_request("fresh", "r1"), deadline_s=time.time() + 20)
+        assert isinstance(gateway.wait_end("r1"), Finished)
+        gateway.submit(build_request("expired", "r2"), deadline_s=time.time() - 5)
+        failed = gateway.wait_end("r2")
+        assert isinstance(failed, Failed)
+        assert failed.code == "deadline_exceeded"
