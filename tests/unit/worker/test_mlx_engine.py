@@ -467,6 +467,21 @@ def test_want_of_memory_interrupts_and_resumes_without_a_trace(full: Path) -> No
 
 
 @pytest.mark.usefixtures("memory_limit")
+def test_want_of_memory_interrupts_the_lowest_class_first_then_the_latest(full: Path) -> None:
+    driver = Driver(full)
+    for key, priority in (("b1", "batch"), ("main", "interactive"), ("b2", "batch"), ("late", "interactive")):
+        driver.submit(request(key, [message("user", key)], max_tokens=60, priority=priority))
+    driver.step_until(lambda: driver.engine.stats().running == 4)
+    order: list[str] = []
+    engine: Any = driver.engine
+    engine._interrupt = lambda sequence: (order.append(sequence.key), type(engine)._interrupt(engine, sequence))
+    engine._room.relieve = lambda: False
+    for _ in range(3):
+        engine._relieve()
+    assert order == ["b2", "b1", "late"]
+
+
+@pytest.mark.usefixtures("memory_limit")
 def test_a_side_request_waits_for_memory_instead_of_pushing_the_main_conversation_out(full: Path) -> None:
     gc.collect()  # the engines of other tests
     mx.clear_cache()

@@ -18,7 +18,7 @@ from shared.config import Settings, model_folders
 from shared.errors import InternalError, PromptTooLongError, UnsupportedContentError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Started, TokenLogprob
 from shared.registry import ModelSpec
-from shared.request import GenerateRequest, Resume
+from shared.request import PRIORITIES, GenerateRequest, Resume
 from worker.answers.stream import EndReason
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turns
@@ -456,13 +456,13 @@ class MlxEngine:
     # -- memory ---------------------------------------------------------------------------------------------------
 
     def _relieve(self) -> None:
-        """Bring memory back under its limit: by evicting kept prefixes, else by interrupting the latest sequence."""
+        """Bring memory back under its limit: by evicting prefixes, else by interrupting the latest of the lowest class."""
         self._room.look(self._prefiller.growth_bytes(self._sequences.values()))
         if self._room.relieve():
             return
         decoding = [sequence for sequence in self._sequences.values() if sequence.is_decoding]
         if len(decoding) > 1 or (decoding and self._room.is_shared):
-            self._interrupt(decoding[-1])
+            self._interrupt(max(reversed(decoding), key=lambda sequence: PRIORITIES.index(sequence.request.priority)))
 
     def _interrupt(self, sequence: Sequence) -> None:
         """Give up a decoding sequence's cache for now; it goes on where it was as soon as there is room."""
