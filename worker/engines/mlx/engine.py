@@ -456,7 +456,7 @@ class MlxEngine:
     # -- memory ---------------------------------------------------------------------------------------------------
 
     def _relieve(self) -> None:
-        """Bring memory back under its limit: by evicting prefixes, else by interrupting the latest of the lowest class."""
+        """Bring memory back under its limit: prefixes go first, then the latest request of the lowest class waits."""
         self._room.look(self._prefiller.growth_bytes(self._sequences.values()))
         if self._room.relieve():
             return
