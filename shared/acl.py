@@ -12,7 +12,7 @@ _RQ_CHANNELS = "rq:pubsub:*"  # commands to workers
 _GATEWAY_COMMANDS = (
     "ping hello auth select info time multi exec discard smembers sadd srem get mget set del expire llen lrem rpush "
     "hset hget hmget hgetall hincrby exists lpush ltrim zadd zremrangebyscore xrange evalsha script|load publish "
-    "subscribe unsubscribe"
+    "subscribe unsubscribe type"
 )
 _WORKER_RULES = "+@all -@admin -@dangerous +info +client|list +client|setname +eval +evalsha +script|load"
 

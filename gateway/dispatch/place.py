@@ -83,7 +83,15 @@ def place(fleet: Fleet, pending: Pending, facts: Facts) -> Placed | Refused:
         return refusal
     if not workers:
         return Placed(priority=facts.priority, reason="no worker holds the model yet")
-    best = min(workers, key=lambda worker: (*_rank(waits[worker.worker]), _busy(worker, pending), worker.worker))
+    is_known = all(wait is not None for wait in waits.values())  # else only how busy they are can be compared
+    best = min(
+        workers,
+        key=lambda worker: (
+            _expected_s(waits[worker.worker]) if is_known else 0.0,
+            _busy(worker, pending),
+            worker.worker,
+        ),
+    )
     wait = waits[best.worker]
     if wait is not None and wait.least_s > facts.may_wait_s:
         return _too_long(facts, wait)
@@ -158,9 +166,8 @@ def _waiting(worker: WorkerLease, pending: Pending) -> Counts:
     return tuple(a + b for a, b in zip(queued, since, strict=True))
 
 
-def _rank(wait: Wait | None) -> tuple[int, float]:
-    """Known waits first, then those of which nothing is known."""
-    return (1, 0.0) if wait is None else (0, wait.expected_s)
+def _expected_s(wait: Wait | None) -> float:
+    return 0.0 if wait is None else wait.expected_s
 
 
 def _busy(worker: WorkerLease, pending: Pending) -> float:

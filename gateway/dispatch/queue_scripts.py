@@ -4,6 +4,16 @@ A job's list is found through its record's `origin`, never passed in: whoever fo
 The owner of a request, the gateway that its envelope names, is the only one that places, moves and cancels its job.
 """
 
+# Before the first write, what nobody of ours wrote goes: a script that stops in the middle would leave a job that its
+# client believes refused.
+_HEAL = """
+local kinds = {[KEYS[2]] = 'list', [KEYS[3]] = 'list', [KEYS[4]] = 'hash', [KEYS[6]] = 'hash', ['rq:queues'] = 'set'}
+for key, kind in pairs(kinds) do
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
+end
+"""
+
 # The job goes on the list, is counted, and the bell rings.
 _PUT = """
 redis.call('SADD', 'rq:queues', KEYS[2])
@@ -20,7 +30,8 @@ return counter
 # live, then the job's fields. Gives the counter; -1 when the worker is gone, and nothing
 # is written.
 PLACE = (
-    """
+    _HEAL
+    + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
 redis.call('SET', KEYS[5], ARGV[2], 'EX', ARGV[3])
 redis.call('HSET', KEYS[6], unpack(ARGV, 4))
@@ -33,7 +44,8 @@ redis.call('EXPIRE', KEYS[6], ARGV[3])
 # the list, the job's data for its new worker. Gives the counter; -1 when the worker is gone, 0 when the job waits no
 # longer: it was claimed, and frames will say by whom, or cancelled.
 MOVE = (
-    """
+    _HEAL
+    + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
 local origin = redis.call('HGET', KEYS[6], 'origin')
 if not origin or redis.call('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) == 0 then return 0 end

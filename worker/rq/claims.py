@@ -42,14 +42,27 @@ _RUN_ONCE_S = 3600  # where a job says nothing of when it ends
 # Gives [time, job per started job, waiting jobs per list, counter], a job being [list's number, job id, execution id,
 # hash, size of its body, body]; the body is missing when it is big. An attempt runs once: who takes it says so for as
 # long as its job could live. What RQ could not have queued is dropped: keys of other types, and names that RQ refuses,
-# which would end whoever makes a job of them.
+# which would end whoever makes a job of them. Keys of a wrong type, which nobody of ours wrote, are removed before
+# anything is taken: a script that stops in the middle would have taken jobs and told nobody.
 # The entry in rq:executions ends before its execution or with it: RQ's `job.cancel()` fails at one without a hash.
+_HEAL = """local function heal(key, kind)
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
+end"""
 _CLAIM = """
 local worker, text, ttl, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local bodies, ends, runs = ARGV[6], ARGV[7], ARGV[8]
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 local started, ahead = {}, 0
+HEAL
+heal(KEYS[1], 'hash')
+heal('rq:queues', 'set')
+heal('rq:worker:' .. worker, 'hash')
+for list = 2, #KEYS do
+  heal(KEYS[list], 'list')
+  heal('rq:wip:' .. ARGV[3 * list + 3], 'zset')
+end
 local function refuse(key)
   redis.call('HSET', key, 'status', 'canceled')
   redis.call('EXPIRE', key, 60)
@@ -99,7 +112,7 @@ for list = 2, #KEYS do
 end
 for list = 2, #KEYS do waiting[#waiting + 1] = redis.call('LLEN', KEYS[list]) end
 return {time, started, waiting, tonumber(redis.call('HGET', KEYS[1], 'v') or 0)}
-""".replace("RUN_ONCE", str(_RUN_ONCE_S))
+""".replace("RUN_ONCE", str(_RUN_ONCE_S)).replace("HEAL", _HEAL)
 
 # KEYS: as above. ARGV: worker, now (text), execution TTL (s), worker TTL (s), what keys of ended attempts begin with,
 # then (queue name, job id, execution id) each.
@@ -110,11 +123,16 @@ _BEAT = """
 local worker, text, time, ttl = ARGV[1], ARGV[2], redis.call('TIME'), tonumber(ARGV[3])
 local now = tonumber(time[1])
 local key = 'rq:worker:' .. worker
-if redis.call('HEXISTS', key, 'birth') == 0 then return {} end
+HEAL
+if redis.pcall('HEXISTS', key, 'birth') ~= 1 then return {} end
 redis.call('HSET', key, 'last_heartbeat', text)
 redis.call('EXPIRE', key, ARGV[4])
 local waiting, statuses = {}, {}
-local has_lists = redis.call('EXISTS', unpack(KEYS, 2)) > 0
+local has_lists = redis.call('EXISTS', unpack(KEYS)) > 0
+if has_lists then
+  heal(KEYS[1], 'hash')
+  for list = 2, #KEYS do heal(KEYS[list], 'list') end
+end
 for list = 2, #KEYS do waiting[#waiting + 1] = has_lists and redis.call('LLEN', KEYS[list]) or 0 end
 for i = 6, #ARGV, 3 do
   local queue, id, execution = ARGV[i], ARGV[i + 1], ARGV[i + 2]
@@ -135,7 +153,7 @@ for i = 6, #ARGV, 3 do
   statuses[#statuses + 1] = status or ''
 end
 return {time, redis.call('EXISTS', 'rq:suspended'), waiting, tonumber(redis.call('HGET', KEYS[1], 'v') or 0), statuses}
-"""
+""".replace("HEAL", _HEAL)
 
 # KEYS: from, to. ARGV: name of the queue behind `to`. Moves every job to the other list's front, in order; gives how
 # many. They have waited longer than what lies there.

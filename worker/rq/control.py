@@ -264,11 +264,12 @@ class ControlLoop:
             return
         with self._patience("claim jobs"):
             taken = self._claims.claim(allowed, now())
-            if taken.jobs or taken.backlog != self._backlog:
-                self._keeper.renew()
-            self._backlog = taken.backlog
+            has_changed = bool(taken.jobs) or taken.backlog != self._backlog
             for claimed in taken.jobs:
                 self._start(claimed)
+            self._backlog = taken.backlog  # last: a lease in between counts a job twice rather than not at all
+            if has_changed:
+                self._keeper.renew()
 
     def _make_places(self) -> None:
         """For requests of the first class that run beyond the capacity."""

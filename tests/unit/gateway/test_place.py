@@ -77,6 +77,12 @@ def test_of_two_idle_workers_the_less_busy_one_is_chosen() -> None:
     assert placed(worker("a", held=counts(side=2)), worker("b", held=counts(side=1))).worker == "b"
 
 
+def test_a_worker_that_has_measured_nothing_gets_its_share() -> None:
+    known = worker("a", held=counts(batch=4), queued=counts(batch=3))
+    fresh = worker("b", held=counts(batch=4), service_s=0.0)
+    assert placed(known, fresh, priority="batch").worker == "b"
+
+
 def test_what_this_gateway_has_just_placed_counts_before_a_lease_shows_it() -> None:
     pending = Pending(since={"a": counts(interactive=5)})
     assert placed(worker("a"), worker("b", held=counts(interactive=3)), pending=pending).worker == "b"
@@ -176,7 +182,7 @@ def test_another_worker_never_makes_the_wait_longer(workers: list[WorkerLease], 
     more = decide(*workers, worker("z"), priority=priority, max_waiting=10_000, may_wait_s=1e9)
     assert isinstance(alone, Placed)
     assert isinstance(more, Placed)
-    assert more.wait_s == 0.0 or alone.wait_s is None or (more.wait_s or 0.0) <= alone.wait_s
+    assert more.wait_s == 0.0 or more.wait_s is None or alone.wait_s is None or more.wait_s <= alone.wait_s
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 1.0])

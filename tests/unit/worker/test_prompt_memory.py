@@ -10,6 +10,7 @@ from shared.request import GenerateRequest
 from worker.prompt.conversation import Unit
 from worker.prompt.encode import Shield
 from worker.prompt.head import Heads
+from worker.prompt.tool_show import ToolShow
 from worker.prompt.traits import Traits
 from worker.prompt.tree import Node, Tree
 
@@ -19,7 +20,7 @@ class Text(str):
 
 
 def test_a_known_head_holds_no_conversation() -> None:
-    heads = Heads(Traits(), Shield(()), None, None)  # type: ignore[arg-type]  # neither is asked for anything
+    heads = Heads(Traits(), ToolShow(None, has_system=True), Shield(()), None, None)  # type: ignore[arg-type]  # none is asked for anything
     text = Text("a long conversation")
     watched = weakref.ref(text)
     request = GenerateRequest(id="r", model="m", messages=(Message(role="user", parts=(TextPart(text=text),)),))

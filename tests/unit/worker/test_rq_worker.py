@@ -605,3 +605,17 @@ def test_jobs_are_never_run_the_stock_way(loop: ControlLoop) -> None:
         loop.rq.execute_job(None, None)  # type: ignore[arg-type]
     with pytest.raises(NotImplementedError):
         loop.rq.work()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [f"rq:wip:{QUEUE}", f"rq:queue:{own('batch')}", "rq:queues", NAMES.placed(ME), f"rq:worker:{ME}", NAMES.bell(ME)],
+)
+def test_a_key_of_a_wrong_type_stops_no_claim_and_loses_no_job(redis_client: redis.Redis, key: str) -> None:
+    enqueue(redis_client, "j")
+    redis_client.delete(key)
+    redis_client.set(key, "foreign")
+    claims = claims_of(redis_client)
+    [job] = claim(claims, 1)
+    redis_client.hset(f"rq:worker:{ME}", "birth", "x")
+    assert claims.beat([Held(job.queue, job.job_id, job.execution_id)], now()) is not None

@@ -64,7 +64,7 @@ def test_turns_of_two_processes_never_overlap_and_neither_starves(tmp_path):
 
 def holder(folder):
     """Another process that has the device until it reads a line, and then stays alive."""
-    code = "import sys; from pathlib import Path; from worker.turns import Turns\n"
+    code = "import sys; from pathlib import Path; from worker.device.turns import Turns\n"
     code += f"turns = Turns(Path({str(folder)!r}), lambda: None)\nturns.take(); print('in', flush=True)\n"
     code += "sys.stdin.readline(); turns.offer(is_idle=True); print('out', flush=True); sys.stdin.readline()"
     process = subprocess.Popen(
