@@ -99,7 +99,9 @@ class Dispatcher:
     async def _fleet_now(self, model: str) -> Fleet:
         """With what lies on the lists of the model's workers at this moment; leases are a little older."""
         fleet = await self._fleet.refresh()
-        return replace(fleet, workers=tuple(await self._jobs.backlogs(fleet.ready_workers(model))))
+        workers = fleet.ready_workers(model)
+        counted = await self._jobs.backlogs(workers)
+        return replace(fleet, workers=tuple(map(self._ledger.up_to, workers, counted)))
 
     def _decide(
         self,
@@ -238,7 +240,7 @@ class Dispatcher:
         return [d for d in self._hub.dispatches.values() if d.has_job and not d.has_ended and not d.attempt.worker]
 
     def note_fleet(self, fleet: Fleet) -> None:
-        self._ledger.forget_all_but(fleet.workers)
+        self._ledger.forget(fleet.workers)
 
     def pending(self, fleet: Fleet, model: str) -> Pending:
         """What is known beyond the leases."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from dataclasses import replace
 
-from shared.places import Counts
+from shared.places import NONE, Counts
 from shared.registry import WorkerLease
 from shared.request import PRIORITIES, Priority
 
@@ -20,18 +21,29 @@ class Ledger:
         self._placed.setdefault(worker, deque()).append((number, priority))
 
     def since(self, workers: Iterable[WorkerLease]) -> dict[str, Counts]:
-        """By worker and class. What is shown by now is forgotten."""
+        """By worker and class. Nothing is forgotten here: who asks with a younger count may ask with an older lease
+        afterwards."""
         found = {}
         for worker in workers:
-            jobs = self._placed.get(worker.worker)
-            if jobs is not None and _after(jobs, worker.placed):
+            jobs = [job for job in self._placed.get(worker.worker, ()) if job[0] > worker.placed]
+            if jobs:
                 found[worker.worker] = _by_class(jobs)
         return found
 
-    def forget_all_but(self, workers: Iterable[WorkerLease]) -> None:
-        """Who has no lease any more holds nothing."""
-        alive = {worker.worker for worker in workers}
-        self._placed = {name: jobs for name, jobs in self._placed.items() if name in alive and jobs}
+    def up_to(self, worker: WorkerLease, counted: WorkerLease) -> WorkerLease:
+        """The worker with what was `counted` on its lists just now. What its lease, or we, had there and is there no
+        longer was claimed, as far as anybody knows, and holds a place."""
+        since = self.since([worker]).get(worker.worker, NONE)
+        rows = zip(worker.held or NONE, worker.queued or NONE, since, counted.queued, strict=True)
+        held = tuple(held + max(0, queued + new - left) for held, queued, new, left in rows)
+        return replace(counted, held=held)
+
+    def forget(self, workers: Iterable[WorkerLease]) -> None:
+        """What these leases show, and who has none any more."""
+        seen = {worker.worker: worker.placed for worker in workers}
+        self._placed = {
+            name: left for name, jobs in self._placed.items() if name in seen and (left := _after(jobs, seen[name]))
+        }
 
 
 def _after(jobs: deque[tuple[int, Priority]], number: int) -> deque[tuple[int, Priority]]:

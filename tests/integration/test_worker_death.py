@@ -241,7 +241,7 @@ def test_a_worker_that_slept_does_not_start_what_was_given_away(
         assert gateway.wait_for(Failed, timeout_s=5).code == "worker_lost"
         wait_until(lambda: gateway.leases() and gateway.leases()[0].in_flight == 0, "an idle worker")
         assert gateway.job_status(job_id) == "failed"
-        [awake] = [lease.worker for lease in gateway.leases() if lease.pid == sleeper.pid]
+        [awake] = wait_until(lambda: [w.worker for w in gateway.leases() if w.pid == sleeper.pid], "its lease")
         gateway.submit(build_request("awake again", "r2"), queue=gateway.own_queue(worker=awake))
         assert isinstance(gateway.wait_end("r2"), Finished)
 

@@ -55,15 +55,26 @@ def test_a_lease_shows_what_was_placed_before_it() -> None:
     ledger = Ledger()
     for number, priority in ((1, "interactive"), (2, "batch"), (4, "batch")):
         ledger.note("w", number, priority)  # type: ignore[arg-type]
-    assert ledger.since([worker("w", placed=0)]) == {"w": (1, 0, 0, 2)}
-    assert ledger.since([worker("w", placed=2)]) == {"w": (0, 0, 0, 1)}
     assert ledger.since([worker("w", placed=4)]) == {}
+    assert ledger.since([worker("w", placed=2)]) == {"w": (0, 0, 0, 1)}
+    assert ledger.since([worker("w", placed=0)]) == {"w": (1, 0, 0, 2)}, "a count that was younger forgets nothing"
 
 
-def test_who_is_gone_is_forgotten_and_who_was_not_asked_for_is_not() -> None:
+def test_what_a_lease_shows_and_who_is_gone_is_forgotten() -> None:
     ledger = Ledger()
-    ledger.note("a", 1, "interactive")
-    ledger.note("b", 1, "interactive")
-    assert ledger.since([worker("a")]) == {"a": (1, 0, 0, 0)}
-    ledger.forget_all_but([worker("b")])
+    for name in ("a", "b"):
+        ledger.note(name, 1, "interactive")
+        ledger.note(name, 2, "interactive")
+    ledger.forget([worker("b", placed=1)])
     assert ledger.since([worker("a"), worker("b")]) == {"b": (1, 0, 0, 0)}
+
+
+def test_what_has_left_a_list_since_the_lease_holds_a_place() -> None:
+    """Else a count of the lists that is younger than the lease would find places free that are taken."""
+    ledger = Ledger()
+    for number in (1, 2, 3):
+        ledger.note("w", number, "interactive")
+    shown = worker("w", placed=0, held=(0, 0, 0, 0), queued=(0, 0, 0, 1))
+    counted = worker("w", placed=3, queued=(2, 0, 0, 0))
+    assert ledger.up_to(shown, counted).held == (1, 0, 0, 1)
+    assert ledger.up_to(shown, counted).queued == (2, 0, 0, 0)
