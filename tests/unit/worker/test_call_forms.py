@@ -624,3 +624,12 @@ def test_a_call_without_a_marker_is_demanded_and_left_free(family: str) -> None:
     assert passes(family, False, strict, "Nothing to do here [1].")
     assert not passes(family, False, strict, call.replace("list_files", "erase"))
     assert read(family, call, Tools([LIST])) == [("list_files", {})]
+
+
+@pytest.mark.parametrize("seed", [17, 19])
+def test_strings_inside_json_never_spell_the_end_of_an_argument_that_is_written_with_several_tags(seed: int) -> None:
+    tools = (ToolDefinition(name="Any", parameters={"properties": {"p0": {"type": "object"}}, "required": ["p0"]}),)
+    grammar = compiled("kimi_k3", False, tools=tools, tool_choice=ToolChoice(mode="any", parallel=False))
+    walk = Walk(tokenizer_of("kimi_k3", False), compiler_of("kimi_k3", False).start(grammar), seed)
+    if walk.run(closers_of("kimi_k3"), loose=seed % 50):
+        check("kimi_k3", walk.text, tools)

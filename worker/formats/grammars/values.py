@@ -44,8 +44,9 @@ class Markup:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """The markers that are one tag each."""
-        return tuple(text for text in (self.end, *self.without) if len(text) > 1 and text.rfind("<") == 0)
+        """The markers that begin with a tag, each up to where its second one begins."""
+        tags = (text[: text.find("<", 1)] if "<" in text[1:] else text for text in (self.end, *self.without))
+        return tuple(dict.fromkeys(tag for tag in tags if len(tag) > 1 and tag.startswith("<")))
 
     @property
     def around(self) -> str:
