@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _RECONNECTION_S = 1.0
 _SETTLED_S = 1.0
+_LOOKS_S = (0.3, 0.3, 0.6, 0.0)  # between looks at leases, which are a second old at the most
 
 
 class Observer(Protocol):
@@ -88,13 +89,23 @@ class Dispatcher:
         self._check_broker()
         decided = self._decide(request)
         if isinstance(decided, Refused):
-            await self._jobs.settle(_SETTLED_S)  # who has left no longer waits
-            decided = self._decide(request, fleet=await self._fleet_now(request.model))
+            decided = await self._decide_again(request)
         if isinstance(decided, Refused):
             self._observer.rejection(decided.error)
             raise decided.error
         deadline_s = time.time() + self._limits.deadline_s(request.priority)
         return Dispatch(request, place=decided, deadline_s=deadline_s, ways=self)
+
+    async def _decide_again(self, request: GenerateRequest) -> Placed | Refused:
+        """On what is true now: who has left no longer waits. What workers have computed or dropped shows in their next
+        leases, so that nobody is refused for time before those are seen."""
+        await self._jobs.settle(_SETTLED_S)
+        for pause_s in _LOOKS_S:
+            decided = self._decide(request, fleet=await self._fleet_now(request.model))
+            if isinstance(decided, Placed) or decided.error.details.get("reason") != "wait_too_long":
+                break
+            await asyncio.sleep(pause_s)
+        return decided
 
     async def _fleet_now(self, model: str) -> Fleet:
         """With what lies on the lists of the model's workers at this moment; leases are a little older."""
