@@ -50,7 +50,6 @@ def _shared_keys(names: Names) -> tuple[str, ...]:
         names.resident(_ANY),
         names.soon(_ANY),
         names.disk(_ANY, _ANY),
-        names.calls(_ANY),
         names.frame_log(_ANY, _ANY),
     )
 

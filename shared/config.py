@@ -43,6 +43,7 @@ class Settings:
 
     max_body_bytes: int = 32 * 1024 * 1024
     max_queue: int = 64
+    max_counts: int = 256
     interactive_deadline_s: float = 600.0
     batch_deadline_s: float = 1800.0
     keepalive_s: float = 5.0
@@ -78,6 +79,7 @@ _NAMES = {
 _POSITIVE = (
     "capacity",
     "max_queue",
+    "max_counts",
     "max_body_bytes",
     "prefill_step_tokens",
     "cache_block_tokens",

@@ -6,6 +6,7 @@ GatewayError
 │   ├── MaxTokensTooLargeError     prompt + max tokens exceed the context window
 │   ├── RequestTooLargeError       the HTTP body is over the limit
 │   ├── UnsupportedContentError    an image or document the model cannot read
+│   ├── UnsupportedWorkError       a kind of work that the model's engine does not do
 │   ├── RouteNotFoundError         no such path
 │   └── MethodNotAllowedError      the path exists, the method does not
 ├── AuthenticationError            no key or a wrong key
@@ -89,6 +90,14 @@ class UnsupportedContentError(InvalidRequestError):
     code = "unsupported_content"
 
 
+class UnsupportedWorkError(InvalidRequestError):
+    code = "unsupported_work"
+
+    @classmethod
+    def of(cls, kind: str, model: str, worker: str = "") -> UnsupportedWorkError:
+        return cls(f"work of the kind {kind!r} cannot be done with {model}", worker=worker)
+
+
 class RouteNotFoundError(InvalidRequestError):
     code = "route_not_found"
 
@@ -159,6 +168,7 @@ _BY_CODE: dict[str, type[GatewayError]] = {
         MaxTokensTooLargeError,
         RequestTooLargeError,
         UnsupportedContentError,
+        UnsupportedWorkError,
         RouteNotFoundError,
         MethodNotAllowedError,
         AuthenticationError,

@@ -2,6 +2,8 @@
 
     Queued/Progress*  Started  Progress*  (TextDelta | ReasoningDelta | tool call)*  (Finished | Failed)
 
+Work of other kinds is answered with Progress* and one event of its own (Counted | Failed).
+
 A tool call is ToolCallStarted, ToolCallDelta*, ToolCallFinished, all with the same index; calls do not overlap
 each other or text. `Failed` may come at any time before the end. Streaming and non-streaming answers are
 rendered from the same events; `assemble` is the non-streaming half.
@@ -121,6 +123,13 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What counting was asked for."""
+
+    input_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     code: str
     message: str
@@ -143,6 +152,7 @@ Event = (
     | ToolCallDelta
     | ToolCallFinished
     | Finished
+    | Counted
     | Failed
 )
 
@@ -161,21 +171,29 @@ _LEGAL: dict[str, dict[type, str]] = {
         Failed: "ended",
     },
     "calling": {ToolCallDelta: "calling", ToolCallFinished: "open", Failed: "ended"},
+    "counting": {Progress: "counting", Counted: "ended", Failed: "ended"},
     "ended": {},
 }
+_FIRST = frozenset({"waiting", "counting"})  # where the answers of the kinds of work begin
 
 
 class EventOrder:
-    """Follows one request's events and raises `InternalError` at the first illegal one."""
+    """Follows one request's events and raises `InternalError` at the first illegal one. It begins where the answer to
+    its kind of work does."""
 
-    def __init__(self) -> None:
-        self.state = "waiting"
+    def __init__(self, begins: str = "waiting") -> None:
+        self.state = begins
 
     def feed(self, event: Event) -> None:
         following = _LEGAL[self.state].get(type(event))
         if following is None:
             raise InternalError(f"event {type(event).__name__} is not legal while {self.state}")
         self.state = following
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether more was told than progress."""
+        return self.state not in _FIRST
 
     @property
     def ended(self) -> bool:

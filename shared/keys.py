@@ -24,7 +24,6 @@ ENDED_TTL_S = 600
 HOME_TTL_S = 3600
 LOG_MAXLEN = 512
 LOG_TTL_S = 60
-CALL_TTL_S = 30
 
 NO_HOST = ""  # in place of a host: what any of them may take
 
@@ -90,11 +89,11 @@ class Names:
     # --- work ----------------------------------------------------------------------------------------------------
 
     def queue(self, model: str, lane: str = "") -> str:
-        """RQ queue of a model: what any of its workers may take, or what waits until there is one."""
+        """RQ queue of a model and lane: what any of its workers may take, or what waits until there is one."""
         return f"{self.deployment}:{model}{_lane(lane)}"
 
     def worker_queue(self, model: str, worker: str, lane: str = "") -> str:
-        """RQ queue of one worker, claimed by that worker alone."""
+        """RQ queue of one worker and lane (a class, or that of a kind of work), claimed by that worker alone."""
         return f"{self.deployment}:{model}@{worker}{_lane(lane)}"
 
     def bell(self, worker: str) -> str:
@@ -172,11 +171,6 @@ class Names:
         """Capped stream of the frames last published by one worker to one gateway: entry id `<seq>-0`, field `f` the
         frame. Worker names are unique per start (they contain the epoch), so ids of two lives never mix."""
         return self._of("log", worker, gateway)
-
-    def calls(self, model: str) -> str:
-        """List of msgpack `[signature, envelope bytes]`: tokenizer-only work (counting), popped by any worker of the
-        model beside generation."""
-        return self._of("calls", model)
 
 
 def _lane(lane: str) -> str:

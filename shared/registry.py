@@ -40,16 +40,16 @@ class Reader:
 class WorkerLease:
     """A live worker, as it says itself once a second.
 
-    `epoch` is new at every start. `queues` are the RQ queues it serves. Rates are tokens per second, 0 while
-    unknown; `waiting_tokens` is uncached prompt not prefilled yet. `load_done` is 0..1 while loading. `made_at_s` is
-    the model's date, as Unix time, 0 while unknown.
+    `epoch` is new at every start. `queues` are the RQ queues it serves, `kinds` the kinds of work it takes. Rates are
+    tokens per second, 0 while unknown; `waiting_tokens` is uncached prompt not prefilled yet. `load_done` is 0..1 while
+    loading. `made_at_s` is the model's date, as Unix time, 0 while unknown.
 
     What `place` decides on, classes in the order of `PRIORITIES`, seconds 0 while unknown: `reserved_places`
     are those beyond its capacity for the first class, `held` counts what it has claimed, `queued` the jobs in
     its own lists when `placed` jobs had ever been put there, `waiting_s` the predicted prefill of what it holds and has
     not prefilled, `prefill_s` is the mean prefill of a request and `service_s` the mean time from its start to its end,
-    with its deviation. `template` is what a person should know
-    of the model's chat template, by name.
+    with its deviation. `beside` are the jobs in the lanes of kinds that are done beside the engine's batch. `template`
+    is what a person should know of the model's chat template, by name.
     """
 
     worker: str
@@ -83,6 +83,8 @@ class WorkerLease:
     service_deviation_s: float = 0.0
     reader: Reader = field(default_factory=Reader)
     template: dict[str, str] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ("generate", "count")
+    beside: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

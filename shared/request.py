@@ -83,6 +83,7 @@ class GenerateRequest:
     `response_schema` asks for JSON that fits the schema ({} asks for any JSON object; None for free text).
     `session` is the client's name for the conversation, empty when it gave none; `tenant` salts every cache.
     `template_variables` are the client's own for the model's chat template (none of `RESERVED_VARIABLES`).
+    `prompt`, where it is not empty, is continued as it is, by no template; there are no messages and no tools then.
     """
 
     id: str
@@ -97,6 +98,7 @@ class GenerateRequest:
     session: str = ""
     tenant: str = ""
     template_variables: dict[str, Any] = field(default_factory=dict)
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,22 +134,3 @@ class End:
     request_id: str
     attempt: int
     reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
-    """A request on its way to a worker: body of `req:{id}`.
-
-    `gateway` is where the frames go. `deadline_s` is the time by which an engine must have begun with it, in
-    Redis's time (see `shared.clock`).
-    `attempt` starts at 1 and is part of every frame that answers it. `resume` makes it go on where an earlier attempt
-    was, instead of beginning anew. `codes` are those that the gateway reads; it is sealed for one host, whom gateway
-    records, which only gateways can open, tell nothing.
-    """
-
-    request: GenerateRequest
-    gateway: str
-    attempt: int = 1
-    deadline_s: float = 0.0
-    resume: Resume | None = None
-    codes: tuple[int, ...] = ()

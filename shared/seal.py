@@ -32,7 +32,7 @@ class Purpose(Enum):
     LEASE = "lease"  # about the worker
     HOST = "host"  # about the host
     GATEWAY = "gateway"  # about the gateway
-    JOB = "job"  # about kind and attempt of the request
+    JOB = "job"  # about the kind of work and the attempt (`shared.work.job_subject`)
     CONTROL = "control"  # about the worker
     LOADS = "loads"
 

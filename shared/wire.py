@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgpack
 import orjson
 
-from shared import events, messages, registry, request
+from shared import events, messages, registry, request, work
 from shared.errors import WireError
 
 WIRE_VERSION = 3
@@ -41,9 +41,11 @@ _CODES: dict[type, int] = {
     request.SamplingParams: 18,
     request.ReasoningOptions: 19,
     request.GenerateRequest: 20,
-    request.Envelope: 21,
-    request.Resume: 23,
+    request.Resume: 23,  # 21 was an envelope that could hold nothing but a request
     request.End: 22,
+    work.Envelope: 24,
+    work.Generate: 25,
+    work.Count: 26,
     events.Usage: 32,
     events.TokenLogprob: 33,
     events.Progress: 34,
@@ -55,6 +57,7 @@ _CODES: dict[type, int] = {
     events.ToolCallFinished: 40,
     events.Finished: 41,
     events.Failed: 42,
+    events.Counted: 43,
     registry.WorkerLease: 48,
     registry.ModelRecord: 49,
     registry.HostRecord: 50,
@@ -173,7 +176,7 @@ def _unpack(data: memoryview) -> Any:
 def encode(value: Any) -> bytes:
     """Versioned bytes of any value made of plain data and the classes above. Raises `WireError` for an integer
     of more than 64 bits."""
-    if type(value) is request.Envelope and isinstance(value.request, request.PackedRequest):
+    if type(value) is work.Envelope and isinstance(value.request, request.PackedRequest):
         return _encode_packed(value, value.request)
     return _VERSION + _pack(value)
 
@@ -218,22 +221,25 @@ def pack(given: request.GenerateRequest) -> request.PackedRequest:
     )
 
 
-def _encode_packed(envelope: request.Envelope, given: request.PackedRequest) -> bytes:
+def _encode_packed(envelope: work.Envelope, given: request.PackedRequest) -> bytes:
     """As `encode` writes the same envelope with the request that was packed. In msgpack an array is its length and
     then its items, so what is encoded already is put where it belongs."""
+    outer, inner = _SHAPES[work.Envelope], _SHAPES[type(envelope.work)]
     request_row = _SHAPES[request.GenerateRequest].read(given)
-    envelope_row = _SHAPES[request.Envelope].read(envelope)
+    outer_row, inner_row = outer.read(envelope), inner.read(envelope.work)  # what each holds stands first
     at = _FIRST_PACKED
     packer = msgpack.Packer(default=_marked, autoreset=False)
     for length, *items in (
-        (1 + len(envelope_row), _SHAPES[request.Envelope].mark),
+        (1 + len(outer_row), outer.mark),
+        (1 + len(inner_row), inner.mark),
         (1 + len(request_row), _SHAPES[request.GenerateRequest].mark, *request_row[:at]),
     ):
         packer.pack_array_header(length)
         for item in items:
             packer.pack(item)
     head = packer.bytes()
-    tail = b"".join(_pack(item) for item in (*request_row[at + len(_PACKED) :], *envelope_row[1:]))
+    rest = (*request_row[at + len(_PACKED) :], *inner_row[1:], *outer_row[1:])
+    tail = b"".join(map(_pack, rest))
     return b"".join((_VERSION, head, given.packed.data, tail))
 
 
@@ -267,10 +273,12 @@ def decode_frame(data: bytes) -> Frame:
     return Frame(worker=worker, epoch=epoch, seq=seq, entries=entries)
 
 
-def decode_envelope(data: bytes) -> request.Envelope:
+def decode_envelope(data: bytes) -> work.Envelope:
     value = decode(data)
-    if not isinstance(value, request.Envelope):
+    if not isinstance(value, work.Envelope):
         raise WireError(f"expected an envelope, got {type(value).__name__}")
+    if type(value.work) not in work.KINDS or not isinstance(value.work.request, request.GenerateRequest):
+        raise WireError(f"an envelope with {type(value.work).__name__} in it")
     return value
 
 

@@ -32,7 +32,6 @@ from worker.rq.control import ControlLoop, Message
 from worker.rq.worker import Stop
 from worker.serving.bodies import Bodies
 from worker.serving.cancellation import CancelListener
-from worker.serving.counting import CallServer
 from worker.serving.publisher import Publisher
 from worker.serving.runner import Runner
 from worker.status import EXIT_BROKEN, EXIT_LOAD_FAILED, EXIT_NO_REDIS, EXIT_ORPHANED, Status, StatusPipe, watch_parent
@@ -109,11 +108,7 @@ class Worker:
             stall_s=settings.stall_s,
             drain_s=settings.drain_s,
             status=status,
-            on_ready=self._serve_calls,
             on_stop=self._stop_listening,
-        )
-        self.calls = CallServer(
-            connect(), names, self.publisher, engine.count, model=spec.id, worker=name, clock=clock, key=keys.anyone
         )
         self.cancels = CancelListener(
             connect(),
@@ -131,18 +126,13 @@ class Worker:
             return self.loop.serve()
         finally:
             self._stop_listening()
-            self.calls.join()
             self.cancels.join()
             self.publisher.close()
 
     def stop(self, stop: Stop) -> None:
         self.inbox.put(stop)
 
-    def _serve_calls(self) -> None:
-        self.calls.start()
-
     def _stop_listening(self) -> None:
-        self.calls.stop()
         self.cancels.stop()
 
     def _cancel(self, end: End) -> None:

@@ -10,9 +10,8 @@ from shared.request import Resume
 
 
 class Attempt:
-    """`number` counts from 1 and is part of every frame that answers. `place` is where its job was put last, None for
-    work without a job, which any host may answer. With `resume` it goes on where an earlier one was, instead of
-    beginning anew.
+    """`number` counts from 1 and is part of every frame that answers. `place` is where its job was put last. With
+    `resume` it goes on where an earlier one was, instead of beginning anew.
 
     `worker` and `epoch` say who answers, empty until the first entry. Once a worker has started the answer, entries
     of any other are fenced off; before that a second worker may take over (RQ gave it the job again).
@@ -32,12 +31,11 @@ class Attempt:
         "worker",
     )
 
-    def __init__(self, number: int, place: Placed | None, resume: Resume | None = None) -> None:
+    def __init__(self, number: int, place: Placed, resume: Resume | None = None) -> None:
         self.number = number
         self._hosts: set[str] = set()
         self._place = place
-        if place is not None:
-            self.allow(place)
+        self.allow(place)
         self.resume = resume
         self.worker = ""
         self.epoch = ""
@@ -48,7 +46,7 @@ class Attempt:
         self.is_over = False  # its worker has ended it
 
     @property
-    def place(self) -> Placed | None:
+    def place(self) -> Placed:
         return self._place
 
     @place.setter
@@ -62,7 +60,7 @@ class Attempt:
 
     def is_for(self, host: str) -> bool:
         """Whether its job was ever placed on this host, so that the host may answer."""
-        return self._place is None or host in self._hosts
+        return host in self._hosts
 
     def accepts(self, seq: int, worker: str, epoch: str) -> bool:
         """Whether an entry is news from who answers. Numbers begin anew with another worker."""

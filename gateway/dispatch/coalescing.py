@@ -35,11 +35,16 @@ class Attachables:
         return None
 
     def add(self, dispatch: Dispatch) -> None:
+        """An answer of the engine. What is done beside it costs no more than to find another who asks."""
+        if dispatch.kind.lane:
+            return
         self._keys[dispatch] = key = _key(dispatch.request)
         self._running.setdefault(key, []).append((replace(dispatch.request, id=""), dispatch))
 
     def remove(self, dispatch: Dispatch) -> None:
-        key = self._keys.pop(dispatch)
+        key = self._keys.pop(dispatch, None)
+        if key is None:
+            return
         left = [entry for entry in self._running[key] if entry[1] is not dispatch]
         if left:
             self._running[key] = left

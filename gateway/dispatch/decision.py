@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from shared.errors import GatewayError, WireError, WorkerLostError
+from shared.errors import GatewayError, UnsupportedWorkError, WireError, WorkerLostError
 
 MOST_ATTEMPTS = 3  # the first, and two elsewhere
 
@@ -47,5 +47,5 @@ def decide(standing: Standing) -> Decision:
 
 def is_of_worker(fault: GatewayError) -> bool:
     """Whether another worker may do better: this one died, stopped, or could not read what it was given (a body that
-    is gone, another secret or version)."""
-    return isinstance(fault, WorkerLostError | WireError)
+    is gone, another secret or version), or its engine does not do such work."""
+    return isinstance(fault, WorkerLostError | WireError | UnsupportedWorkError)

@@ -7,6 +7,7 @@ when its worker is lost (`gateway.dispatch.decision`). What it decides is done b
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Protocol
 
 from gateway.dispatch.attempt import Attempt
@@ -14,11 +15,12 @@ from gateway.dispatch.decision import Decision, Standing, decide
 from gateway.dispatch.place import Placed
 from gateway.dispatch.readers import EventReader, Told
 from shared.errors import GatewayError, WorkerLostError
-from shared.events import Event, Failed, Finished, Progress, Started
+from shared.events import Event, Failed, Progress, Started
 from shared.request import GenerateRequest, Resume
 from shared.wire import FrameEntry
+from shared.work import ENDS, KINDS, Generate, Kind, Work
 
-_LAST = (Finished, Failed)
+_LAST = (*ENDS, Failed)
 _GO_ON_S = 60.0  # within which another worker must have gone on with a begun answer
 
 
@@ -36,13 +38,11 @@ class Ways(Protocol):
 
 
 class Dispatch:
-    """`place` is that of the first attempt's job, None for work without a job. `deadline_s` is the Unix time by which
-    somebody must have begun with it. Without `ways` it stays where it is."""
+    """`place` is that of the first attempt's job. `deadline_s` is the Unix time by which somebody must have begun with
+    it. Without `ways` it stays where it is."""
 
-    def __init__(
-        self, request: GenerateRequest, *, place: Placed | None, deadline_s: float, ways: Ways | None = None
-    ) -> None:
-        self.request = request
+    def __init__(self, work: Work, *, place: Placed, deadline_s: float, ways: Ways | None = None) -> None:
+        self._work = work
         self.deadline_s = deadline_s
         self.attempt = Attempt(1, place)
         self.past_attempts: list[Attempt] = []
@@ -54,6 +54,29 @@ class Dispatch:
         self._told = Told()
         self._started: Started | None = None  # as it was told
         self._has_answer = False  # something after it was told
+
+    @property
+    def work(self) -> Work:
+        """What its newest attempt is asked to do."""
+        return self._work_from(self.attempt.resume)
+
+    @property
+    def next_work(self) -> Work:
+        """What another attempt would be asked to do, if it were made now."""
+        return self._work_from(self.resume())
+
+    def _work_from(self, resume: Resume | None) -> Work:
+        if resume is not None and isinstance(self._work, Generate):
+            return replace(self._work, resume=resume)
+        return self._work
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[type(self._work)]
+
+    @property
+    def request(self) -> GenerateRequest:
+        return self._work.request
 
     @property
     def request_id(self) -> str:
@@ -73,10 +96,6 @@ class Dispatch:
         if self.attempt.is_started:
             return "decode"
         return "prefill" if self.attempt.is_running else "queued"
-
-    @property
-    def has_job(self) -> bool:
-        return self.attempt.place is not None
 
     @property
     def remaining_s(self) -> float:
@@ -153,7 +172,7 @@ class Dispatch:
             self._started = self._started or event
             return is_first
         self._has_answer = True
-        if isinstance(event, Finished):
+        if isinstance(event, ENDS):
             self.has_ended = attempt.is_over = True
         return True
 
@@ -176,7 +195,7 @@ class Dispatch:
         self.attempt.worker = self.attempt.worker or str(fault.details.get("worker", ""))
         place = self._ways.other_place(self) if self._ways is not None else None
         decision = decide(self._standing(fault, has_place=place is not None))
-        if self._ways is None or decision not in (Decision.TRY_ELSEWHERE, Decision.GO_ON_ELSEWHERE):
+        if self._ways is None or place is None or decision not in (Decision.TRY_ELSEWHERE, Decision.GO_ON_ELSEWHERE):
             return False
         resume = None
         if decision is Decision.GO_ON_ELSEWHERE:

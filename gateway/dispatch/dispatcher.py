@@ -13,7 +13,7 @@ from typing import Protocol
 from gateway.dispatch.coalescing import Attachables, may_share
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.fleet import FleetWatcher
-from gateway.dispatch.jobs import JobQueue, Work, WorkerGoneError
+from gateway.dispatch.jobs import JobQueue, Placement, WorkerGoneError
 from gateway.dispatch.ledger import Ledger
 from gateway.dispatch.limits import Limits
 from gateway.dispatch.place import Facts, Pending, Placed, Refused, place
@@ -23,13 +23,13 @@ from gateway.dispatch.reading import Reading, who_reads
 from gateway.dispatch.space import Space
 from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.tasks import cancel_all
-from shared import keys, wire
-from shared.errors import DeadlineExceededError, GatewayError, OverloadedError
-from shared.events import Failed, Started
+from shared import wire
+from shared.errors import GatewayError, OverloadedError
 from shared.keys import Names
 from shared.places import NONE
 from shared.registry import Fleet
-from shared.request import Envelope, GenerateRequest, PackedRequest, Resume
+from shared.request import GenerateRequest, PackedRequest
+from shared.work import KINDS, Count, Envelope, Generate, Work
 
 logger = logging.getLogger(__name__)
 
@@ -86,22 +86,31 @@ class Dispatcher:
         if shared is not None:
             self._observer.attachment(request.model)
             return shared
+        return await self._admit(Generate(request=request))
+
+    async def admit_count(self, request: GenerateRequest) -> Dispatch:
+        """The counting of the prompt's tokens, by a worker of the model beside its generation. Raises as `admit` does,
+        and `UnsupportedWorkError`."""
+        return await self._admit(Count(request=request))
+
+    async def _admit(self, work: Work) -> Dispatch:
         self._check_broker()
-        decided = self._decide(request)
+        request = work.request
+        decided = self._decide(work)
         if isinstance(decided, Refused):
-            decided = await self._decide_again(request)
+            decided = await self._decide_again(work)
         if isinstance(decided, Refused):
             self._observer.rejection(decided.error)
             raise decided.error
-        deadline_s = time.time() + self._limits.deadline_s(request.priority)
-        return Dispatch(request, place=decided, deadline_s=deadline_s, ways=self)
+        deadline_s = time.time() + self._limits.deadline_s(KINDS[type(work)], request.priority)
+        return Dispatch(work, place=decided, deadline_s=deadline_s, ways=self)
 
-    async def _decide_again(self, request: GenerateRequest) -> Placed | Refused:
+    async def _decide_again(self, work: Work) -> Placed | Refused:
         """On what is true now: who has left no longer waits. What workers have computed or dropped shows in their next
         leases, so that nobody is refused for time before those are seen."""
         await self._jobs.settle(_SETTLED_S)
         for pause_s in _LOOKS_S:
-            decided = self._decide(request, fleet=await self._fleet_now(request.model))
+            decided = self._decide(work, fleet=await self._fleet_now(work.request.model))
             if isinstance(decided, Placed) or decided.error.details.get("reason") != "wait_too_long":
                 break
             await asyncio.sleep(pause_s)
@@ -115,32 +124,27 @@ class Dispatcher:
         return replace(fleet, workers=tuple(map(self._ledger.up_to, workers, counted)))
 
     def _decide(
-        self,
-        request: GenerateRequest,
-        *,
-        avoid: frozenset[str] = frozenset(),
-        fleet: Fleet | None = None,
-        resume: Resume | None = None,
+        self, work: Work, *, avoid: frozenset[str] = frozenset(), fleet: Fleet | None = None
     ) -> Placed | Refused:
         fleet = self._fleet.snapshot if fleet is None else fleet
-        reading = self.reading(request, fleet, resume)
+        reading = self.reading(work, fleet)
         if reading.refusal is not None:
             return reading.refusal
+        request, kind = work.request, KINDS[type(work)]
         facts = Facts(
             model=request.model,
             priority=request.priority,
-            may_wait_s=self._limits.deadline_s(request.priority),
-            max_waiting=self._limits.max_queue,
+            may_wait_s=self._limits.deadline_s(kind, request.priority),
+            max_waiting=self._limits.max_waiting(kind),
             avoid=avoid | reading.unable,
+            kind=kind,
         )
         return place(fleet, self.pending(fleet, request.model), facts)
 
-    def reading(self, request: GenerateRequest, fleet: Fleet, resume: Resume | None = None) -> Reading:
-        """Who of the model's ready workers reads the request."""
-        gateway = self._hub.gateway_id
-        return who_reads(
-            fleet.ready_workers(request.model), lambda: Envelope(request=request, gateway=gateway, resume=resume)
-        )
+    def reading(self, work: Work, fleet: Fleet) -> Reading:
+        """Who of the model's ready workers of the kind reads the work."""
+        takers = [w for w in fleet.ready_workers(work.request.model) if KINDS[type(work)].name in w.kinds]
+        return who_reads(takers, lambda: Envelope(work=work, gateway=self._hub.gateway_id))
 
     def _check_broker(self) -> None:
         """Raises `BrokerUnavailableError` when an answer could not come back. A connection that is just being made
@@ -183,7 +187,6 @@ class Dispatcher:
         gone: set[str] = set()
         while True:
             attempt, found = dispatch.attempt, dispatch.attempt.place
-            assert found is not None
             try:
                 async with self._space.taken(_body_bytes(dispatch.request)):
                     number = await self._jobs.submit(self._envelope(dispatch), found)
@@ -192,21 +195,20 @@ class Dispatcher:
                 attempt.place = self._anywhere(dispatch, gone)
                 continue
             if found.worker:
-                self._ledger.note(found.worker, number, found.priority)
+                self._ledger.note(found.worker, number, found.lane)
             return
 
     def _anywhere(self, dispatch: Dispatch, gone: set[str]) -> Placed:
         """A place on another worker; without one it waits for the model. It was admitted, so it is not refused now."""
-        decided = self._decide(dispatch.request, avoid=dispatch.tried | gone, resume=dispatch.attempt.resume)
-        return decided if isinstance(decided, Placed) else Placed(priority=dispatch.request.priority)
+        decided = self._decide(dispatch.work, avoid=dispatch.tried | gone)
+        return decided if isinstance(decided, Placed) else Placed(lane=dispatch.attempt.place.lane)
 
     def _envelope(self, dispatch: Dispatch) -> Envelope:
         return Envelope(
-            request=dispatch.request,
+            work=dispatch.work,
             gateway=self._hub.gateway_id,
             attempt=dispatch.attempt.number,
             deadline_s=self._fleet.clock.of_unix(dispatch.deadline_s),
-            resume=dispatch.attempt.resume,
             codes=wire.READER.codes,
         )
 
@@ -222,20 +224,19 @@ class Dispatcher:
         if not attempt.is_over:
             # Also when it could not be queued: it may have arrived although the answer did not.
             reason = "the gateway gave up" if is_wanted else "the client left"
-            self._jobs.cancel_soon(work_of(dispatch), reason)
+            self._jobs.cancel_soon(placement_of(dispatch), reason)
             if not is_wanted:
                 self._observer.cancellation(dispatch.stage)
 
     # --- the ways to another worker ------------------------------------------------------------------------------
 
     def other_place(self, dispatch: Dispatch) -> Placed | None:
-        decided = self._decide(dispatch.request, avoid=dispatch.tried, resume=dispatch.resume())
+        decided = self._decide(dispatch.next_work, avoid=dispatch.tried)
         return decided if isinstance(decided, Placed) and decided.worker else None
 
     async def move(self, dispatch: Dispatch, to: Placed) -> None:
         """Take the job to another worker while it waits. Raises `BrokerUnavailableError`."""
         attempt, was = dispatch.attempt, dispatch.attempt.place
-        assert was is not None
         attempt.allow(to)
         try:
             number = await self._jobs.move(self._envelope(dispatch), was, to)
@@ -243,28 +244,32 @@ class Dispatcher:
             return
         if number:
             attempt.place = to
-            self._ledger.note(to.worker, number, to.priority)
+            self._ledger.note(to.worker, number, to.lane)
             logger.info("request %s moves to %s: %s", dispatch.request_id, to.worker, to.reason)
 
     def waiting(self) -> list[Dispatch]:
-        """The requests with a job that no worker has said anything of."""
-        return [d for d in self._hub.dispatches.values() if d.has_job and not d.has_ended and not d.attempt.worker]
+        """The requests of which no worker has said anything."""
+        return [d for d in self._hub.dispatches.values() if not d.has_ended and not d.attempt.worker]
 
     def note_fleet(self, fleet: Fleet) -> None:
         self._ledger.forget(fleet.workers)
 
     def pending(self, fleet: Fleet, model: str) -> Pending:
         """What is known beyond the leases."""
-        unplaced = self._fleet.unplaced.get(model, NONE)
-        return Pending(since=self._ledger.since(fleet.workers), unplaced=unplaced)
+        return Pending(
+            since=self._ledger.since(fleet.workers),
+            unplaced=self._fleet.unplaced.get(model, NONE),
+            since_beside=self._ledger.since_beside(fleet.workers),
+            unplaced_beside=self._fleet.unplaced_beside.get(model, {}),
+        )
 
     def end(self, dispatch: Dispatch) -> None:
-        self._jobs.cancel_soon(work_of(dispatch), "another worker takes over")
+        self._jobs.cancel_soon(placement_of(dispatch), "another worker takes over")
 
     def send(self, dispatch: Dispatch) -> None:
         attempt = dispatch.attempt
         where = "from the beginning" if attempt.resume is None else f"at token {len(attempt.resume.token_ids)}"
-        whom = attempt.place.worker if attempt.place is not None else ""
+        whom = attempt.place.worker
         logger.warning("request %s: attempt %d, %s, on %s", dispatch.request_id, attempt.number, where, whom)
         self._observer.redispatch(dispatch.model)
         task = asyncio.get_running_loop().create_task(self._send(dispatch))
@@ -285,41 +290,12 @@ class Dispatcher:
         """Nothing is sent any more."""
         await cancel_all(self._sending)
 
-    # --- work without a job --------------------------------------------------------------------------------------
-
-    async def count(self, request: GenerateRequest) -> int:
-        """The prompt's tokens, counted by any worker of the model beside its generation. Raises the error of who
-        counts, `DeadlineExceededError` and `BrokerUnavailableError`."""
-        self._check_broker()
-        dispatch = Dispatch(request, place=None, deadline_s=time.time() + keys.CALL_TTL_S)
-        self._hub.add(dispatch)
-        reader = dispatch.join()
-        try:
-            async with self._space.taken(_body_bytes(request)):
-                await self._jobs.count(self._envelope(dispatch))
-            await self._wake(request.model)
-            return await _counted(dispatch, reader)
-        finally:
-            dispatch.leave(reader)
-            self._hub.remove(dispatch)
-
 
 def _body_bytes(request: GenerateRequest) -> int:
     """What the body of a request takes, where it may be much."""
     return len(request.packed.data) if isinstance(request, PackedRequest) else 0
 
 
-async def _counted(dispatch: Dispatch, reader: EventReader) -> int:
-    while dispatch.remaining_s > 0:
-        for event in await reader.wait(dispatch.remaining_s):
-            if isinstance(event, Started):
-                return event.usage.input_tokens
-            if isinstance(event, Failed):
-                raise event.error()
-    raise DeadlineExceededError(f"no worker of {dispatch.model} counted the tokens in time")
-
-
-def work_of(dispatch: Dispatch) -> Work:
-    place = dispatch.attempt.place
-    assert place is not None
-    return Work(request_id=dispatch.request_id, attempt=dispatch.attempt.number, model=dispatch.model, place=place)
+def placement_of(dispatch: Dispatch) -> Placement:
+    attempt = dispatch.attempt
+    return Placement(request_id=dispatch.request_id, attempt=attempt.number, model=dispatch.model, place=attempt.place)

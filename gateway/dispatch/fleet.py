@@ -26,6 +26,7 @@ from shared.places import NONE, Counts
 from shared.registry import Fleet, GatewayRecord, HostRecord, Stranger, WorkerLease
 from shared.request import PRIORITIES
 from shared.seal import Keyring, Purpose, Seal
+from shared.work import LANES
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ _R = TypeVar("_R", WorkerLease, HostRecord, GatewayRecord)
 
 class FleetWatcher(Presence):
     """Refreshes `snapshot` in the background and on demand; it is connected when the last try reached Redis. `unplaced`
-    maps a model to the jobs that wait until a worker holds it, by class. `myself` is what others see of this gateway
+    maps a model to the jobs that wait until a worker holds it, by class, `unplaced_beside` by lane of the kinds of work
+    that have their own. `myself` is what others see of this gateway
     while it refreshes; `on_hosts` is awaited with the words of all hosts before a snapshot that shows them.
 
     One reads at a time: who asks while somebody reads waits for the next read, which is of everybody who asked before
@@ -73,6 +75,7 @@ class FleetWatcher(Presence):
         self._failure: Exception | None = None  # of the last read that ended
         self.snapshot = Fleet()
         self.unplaced: Mapping[str, Counts] = {}
+        self.unplaced_beside: Mapping[str, Mapping[str, int]] = {}
 
     async def run(self) -> None:
         """Refresh for ever."""
@@ -123,8 +126,8 @@ class FleetWatcher(Presence):
                 pipe.smembers(each)
             self._queue_reads(pipe)
             for model in models:
-                for priority in PRIORITIES:
-                    pipe.llen(queue_key(self._names.queue(model, priority)))
+                for lane in LANES:
+                    pipe.llen(queue_key(self._names.queue(model, lane)))
             sent_s = time.monotonic()
             replies = (await pipe.execute(raise_on_error=False))[2 if self._myself else 0 :]
         _raise_any(replies)  # where Redis is full, others do not see this gateway: no reason to see nobody
@@ -140,8 +143,7 @@ class FleetWatcher(Presence):
         if self.on_hosts is not None:
             await self.on_hosts({host for host in (*self._hosts, *map(host_of, self._workers)) if host == word(host)})
         self.snapshot = fleet
-        rows = zip(*[iter(depths)] * len(PRIORITIES), strict=True)
-        self.unplaced = {model: tuple(map(int, row)) for model, row in zip(models, rows, strict=True) if any(row)}
+        self._note_unplaced(models, depths)
         await self._forget_the_dead(
             [
                 (each, name)
@@ -150,10 +152,18 @@ class FleetWatcher(Presence):
             ]
         )
 
+    def _note_unplaced(self, models: Sequence[str], depths: Sequence[int]) -> None:
+        rows = zip(*[iter(depths)] * len(LANES), strict=True)
+        found = {model: dict(zip(LANES, map(int, row), strict=True)) for model, row in zip(models, rows, strict=True)}
+        classes = {model: tuple(lanes.pop(priority) for priority in PRIORITIES) for model, lanes in found.items()}
+        self.unplaced = {model: counts for model, counts in classes.items() if any(counts)}
+        self.unplaced_beside = {model: lanes for model, lanes in found.items() if any(lanes.values())}
+
     def _waited_for(self) -> list[str]:
         """The models on whose own lists something may lie: those that nobody holds, and where something lay."""
         fleet = self.snapshot
-        return sorted({*self.unplaced, *(model for model in fleet.model_ids() if not fleet.ready_workers(model))})
+        waited = {*self.unplaced, *self.unplaced_beside}
+        return sorted({*waited, *(model for model in fleet.model_ids() if not fleet.ready_workers(model))})
 
     @property
     def depths(self) -> dict[str, Counts]:

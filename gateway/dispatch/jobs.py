@@ -36,8 +36,9 @@ from shared import keys, wire
 from shared.errors import BrokerUnavailableError, OverloadedError
 from shared.keys import Names, host_of, job_id
 from shared.registry import WorkerLease
-from shared.request import PRIORITIES, End, Envelope
+from shared.request import PRIORITIES, End
 from shared.seal import HostKey, Keyring, Purpose
+from shared.work import LANES, Envelope
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class WorkerGoneError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Placement:
     """An attempt, as far as it must be known to be cancelled, and where it was placed last."""
 
     request_id: str
@@ -137,7 +138,7 @@ class Written:
 
 
 class JobQueue:
-    """Places, moves, counts and cancels. Every method raises `BrokerUnavailableError` when Redis is away, and what puts
+    """Places, moves and cancels. Every method raises `BrokerUnavailableError` when Redis is away, and what puts
     something there `OverloadedError` when it is full."""
 
     def __init__(self, broker: redis.asyncio.Redis, names: Names, keyring: Keyring) -> None:
@@ -159,7 +160,7 @@ class JobQueue:
         fields = job_fields(
             written.data,
             queue=self._queue(envelope, place),
-            description=f"generate {envelope.request.model}",
+            description=f"{envelope.kind.name} {envelope.request.model}",
             now=datetime.now(UTC),
         )
         async with _asking_redis("the request could not be queued"):
@@ -167,7 +168,7 @@ class JobQueue:
                 await self._queue_for_any(envelope, place, written, fields, ttl_s)
                 return 0
             flat = [item for pair in fields.items() for item in pair]
-            arguments = [job_id(envelope.request.id, envelope.attempt), written.body, ttl_s, *flat]
+            arguments = [envelope.job_id, written.body, ttl_s, *flat]
             counter = int(await self._place(self._keys(envelope, place), arguments))
         if counter < 0:
             raise WorkerGoneError(place.worker)
@@ -177,7 +178,7 @@ class JobQueue:
         self, envelope: Envelope, place: Placed, written: Written, fields: dict[Any, Any], ttl_s: int
     ) -> None:
         """On the model's list, from where it is moved once a worker holds the model."""
-        job = job_id(envelope.request.id, envelope.attempt)
+        job = envelope.job_id
         list_key = queue_key(self._queue(envelope, place))
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(self._body(envelope, place), written.body, ex=ttl_s)
@@ -191,9 +192,8 @@ class JobQueue:
         """Take the waiting job to another worker's list, as the same attempt: nothing of it ran. How many jobs were
         ever put on that worker's lists; 0 when the job waits no longer. Raises `WorkerGoneError`."""
         written = await self._written(envelope, place)
-        job = job_id(envelope.request.id, envelope.attempt)
         arguments: list[str | bytes | int] = [
-            job,
+            envelope.job_id,
             written.body,
             _ttl_s(envelope),
             self._queue(envelope, place),
@@ -208,13 +208,13 @@ class JobQueue:
 
     async def _written(self, envelope: Envelope, place: Placed) -> Written:
         body, signature = await self._sealed(envelope, self._keyring.of_worker(place.worker))
-        arguments = [envelope.request.id, envelope.attempt, signature]
+        arguments = [envelope.request.id, envelope.attempt, signature, envelope.kind.name]
         return Written(body, zlib.compress(wire.JobSerializer.dumps((keys.JOB_FUNCTION, None, arguments, {}))))
 
     def _queue(self, envelope: Envelope, place: Placed) -> str:
         if place.worker:
-            return self._names.worker_queue(envelope.request.model, place.worker, place.priority)
-        return self._names.queue(envelope.request.model, place.priority)
+            return self._names.worker_queue(envelope.request.model, place.worker, place.lane)
+        return self._names.queue(envelope.request.model, place.lane)
 
     def _body(self, envelope: Envelope, place: Placed) -> str:
         return self._names.body(host_of(place.worker), envelope.request.id, envelope.attempt)
@@ -227,36 +227,25 @@ class JobQueue:
             names.bell(place.worker),
             names.placed(place.worker),
             self._body(envelope, place),
-            Job.key_for(job_id(envelope.request.id, envelope.attempt)),
+            Job.key_for(envelope.job_id),
         ]
 
     async def _sealed(self, envelope: Envelope, key: HostKey) -> tuple[bytes, str]:
         """The envelope's bytes and their signature. (Hashing lets others run, unlike most of what threads could do.)"""
         body = wire.encode(envelope)
-        signed = (job_id(envelope.request.id, envelope.attempt), body)
+        signed = (envelope.subject, body)
         if len(body) < _QUICKLY_SIGNED_BYTES:
             return body, key.sign(*signed)
         return body, await asyncio.to_thread(key.sign, *signed)
 
-    async def count(self, envelope: Envelope) -> None:
-        """Ask any worker of the model to count the prompt's tokens; the answer is a frame."""
-        request = envelope.request
-        body, signature = await self._sealed(envelope, self._keyring.anyone)
-        key = self._names.calls(request.model)
-        async with _asking_redis("the request could not be queued"):
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.rpush(key, wire.encode([signature, body]))
-                pipe.expire(key, keys.CALL_TTL_S)
-                await pipe.execute()
-
-    async def cancel(self, work: Work, reason: str) -> bool:
+    async def cancel(self, work: Placement, reason: str) -> bool:
         """Stop the attempt wherever it is: queued, claimed, prefilling or decoding.
 
         True when it was still queued: then the job ends as RQ's own `Job.cancel` would leave it. Otherwise the worker
         that RQ names is told; one that is about to claim the job finds that the attempt has ended.
         """
         names, job = self._names, job_id(work.request_id, work.attempt)
-        registry = CanceledJobRegistry.key_template.format(names.queue(work.model, work.place.priority))
+        registry = CanceledJobRegistry.key_template.format(names.queue(work.model, work.place.lane))
         body = names.body(host_of(work.place.worker), work.request_id, work.attempt)
         async with _asking_redis("the request could not be cancelled"):
             removed = await self._cancel(
@@ -273,13 +262,13 @@ class JobQueue:
             seal = self._keyring.of_worker(worker).seal(Purpose.CONTROL, worker)
             await self._redis.publish(self._names.worker_channel(worker), seal.close(wire.encode(message)))
 
-    def cancel_soon(self, work: Work, reason: str) -> None:
+    def cancel_soon(self, work: Placement, reason: str) -> None:
         """Cancel without making the caller wait, trying again for some seconds while Redis is away."""
         task = asyncio.get_running_loop().create_task(self._cancel_patiently(work, reason))
         self._cancelling.add(task)
         task.add_done_callback(self._cancelling.discard)
 
-    async def _cancel_patiently(self, work: Work, reason: str) -> None:
+    async def _cancel_patiently(self, work: Placement, reason: str) -> None:
         for pause_s in _CANCEL_RETRY_S:
             try:
                 await self.cancel(work, reason)
@@ -293,15 +282,12 @@ class JobQueue:
         async with _asking_redis("the queues could not be read"):
             async with self._redis.pipeline(transaction=False) as pipe:
                 for worker in workers:
-                    for priority in PRIORITIES:
-                        pipe.llen(queue_key(self._names.worker_queue(worker.model, worker.worker, priority)))
+                    for lane in LANES:
+                        pipe.llen(queue_key(self._names.worker_queue(worker.model, worker.worker, lane)))
                     pipe.hget(self._names.placed(worker.worker), "v")
                 replies = await pipe.execute()
-        rows = zip(*[iter(replies)] * (len(PRIORITIES) + 1), strict=True)
-        return [
-            replace(worker, queued=tuple(map(int, queued)), placed=int(placed or 0))
-            for worker, (*queued, placed) in zip(workers, rows, strict=True)
-        ]
+        rows = zip(*[iter(replies)] * (len(LANES) + 1), strict=True)
+        return [_with_backlog(worker, queued, placed) for worker, (*queued, placed) in zip(workers, rows, strict=True)]
 
     async def states(self, jobs: Sequence[str]) -> list[JobState]:
         """What RQ says about each job, in one round trip."""
@@ -321,6 +307,12 @@ class JobQueue:
         """Let the cancellations that are under way end."""
         if self._cancelling:
             await asyncio.wait(tuple(self._cancelling), timeout=timeout_s)
+
+
+def _with_backlog(worker: WorkerLease, queued: Sequence[int], placed: bytes | None) -> WorkerLease:
+    depths = dict(zip(LANES, map(int, queued), strict=True))
+    classes = tuple(depths.pop(priority) for priority in PRIORITIES)
+    return replace(worker, queued=classes, beside=depths, placed=int(placed or 0))
 
 
 def _ttl_s(envelope: Envelope) -> int:

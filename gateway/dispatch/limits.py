@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from shared.config import Settings
 from shared.request import Priority
+from shared.work import KINDS, Count, Kind
+
+_BESIDE_S = 30.0  # a client that asks for a count is about to ask for more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`max_queue` requests wait for one model at most; deadlines are seconds until somebody must have begun."""
+    """`max_queue` requests wait for one model at most, and in the lane of a kind of work its number in `max_beside`;
+    deadlines are seconds until somebody must have begun."""
 
     max_queue: int
     interactive_s: float
     batch_s: float
+    max_beside: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -22,8 +28,14 @@ class Limits:
             max_queue=settings.max_queue,
             interactive_s=settings.interactive_deadline_s,
             batch_s=settings.batch_deadline_s,
+            max_beside={KINDS[Count].lane: settings.max_counts},
         )
 
-    def deadline_s(self, priority: Priority) -> float:
-        """Seconds that a request of this class may wait for its turn."""
+    def max_waiting(self, kind: Kind) -> int:
+        return self.max_beside.get(kind.lane, self.max_queue)
+
+    def deadline_s(self, kind: Kind, priority: Priority) -> float:
+        """Seconds that a request of this kind and class may wait for its turn."""
+        if kind.lane:
+            return _BESIDE_S
         return self.batch_s if priority == "batch" else self.interactive_s

@@ -16,7 +16,7 @@ from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.place import Facts, Pending, Placed, place, wait_on
 from shared.errors import BrokerUnavailableError
 from shared.registry import Fleet
-from shared.request import GenerateRequest
+from shared.work import KINDS, Work
 
 logger = logging.getLogger(__name__)
 
@@ -27,21 +27,29 @@ _PATIENCE_S = 1.0  # on a list before another worker is looked at
 def better_place(
     fleet: Fleet,
     pending: Pending,
-    was: Placed | None,
-    request: GenerateRequest,
+    was: Placed,
+    work: Work,
     waited_s: float,
     *,
     avoid: frozenset[str] = frozenset(),
 ) -> Placed | None:
     """Where the job should go, not to one of those to avoid; None to leave it."""
-    own = next((w for w in fleet.ready_workers(request.model) if was is not None and w.worker == was.worker), None)
-    facts = Facts(model=request.model, priority=request.priority, may_wait_s=math.inf, max_waiting=2**31, avoid=avoid)
+    request, kind = work.request, KINDS[type(work)]
+    own = next((w for w in fleet.ready_workers(request.model) if w.worker == was.worker), None)
+    facts = Facts(
+        model=request.model,
+        priority=request.priority,
+        may_wait_s=math.inf,
+        max_waiting=2**31,
+        avoid=avoid,
+        kind=kind,
+    )
     best = place(fleet, pending, facts)
     if not isinstance(best, Placed) or not best.worker or (own is not None and best.worker == own.worker):
         return None
     if own is None:
         return best
-    wait = wait_on(own, pending, request.priority)
+    wait = None if kind.lane else wait_on(own, pending, request.priority)
     may_begin_elsewhere = best.wait_s == 0 and waited_s > _PATIENCE_S
     return best if may_begin_elsewhere and (wait is None or wait.expected_s > _PATIENCE_S) else None
 
@@ -62,7 +70,7 @@ async def move_waiting(dispatcher: Dispatcher, fleet: Fleet) -> None:
     for dispatch in dispatcher.waiting():
         waited_s = time.monotonic() - dispatch.attempt.heard_s
         pending = dispatcher.pending(fleet, dispatch.model)
-        unable = dispatcher.reading(dispatch.request, fleet, dispatch.attempt.resume).unable
-        to = better_place(fleet, pending, dispatch.attempt.place, dispatch.request, waited_s, avoid=unable)
+        unable = dispatcher.reading(dispatch.work, fleet).unable
+        to = better_place(fleet, pending, dispatch.attempt.place, dispatch.work, waited_s, avoid=unable)
         if to is not None:
             await dispatcher.move(dispatch, to)

@@ -6,6 +6,9 @@ from the start of the prefill; the first one after the mean residual time, which
 take their turns, so that those ahead add up. Whichever takes longer is the wait. Only requests of the same class and
 of those before it count as ahead.
 
+Work that is done beside the batch (a kind with a lane of its own) takes no place and milliseconds. It goes where the
+fewest of its kind wait, and is refused only when too many do.
+
 A request is refused for time only when even a lucky wait would be longer than it may wait: what was predicted is a
 sum of random times, and `_LUCK` deviations below its mean still counts as possible. While nothing was measured,
 nothing is refused for time. Counts always hold.
@@ -14,13 +17,14 @@ nothing is refused for time. Counts always hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shared.errors import GatewayError, OverloadedError
+from shared.errors import GatewayError, OverloadedError, UnsupportedWorkError
 from shared.places import NONE, Counts, free_places
 from shared.registry import Fleet, WorkerLease
 from shared.request import PRIORITIES, Priority
+from shared.work import KINDS, Generate, Kind
 
 _SHORTEST_S, _LONGEST_S = 1, 60  # Claude Code shows longer waits as an error instead of waiting
 _LUCK = 4.0
@@ -31,30 +35,35 @@ _PREFILL_LUCK = 0.7  # of a predicted prefill: a prefix may be found in the cach
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """One request: what it asks for and `may_wait_s`, how long it may wait until its prefill begins. `max_waiting` is
-    how many requests may wait for a model, `avoid` the workers that have failed this request."""
+    how many requests may wait for a model, those of other lanes not counted; `avoid` the workers that have failed this
+    request."""
 
     model: str
     priority: Priority
     may_wait_s: float
     max_waiting: int
     avoid: frozenset[str] = frozenset()
+    kind: Kind = KINDS[Generate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
     """What this gateway knows beyond the leases. `since` counts what it has put into a worker's lists and the worker's
-    lease does not show yet; `unplaced` the jobs that wait until a worker holds the model."""
+    lease does not show yet; `unplaced` the jobs that wait until a worker holds the model. `since_beside` and
+    `unplaced_beside` are the same by lane, for the kinds of work that have their own."""
 
     since: Mapping[str, Counts] = field(default_factory=dict)
     unplaced: Counts = NONE
+    since_beside: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    unplaced_beside: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """The list to put the job into: that of a worker and class; of the model and class where `worker` is empty, because
+    """The list to put the job into: that of a worker and lane; of the model and lane where `worker` is empty, because
     none holds the model yet. `wait_s` is the predicted wait, None while nothing is known."""
 
-    priority: Priority
+    lane: str
     worker: str = ""
     wait_s: float | None = None
     reason: str = ""
@@ -75,14 +84,21 @@ class Wait:
 
 def place(fleet: Fleet, pending: Pending, facts: Facts) -> Placed | Refused:
     """The worker on which the request will begin soonest; an error that says when to ask again when too
-    many wait, or when it could not begin in time on any."""
-    workers = [worker for worker in fleet.ready_workers(facts.model) if worker.worker not in facts.avoid]
+    many wait, or when it could not begin in time on any, and one that does not when no worker does such work."""
+    ready = [worker for worker in fleet.ready_workers(facts.model) if worker.worker not in facts.avoid]
+    workers = [worker for worker in ready if facts.kind.name in worker.kinds]
+    if ready and not workers:
+        return Refused(UnsupportedWorkError.of(facts.kind.name, facts.model))
+    return _place_beside(workers, pending, facts) if facts.kind.lane else _place_in_batch(workers, pending, facts)
+
+
+def _place_in_batch(workers: Sequence[WorkerLease], pending: Pending, facts: Facts) -> Placed | Refused:
     waits = {worker.worker: wait_on(worker, pending, facts.priority) for worker in workers}
     refusal = _too_many(workers, pending, facts, waits)
     if refusal is not None:
         return refusal
     if not workers:
-        return Placed(priority=facts.priority, reason="no worker holds the model yet")
+        return Placed(lane=facts.priority, reason="no worker holds the model yet")
     is_known = all(wait is not None for wait in waits.values())  # else only how busy they are can be compared
     best = min(
         workers,
@@ -96,11 +112,25 @@ def place(fleet: Fleet, pending: Pending, facts: Facts) -> Placed | Refused:
     if wait is not None and wait.least_s > facts.may_wait_s:
         return _too_long(facts, wait)
     return Placed(
-        priority=facts.priority,
+        lane=facts.priority,
         worker=best.worker,
         wait_s=None if wait is None else wait.expected_s,
         reason="only worker" if len(workers) == 1 else "begins soonest",
     )
+
+
+def _place_beside(workers: Sequence[WorkerLease], pending: Pending, facts: Facts) -> Placed | Refused:
+    lane = facts.kind.lane
+    waiting = {worker.worker: _waiting_beside(worker, pending, lane) for worker in workers}
+    total = pending.unplaced_beside.get(lane, 0) + sum(waiting.values())
+    if total >= facts.max_waiting:
+        text = f"{total} requests to {facts.kind.name} are already waiting for {facts.model}"
+        return Refused(OverloadedError(text, retry_after_s=_SHORTEST_S, reason="queue_full"))
+    if not workers:
+        return Placed(lane=lane, reason="no worker holds the model yet")
+    best = min(waiting, key=lambda name: (waiting[name], name))
+    reason = "only worker" if len(workers) == 1 else "fewest wait"
+    return Placed(lane=lane, worker=best, wait_s=None if waiting[best] else 0.0, reason=reason)
 
 
 def wait_on(worker: WorkerLease, pending: Pending, priority: Priority) -> Wait | None:
@@ -164,6 +194,10 @@ def _waiting(worker: WorkerLease, pending: Pending) -> Counts:
     since = pending.since.get(worker.worker, NONE)
     queued = worker.queued or NONE
     return tuple(a + b for a, b in zip(queued, since, strict=True))
+
+
+def _waiting_beside(worker: WorkerLease, pending: Pending, lane: str) -> int:
+    return worker.beside.get(lane, 0) + pending.since_beside.get(worker.worker, {}).get(lane, 0)
 
 
 def _expected_s(wait: Wait | None) -> float:

@@ -10,7 +10,7 @@ from shared import wire
 from shared.errors import ModelUnavailableError
 from shared.readable import unread_by, unread_in
 from shared.registry import WorkerLease
-from shared.request import Envelope
+from shared.work import Envelope
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ class Watchdog:
         if not (self._fleet.is_connected and self._hub.is_connected):
             self._check_deadlines(dispatches)
             return
-        silent = [dispatch for dispatch in dispatches if dispatch.has_job and self._is_silent(dispatch)]
+        silent = [dispatch for dispatch in dispatches if self._is_silent(dispatch)]
         async with asyncio.timeout(_LOOK_S):  # a Redis that hangs must not hold up the looks to come
             jobs = [job_id(dispatch.request_id, dispatch.attempt.number) for dispatch in silent]
             states = await self._jobs.states(jobs) if jobs else []

@@ -20,12 +20,13 @@ from gateway.dialects.base import CountingDialect, Dialect, Parsed, RenderContex
 from gateway.dispatch.choices import ChoiceReaders, requests_of
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.readers import EventReader
-from gateway.http.replies import header, headers_of, read_body, request_id_of, send_json
+from gateway.http.replies import ClientDisconnectedError, header, headers_of, read_body, request_id_of, send_json
 from gateway.intake.reading import Asked
 from gateway.metrics import RequestRecord, outcome_of
 from gateway.parts import Parts
 from shared.errors import GatewayError, InternalError
-from shared.events import Event, Failed, Progress, Started, assemble
+from shared.events import Counted, Event, EventOrder, Failed, Progress, Started, assemble
+from shared.work import KINDS, Count
 
 logger = logging.getLogger(__name__)
 
@@ -259,5 +260,20 @@ class CountTokens(_Endpoint):
         parsed = await self.parse(scope, receive, counting=True)
         request = await self.intake.take(parsed.request)
         scope["state"]["model"] = request.model
-        count = await self.dispatcher.count(request)
+        dispatch = await self.dispatcher.admit_count(request)
+        async with self.dispatcher.joined(dispatch) as reader, _reading(receive, [reader]) as reading:
+            count = await _counted(reading)
         await send_json(send, 200, self._render_count(count))
+
+
+async def _counted(reading: ChoiceReaders) -> int:
+    """Raises the error of who counts, and `ClientDisconnectedError`."""
+    order = EventOrder(KINDS[Count].begins)
+    while not reading.is_abandoned:
+        for _, event in await reading.wait(_PATIENCE_S):
+            order.feed(event)
+            if isinstance(event, Counted):
+                return event.input_tokens
+            if isinstance(event, Failed):
+                raise event.error()
+    raise ClientDisconnectedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import time
@@ -10,9 +11,11 @@ from typing import Any
 
 import orjson
 import pytest
+from rq.suspension import resume, suspend
 
 from shared.redis_server import RedisServer
 from tests.support.processes import wait_until
+from tests.support.queues import cancelled_jobs, waiting_jobs
 from tests.support.served import Reply, Served, message, served
 
 MESSAGES, CHAT = "/v1/messages", "/v1/chat/completions"
@@ -329,3 +332,24 @@ def test_a_slip_in_a_settings_file_while_running_leaves_the_last_good_one_in_for
         file.write_bytes(orjson.dumps({"quick": "echo"}))
         assert gateway.get("/v1/models/quick").status == 200
         assert gateway.get("/v1/models/fast").status == 404
+
+
+def test_too_many_counts_are_refused_and_those_of_clients_that_leave_are_taken_back(
+    redis_url: str, tmp_path: Any
+) -> None:
+    path = "/v1/messages/count_tokens"
+    with served(redis_url, tmp_path, max_counts=2) as gateway, gateway.worker(), gateway.client() as client:
+        suspend(client)
+        (worker,) = client.smembers("rq:workers")
+        wait_until(lambda: client.hget(worker, "state") == b"suspended", "the worker takes nothing")
+        with contextlib.ExitStack() as held:
+            for _ in range(2):
+                held.enter_context(gateway.connected(path, message("one two")))
+            wait_until(lambda: len(waiting_jobs(client, "echo")) == 2, "two wait to be counted")
+            reply = gateway.post(path, message("x"))
+            assert (reply.status, reply.headers["retry-after"]) == (529, "1")
+            assert "2 requests to count" in problem(reply, path)["message"]
+        wait_until(lambda: not waiting_jobs(client, "echo"), "nobody waits for them any more")
+        assert len(cancelled_jobs(client, "echo")) == 2
+        resume(client)
+        assert gateway.post(path, message("one two three")).json == {"input_tokens": 3}

@@ -23,7 +23,7 @@ import pytest
 import redis
 
 from shared import keys
-from shared.request import PRIORITIES
+from shared.work import LANES
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.models import CheckpointMaker
 from tests.support.names import NAMES
@@ -221,13 +221,12 @@ def check_redis(client: redis.Redis) -> None:
     """Whatever is there goes by itself, soon, or is of the fleet that lives."""
     for model in MODELS:
         assert not waiting_jobs(client, model)
-        assert client.llen(NAMES.calls(model)) == 0
         assert not running_jobs(client, model)
         for registry, ttl_s in (("finished", keys.RESULT_TTL_S), ("failed", keys.FAILURE_TTL_S)):
             scores = [
                 score
-                for priority in PRIORITIES
-                for _, score in client.zrange(f"rq:{registry}:{NAMES.queue(model, priority)}", 0, -1, withscores=True)
+                for lane in LANES
+                for _, score in client.zrange(f"rq:{registry}:{NAMES.queue(model, lane)}", 0, -1, withscores=True)
             ]
             assert all(0 < score <= time.time() + ttl_s for score in scores), registry
     lasting = []
@@ -237,14 +236,14 @@ def check_redis(client: redis.Redis) -> None:
         if ttl_s == -1:
             lasting.append(key)
             continue
-        longest_s = {"log": keys.LOG_TTL_S, "calls": keys.CALL_TTL_S, "lease": keys.LEASE_TTL_S}
+        longest_s = {"log": keys.LOG_TTL_S, "lease": keys.LEASE_TTL_S}
         longest_s |= dict.fromkeys(("ran", "bell", "placed"), keys.BODY_TTL_S)
         assert ttl_s <= longest_s.get(key.removeprefix(f"{NAMES.deployment}:").split(":")[0], keys.FAILURE_TTL_S), (
             f"{key} stays for {ttl_s} s"
         )
     print("lasting keys:", lasting)
-    # For each model RQ keeps its workers by list, own and shared, and three registries, all of these by class.
-    assert len(lasting) <= 4 + (8 + 3 * 4) * len(MODELS), lasting
+    # For each model RQ keeps its workers by list, own and shared, and three registries, all of these by lane.
+    assert len(lasting) <= 4 + 5 * len(LANES) * len(MODELS), lasting
     assert not [key for key in lasting if key.startswith(_PASSING)]
 
 

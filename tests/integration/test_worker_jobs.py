@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from shared import keys, wire
 from shared.events import Failed, Finished, Started, TextDelta
 from shared.messages import TextPart
 from shared.redis_server import RedisServer
-from shared.request import PRIORITIES, Envelope, Priority
+from shared.request import Priority
 from shared.wire import JobSerializer
+from shared.work import LANES, Count, Envelope, Generate
 from tests.support.names import NAMES
 from tests.support.processes import Running, is_running, wait_until
+from tests.support.queues import running_jobs
 from tests.support.worker import HOST, MODEL, QUEUE, TestGateway, build_request, running_worker, sign
 
 
@@ -101,7 +104,7 @@ def test_a_job_is_answered_and_recorded(worker: Running, gateway: TestGateway) -
 def test_the_lease_says_what_the_worker_is(worker: Running, gateway: TestGateway) -> None:
     [lease] = gateway.wait_ready()
     assert (lease.model, lease.pid, lease.state, lease.engine) == (MODEL, worker.pid, "ready", "echo")
-    assert lease.queues == tuple(NAMES.worker_queue(MODEL, lease.worker, priority) for priority in PRIORITIES)
+    assert lease.queues == tuple(NAMES.worker_queue(MODEL, lease.worker, lane) for lane in LANES)
     assert lease.epoch in lease.worker
     assert (lease.context_tokens, lease.capacity, lease.supports_tools) == (200_000, 16, True)
     assert 0 < gateway.client.pttl(NAMES.lease(lease.worker)) <= keys.LEASE_TTL_S * 1000
@@ -240,7 +243,7 @@ def test_failed_jobs_and_their_results_expire(worker: Running, gateway: TestGate
     """H5: without a TTL RQ keeps a failed job for a year and its result for ever."""
     gateway.client.delete(NAMES.body(HOST, "r1", 1))
     job_id = "r1-1"
-    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", job_id=job_id)
+    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", "generate", job_id=job_id)
     wait_until(lambda: gateway.job_status(job_id) == "failed", "the failure")
     assert 0 < gateway.client.ttl(f"rq:job:{job_id}") <= keys.FAILURE_TTL_S
     assert 0 < gateway.client.ttl(f"rq:results:{job_id}") <= keys.FAILURE_TTL_S
@@ -363,10 +366,14 @@ def test_no_function_but_one_is_run(worker: Running, gateway: TestGateway, tmp_p
 @pytest.mark.parametrize(
     "data",
     [
-        [keys.JOB_FUNCTION, {"a": 1}, ["r", 1, "s"], {}],
-        [keys.JOB_FUNCTION, None, ["r", "one", "s"], {}],
+        [keys.JOB_FUNCTION, {"a": 1}, ["r", 1, "s", "generate"], {}],
+        [keys.JOB_FUNCTION, None, ["r", "one", "s", "generate"], {}],
+        [keys.JOB_FUNCTION, None, ["r", 1, "s"], {}],
+        [keys.JOB_FUNCTION, None, ["r", 1, "s", "count"], {}],
+        [keys.JOB_FUNCTION, None, ["r", 1, "s", "embroider"], {}],
+        [keys.JOB_FUNCTION, None, ["r", 1, "s", ["generate"]], {}],
         [keys.JOB_FUNCTION, None, [], {}],
-        [keys.JOB_FUNCTION, None, ["r", 1, "s"], {"more": 1}],
+        [keys.JOB_FUNCTION, None, ["r", 1, "s", "generate"], {"more": 1}],
         [keys.JOB_FUNCTION],
         "not a job",
     ],
@@ -404,9 +411,9 @@ def test_nothing_is_ever_unpickled(worker: Running, gateway: TestGateway, tmp_pa
     gateway.push("bad")
     refused(gateway, "bad")
     gateway.client.set(NAMES.body(HOST, "r1", 1), pickle.dumps(Harmful(marks[0])))
-    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", job_id="r1-1")
+    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", "generate", job_id="r1-1")
     refused(gateway, "r1-1")
-    gateway.client.rpush(NAMES.calls(MODEL), pickle.dumps(Harmful(marks[0])))
+    gateway.client.rpush(f"rq:queue:{gateway.own_queue('count')}", pickle.dumps(Harmful(marks[0])))
     gateway.client.publish(NAMES.worker_channel(gateway.leases()[0].worker), pickle.dumps(Harmful(marks[0])))
     gateway.ask("still alive", "r2")
     assert isinstance(gateway.wait_end("r2"), Finished)
@@ -415,10 +422,10 @@ def test_nothing_is_ever_unpickled(worker: Running, gateway: TestGateway, tmp_pa
 
 def test_what_was_signed_for_counting_is_not_generated(worker: Running, gateway: TestGateway) -> None:
     """Somebody who reads Redis takes signature and body of a count, and puts them on a worker's list as a job."""
-    body = wire.encode(Envelope(request=build_request("one", "c1"), gateway=gateway.name))
+    body = wire.encode(Envelope(work=Count(request=build_request("one", "c1")), gateway=gateway.name))
     gateway.client.set(NAMES.body(HOST, "c1", 1), body)
-    gateway.enqueue(keys.JOB_FUNCTION, "c1", 1, sign("c1", 1, body), job_id="c1-1")
-    assert "signature is wrong" in refused(gateway, "c1-1")
+    gateway.enqueue(keys.JOB_FUNCTION, "c1", 1, sign("c1", 1, body, kind="count"), "generate", job_id="c1-1")
+    assert "work of another kind: count" in refused(gateway, "c1-1")
     assert not any(isinstance(event, TextDelta) for event in gateway.events("c1"))
 
 
@@ -427,13 +434,13 @@ def test_callbacks_are_refused_and_never_imported(worker: Running, gateway: Test
     """H3: RQ imports and calls whatever a job names as its callback."""
     callback = Callback("os.abort")
     arguments: dict[str, Any] = {kind: callback}
-    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", job_id="bad", **arguments)
+    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", "generate", job_id="bad", **arguments)
     assert "callback 'os.abort' is not allowed" in refused(gateway, "bad")
     assert is_running(worker.pid)
 
 
 def test_webhooks_are_refused_and_never_sent(worker: Running, gateway: TestGateway) -> None:
-    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", job_id="bad")
+    gateway.enqueue(keys.JOB_FUNCTION, "r1", 1, "00", "generate", job_id="bad")
     hook = b'[{"job_status": "failed", "url": "http://127.0.0.1:9/", "secret": null}]'
     gateway.client.hset("rq:job:late", mapping=gateway.client.hgetall("rq:job:bad"))
     gateway.client.hset("rq:job:late", mapping={"webhooks": hook, "status": "queued"})
@@ -446,7 +453,7 @@ def test_garbage_on_the_channels_is_survived(worker: Running, gateway: TestGatew
     for message in (b"", b"\xc1", wire.encode(["one"]), wire.encode({"a": 1}), b"[]", b'"x"', b'{"command": 7}'):
         gateway.client.publish(NAMES.worker_channel(lease.worker), message)
         gateway.client.publish(f"rq:pubsub:{lease.worker}", message)
-        gateway.client.rpush(NAMES.calls(MODEL), message)
+        gateway.client.rpush(f"rq:queue:{gateway.own_queue('count')}", message)
     gateway.push("no such job", b"\xff\xfe")
     gateway.ask("still alive")
     assert isinstance(gateway.wait_end(), Finished)
@@ -501,3 +508,43 @@ def test_a_worker_whose_clock_is_wrong_knows_what_is_fresh_and_what_has_expired(
         failed = gateway.wait_end("r2")
         assert isinstance(failed, Failed)
         assert failed.code == "deadline_exceeded"
+
+
+def recorded(gateway: TestGateway, job_id: str, status: str) -> None:
+    wait_until(lambda: gateway.job_status(job_id) == status, f"{job_id} is {status}")
+
+
+def test_a_count_leaves_the_records_of_any_other_job(worker: Running, gateway: TestGateway) -> None:
+    gateway.count("one two three")
+    assert gateway.counted() == 3
+    recorded(gateway, "c1-1", "finished")
+    job = fetch(gateway, "c1-1")
+    assert (job.origin, job.return_value()["input_tokens"]) == (NAMES.queue(MODEL, "count"), 3)
+    assert running_jobs(gateway.client, MODEL) == []
+    [lease] = gateway.leases()
+    assert (lease.kinds, lease.in_flight, sum(lease.held)) == (("generate", "count"), 0, 0)
+
+
+def test_a_job_in_the_lane_of_another_kind_of_work_is_refused(worker: Running, gateway: TestGateway) -> None:
+    """A request among the counts would take no place; a count among requests would take one."""
+    request = build_request("one")
+    gateway.place(Generate(request=request), queue=gateway.own_queue("count"))
+    assert "lane count" in refused(gateway, "r1-1")
+    gateway.place(Count(request=replace(request, id="r2")), queue=gateway.own_queue("interactive"))
+    assert "lane interactive" in refused(gateway, "r2-1")
+    assert gateway.events() == gateway.events("r2") == []
+
+
+def test_counts_of_a_suspended_worker_wait_and_are_cancelled_as_other_jobs_are(
+    worker: Running, gateway: TestGateway
+) -> None:
+    suspend(gateway.client)
+    wait_until(lambda: state_of(gateway) == "suspended", "the suspension")
+    gateway.count("one")
+    gateway.count("one two", "c2")
+    gateway.cancel("c1")
+    wait_until(lambda: gateway.leases()[0].beside == {"count": 2}, "the lease says what waits")
+    resume(gateway.client)
+    assert gateway.counted("c2") == 2
+    recorded(gateway, "c1-1", "canceled")
+    assert gateway.events("c1") == []

@@ -26,6 +26,7 @@ from shared.keys import host_of
 from shared.registry import WorkerLease
 from shared.request import GenerateRequest
 from shared.wire import Frame, FrameEntry
+from shared.work import Generate
 from tests.support.fleet import lease
 from tests.support.names import NAMES
 from tests.support.sealed import KEYRING, frame_seal, sealed_lease
@@ -163,8 +164,8 @@ async def running_parts(url: str, *, with_watchdog: bool = True) -> AsyncIterato
 
 
 Scenario = Callable[[Parts], Awaitable[None]]
-ANYWHERE = Placed(priority="interactive")  # no worker holds the model yet
-ON_HOST = Placed(priority="interactive", worker="host.m.e1")  # any worker of the host may answer
+ANYWHERE = Placed(lane="interactive")  # no worker holds the model yet
+ON_HOST = Placed(lane="interactive", worker="host.m.e1")  # any worker of the host may answer
 
 
 def player(url: str, *, with_watchdog: bool = True) -> Callable[[Scenario], None]:
@@ -184,7 +185,7 @@ def new_dispatch(request_id: str = "r1", *, deadline_s: float | None = None, way
     """A request for model `m` that has been sent to its queue."""
     deadline_s = time.time() + 60 if deadline_s is None else deadline_s
     request = GenerateRequest(id=request_id, model="m", messages=())
-    dispatch = Dispatch(request, place=ANYWHERE, deadline_s=deadline_s, ways=ways)
+    dispatch = Dispatch(Generate(request=request), place=ANYWHERE, deadline_s=deadline_s, ways=ways)
     dispatch.attempt.allow(ON_HOST)
     return dispatch
 

@@ -23,12 +23,13 @@ from gateway.dispatch.jobs import job_fields
 from gateway.dispatch.queue_scripts import PLACE
 from shared import keys, wire
 from shared.config import Settings, load_settings
-from shared.events import Completion, Event, Failed, Finished, Started, assemble
+from shared.events import Completion, Counted, Event, Failed, Finished, assemble
 from shared.messages import Message, TextPart
 from shared.registry import WorkerLease
-from shared.request import End, Envelope, GenerateRequest, SamplingParams
+from shared.request import End, GenerateRequest, SamplingParams
 from shared.seal import Keyring, Purpose
 from shared.wire import Frame, JobSerializer
+from shared.work import Count, Envelope, Generate, Work, job_subject, lane_of
 from tests.support.names import NAMES
 from tests.support.processes import Running, running, wait_until
 from tests.support.sealed import KEYRING, SECRET, control_seal, open_lease
@@ -45,14 +46,22 @@ def build_request(text: str, request_id: str = "r1", **fields: Any) -> GenerateR
     return GenerateRequest(id=request_id, messages=(Message(role="user", parts=(TextPart(text=text),)),), **fields)
 
 
-def sign(request_id: str, attempt: int, body: bytes, secret: str = SECRET, *, host: str = keys.NO_HOST) -> str:
+def sign(
+    request_id: str,
+    attempt: int,
+    body: bytes,
+    secret: str = SECRET,
+    *,
+    host: str = keys.NO_HOST,
+    kind: str = "generate",
+) -> str:
     """A job's signature, as a gateway makes it for a host."""
-    return Keyring(secret.encode()).of(host).sign(keys.job_id(request_id, attempt), body)
+    return Keyring(secret.encode()).of(host).sign(job_subject(kind, keys.job_id(request_id, attempt)), body)
 
 
-def job_data(request_id: str, attempt: int, signature: str) -> bytes:
+def job_data(request_id: str, attempt: int, signature: str, kind: str = "generate") -> bytes:
     """What RQ keeps of the job's function and arguments."""
-    arguments = [request_id, attempt, signature]
+    arguments = [request_id, attempt, signature, kind]
     return zlib.compress(JobSerializer.dumps((keys.JOB_FUNCTION, None, arguments, {})))
 
 
@@ -144,12 +153,12 @@ class TestGateway:
     def queue(self, name: str = QUEUE) -> Queue:
         return Queue(name, connection=self.client, serializer=JobSerializer)
 
-    def own_queue(self, priority: str = "interactive", worker: str = "") -> str:
-        """The RQ queue of a class on a worker: on this one, on the first that is ready, on the first there is; else
+    def own_queue(self, lane: str = "interactive", worker: str = "") -> str:
+        """The RQ queue of a lane on a worker: on this one, on the first that is ready, on the first there is; else
         that of the model, where jobs wait until somebody gives them to a worker."""
         leases = sorted(self.leases(), key=lambda lease: lease.state != "ready")
         name = worker or next((lease.worker for lease in leases), "")
-        return NAMES.worker_queue(MODEL, name, priority) if name else NAMES.queue(MODEL, priority)
+        return NAMES.worker_queue(MODEL, name, lane) if name else NAMES.queue(MODEL, lane)
 
     def ring(self) -> None:
         """Tell every worker that something was put on its lists."""
@@ -199,29 +208,54 @@ class TestGateway:
     ) -> str:
         """Place the job as a gateway does: on the list of the first worker that is ready, or that there is, else on
         the model's; or on `queue`. The RQ job's id."""
+        return self.place(
+            Generate(request=request),
+            attempt=attempt,
+            queue=queue,
+            deadline_s=deadline_s,
+            secret=secret,
+            store_body=store_body,
+        )
+
+    def place(
+        self,
+        work: Work,
+        *,
+        attempt: int = 1,
+        queue: str = "",
+        deadline_s: float = 0.0,
+        secret: str = SECRET,
+        store_body: bool = True,
+        signed_as: str = "",
+    ) -> str:
+        """As `submit`, for work of any kind; signed as another kind where one is given."""
+        request = work.request
         deadline_s = deadline_s or time.time() + _DEADLINE_S  # no two envelopes of a test are the same
-        envelope = Envelope(request=request, gateway=self.name, attempt=attempt, deadline_s=deadline_s)
-        queue = queue or self.own_queue(request.priority)
+        envelope = Envelope(work=work, gateway=self.name, attempt=attempt, deadline_s=deadline_s)
+        queue = queue or self.own_queue(lane_of(envelope.kind, request.priority))
         worker = queue.partition("@")[2].partition("!")[0]
         body = wire.encode(envelope)
-        data = job_data(request.id, attempt, sign(request.id, attempt, body, secret, host=keys.host_of(worker)))
+        kind = signed_as or envelope.kind.name
+        signature = sign(request.id, attempt, body, secret, host=keys.host_of(worker), kind=kind)
+        data = job_data(request.id, attempt, signature, kind)
         body = body if store_body else b""
         job_id = keys.job_id(request.id, attempt)
-        fields = job_fields(data, queue=queue, description=f"generate {request.model}", now=datetime.now(UTC))
+        fields = job_fields(data, queue=queue, description=f"{kind} {request.model}", now=datetime.now(UTC))
         body_key, job_key = NAMES.body(keys.host_of(worker), request.id, attempt), f"rq:job:{job_id}"
         redis_keys = [NAMES.lease(worker), f"rq:queue:{queue}", NAMES.bell(worker), NAMES.placed(worker)]
         flat = [item for pair in fields.items() for item in pair]
         placing = [job_id, body, keys.BODY_TTL_S, *flat]
         if not worker or self.client.eval(PLACE, 6, *redis_keys, body_key, job_key, *placing) == -1:  # type: ignore[arg-type]
-            self._wait_for_a_worker(request, attempt, body, fields)
+            self._wait_for_a_worker(envelope, body, fields)
         elif not store_body:
             self.client.delete(body_key)
         return job_id
 
-    def _wait_for_a_worker(self, request: GenerateRequest, attempt: int, body: bytes, fields: dict[Any, Any]) -> None:
-        queue, job_id = NAMES.queue(MODEL, request.priority), keys.job_id(request.id, attempt)
+    def _wait_for_a_worker(self, envelope: Envelope, body: bytes, fields: dict[Any, Any]) -> None:
+        request, job_id = envelope.request, envelope.job_id
+        queue = NAMES.queue(MODEL, lane_of(envelope.kind, request.priority))
         with self.client.pipeline() as pipe:
-            pipe.set(NAMES.body(keys.NO_HOST, request.id, attempt), body, ex=keys.BODY_TTL_S)
+            pipe.set(NAMES.body(keys.NO_HOST, request.id, envelope.attempt), body, ex=keys.BODY_TTL_S)
             pipe.hset(f"rq:job:{job_id}", mapping={**fields, "origin": queue})
             pipe.sadd("rq:queues", f"rq:queue:{queue}")
             pipe.rpush(f"rq:queue:{queue}", job_id)
@@ -232,13 +266,10 @@ class TestGateway:
         return self.submit(build_request(text, request_id, sampling=sampling, **fields))
 
     def count(self, text: str, request_id: str = "c1", *, secret: str = SECRET) -> None:
-        envelope = Envelope(request=build_request(text, request_id), gateway=self.name)
-        body = wire.encode(envelope)
-        signature = sign(request_id, 1, body, secret)
-        self.client.rpush(NAMES.calls(MODEL), wire.encode([signature, body]))
+        self.place(Count(request=build_request(text, request_id)), secret=secret)
 
     def counted(self, request_id: str = "c1") -> int:
-        return self.wait_for(Started, request_id).usage.input_tokens
+        return self.wait_for(Counted, request_id).input_tokens
 
     def tell(self, worker: str, message: object) -> bool:
         """Whether the worker heard the sealed message."""

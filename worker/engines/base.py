@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from shared.events import Event
 from shared.request import GenerateRequest, Resume
+from shared.work import KINDS, Count, Generate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class EngineInfo:
     supports_reasoning: bool = False
     supports_images: bool = False
     capacity: int = 0
-    kinds: tuple[str, ...] = ("generate", "count")
+    kinds: tuple[str, ...] = (KINDS[Generate].name, KINDS[Count].name)
     gives_token_ids: bool = True
     can_pause: bool = False
     template: dict[str, str] = field(default_factory=dict)

@@ -1,9 +1,10 @@
 """Taking jobs and keeping them alive, one round trip each: RQ's own records, written by scripts.
 
-A worker has a list of jobs for each class. Whoever puts a job there rings the worker's bell in the same write; the bell
-holds no job, so nothing is lost with it, and a job is taken off its list and started in one script, so there is no
-place between the two where it could be left behind. From then on the job belongs to the queue of its model and class,
-where all registries are: none is left behind by a worker that is gone.
+A worker has a list of jobs for each lane: for each class, and for each kind of work that is done beside the batch.
+Whoever puts a job there rings the worker's bell in the same write; the bell holds no job, so nothing is lost with it,
+and a job is taken off its list and started in one script, so there is no place between the two where it could be left
+behind. From then on the job belongs to the queue of its model and lane, where all registries are: none is left behind
+by a worker that is gone.
 
 RQ takes seven round trips from queue to running job and beats for one job at a time. The keys and fields below are
 RQ's (pinned by tests/unit/worker/test_rq_worker.py); every tool that reads RQ's registries sees the truth.
@@ -12,8 +13,8 @@ RQ's (pinned by tests/unit/worker/test_rq_worker.py); every tool that reads RQ's
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 from uuid import uuid4
@@ -24,11 +25,13 @@ from shared.clock import RedisClock
 from shared.keys import Names, host_of
 from shared.places import NONE, Counts
 from shared.request import PRIORITIES, Priority
+from shared.work import LANES, LANES_BESIDE
 from worker.rq.gate import Quota
 from worker.serving.bodies import Body
 
 _MAX_BODY_BYTES = 128 * 1024  # of all jobs of one claim: Redis does nothing else meanwhile
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # RQ's own format
+_IN_BATCH = ""  # the group of all classes
 _RUN_ONCE_S = 3600  # where a job says nothing of when it ends
 
 # What ends at some time ends by the clock of Redis: those of two machines differ, and the one that is ahead would take
@@ -37,8 +40,8 @@ _RUN_ONCE_S = 3600  # where a job says nothing of when it ends
 # KEYS: the counter of what was put on the lists, then the lists, highest class first. ARGV: worker, now (text),
 # execution TTL (s), what execution ids begin with, the most bytes of bodies to bring along, what keys of bodies, of
 # ended attempts and of attempts that have run begin with, then for each list the queue whose registries its jobs
-# belong to, how many may be started in all, those of the lists before it included, and how many bytes of bodies may
-# have been started before one more is.
+# belong to, the group that it is counted in, how many may be started in all, those of the group's lists before it
+# included, and how many bytes of their bodies may have been started before one more is.
 # Gives [time, job per started job, waiting jobs per list, counter], a job being [list's number, job id, execution id,
 # hash, size of its body, body]; the body is missing when it is big. An attempt runs once: who takes it says so for as
 # long as its job could live. What RQ could not have queued is dropped: keys of other types, and names that RQ refuses,
@@ -54,20 +57,20 @@ local worker, text, ttl, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(AR
 local bodies, ends, runs = ARGV[6], ARGV[7], ARGV[8]
 local time = redis.call('TIME')
 local now = tonumber(time[1])
-local started, ahead = {}, 0
+local started, begun, ahead = {}, {}, {}
 HEAL
 heal(KEYS[1], 'hash')
 heal('rq:queues', 'set')
 heal('rq:worker:' .. worker, 'hash')
 for list = 2, #KEYS do
   heal(KEYS[list], 'list')
-  heal('rq:wip:' .. ARGV[3 * list + 3], 'zset')
+  heal('rq:wip:' .. ARGV[4 * list + 1], 'zset')
 end
 local function refuse(key)
   redis.call('HSET', key, 'status', 'canceled')
   redis.call('EXPIRE', key, 60)
 end
-local function start(list, id, origin)
+local function start(list, id, origin, group)
   local key = 'rq:job:' .. id
   if not string.match(id, '^[%w_-]+$') or redis.pcall('HGET', key, 'status') ~= 'queued' then return end
   local request, attempt = string.match(id, '^(.*)%-(%d+)$')
@@ -97,17 +100,18 @@ local function start(list, id, origin)
     body = redis.call('GET', bodies .. id)
     room = room - size
   end
-  ahead = ahead + size
+  begun[group] = (begun[group] or 0) + 1
+  ahead[group] = (ahead[group] or 0) + size
   started[#started + 1] = {list, id, execution, hash, size, body}
 end
 local waiting = {}
 for list = 2, #KEYS do
-  local at = 3 * list + 3
-  local origin, most, budget = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  while #started < most and ahead < budget do
+  local at = 4 * list + 1
+  local origin, group, most, budget = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  while (begun[group] or 0) < most and (ahead[group] or 0) < budget do
     local id = redis.call('LPOP', KEYS[list])
     if not id then break end
-    start(list - 2, id, origin)
+    start(list - 2, id, origin, group)
   end
 end
 for list = 2, #KEYS do waiting[#waiting + 1] = redis.call('LLEN', KEYS[list]) end
@@ -180,20 +184,31 @@ class Claimed:
     `body` what Redis holds under its id; None when that is for another round trip."""
 
     queue: str
-    priority: Priority
+    lane: str
     job_id: str
     execution_id: str
     fields: dict[bytes, bytes]
     body_bytes: int = 0
     body: Body | None = None
 
+    @property
+    def priority(self) -> Priority | None:
+        """Its class; None for what is done beside the batch."""
+        return next((priority for priority in PRIORITIES if priority == self.lane), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits on a worker's lists, by class, and how many jobs had ever been put there when it was counted."""
+    """What waits on a worker's lists, by class, and beside the batch by lane, and how many jobs had ever been put there
+    when it was counted."""
 
     waiting: Counts = NONE
     placed: int = 0
+    beside: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (any(self.waiting) or any(self.beside.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,19 +256,20 @@ class Claims:
         self._worker = worker
         self._ttl_s = max(1, round(execution_ttl_s))
         self._worker_ttl_s = worker_ttl_s
-        self._queues = [names.queue(model, priority) for priority in PRIORITIES]
-        lists = [list_key(names.worker_queue(model, worker, priority)) for priority in PRIORITIES]
+        self._queues = [names.queue(model, lane) for lane in LANES]
+        lists = [list_key(names.worker_queue(model, worker, lane)) for lane in LANES]
         self._keys = [names.placed(worker), *lists]
         self._claim = client.register_script(_CLAIM)
         self._beat = client.register_script(_BEAT)
 
     def claim(self, quotas: Sequence[Quota], now: datetime) -> Taken:
-        """Start what waits, the highest class first, within the quota of each class."""
+        """Start what waits, the highest class first, within the quota of each lane."""
         names = self._names
         arguments: list[Any] = [self._worker, now.strftime(_TIME), self._ttl_s, uuid4().hex[:-4], _MAX_BODY_BYTES]
         arguments += [names.body_prefix(host_of(self._worker)), names.ended_prefix(), names.run_once_prefix()]
-        for queue, quota in zip(self._queues, quotas, strict=True):
-            arguments += [queue, quota.most, quota.ahead_bytes]
+        for queue, lane, quota in zip(self._queues, LANES, quotas, strict=True):
+            group = lane if lane in LANES_BESIDE else _IN_BATCH
+            arguments += [queue, group, quota.most, quota.ahead_bytes]
         sent_s = time.monotonic()
         now_reply, jobs, *backlog = cast(list[Any], self._claim(self._keys, arguments))
         self._clock.note(now_reply, sent_s, time.monotonic())
@@ -277,7 +293,7 @@ class Claims:
         number, job, execution, flat, body_bytes, data = row
         return Claimed(
             self._queues[number],
-            PRIORITIES[number],
+            LANES[number],
             job.decode(),
             execution.decode(),
             dict(zip(flat[::2], flat[1::2], strict=True)),
@@ -292,7 +308,8 @@ def list_key(queue: str) -> str:
 
 
 def _backlog(waiting: list[int], placed: int) -> Backlog:
-    return Backlog(tuple(waiting), placed)
+    depths = dict(zip(LANES, waiting, strict=True))
+    return Backlog(tuple(depths.pop(priority) for priority in PRIORITIES), placed, depths)
 
 
 def move_jobs(client: redis.Redis, from_key: str, to_key: str, to_name: str) -> int:

@@ -1,7 +1,7 @@
 """The control loop of a worker: one engine runs many jobs at a time, and RQ's records say so.
 
 Threads: the control loop, on the main thread, makes every change to RQ's records; a waiter blocks on the worker's bell;
-the runner owns the engine's thread; lease, publisher, cancellations and calls have one each.
+the runner owns the engine's thread and those beside it; lease, publisher and cancellations have one each.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from shared.keys import Names, job_id
 from shared.places import RESERVED_PLACES
 from shared.registry import WorkerLease
 from shared.seal import HostKey
+from shared.work import KINDS_BY_NAME, has_lane
 from worker.engines.base import EngineInfo
 from worker.rq.claims import Backlog, Claimed, Claims
-from worker.rq.gate import prefill_ahead_s, quotas, s_per_byte_at
+from worker.rq.gate import prefill_ahead_s, quotas, quotas_beside, s_per_byte_at
 from worker.rq.in_flight import InFlight
 from worker.rq.once import RunOnce
 from worker.rq.outcomes import Outcomes
@@ -40,6 +41,7 @@ from worker.rq.safe_job import ticket_of
 from worker.rq.waiter import BellWaiter, Rung
 from worker.rq.worker import WORKER_TTL_S, EngineWorker, Stop, StopJob
 from worker.serving.figures import with_figures
+from worker.serving.handlers import THREADS_BESIDE
 from worker.serving.lease import LeaseKeeper
 from worker.serving.reports import Accepted, Broken, Ended, Loaded, LoadFailed, Loading, Report
 from worker.serving.runner import Runner
@@ -84,7 +86,6 @@ class ControlLoop:
         stall_s: float,
         drain_s: float,
         status: StatusPipe,
-        on_ready: Callable[[], None] = lambda: None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         name, model = lease.worker, lease.model
@@ -97,7 +98,6 @@ class ControlLoop:
         self._stall_s = stall_s
         self._drain_s = drain_s
         self._status = status
-        self._on_ready = on_ready
         self._on_stop = on_stop
         self._lease = replace(lease, queues=tuple(queue.name for queue in self.rq.own_queues))
         self._keeper = LeaseKeeper(client, names, key, self.describe, execution_ttl_s=execution_ttl_s)
@@ -141,12 +141,14 @@ class ControlLoop:
 
     def describe(self) -> WorkerLease:
         """The lease as of now (from any thread)."""
+        held = self._jobs.held()
         return replace(
             with_figures(self._lease, self._runner, stall_s=self._stall_s),
-            in_flight=len(self._jobs),
-            held=self._jobs.held(),
+            in_flight=sum(held),
+            held=held,
             queued=self._backlog.waiting,
             placed=self._backlog.placed,
+            beside=dict(self._backlog.beside),
         )
 
     def _tell(self, status: Status) -> None:
@@ -165,12 +167,12 @@ class ControlLoop:
                 message = self._inbox.get_nowait()
         except Empty:
             pass
-        if is_rung or any(self._backlog.waiting):
+        if is_rung or not self._backlog.is_empty:
             self._claim()
 
     def _wake_s(self) -> float:
         """On the monotonic clock. While jobs wait the prefill ahead of them is looked at again and again."""
-        if not any(self._backlog.waiting):
+        if self._backlog.is_empty:
             return self._next_beat_s
         return min(self._next_beat_s, time.monotonic() + GATE_EVERY_S)
 
@@ -209,7 +211,6 @@ class ControlLoop:
             self._keeper.write()
             self.rq.set_state(WorkerStatus.IDLE)
         self._waiter.start()
-        self._on_ready()
         self._tell(Status(state="ready", done=1.0))
         log.info("worker %s serves %s", self.rq.name, self._lease.model)
 
@@ -253,13 +254,14 @@ class ControlLoop:
             return
         stats = self._runner.stats()
         s_per_byte = s_per_byte_at(stats.prefill_tokens_per_s)
-        allowed = quotas(
+        in_batch = quotas(
             capacity=self._lease.capacity,
             reserved=self._lease.reserved_places,
             held=self._jobs.held(),
             ahead_s=prefill_ahead_s(stats.waiting_s, self._jobs.bytes_on_the_way(), s_per_byte),
             s_per_byte=s_per_byte,
         )
+        allowed = [*in_batch, *quotas_beside(THREADS_BESIDE, self._jobs.held_beside())]
         if not any(quota.most and quota.ahead_bytes for quota in allowed):
             return
         with self._patience("claim jobs"):
@@ -273,10 +275,8 @@ class ControlLoop:
 
     def _make_places(self) -> None:
         """For requests of the first class that run beyond the capacity."""
-        slots = self._jobs.slots()
-        held = {slot.job_id: slot.claimed.priority for slot in slots}
-        in_engine = {slot.job_id: slot for slot in slots if slot.is_in_engine}
-        for job in self._pauses.choose(held, in_engine.keys(), self._lease.capacity):
+        in_engine = {slot.job_id: slot for slot in self._jobs.slots() if slot.is_in_engine}
+        for job in self._pauses.choose(self._jobs.in_batch(), in_engine.keys(), self._lease.capacity):
             log.info("job %s is paused: others come first", job)
             self._runner.pause(in_engine[job].ticket.request_id)
 
@@ -285,6 +285,8 @@ class ControlLoop:
         slot = Slot(claimed, queue, Ticket("", 0, ""), now(), claimed.execution_id)
         try:
             slot.ticket = ticket_of(claimed.fields)
+            if not has_lane(KINDS_BY_NAME[slot.ticket.kind], claimed.lane):
+                raise WireError(f"a job to {slot.ticket.kind} waits in the lane {claimed.lane}")
             if not self._once.take(slot.ticket, time.monotonic()):
                 raise WireError("this attempt of the request has run here already")
         except WireError as refusal:

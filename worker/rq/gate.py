@@ -4,16 +4,20 @@ A worker takes no more than it can begin: as many requests as it has places, and
 holds will take `AHEAD_S` to prefill. What is left on its lists can still be moved, ordered and shared out; what is in
 the engine cannot. How long a prompt on a list will take is not known before it is tokenised, but its body's size is a
 bound: of a conversation that is in the cache only the end is computed.
+
+What is done beside the batch takes no place in it and is not held back by prompts: each such lane has threads of its
+own, and no more is taken than they can begin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from shared.places import NONE, Counts, free_places
 from shared.request import PRIORITIES
+from shared.work import LANES_BESIDE
 
 AHEAD_S = 2.0
 _TOKENS_PER_BYTE = 0.3  # of a body: about what text in most languages takes
@@ -22,8 +26,8 @@ UNBOUNDED = 2**53  # the largest integer that a script counts exactly
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """For the list of one class: how many jobs may be started in all, those of higher classes included, and how many
-    bytes of bodies may have been started before one more is."""
+    """For the list of one lane: how many jobs may be started in all, those of higher classes included where it is that
+    of a class, and how many bytes of their bodies may have been started before one more is."""
 
     most: int
     ahead_bytes: int
@@ -49,6 +53,11 @@ def quotas(*, capacity: int, reserved: int, held: Counts, ahead_s: Sequence[floa
         Quota(free_places(capacity, held, priority, reserved=reserved), _bytes_in(AHEAD_S - ahead, s_per_byte))
         for priority, ahead in zip(PRIORITIES, totals_s, strict=True)
     ]
+
+
+def quotas_beside(threads: Mapping[str, int], held: Mapping[str, int]) -> list[Quota]:
+    """For each lane of a kind of work that is done beside the batch, by `threads` at once."""
+    return [Quota(max(0, threads[lane] - held[lane]), UNBOUNDED) for lane in LANES_BESIDE]
 
 
 def _bytes_in(seconds: float, s_per_byte: float) -> int:

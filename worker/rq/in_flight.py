@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from shared.places import Counts
-from shared.request import PRIORITIES
+from shared.request import PRIORITIES, Priority
+from shared.work import LANES_BESIDE
 from worker.rq.records import Slot
 from worker.serving.ticket import Ticket
 
@@ -43,12 +44,23 @@ class InFlight:
     def held(self) -> Counts:
         """What runs here or is prepared, by class (from any thread)."""
         slots = self.slots()
-        return tuple(sum(slot.claimed.priority == priority for slot in slots) for priority in PRIORITIES)
+        return tuple(sum(slot.claimed.lane == priority for slot in slots) for priority in PRIORITIES)
+
+    def held_beside(self) -> dict[str, int]:
+        """What runs beside the engine's batch, by lane."""
+        slots = self.slots()
+        return {lane: sum(slot.claimed.lane == lane for slot in slots) for lane in LANES_BESIDE}
+
+    def in_batch(self) -> dict[str, Priority]:
+        """The jobs that hold a place in the batch, or are on their way there, oldest first, and their classes."""
+        classes = {slot.job_id: slot.claimed.priority for slot in self._slots.values()}
+        return {job: priority for job, priority in classes.items() if priority is not None}
 
     def bytes_on_the_way(self) -> list[int]:
         """Of bodies whose prompts the engine does not have yet, by class."""
         found = [0] * len(PRIORITIES)
         for slot in self._slots.values():
-            if not slot.is_in_engine:
-                found[PRIORITIES.index(slot.claimed.priority)] += slot.claimed.body_bytes
+            priority = slot.claimed.priority
+            if priority is not None and not slot.is_in_engine:
+                found[PRIORITIES.index(priority)] += slot.claimed.body_bytes
         return found

@@ -25,7 +25,7 @@ _TIDY_S = 30.0
 
 
 class Recovery:
-    """`queues` are the model's, by class: all jobs that were ever started belong to one of them."""
+    """`queues` are the model's, by lane: all jobs that were ever started belong to one of them."""
 
     def __init__(self, client: redis.Redis, queues: Sequence[SafeQueue]) -> None:
         self._client = client

@@ -19,8 +19,8 @@ from rq.executions import Execution
 from rq.worker import BaseWorker, WorkerStatus
 
 from shared.keys import Names
-from shared.request import PRIORITIES
 from shared.wire import JobSerializer
+from shared.work import LANES
 from worker.rq.records import Slot
 from worker.rq.safe_job import SafeJob, SafeQueue
 from worker.status import EXIT_STOPPED
@@ -62,7 +62,7 @@ class StopJob:
 
 class EngineWorker(BaseWorker):  # type: ignore[misc]
     """RQ's side of a worker. `post` takes RQ's commands to the control loop, from any thread. `own_queues` are what it
-    takes jobs from, by class; `shared_queues` are the model's, where all registries are."""
+    takes jobs from, by lane; `shared_queues` are the model's, where all registries are."""
 
     job_class = SafeJob
     queue_class = SafeQueue
@@ -70,8 +70,8 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
     def __init__(
         self, client: redis.Redis, names: Names, *, name: str, model: str, post: Callable[[Stop | StopJob], None]
     ) -> None:
-        own = [names.worker_queue(model, name, priority) for priority in PRIORITIES]
-        shared = [names.queue(model, priority) for priority in PRIORITIES]
+        own = [names.worker_queue(model, name, lane) for lane in LANES]
+        shared = [names.queue(model, lane) for lane in LANES]
         super().__init__(
             [*own, *shared], name=name, connection=client, serializer=JobSerializer, worker_ttl=WORKER_TTL_S
         )

@@ -9,8 +9,8 @@ import redis
 
 from shared.errors import DeadlineExceededError, WireError
 from shared.keys import Names, job_id
-from shared.request import Envelope
 from shared.seal import HostKey
+from shared.work import Envelope, job_subject
 from worker.serving.ticket import Ticket
 
 
@@ -57,7 +57,10 @@ def check_envelope(envelope: Envelope, ticket: Ticket, data: bytes, key: HostKey
         raise WireError("the body belongs to another request")
     if envelope.attempt != ticket.attempt:
         raise WireError("the body belongs to another attempt")
-    if not key.is_signed(job_id(ticket.request_id, ticket.attempt), data, ticket.signature):
+    if envelope.kind.name != ticket.kind:
+        raise WireError(f"the body is work of another kind: {envelope.kind.name}")
+    subject = job_subject(ticket.kind, job_id(ticket.request_id, ticket.attempt))
+    if not key.is_signed(subject, data, ticket.signature):
         raise WireError("the request's signature is wrong: gateway and worker need the same MLX_GATEWAY_SECRET")
     if 0 < envelope.deadline_s <= now_s:
         raise DeadlineExceededError("the request ran out of time before a worker could begin it")

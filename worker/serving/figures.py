@@ -21,6 +21,7 @@ def with_figures(lease: WorkerLease, runner: Runner, *, stall_s: float) -> Worke
             supports_tools=info.supports_tools,
             supports_reasoning=info.supports_reasoning,
             supports_images=info.supports_images,
+            kinds=info.kinds,
         )
     return replace(
         lease,

@@ -1,6 +1,7 @@
 """Everything a request goes through on a worker, from ticket to last event, around whatever engine there is.
 
-Threads. Bodies are fetched, checked, rendered and tokenised on a small pool; the engine speaks on a thread of its own.
+Threads. Each kind of work has a small pool (`worker.serving.handlers`), on which bodies are fetched and checked,
+prompts rendered and tokenised, and work beside the batch is done; the engine speaks on a thread of its own.
 Any thread may submit and cancel. One lock guards the table of requests and the numbering of their entries. It is held
 while a frame is handed to the publisher and while a request is handed to the engine or taken back, so that frames leave
 in the order of their entries and no request that has ended is begun; never during a call that waits.
@@ -30,24 +31,25 @@ from shared.errors import (
     InternalError,
     ModelUnavailableError,
     RequestCancelledError,
+    UnsupportedWorkError,
     WireError,
     WorkerLostError,
 )
 from shared.events import Event, EventOrder, Failed, Finished, Progress, Started, Usage
 from shared.readable import NOTHING, readable_events, unread_by
-from shared.request import Resume
+from shared.request import GenerateRequest, Resume
 from shared.seal import HostKey
 from shared.wire import FrameEntry, decode_envelope
+from shared.work import KINDS, KINDS_BY_NAME, Generate, Kind, Work
 from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
 from worker.serving.bodies import Bodies, Body, check_envelope
+from worker.serving.handlers import HANDLERS, Beside
 from worker.serving.publisher import Publisher
 from worker.serving.reports import Accepted, Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
 from worker.serving.service_time import Pace
 from worker.serving.ticket import Ticket
 
 log = logging.getLogger(__name__)
-
-_PREPARE_THREADS = 4
 
 
 @dataclass(slots=True)
@@ -66,10 +68,17 @@ class _Work:
     first_s: float = 0.0
     is_prefilled: bool = False
     usage: Usage = field(default_factory=Usage)
-    order: EventOrder = field(default_factory=EventOrder)
+    order: EventOrder = field(init=False)
     resume: Resume | None = None
     prompt_digest: str = ""
     unread: frozenset[int] = NOTHING  # codes that the gateway does not read
+
+    def __post_init__(self) -> None:
+        self.order = EventOrder(self.kind.begins)
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS_BY_NAME[self.ticket.kind]
 
     @property
     def key(self) -> str:
@@ -104,7 +113,9 @@ class Runner:
         self._preparing = 0
         self._prepared_one = threading.Condition()
         self._in_engine: dict[str, _Work] = {}  # by key
-        self._pool = ThreadPoolExecutor(_PREPARE_THREADS, thread_name_prefix="prepare")
+        self._pools = {
+            KINDS[cls].name: ThreadPoolExecutor(handler.threads, KINDS[cls].name) for cls, handler in HANDLERS.items()
+        }
         self._loader = threading.Thread(target=self._load, name="load", daemon=True)
         self._sign_s = 0.0  # when the engine gave the last sign of life, or got work when it had none
         self.info: EngineInfo | None = None
@@ -143,7 +154,7 @@ class Runner:
             return
         if running is not None:
             self._end(running, RequestCancelledError(f"attempt {ticket.attempt} has replaced it"))
-        self._pool.submit(self._prepare, work, body)
+        self._pools[ticket.kind].submit(self._do, work, body)
 
     def cancel(self, request_id: str, error: GatewayError | None = None, *, up_to_attempt: int | None = None) -> bool:
         """End a request with `error`, by default `RequestCancelledError`, unless it runs here in a later attempt than
@@ -176,7 +187,7 @@ class Runner:
         """End what the engine has not begun by its deadline; `now_s` is Redis's. What it has begun may take its
         time: whoever does not want to wait for the rest leaves."""
         with self._lock:
-            late = [w for w in self._work.values() if 0 < w.deadline_s <= now_s and w.order.state == "waiting"]
+            late = [w for w in self._work.values() if 0 < w.deadline_s <= now_s and not w.order.has_begun]
         for work in late:
             self._end(work, DeadlineExceededError("the request ran out of time"))
 
@@ -189,7 +200,8 @@ class Runner:
     def stop(self, timeout_s: float) -> bool:
         """End the threads and unload the model. False when the engine, or the preparation of a request, did not
         come to an end in time: the process then cannot end by itself."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
         end_s = time.monotonic() + timeout_s
         has_ended = self._engine.unload(timeout_s)
         if self._loader.is_alive():
@@ -200,16 +212,17 @@ class Runner:
 
     # --- beside the engine ---------------------------------------------------------------------------------------
 
-    def _prepare(self, work: _Work, body: Body | None) -> None:
-        """Body, checks, rendering, tokenising; then over to the engine."""
+    def _do(self, work: _Work, body: Body | None) -> None:
+        """Body, checks, and what the kind of work asks for."""
         with self._prepared_one:
             self._preparing += 1
         try:
-            prepared = self._checked_and_prepared(work, body or self._bodies.fetch(work.ticket))
-            if work.resume is None:
-                total_tokens, warnings = prepared.prompt_tokens or 0, prepared.warnings
-                self._tell(work, (Progress(phase="queued", total_tokens=total_tokens, warnings=warnings),))
-            self._hand_over(work, prepared)
+            task = self._checked_work(work, body or self._bodies.fetch(work.ticket))
+            handler = HANDLERS[type(task)]
+            if isinstance(handler, Beside):
+                self._answer(work, *handler.answer(self._engine, task))
+            elif isinstance(task, Generate):
+                self._generate(work, task)
         except GatewayError as error:
             self._end(work, error)
         except redis.RedisError as error:
@@ -229,7 +242,7 @@ class Runner:
         except redis.RedisError as error:
             log.debug("the body of %s stays until it expires: %s", ticket.request_id, error)
 
-    def _checked_and_prepared(self, work: _Work, body: Body) -> Prepared:
+    def _checked_work(self, work: _Work, body: Body) -> Work:
         if body.data is None:
             raise WireError("the request's body is gone")
         envelope = decode_envelope(body.data)
@@ -245,13 +258,38 @@ class Runner:
             raise ended
         if body.is_ended:
             raise RequestCancelledError("the request was cancelled")
-        work.resume = envelope.resume
-        if envelope.resume is None:
-            return self._engine.prepare(envelope.request)
+        kind, model = envelope.kind.name, envelope.request.model
+        if self.info is not None and kind not in self.info.kinds:
+            raise UnsupportedWorkError.of(kind, model, worker=self._worker)
+        return envelope.work
+
+    def _generate(self, work: _Work, task: Generate) -> None:
+        """Render and tokenise; then over to the engine."""
+        work.resume = task.resume
+        if task.resume is None:
+            prepared = self._engine.prepare(task.request)
+            total_tokens, warnings = prepared.prompt_tokens or 0, prepared.warnings
+            self._tell(work, (Progress(phase="queued", total_tokens=total_tokens, warnings=warnings),))
+        else:
+            prepared = self._resumed(work, task.request, task.resume)
+        self._hand_over(work, prepared)
+
+    def _resumed(self, work: _Work, request: GenerateRequest, resume: Resume) -> Prepared:
         if self.info is not None and not self.info.gives_token_ids:
             raise WorkerLostError("this engine cannot go on with an answer that another has begun", worker=self._worker)
-        work.usage = envelope.resume.usage
-        return self._engine.prepare(envelope.request, envelope.resume)
+        work.usage = resume.usage
+        return self._engine.prepare(request, resume)
+
+    def _answer(self, work: _Work, event: Event, usage: Usage) -> None:
+        """The whole of an answer that was made beside the batch."""
+        with self._lock:
+            if work.is_ended:
+                return
+            self._publish_one(work, (event,))
+            self._forget(work)
+            self._publisher.remove_work(work.gateway)
+        work.usage = usage
+        self._note_end(work, None)
 
     def _know(self, work: _Work, gateway: str, deadline_s: float) -> GatewayError | None:
         """From here on the client can be told; tell it now when the request has ended meanwhile, with which error is
@@ -267,16 +305,8 @@ class Runner:
 
     def _tell(self, work: _Work, events: tuple[Event, ...]) -> None:
         with self._lock:
-            events = _readable(work, events)
-            if events and not work.is_ended:
-                for event in events:
-                    work.order.feed(event)
-                entry = self._entry(work, events)
-                try:
-                    self._publisher.publish(work.gateway, [entry])
-                except (WireError, ValueError):
-                    work.seq = entry.seq  # its number is that of the error to come
-                    raise
+            if not work.is_ended:
+                self._publish_one(work, events)
 
     def _hand_over(self, work: _Work, prepared: Prepared) -> None:
         with self._lock:
@@ -313,6 +343,21 @@ class Runner:
         return FrameEntry(
             request_id=ticket.request_id, attempt=ticket.attempt, seq=seq, token_ids=token_ids, events=events
         )
+
+    def _publish_one(self, work: _Work, events: tuple[Event, ...]) -> None:
+        """Raises `InternalError` for events that are not legal now, `WireError` and `ValueError` for what does not
+        travel. What the gateway does not read is not said."""
+        events = readable_events(events, work.unread)
+        if not events:
+            return
+        for event in events:
+            work.order.feed(event)
+        entry = self._entry(work, events)
+        try:
+            self._publisher.publish(work.gateway, [entry])
+        except (WireError, ValueError):
+            work.seq = entry.seq  # its number is that of the error to come
+            raise
 
     def _publish_frame(self, gateway: str, entries: list[FrameEntry]) -> list[_Work]:
         """One frame, or, when something in it does not travel, one for each request that can be told. Those that
@@ -388,7 +433,7 @@ class Runner:
                 work = self._in_engine.get(output.key)
                 if work is None or work.is_ended or not (output.events or output.token_ids):
                     continue
-                events = self._checked(work, _readable(work, output.events))
+                events = self._checked(work, readable_events(output.events, work.unread))
                 self._note_pace(work, has_tokens=bool(output.token_ids))
                 frames[work.gateway].append(self._entry(work, events, output.token_ids))
                 if work.order.ended:
@@ -436,10 +481,12 @@ class Runner:
 
     def _note_end(self, work: _Work, error: GatewayError | None) -> None:
         usage, now_s = work.usage, time.monotonic()
-        with self._lock:
-            self.totals.count(error, usage, work.resume)
+        if not work.kind.lane:
+            with self._lock:
+                self.totals.count(error, usage, work.resume)
         log.info(
-            "request %s attempt %d %s: %d prompt tokens (%d cached), %d generated; begun after %.0f ms, %.0f ms in all",
+            "to %s %s attempt %d %s: %d prompt tokens (%d cached), %d generated; begun after %.0f ms, %.0f ms in all",
+            work.kind.name,
             work.ticket.request_id,
             work.ticket.attempt,
             "finished" if error is None else f"ended with {error.code}: {error.message}",
@@ -450,8 +497,3 @@ class Runner:
             (now_s - work.taken_s) * 1000,
         )
         self._report(Ended(work.ticket, error, usage))
-
-
-def _readable(work: _Work, events: tuple[Event, ...]) -> tuple[Event, ...]:
-    """As far as the gateway reads them; the normal case costs nothing."""
-    return readable_events(events, work.unread) if work.unread else events

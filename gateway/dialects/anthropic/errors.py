@@ -14,6 +14,7 @@ STATUSES: Final[dict[str, tuple[int, str]]] = {
     "prompt_too_long": (400, "invalid_request_error"),
     "max_tokens_too_large": (400, "invalid_request_error"),
     "unsupported_content": (400, "invalid_request_error"),
+    "unsupported_work": (400, "invalid_request_error"),
     "route_not_found": (404, "not_found_error"),
     "method_not_allowed": (405, "invalid_request_error"),
     "request_too_large": (413, "request_too_large"),

@@ -14,6 +14,7 @@ STATUSES: Final[dict[str, tuple[int, str, str | None]]] = {
     "prompt_too_long": (400, "invalid_request_error", "context_length_exceeded"),
     "max_tokens_too_large": (400, "invalid_request_error", "context_length_exceeded"),
     "unsupported_content": (400, "invalid_request_error", "unsupported_content"),
+    "unsupported_work": (400, "invalid_request_error", "unsupported_work"),
     "route_not_found": (404, "invalid_request_error", "unknown_url"),
     "method_not_allowed": (405, "invalid_request_error", "method_not_supported"),
     "request_too_large": (413, "invalid_request_error", "request_too_large"),

@@ -14,6 +14,7 @@ from shared import wire
 from shared.errors import OverloadedError
 from shared.messages import Message, TextPart
 from shared.request import GenerateRequest, SamplingParams, ToolDefinition
+from shared.work import Generate
 
 
 def request(request_id: str = "r1", *, words: str = "hello", **fields: object) -> GenerateRequest:
@@ -23,7 +24,7 @@ def request(request_id: str = "r1", *, words: str = "hello", **fields: object) -
 
 
 def running(asked: GenerateRequest, attachables: Attachables) -> Dispatch:
-    stream = Dispatch(asked, place=Placed(priority="interactive"), deadline_s=time.time() + 60)
+    stream = Dispatch(Generate(request=asked), place=Placed(lane="interactive"), deadline_s=time.time() + 60)
     attachables.add(stream)
     return stream
 

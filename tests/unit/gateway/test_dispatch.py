@@ -35,7 +35,7 @@ class FewWorkers:
     def other_place(self, dispatch: Dispatch) -> Placed | None:
         self.tried.append(dispatch.tried)
         others = [worker for worker in self.workers if worker not in dispatch.tried]
-        return Placed(priority="interactive", worker=others[0]) if others else None
+        return Placed(lane="interactive", worker=others[0]) if others else None
 
     def end(self, dispatch: Dispatch) -> None:
         self.ended.append(dispatch.attempt.number)

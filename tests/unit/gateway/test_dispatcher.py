@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from gateway.app import create_app
-from gateway.dispatch.jobs import Work
+from gateway.dispatch.jobs import Placement
 from gateway.parts import Parts
 from shared import wire
 from shared.config import Settings
 from shared.errors import ModelUnavailableError, OverloadedError
 from shared.messages import ImagePart, Message, TextPart
 from shared.registry import HostRecord, ModelRecord, Reader, WorkerLease
-from shared.request import Envelope, GenerateRequest
+from shared.request import GenerateRequest
+from shared.work import Envelope, Generate
 from tests.support.fleet import lease
 from tests.support.gateway import ANYWHERE
 from tests.support.names import NAMES
@@ -42,7 +43,7 @@ def play(redis_url: str, tmp_path: Path) -> Callable[[Callable[[Parts], Awaitabl
 def queued(number: int) -> Envelope:
     message = Message(role="user", parts=(TextPart(text="hi"),))
     request = GenerateRequest(id=f"r{number}", model="m", messages=(message,))
-    return Envelope(request=request, gateway="gw", attempt=1, deadline_s=time.time() + 60)
+    return Envelope(work=Generate(request=request), gateway="gw", attempt=1, deadline_s=time.time() + 60)
 
 
 def test_work_goes_to_a_worker_that_can_read_it(play: Callable[[Callable[[Parts], Awaitable[None]]], None]) -> None:
@@ -61,7 +62,6 @@ def test_work_goes_to_a_worker_that_can_read_it(play: Callable[[Callable[[Parts]
 
         async def placed(request: GenerateRequest) -> str:
             dispatch = await parts.dispatcher.admit(request, is_repeated=False)
-            assert dispatch.attempt.place is not None
             return dispatch.attempt.place.worker
 
         await come(lease("m", worker="a.m.e1", reader=old))
@@ -90,7 +90,7 @@ def test_a_queue_that_was_just_left_has_room(play: Callable[[Callable[[Parts], A
             with pytest.raises(OverloadedError, match="2 requests are already waiting"):
                 await parts.dispatcher.admit(queued(9).request, is_repeated=False)
             for number in range(2):
-                work = Work(request_id=f"r{number}", attempt=1, model="m", place=ANYWHERE)
+                work = Placement(request_id=f"r{number}", attempt=1, model="m", place=ANYWHERE)
                 parts.jobs.cancel_soon(work, "the client left")
             await parts.dispatcher.admit(queued(9).request, is_repeated=False)
 

@@ -18,7 +18,8 @@ from shared.events import Event, Failed
 from shared.messages import Message, TextPart
 from shared.redis_server import RedisServer
 from shared.registry import Fleet, HostRecord, ModelRecord
-from shared.request import Envelope, GenerateRequest
+from shared.request import GenerateRequest
+from shared.work import Envelope, Generate
 from tests.support.gateway import (
     ANYWHERE,
     FINISHED,
@@ -46,7 +47,7 @@ def play(redis_url: str) -> Callable[[Scenario], None]:
 def envelope(parts: Parts, request_id: str = "r1", *, patience_s: float = 60) -> Envelope:
     message = Message(role="user", parts=(TextPart(text="hi"),))
     request = GenerateRequest(id=request_id, model="m", messages=(message,))
-    return Envelope(request=request, gateway=parts.hub.gateway_id, deadline_s=time.time() + patience_s)
+    return Envelope(work=Generate(request=request), gateway=parts.hub.gateway_id, deadline_s=time.time() + patience_s)
 
 
 async def ending(parts: Parts, *, submit: bool = True, patience_s: float = 60) -> Event:

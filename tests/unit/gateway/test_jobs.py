@@ -6,6 +6,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ from gateway.dispatch.jobs import (
     RQ_VERSION,
     JobQueue,
     JobState,
-    Work,
+    Placement,
     WorkerGoneError,
     job_fields,
     job_id,
@@ -33,14 +34,16 @@ from gateway.parts import connect_broker
 from shared import keys, wire
 from shared.config import Settings
 from shared.errors import BrokerUnavailableError, OverloadedError
+from shared.keys import host_of
 from shared.messages import Message, TextPart
 from shared.redis_server import RedisServer
-from shared.request import End, Envelope, GenerateRequest
+from shared.request import End, GenerateRequest
+from shared.work import Count, Envelope, Generate, job_subject
 from tests.support.names import NAMES
 from tests.support.sealed import KEYRING, control_seal
 
 WORKER = "mac.m.e1"
-HERE = Placed(priority="interactive", worker=WORKER)
+HERE = Placed(lane="interactive", worker=WORKER)
 LIST, RECORDS = NAMES.worker_queue("m", WORKER, "interactive"), NAMES.queue("m", "interactive")
 Scenario = Callable[[JobQueue, redis.asyncio.Redis], Awaitable[None]]
 
@@ -48,11 +51,11 @@ Scenario = Callable[[JobQueue, redis.asyncio.Redis], Awaitable[None]]
 def envelope(request_id: str = "req_1", *, attempt: int = 1, words: str = "hello", patience_s: float = 60) -> Envelope:
     message = Message(role="user", parts=(TextPart(text=words),))
     request = GenerateRequest(id=request_id, model="m", messages=(message,))
-    return Envelope(request=request, gateway="gw1", attempt=attempt, deadline_s=time.time() + patience_s)
+    return Envelope(work=Generate(request=request), gateway="gw1", attempt=attempt, deadline_s=time.time() + patience_s)
 
 
-def work(request_id: str, place: Placed = HERE) -> Work:
-    return Work(request_id=request_id, attempt=1, model="m", place=place)
+def work(request_id: str, place: Placed = HERE) -> Placement:
+    return Placement(request_id=request_id, attempt=1, model="m", place=place)
 
 
 @pytest.fixture(autouse=True)
@@ -126,9 +129,9 @@ def test_rq_reads_the_job_back(play: Callable[[Scenario], None], redis_client: r
     assert isinstance(body, bytes)
     assert wire.decode_envelope(body) == sent
     assert job.func_name == keys.JOB_FUNCTION
-    request_id, attempt, signature = job.args
-    assert (request_id, attempt) == ("req_1", 1)
-    assert KEYRING.of_worker(WORKER).is_signed("req_1-1", body, signature)
+    request_id, attempt, signature, kind = job.args
+    assert (request_id, attempt, kind) == ("req_1", 1, "generate")
+    assert KEYRING.of_worker(WORKER).is_signed(job_subject("generate", "req_1-1"), body, signature)
     assert (job.result_ttl, job.failure_ttl) == (keys.RESULT_TTL_S, keys.FAILURE_TTL_S)
     assert (job.get_status(), job.origin) == ("queued", LIST)
     assert job.enqueued_at is not None
@@ -240,20 +243,25 @@ def test_a_running_job_is_left_to_its_worker_which_is_told(
     assert not redis_client.exists(f"rq:canceled:{RECORDS}")
 
 
-def test_counting_is_asked_of_any_worker_of_the_model_and_forgotten_when_nobody_answers(
-    play: Callable[[Scenario], None], redis_client: redis.Redis
+@pytest.mark.parametrize("worker", [WORKER, ""])
+def test_counting_is_a_job_in_the_lane_of_its_kind_and_signed_as_that(
+    play: Callable[[Scenario], None], redis_client: redis.Redis, worker: str
 ) -> None:
-    sent = envelope()
+    asked = envelope()
+    sent = replace(asked, work=Count(request=asked.request))
+    host, names = host_of(worker), (NAMES.worker_queue("m", worker, "count"), NAMES.queue("m", "count"))
 
     async def scenario(jobs: JobQueue, _: Any) -> None:
-        await jobs.count(sent)
+        await jobs.submit(sent, Placed(lane="count", worker=worker))
 
     play(scenario)
-    calls: Any = redis_client.lrange(NAMES.calls("m"), 0, -1)
-    ((signature, body),) = [wire.decode(call) for call in calls]
+    assert redis_client.lrange(queue_key(names[0] if worker else names[1]), 0, -1) == [b"req_1-1"]
+    body: Any = redis_client.get(NAMES.body(host, "req_1", 1))
     assert wire.decode_envelope(body) == sent
-    assert KEYRING.anyone.is_signed("req_1-1", body, signature)
-    assert 0 < redis_client.ttl(NAMES.calls("m")) <= keys.CALL_TTL_S  # type: ignore[operator]
+    *_, signature, kind = fetch(redis_client).args
+    assert kind == "count"
+    assert KEYRING.of(host).is_signed(job_subject("count", "req_1-1"), body, signature)
+    assert not KEYRING.of(host).is_signed(job_subject("generate", "req_1-1"), body, signature)
 
 
 def test_states_say_what_rq_knows(play: Callable[[Scenario], None], redis_client: redis.Redis) -> None:
@@ -289,7 +297,6 @@ def test_without_redis_every_call_says_so(redis_server: RedisServer) -> None:
         redis_server.process.wait()
         for call in (
             jobs.submit(envelope(), HERE),
-            jobs.count(envelope()),
             jobs.cancel(work("req_1"), "the client left"),
             jobs.states(["req_1-1"]),
             jobs.request_load("m"),
@@ -353,7 +360,7 @@ def test_a_job_for_a_worker_that_is_gone_is_not_written(
     assert not redis_client.exists(queue_key(LIST))
 
 
-@pytest.mark.parametrize("was", [HERE, Placed(priority="interactive")])
+@pytest.mark.parametrize("was", [HERE, Placed(lane="interactive")])
 def test_a_waiting_job_moves_with_its_body_to_another_worker(
     play: Callable[[Scenario], None], redis_client: redis.Redis, was: Placed
 ) -> None:
@@ -363,7 +370,7 @@ def test_a_waiting_job_moves_with_its_body_to_another_worker(
 
     async def scenario(jobs: JobQueue, _: Any) -> None:
         await jobs.submit(sent, was)
-        assert await jobs.move(sent, was, Placed(priority="interactive", worker=other)) == 1
+        assert await jobs.move(sent, was, Placed(lane="interactive", worker=other)) == 1
 
     play(scenario)
     new_list = NAMES.worker_queue("m", other, "interactive")

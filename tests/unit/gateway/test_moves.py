@@ -9,11 +9,13 @@ from gateway.dispatch.moves import better_place
 from gateway.dispatch.place import Pending, Placed
 from shared.registry import Fleet, WorkerLease
 from shared.request import GenerateRequest
+from shared.work import Count, Generate, Work
 from tests.support.fleet import lease
 
 REQUEST = GenerateRequest(id="r", model="m", messages=())
-HERE = Placed(priority="interactive", worker="here")
-NOWHERE = Placed(priority="interactive")
+WORK = Generate(request=REQUEST)
+HERE = Placed(lane="interactive", worker="here")
+NOWHERE = Placed(lane="interactive")
 
 
 def worker(name: str, **fields: Any) -> WorkerLease:
@@ -24,8 +26,8 @@ BUSY = worker("here", held=(4, 0, 0, 0), queued=(3, 0, 0, 0))
 FREE = worker("there")
 
 
-def target(*workers: WorkerLease, was: Placed = HERE, waited_s: float = 5.0) -> str:
-    found = better_place(Fleet(workers=workers), Pending(), was, REQUEST, waited_s)
+def target(*workers: WorkerLease, was: Placed = HERE, waited_s: float = 5.0, work: Work = WORK) -> str:
+    found = better_place(Fleet(workers=workers), Pending(), was, work, waited_s)
     return "" if found is None else found.worker
 
 
@@ -78,3 +80,28 @@ def test_what_has_left_a_list_since_the_lease_holds_a_place() -> None:
     counted = worker("w", placed=3, queued=(2, 0, 0, 0))
     assert ledger.up_to(shown, counted).held == (1, 0, 0, 1)
     assert ledger.up_to(shown, counted).queued == (2, 0, 0, 0)
+
+
+# --- beside the batch -----------------------------------------------------------------------------------------------
+
+COUNTED = Count(request=REQUEST)
+
+
+def test_a_count_moves_as_other_jobs_do() -> None:
+    waiting = worker("here", beside={"count": 1}, held=(4, 0, 0, 0))
+    assert target(FREE, was=Placed(lane="count"), work=COUNTED, waited_s=0) == "there", "a worker holds the model now"
+    assert target(worker("here", state="draining"), FREE, work=COUNTED, waited_s=0) == "there"
+    assert target(waiting, FREE, work=COUNTED, waited_s=0.5) == "", "it has only just been placed"
+    assert target(waiting, FREE, work=COUNTED) == "there"
+    assert target(waiting, worker("there", beside={"count": 2}), work=COUNTED) == ""
+    assert target(waiting, worker("there", kinds=("generate",)), work=COUNTED) == ""
+
+
+def test_counts_are_remembered_apart_until_a_lease_shows_them() -> None:
+    ledger = Ledger()
+    ledger.note("w", 1, "count")
+    ledger.note("w", 2, "interactive")
+    ledger.note("w", 3, "count")
+    assert ledger.since([worker("w", placed=0)]) == {"w": (1, 0, 0, 0)}
+    assert ledger.since_beside([worker("w", placed=1)]) == {"w": {"count": 1}}
+    assert ledger.since_beside([worker("w", placed=3)]) == {}

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dispatch.place import Facts, Pending, Placed, Refused, place, wait_on
-from shared.errors import OverloadedError
+from shared.errors import GatewayError
 from shared.places import RESERVED_PLACES, free_places
 from shared.registry import Fleet, WorkerLease
 from shared.request import PRIORITIES, Priority
+from shared.work import KINDS, Count, Generate, Kind
 from tests.bench.admission import Scenario, Simulation
 from tests.support.fleet import lease
 
@@ -32,8 +33,16 @@ def decide(
     max_waiting: int = 64,
     pending: Pending | None = None,
     avoid: tuple[str, ...] = (),
+    kind: Kind = KINDS[Generate],
 ) -> Placed | Refused:
-    facts = Facts(model="m", priority=priority, may_wait_s=may_wait_s, max_waiting=max_waiting, avoid=frozenset(avoid))
+    facts = Facts(
+        model="m",
+        priority=priority,
+        may_wait_s=may_wait_s,
+        max_waiting=max_waiting,
+        avoid=frozenset(avoid),
+        kind=kind,
+    )
     return place(Fleet(workers=workers), pending or Pending(), facts)
 
 
@@ -43,7 +52,7 @@ def placed(*workers: WorkerLease, **how: Any) -> Placed:
     return decided
 
 
-def refusal(*workers: WorkerLease, **how: Any) -> OverloadedError:
+def refusal(*workers: WorkerLease, **how: Any) -> GatewayError:
     decided = decide(*workers, **how)
     assert isinstance(decided, Refused)
     return decided.error
@@ -205,3 +214,49 @@ def test_a_closed_loop_that_is_too_much_is_refused_and_those_accepted_wait_no_lo
     later = [j for j in outcome.accepted if j.asked_s > 150 and j.begun_s is not None]
     assert later
     assert max(j.begun_s - j.asked_s for j in later if j.begun_s) < 1.25 * scenario.may_wait_s
+
+
+# --- beside the batch -----------------------------------------------------------------------------------------------
+
+COUNT = KINDS[Count]
+
+
+def test_a_count_goes_to_a_worker_however_busy_its_engine_is() -> None:
+    full = worker("w", held=counts(interactive=4), queued=counts(interactive=60), waiting_s=(900.0, 0, 0, 0))
+    decided = placed(full, kind=COUNT, may_wait_s=30.0)
+    assert (decided.lane, decided.worker, decided.wait_s) == ("count", "w", 0.0)
+
+
+def test_a_count_goes_where_the_fewest_wait_to_be_counted() -> None:
+    here, there = worker("a", beside={"count": 3}), worker("b", beside={"count": 1})
+    assert placed(here, there, kind=COUNT).worker == "b"
+    pending = Pending(since_beside={"b": {"count": 3}})
+    assert placed(here, there, kind=COUNT, pending=pending).worker == "a"
+
+
+def test_counts_are_bounded_by_their_own_number_alone() -> None:
+    waiting = worker("w", beside={"count": 3}, queued=counts(batch=50))
+    pending = Pending(since_beside={"w": {"count": 2}}, unplaced_beside={"count": 2}, unplaced=counts(side=9))
+    assert placed(waiting, kind=COUNT, pending=pending, max_waiting=8).worker == "w"
+    error = refusal(waiting, kind=COUNT, pending=pending, max_waiting=7)
+    assert (error.retryable, error.details["reason"], error.retry_after_s) == (True, "queue_full", 1)
+    assert "7 requests to count" in error.message
+
+
+def test_counts_are_not_in_the_way_of_requests() -> None:
+    busy = worker("w", beside={"count": 500})
+    pending = Pending(since_beside={"w": {"count": 500}}, unplaced_beside={"count": 500})
+    assert placed(busy, pending=pending, max_waiting=1).wait_s == 0.0
+
+
+def test_without_a_worker_a_count_waits_for_the_model_in_its_lane() -> None:
+    decided = placed(kind=COUNT)
+    assert (decided.lane, decided.worker) == ("count", "")
+
+
+def test_work_goes_only_to_workers_that_take_its_kind() -> None:
+    only_counts, does_all = worker("a", kinds=("count",)), worker("b", held=counts(interactive=4))
+    assert placed(only_counts, does_all).worker == "b"
+    assert placed(only_counts, kind=COUNT).worker == "a"
+    error = refusal(only_counts)
+    assert (error.code, error.retryable) == ("unsupported_work", False)

@@ -8,7 +8,8 @@ from gateway.dispatch.reading import who_reads
 from shared import wire
 from shared.messages import ImagePart, Message, TextPart
 from shared.registry import Reader, WorkerLease
-from shared.request import Envelope, GenerateRequest
+from shared.request import GenerateRequest
+from shared.work import Count, Envelope, Generate
 from tests.support.fleet import lease
 
 OLD = Reader(versions=(wire.WIRE_VERSION,), codes=tuple(wire.CODES - {wire.code_of(ImagePart)}))
@@ -16,9 +17,8 @@ NEW_WORKER, OLD_WORKER = lease("m", worker="new.m.e1"), lease("m", worker="old.m
 
 
 def envelope(*parts: TextPart | ImagePart) -> Envelope:
-    return Envelope(
-        request=GenerateRequest(id="r", model="m", messages=(Message(role="user", parts=parts),)), gateway="g"
-    )
+    request = GenerateRequest(id="r", model="m", messages=(Message(role="user", parts=parts),))
+    return Envelope(work=Generate(request=request), gateway="g")
 
 
 TEXT = envelope(TextPart(text="hi"))
@@ -53,3 +53,11 @@ def test_among_workers_of_this_revision_nothing_is_looked_at() -> None:
 
     assert who_reads((NEW_WORKER,), fail).unable == frozenset()
     assert who_reads((), fail).refusal is None
+
+
+@pytest.mark.parametrize("unread", [Envelope, Count])
+def test_a_count_is_for_workers_that_read_envelopes_and_counts(unread: type) -> None:
+    reader = Reader(versions=(wire.WIRE_VERSION,), codes=tuple(wire.CODES - {wire.code_of(unread)}))
+    older = lease("m", worker="old.m.e1", reader=reader)
+    count = Envelope(work=Count(request=TEXT.request), gateway="g")
+    assert who_reads((NEW_WORKER, older), lambda: count).unable == {"old.m.e1"}

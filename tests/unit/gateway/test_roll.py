@@ -14,6 +14,7 @@ from shared import wire
 from shared.errors import ModelNotFoundError, OverloadedError
 from shared.registry import Fleet, HostRecord, Reader, Stranger, WorkerLease
 from shared.seal import Keyring, Purpose
+from shared.work import Count
 from tests.support.fleet import host, lease
 from tests.support.sealed import host_seal, lease_seal, sealed_host, sealed_lease
 
@@ -83,3 +84,9 @@ def test_strangers_are_shown_by_name() -> None:
     status = render_status(Fleet(workers=(LEASE,), strangers=(stranger,)))
     assert status["strangers"] == [{"kind": "worker", "name": NAME, "reason": stranger.reason}]
     assert [worker["name"] for worker in status["workers"]] == [NAME]
+
+
+def test_a_worker_need_not_know_every_kind_of_work() -> None:
+    reader = replace(wire.READER, codes=tuple(code for code in wire.READER.codes if code != wire._CODES[Count]))
+    lease_without = replace(LEASE, reader=reader, kinds=("generate",))
+    assert read(sealed_lease(lease_without)) == lease_without

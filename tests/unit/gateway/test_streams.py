@@ -149,7 +149,7 @@ def test_a_request_that_moves_is_answered_from_where_it_is_going(play: Callable[
         worker = parts.worker("other.m.e9", "e9")
         await parts.hub.listen_to(["other"])
         with opened(parts) as stream:
-            stream.attempt.allow(Placed(priority="interactive", worker=worker.worker))
+            stream.attempt.allow(Placed(lane="interactive", worker=worker.worker))
             await until_true(lambda: worker.say("r1", STARTED, text("moved"), FINISHED), "somebody who listens")
             assert texts(await collect(stream, 9)) == "moved"
         assert parts.refused == []

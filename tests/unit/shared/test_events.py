@@ -4,6 +4,7 @@ import pytest
 
 from shared.errors import InternalError, OverloadedError, PromptTooLongError
 from shared.events import (
+    Counted,
     EventOrder,
     Failed,
     Finished,
@@ -19,6 +20,7 @@ from shared.events import (
     assemble,
 )
 from shared.messages import ReasoningPart, TextPart, ToolCallPart
+from shared.work import KINDS
 
 USAGE = Usage(input_tokens=7, cached_tokens=3, output_tokens=2)
 
@@ -82,6 +84,26 @@ def test_an_illegal_order_is_refused(events):
         order.feed(event)
     with pytest.raises(InternalError, match="not legal"):
         order.feed(events[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_every_kind_of_work_begins_with_progress_and_ends_with_its_own_event_or_a_failure(kind):
+    for kinds_end in {Finished, Counted}:
+        order = EventOrder(kind.begins)
+        order.feed(Progress(phase="queued"))
+        assert not order.has_begun
+        if kind.begins == "waiting":
+            order.feed(Started(usage=USAGE))
+        last = Counted(input_tokens=3) if kinds_end is Counted else Finished(reason="stop", usage=USAGE)
+        if kinds_end is kind.ends:
+            order.feed(last)
+            assert order.ended
+        else:
+            with pytest.raises(InternalError, match="not legal"):
+                order.feed(last)
+    failing = EventOrder(kind.begins)
+    failing.feed(Failed.of(OverloadedError("full")))
+    assert failing.ended
 
 
 def test_a_failure_may_come_inside_a_tool_call():

@@ -23,7 +23,8 @@ from shared.events import (
 from shared.messages import ImagePart, Message, TextPart
 from shared.readable import readable_events, unread_by, unread_in, without
 from shared.registry import Reader
-from shared.request import Envelope, GenerateRequest
+from shared.request import GenerateRequest
+from shared.work import Envelope, Generate
 
 ANSWER: tuple[Event, ...] = (
     Progress(phase="prefill", done_tokens=1, total_tokens=2),
@@ -91,7 +92,7 @@ def test_a_field_that_may_be_missing_has_its_default() -> None:
 def test_what_a_request_needs_of_its_reader_is_known_from_its_bytes(pack: object) -> None:
     image = ImagePart(data="iVBO", media_type="image/png")
     request = GenerateRequest(id="r", model="m", messages=(Message(role="user", parts=(TextPart(text="hi"), image)),))
-    message = wire.encode(Envelope(request=pack(request), gateway="gw"))  # type: ignore[operator]
+    message = wire.encode(Envelope(work=Generate(request=pack(request)), gateway="gw"))  # type: ignore[operator]
     without_images = tuple(wire.CODES - {wire.code_of(ImagePart)})
     assert unread_in(message, Reader(versions=(3,), codes=without_images)) == ("ImagePart",)
     assert unread_in(message, wire.READER) == ()

@@ -12,6 +12,7 @@ from shared import wire
 from shared.errors import WireError, build_error
 from shared.registry import Reader
 from shared.seal import Keyring, Purpose, derive_key, keys_of_host
+from shared.work import job_subject
 
 RING = Keyring(b"master")
 MESSAGE = wire.encode(["words", 1])
@@ -77,15 +78,17 @@ def test_a_signature_of_any_text_is_wrong_and_raises_nothing(signature: str) -> 
     assert not RING.anyone.is_signed("r1-1", b"body", signature)
 
 
-def test_a_jobs_signature_holds_for_one_job_one_host_and_one_body() -> None:
+def test_a_jobs_signature_holds_for_one_kind_of_work_one_job_one_host_and_one_body() -> None:
     key = RING.of("mac")
-    signature = key.sign("r1-1", b"body")
-    assert key.is_signed("r1-1", b"body", signature)
-    assert not key.is_signed("r1-2", b"body", signature)
-    assert not key.is_signed("r1-1", b"other", signature)
-    assert not RING.of("mac2").is_signed("r1-1", b"body", signature)
-    frame = key.seal(Purpose.FRAME, "r1-1").code_of(b"body").hex()
-    assert not key.is_signed("r1-1", b"body", frame), "a code for another purpose"
+    count = job_subject("count", "r1-1")
+    signature = key.sign(count, b"body")
+    assert key.is_signed(count, b"body", signature)
+    assert not key.is_signed(job_subject("count", "r1-2"), b"body", signature)
+    assert not key.is_signed(job_subject("generate", "r1-1"), b"body", signature), "another kind of work"
+    assert not key.is_signed(count, b"other", signature)
+    assert not RING.of("mac2").is_signed(count, b"body", signature)
+    frame = key.seal(Purpose.FRAME, count).code_of(b"body").hex()
+    assert not key.is_signed(count, b"body", frame), "a code for another purpose"
 
 
 def test_the_version_can_be_read_whatever_the_rest_is() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import events, messages, registry, request, wire
+from shared import events, messages, registry, request, wire, work
 from shared.errors import WireError
 
 
@@ -56,11 +56,13 @@ def test_every_class_survives_the_wire(cls):
 def test_a_request_that_was_packed_travels_as_if_it_had_not_been(sent, attempt):
     packed = wire.pack(sent)
     assert (packed.messages, packed.tools) == ((), ())
-    plain = request.Envelope(request=sent, gateway="g", attempt=attempt, deadline_s=1.5)
-    assert wire.encode(replace(plain, request=packed)) == wire.encode(plain)
-    assert wire.decode(wire.encode(replace(plain, request=packed))) == plain
-    renamed = replace(plain, request=replace(packed, id="another"))
-    assert wire.decode(wire.encode(renamed)).request == replace(sent, id="another")
+    for kind in work.KINDS:
+        plain = work.Envelope(work=kind(request=sent), gateway="g", attempt=attempt, deadline_s=1.5)
+        light = replace(plain, work=kind(request=packed))
+        assert wire.encode(light) == wire.encode(plain)
+        assert wire.decode(wire.encode(light)) == plain
+        renamed = replace(plain, work=kind(request=replace(packed, id="another")))
+        assert wire.decode(wire.encode(renamed)).request == replace(sent, id="another")
 
 
 @given(st.lists(values(events.TextDelta) | values(events.Finished), max_size=3), st.integers(0, 9))

@@ -21,8 +21,9 @@ from gateway.dialects.registry import DIALECTS
 from shared.errors import UnsupportedContentError
 from shared.events import Failed, Started
 from shared.messages import ImagePart, Message, TextPart, ToolCallPart, ToolResultPart
-from shared.request import Envelope, ToolDefinition
+from shared.request import ToolDefinition
 from shared.wire import decode_envelope, encode
+from shared.work import Envelope, Generate
 from tests.support.images import image_part, shows
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
@@ -308,7 +309,7 @@ def test_images_of_both_dialects_reach_the_model(folder: Path, dialect: str) -> 
     asked = [{"role": "user", "content": [words("What is "), image, words("?")]}]
     body = {"model": "m", "max_tokens": 24, "temperature": 0.0, "messages": asked}
     parsed = DIALECTS[dialect].parse_request(body, {}, request_id="a").request
-    (sent,) = [decode_envelope(encode(Envelope(request=canonicalise(parsed), gateway="g"))).request]
+    (sent,) = [decode_envelope(encode(Envelope(work=Generate(request=canonicalise(parsed)), gateway="g"))).request]
     driver = Driver(folder)
     (answer,) = driver.run(sent)
     messages = [{"role": "user", "content": [words("What is "), wire(part), words("?")]}]

@@ -28,6 +28,7 @@ from shared.errors import WireError
 from shared.registry import ModelSpec
 from shared.request import PRIORITIES
 from shared.wire import JobSerializer
+from shared.work import LANES
 from tests.support.documentation import documented_metrics
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
@@ -58,7 +59,12 @@ def enqueue(client: redis.Redis, *names: str, queue: str = OWN) -> None:
     rq_queue = Queue(queue, connection=client, serializer=JobSerializer)
     for name in names:
         rq_queue.enqueue_call(
-            keys.JOB_FUNCTION, args=[name, 1, "00"], job_id=name, description="x", result_ttl=60, failure_ttl=60
+            keys.JOB_FUNCTION,
+            args=[name, 1, "00", "generate"],
+            job_id=name,
+            description="x",
+            result_ttl=60,
+            failure_ttl=60,
         )
 
 
@@ -69,7 +75,7 @@ def claims_of(client: redis.Redis, worker: str = ME, ttl_s: float = 6) -> Claims
 def claim(claims: Claims, most: int, at: datetime | None = None) -> list[Claimed]:
     """As many as that, of any class."""
     quota = Quota(most, UNBOUNDED)
-    return list(claims.claim([quota] * len(PRIORITIES), at or now()).jobs)
+    return list(claims.claim([quota] * len(LANES), at or now()).jobs)
 
 
 def ids(claimed: list[Claimed]) -> list[str]:
@@ -185,26 +191,42 @@ def test_the_highest_class_is_claimed_first_and_each_class_in_its_order(redis_cl
 def test_no_more_is_claimed_than_each_class_has_places_for(redis_client: redis.Redis) -> None:
     for priority in PRIORITIES:
         enqueue(redis_client, *(f"{priority}{number}" for number in range(3)), queue=own(priority))
-    most = [Quota(count, UNBOUNDED) for count in (2, 4, 4, 4)]
+    most = [Quota(count, UNBOUNDED) for count in (2, 4, 4, 4, 0)]
     taken = claims_of(redis_client).claim(most, now())
     assert ids(list(taken.jobs)) == ["interactive0", "interactive1", "subagent0", "subagent1"]
     assert taken.backlog.waiting == (1, 1, 3, 3)
+
+
+def test_what_is_done_beside_the_batch_has_a_quota_of_its_own(redis_client: redis.Redis) -> None:
+    for lane in ("interactive", "count"):
+        enqueue(redis_client, *(f"{lane}{number}" for number in range(4)), queue=own(lane))
+    none, some = Quota(0, 0), Quota(3, UNBOUNDED)
+    taken = claims_of(redis_client).claim([none, none, none, none, some], now())
+    assert ids(list(taken.jobs)) == ["count0", "count1", "count2"], "full places and long prompts hold nothing back"
+    assert [(job.lane, job.priority, job.queue) for job in taken.jobs[:1]] == [
+        ("count", None, NAMES.queue(MODEL, "count"))
+    ]
+    assert (taken.backlog.waiting, taken.backlog.beside) == ((4, 0, 0, 0), {"count": 1})
+    taken = claims_of(redis_client).claim([some, some, some, some, some], now())
+    assert ids(list(taken.jobs)) == ["interactive0", "interactive1", "interactive2", "count3"]
 
 
 def test_no_more_is_claimed_than_can_be_begun_soon(redis_client: redis.Redis) -> None:
     for name, size in (("a-1", 40), ("b-1", 70), ("c-1", 10)):
         enqueue(redis_client, name)
         redis_client.set(NAMES.body("host", name[0], 1), bytes(size))
-    quotas = [Quota(9, 100)] * len(PRIORITIES)
+    quotas = [Quota(9, 100)] * len(LANES)
     assert ids(list(claims_of(redis_client).claim(quotas, now()).jobs)) == ["a-1", "b-1"]
-    assert ids(list(claims_of(redis_client).claim([Quota(9, 0)] * len(PRIORITIES), now()).jobs)) == []
+    assert ids(list(claims_of(redis_client).claim([Quota(9, 0)] * len(LANES), now()).jobs)) == []
     assert ids(list(claims_of(redis_client).claim(quotas, now()).jobs)) == ["c-1"]
 
 
 def test_what_is_left_is_counted_with_all_that_was_ever_put_there(redis_client: redis.Redis) -> None:
     enqueue(redis_client, "a", "b", "c")
     redis_client.hset(NAMES.placed(ME), "v", 7)
-    assert claims_of(redis_client).claim([Quota(1, UNBOUNDED)] * 4, now()).backlog == Backlog((2, 0, 0, 0), 7)
+    assert claims_of(redis_client).claim([Quota(1, UNBOUNDED)] * len(LANES), now()).backlog == Backlog(
+        (2, 0, 0, 0), 7, {"count": 0}
+    )
 
 
 def test_a_claimed_job_brings_its_body(redis_client: redis.Redis) -> None:

@@ -16,8 +16,9 @@ import redis
 from shared import wire
 from shared.clock import RedisClock
 from shared.config import load_settings
-from shared.errors import InvalidRequestError, ModelUnavailableError, WorkerLostError
+from shared.errors import InvalidRequestError, ModelUnavailableError, PromptTooLongError, WorkerLostError
 from shared.events import (
+    Counted,
     Event,
     Failed,
     Finished,
@@ -29,8 +30,9 @@ from shared.events import (
     Usage,
 )
 from shared.registry import ModelSpec
-from shared.request import Envelope, GenerateRequest, Resume, SamplingParams
+from shared.request import GenerateRequest, Resume, SamplingParams
 from shared.seal import keys_of_host
+from shared.work import Count, Envelope, Generate, Work
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
 from tests.support.sealed import SECRET
@@ -81,17 +83,26 @@ class Bench:
         resume: Resume | None = None,
         codes: tuple[int, ...] = (),
     ) -> Ticket:
-        envelope = Envelope(
-            request=request,
-            gateway=self.gateway.name,
-            attempt=attempt,
-            deadline_s=deadline_s,
-            resume=resume,
-            codes=codes,
-        )
-        body = wire.encode(envelope)
-        self.gateway.client.set(NAMES.body("host", request.id, attempt), body)
-        return Ticket(request.id, attempt, sign(request.id, attempt, body, secret, host="w"))
+        work = Generate(request=request, resume=resume)
+        return self.store_work(work, attempt=attempt, secret=secret, deadline_s=deadline_s, codes=codes)
+
+    def store_work(
+        self,
+        work: Work,
+        *,
+        attempt: int = 1,
+        secret: str = SECRET,
+        deadline_s: float = 0.0,
+        signed_as: str = "",
+        codes: tuple[int, ...] = (),
+    ) -> Ticket:
+        envelope = Envelope(work=work, gateway=self.gateway.name, attempt=attempt, deadline_s=deadline_s, codes=codes)
+        body, request_id, kind = wire.encode(envelope), work.request.id, signed_as or envelope.kind.name
+        self.gateway.client.set(NAMES.body("host", request_id, attempt), body)
+        return Ticket(request_id, attempt, sign(request_id, attempt, body, secret, host="w", kind=kind), kind)
+
+    def count(self, text: str, request_id: str = "c1", **fields: Any) -> None:
+        self.runner.submit(self.store_work(Count(request=build_request(text, request_id)), **fields))
 
     def ask(self, text: str, request_id: str = "r1", **fields: Any) -> Ticket:
         return self.submit(build_request(text, request_id), **fields)
@@ -148,6 +159,8 @@ class ScriptedEngine:
         self.on_load: Callable[[], None] = lambda: None
         self.on_submit: Callable[[], None] = lambda: None
         self.on_prepare: Callable[[], None] = lambda: None
+        self.on_count: Callable[[], None] = lambda: None
+        self.kinds = ("generate", "count")
 
     def open_turns(self) -> Turns | None:
         return None
@@ -155,7 +168,7 @@ class ScriptedEngine:
     def load(self, report: Callable[[float], None]) -> EngineInfo:
         report(0.5)
         self.on_load()
-        return EngineInfo(context_tokens=100, gives_token_ids=self.gives_token_ids)
+        return EngineInfo(context_tokens=100, gives_token_ids=self.gives_token_ids, kinds=self.kinds)
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         self.on_prepare()
@@ -163,6 +176,7 @@ class ScriptedEngine:
         return Prepared(request=request, prompt_tokens=7, warnings=self.warnings, prompt_digest="7d", past=past)
 
     def count(self, request: GenerateRequest) -> int:
+        self.on_count()
         return 7
 
     def submit(self, prepared: Prepared) -> None:
@@ -580,7 +594,7 @@ def test_cancelling_before_the_body_is_read_still_tells_the_client(bench: Bench)
     ticket = bench.store(build_request("hi"))
     held_up = threading.Event()
     for _ in range(4):
-        bench.runner._pool.submit(held_up.wait, 10)
+        bench.runner._pools["generate"].submit(held_up.wait, 10)
     bench.runner.submit(ticket)
     bench.runner.cancel("r1")
     held_up.set()
@@ -750,3 +764,132 @@ def test_sixty_four_requests_at_once_keep_their_streams_apart(bench: Bench) -> N
     for number in range(64):
         assert bench.gateway.completion(f"r{number}").parts[0].text == f"a{number} b{number} c{number}"  # type: ignore[union-attr]
         assert bench.gateway.entry_seqs(f"r{number}") == list(range(len(bench.gateway.entry_seqs(f"r{number}"))))
+
+
+# --- beside the batch -----------------------------------------------------------------------------------------------
+
+
+class PanicError(BaseException):
+    """As PyO3 raises it when a tokenizer's Rust code panics."""
+
+
+def test_a_count_is_answered_with_one_event_and_recorded(acted: Bench) -> None:
+    acted.count("one two three")
+    assert acted.gateway.wait_for(Counted, "c1").input_tokens == 7
+    assert (acted.gateway.events("c1"), acted.gateway.entry_seqs("c1")) == ([Counted(input_tokens=7)], [0])
+    ended = acted.report(Ended)
+    assert (ended.ticket.kind, ended.error, ended.usage) == ("count", None, Usage(input_tokens=7))
+    wait_until(lambda: not acted.gateway.client.exists(NAMES.body("host", "c1", 1)), "the body is not needed any more")
+
+
+def test_counts_are_no_requests_of_the_engine(acted: Bench, scripted: ScriptedEngine) -> None:
+    acted.count("x")
+    acted.report(Ended)
+    assert scripted.taken == []
+    assert (acted.runner.totals.finished, acted.runner.totals.input_tokens, acted.runner.in_flight) == (0, 0, 0)
+
+
+def test_counts_are_done_side_by_side(acted: Bench, scripted: ScriptedEngine) -> None:
+    together = threading.Barrier(8)
+    scripted.on_count = lambda: together.wait(10)  # type: ignore[assignment,return-value]
+    for number in range(16):
+        acted.count("x", f"c{number}")
+    assert [acted.gateway.counted(f"c{number}") for number in range(16)] == [7] * 16
+
+
+def test_counts_are_answered_while_every_thread_prepares_a_prompt(acted: Bench, scripted: ScriptedEngine) -> None:
+    go = threading.Event()
+    scripted.on_prepare = lambda: go.wait(10)  # type: ignore[assignment,return-value]
+    for number in range(8):
+        acted.ask("x", f"r{number}")
+    acted.count("x")
+    assert acted.gateway.counted("c1") == 7
+    go.set()
+
+
+def test_a_prompt_that_cannot_be_counted_says_why(acted: Bench, scripted: ScriptedEngine) -> None:
+    scripted.on_count = fail_with(PromptTooLongError.of(9, 8))
+    acted.count("x")
+    failed = acted.gateway.wait_for(Failed, "c1")
+    assert (failed.code, failed.details) == ("prompt_too_long", {"prompt_tokens": 9, "context_tokens": 8})
+
+
+@pytest.mark.parametrize("kind", [KeyError, PanicError])
+def test_an_unexpected_error_while_counting_is_an_internal_one_without_its_text(
+    acted: Bench, scripted: ScriptedEngine, kind: type[BaseException]
+) -> None:
+    scripted.on_count = fail_with(kind("a secret prompt"))
+    acted.count("x")
+    failed = acted.gateway.wait_for(Failed, "c1")
+    assert failed.code == "internal"
+    assert "secret" not in failed.message
+
+
+def test_a_count_nobody_waits_for_any_more_is_not_done(acted: Bench, scripted: ScriptedEngine) -> None:
+    scripted.on_count = fail_with(AssertionError("counted"))
+    acted.count("x", deadline_s=time.time() - 1)
+    assert acted.gateway.wait_for(Failed, "c1").code == "deadline_exceeded"
+
+
+def test_a_count_that_is_cancelled_is_told_so_and_nothing_else(acted: Bench, scripted: ScriptedEngine) -> None:
+    entered, go = threading.Event(), threading.Event()
+    scripted.on_count = lambda: (entered.set(), go.wait(10))  # type: ignore[assignment,func-returns-value]
+    acted.count("x")
+    assert entered.wait(10)
+    assert acted.runner.cancel("c1")
+    go.set()
+    assert acted.gateway.wait_for(Failed, "c1").code == "cancelled"
+    scripted.on_count = lambda: None
+    acted.count("y", "c2")
+    acted.gateway.counted("c2")
+    assert [type(event) for event in acted.gateway.events("c1")] == [Failed]
+
+
+def test_counts_that_a_stopping_worker_holds_end_with_a_retryable_error(acted: Bench, scripted: ScriptedEngine) -> None:
+    entered, go = threading.Event(), threading.Event()
+    scripted.on_count = lambda: (entered.set(), go.wait(10))  # type: ignore[assignment,func-returns-value]
+    acted.count("x")
+    assert entered.wait(10)
+    acted.runner.end_all(WorkerLostError("the worker is stopping"))
+    error = acted.gateway.wait_for(Failed, "c1").error()
+    go.set()
+    assert (error.code, error.retryable) == ("worker_lost", True)
+
+
+@pytest.mark.parametrize(
+    ("work", "signed_as"),
+    [
+        (Count(request=build_request("x")), "generate"),
+        (Generate(request=build_request("x")), "count"),
+    ],
+)
+def test_what_was_signed_as_one_kind_of_work_is_never_done_as_another(
+    acted: Bench, scripted: ScriptedEngine, work: Work, signed_as: str
+) -> None:
+    acted.runner.submit(acted.store_work(work, signed_as=signed_as))
+    failed = acted.gateway.wait_for(Failed)
+    assert (failed.code, "another kind" in failed.message) == ("wire", True)
+    assert scripted.taken == []
+
+
+def test_a_signature_of_one_kind_does_not_hold_for_another_of_the_same_bytes(
+    acted: Bench, scripted: ScriptedEngine
+) -> None:
+    ticket = acted.store_work(Generate(request=build_request("x")))
+    body = acted.gateway.client.get(NAMES.body("host", "r1", 1))
+    assert isinstance(body, bytes)
+    stolen = replace(ticket, signature=sign("r1", 1, body, host="w", kind="count"))
+    acted.runner.submit(stolen)
+    assert acted.gateway.wait_for(Failed).code == "wire"
+    assert scripted.taken == []
+
+
+def test_work_that_the_engine_does_not_do_is_refused_in_words(redis_url: str, scripted: ScriptedEngine) -> None:
+    scripted.kinds = ("count",)
+    with bench_with(redis_url, scripted) as bench:
+        bench.ask("x")
+        failed = bench.gateway.wait_for(Failed)
+        assert (failed.code, failed.details["worker"]) == ("unsupported_work", "w")
+        assert "generate" in failed.message
+        bench.count("x")
+        assert bench.gateway.counted("c1") == 7

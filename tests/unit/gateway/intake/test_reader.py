@@ -19,7 +19,8 @@ from gateway.intake.reading import Asked, read_request
 from shared import wire
 from shared.errors import InvalidRequestError, OverloadedError
 from shared.processes import is_running
-from shared.request import Envelope, PackedRequest
+from shared.request import PackedRequest
+from shared.work import Envelope, Generate
 from tests.support.gateway import until
 
 ASKED = Asked(headers={"x-claude-code-session-id": "s"}, request_id="r1", hint="; a hint")
@@ -73,8 +74,8 @@ def test_a_large_body_becomes_the_request_that_it_would_have_become_at_once(name
     there = asyncio.run(main())
     assert isinstance(there.request, PackedRequest)
     assert (there.stream, there.reply, there.warnings) == (direct.stream, direct.reply, direct.warnings)
-    assert wire.encode(Envelope(request=there.request, gateway="g")) == wire.encode(
-        Envelope(request=direct.request, gateway="g")
+    assert wire.encode(Envelope(work=Generate(request=there.request), gateway="g")) == wire.encode(
+        Envelope(work=Generate(request=direct.request), gateway="g")
     )
 
 

@@ -1,0 +1,103 @@
+"""What a worker can be asked to do: the kinds of work, and the envelope in which one travels.
+
+A kind is a class, a row of `KINDS`, and a code in `shared.wire`. Its name is signed with every job, so that what was
+signed as one kind of work is never done as another, and is part of `WorkerLease.kinds`, so that it goes to workers that
+take it. An embedding, a transcript or speech would be another class and row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.events import Counted, Finished
+from shared.keys import job_id
+from shared.request import PRIORITIES, GenerateRequest, Priority, Resume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generate:
+    """An answer, by the engine. `resume` makes it go on where an earlier attempt was, instead of beginning anew."""
+
+    request: GenerateRequest
+    resume: Resume | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """The tokens of the prompt that `Generate` would have, answered with `Counted`."""
+
+    request: GenerateRequest
+
+
+Work = Generate | Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A row of `KINDS`. `name` is the wire contract. `lane` is the kind's own, for what is done beside the engine's
+    batch; empty: its jobs stand in the lanes of their requests' classes and take places in the batch. `begins` is the
+    state of `shared.events` in which its answer begins, `ends` the event that ends it when all went well."""
+
+    name: str
+    lane: str = ""
+    begins: str
+    ends: type
+
+
+KINDS: dict[type[Work], Kind] = {
+    Generate: Kind(name="generate", begins="waiting", ends=Finished),
+    Count: Kind(name="count", lane="count", begins="counting", ends=Counted),
+}
+KINDS_BY_NAME = {kind.name: kind for kind in KINDS.values()}
+ENDS = tuple(kind.ends for kind in KINDS.values())
+LANES_BESIDE = tuple(kind.lane for kind in KINDS.values() if kind.lane)
+LANES = (*PRIORITIES, *LANES_BESIDE)  # a list for each, first served first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """Work on its way to a worker: body of `req:{id}`.
+
+    `gateway` is where the frames go. `deadline_s` is the time by which somebody must have begun with it, in
+    Redis's time (see `shared.clock`).
+    `attempt` starts at 1 and is part of every frame that answers it. `codes` are those that the gateway reads; it is
+    sealed for one host, whom gateway records, which only gateways can open, tell nothing.
+    """
+
+    work: Work
+    gateway: str
+    attempt: int = 1
+    deadline_s: float = 0.0
+    codes: tuple[int, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[type(self.work)]
+
+    @property
+    def request(self) -> GenerateRequest:
+        return self.work.request
+
+    @property
+    def job_id(self) -> str:
+        return job_id(self.work.request.id, self.attempt)
+
+    @property
+    def subject(self) -> str:
+        """What its signature is about."""
+        return job_subject(self.kind.name, self.job_id)
+
+
+def lane_of(kind: Kind, priority: Priority) -> str:
+    """Where a job of the kind waits."""
+    return kind.lane or priority
+
+
+def has_lane(kind: Kind, lane: str) -> bool:
+    """Whether a job of the kind may wait in the lane."""
+    return lane == kind.lane if kind.lane else lane in PRIORITIES
+
+
+def job_subject(kind_name: str, job: str) -> str:
+    """What a job's signature is about: the kind of work, and the attempt."""
+    return f"{kind_name} {job}"

@@ -1,0 +1,35 @@
+"""How each kind of work is done on a worker: the registry of kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.events import Event, Usage
+from shared.work import KINDS, Count, Generate, Work
+from worker.engines.base import Engine
+from worker.serving.counting import count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InBatch:
+    """Prepared on one of `threads`, then submitted to the engine, whose outputs answer it."""
+
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """Done on one of `threads` of its own, beside the engine's batch and never behind it. `answer` gives the event that
+    answers and ends it, and raises what the client is told; it may run on several threads at once."""
+
+    threads: int
+    answer: Callable[[Engine, Any], tuple[Event, Usage]]
+
+
+HANDLERS: Mapping[type[Work], InBatch | Beside] = {
+    Generate: InBatch(threads=4),
+    Count: Beside(threads=8, answer=count),
+}
+THREADS_BESIDE = {KINDS[cls].lane: handler.threads for cls, handler in HANDLERS.items() if KINDS[cls].lane}
