@@ -83,7 +83,7 @@ def split_words(text: str) -> list[str]:
 
 def count_words(request: GenerateRequest) -> int:
     """Words of everything the client sent, at least 1."""
-    texts = [text for message in request.messages for text in _texts(message)]
+    texts = [request.prompt, *(text for message in request.messages for text in _texts(message))]
     for tool in request.tools:
         texts += [tool.name, tool.description, orjson.dumps(tool.parameters).decode()]
     return max(1, sum(len(text.split()) for text in texts))
@@ -99,7 +99,7 @@ def parse_script(request: GenerateRequest) -> Script:
     """Read the last message as the module's text says."""
     last = request.messages[-1] if request.messages else None
     if last is None:
-        return Script()
+        return Script(text=request.prompt)
     if last.role == "tool":
         return Script(text="\n".join(_texts(last)))
     lines: list[str] = []

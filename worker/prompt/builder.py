@@ -1,8 +1,9 @@
 """From a request to its prompt, in the best way that the model's template allows.
 
-First choice: unit by unit in small conversations, so that a turn's cost does not grow with the history. Second: the
-same behind the calls that went before, for a template that counts them. Last: whole. Which one is right is tried when
-the model is loaded; a conversation that proves it wrong moves the builder on to whole renderings.
+A raw prompt is its text. For a conversation, first choice: unit by unit in small conversations, so that a turn's
+cost does not grow with the history. Second: the same behind the calls that went before, for a template that
+counts them. Last: whole. Which one is right is tried when the model is loaded; a conversation that proves it wrong
+moves the builder on to whole renderings.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from shared.errors import PromptTooLongError
+from shared.errors import InvalidRequestError, PromptTooLongError
 from shared.messages import Message
 from shared.request import GenerateRequest
 from worker.formats.harmony import HEADER
@@ -39,7 +40,7 @@ from worker.prompt.too_long import refuse_hopeless
 from worker.prompt.tool_show import ToolShow
 from worker.prompt.traits import find_traits
 from worker.prompt.turns import Turns
-from worker.prompt.values import Prompt
+from worker.prompt.values import Boundary, Prompt
 from worker.prompt.verify import is_local
 
 _logger = logging.getLogger(__name__)
@@ -130,6 +131,16 @@ class PromptBuilder:
         return self._by_whole.build(head, conversation, prefill)
 
     def _of_any_length(self, request: GenerateRequest) -> Prompt:
+        return self._raw(request.prompt) if request.prompt else self._of_conversation(request)
+
+    def _raw(self, text: str) -> Prompt:
+        """What the client wrote, to be gone on with; the cache shares what it has in common with others."""
+        tokens = self._encoder.raw(text)
+        if not tokens:
+            raise InvalidRequestError("the prompt has no tokens", param="prompt")
+        return Prompt(tokens=tokens, boundaries=(Boundary("prompt", 0, len(tokens)),), in_reasoning=False)
+
+    def _of_conversation(self, request: GenerateRequest) -> Prompt:
         album = ImageAlbum(request.messages, self._images)
         head, conversation, prefill = self._read(request, album)
         prompt = self._build(head, conversation, prefill)

@@ -92,6 +92,11 @@ class Encoder:
             return self._whole(text)
         return [token for segment in text.split(MARK) for token in self._whole(segment)]
 
+    def raw(self, text: str) -> list[int]:
+        """A text that is a prompt as it stands: with what the tokenizer itself puts at a text's beginning or end, and
+        control tokens where they are spelled."""
+        return self._whole(text, as_text=True)
+
     def single(self, text: str) -> int | None:
         """The token that is all of `text`, if there is one."""
         tokens = self.encode(text)
@@ -102,13 +107,13 @@ class Encoder:
         tokens, others = self.encode(one), self.encode(other)
         return tokens[: common_length(tokens, others)]
 
-    def _whole(self, text: str) -> list[int]:
+    def _whole(self, text: str, *, as_text: bool = False) -> list[int]:
         try:
-            return list(self._tokenizer.encode(text, add_special_tokens=False))
+            return list(self._tokenizer.encode(text, add_special_tokens=as_text))
         except TypeError:
             # Half of a surrogate pair, from an escape in a call's arguments: no tokenizer takes it.
             whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            return list(self._tokenizer.encode(whole, add_special_tokens=False))
+            return list(self._tokenizer.encode(whole, add_special_tokens=as_text))
 
     def _in_segments(self, text: str) -> list[int]:
         tokens: list[int] = []

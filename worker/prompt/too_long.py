@@ -44,6 +44,7 @@ def refuse_hopeless(request: GenerateRequest, encoder: Encoder, context_tokens: 
 
 
 def _texts(request: GenerateRequest) -> Iterator[str]:
+    yield request.prompt
     for tool in request.tools:
         if not tool.deferred:
             yield tool.description

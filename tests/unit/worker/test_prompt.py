@@ -740,3 +740,50 @@ def test_threads_build_the_same_prompts() -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+# --- raw prompts ----------------------------------------------------------------------------------------------------
+
+
+def raw(text: str) -> GenerateRequest:
+    return GenerateRequest(id="r", model="m", messages=(), prompt=text)
+
+
+@each_family
+@pytest.mark.parametrize("text", ["def add(a, b):\n    return ", " spaces  kept \n", "ünïcode 漢字 \U0001f600"])
+def test_a_raw_prompt_is_its_text_alone_in_the_tokenizers_own_way(name: str, text: str) -> None:
+    prompt = shared_builder(name).build(raw(text))
+    assert prompt.tokens == list(tokenizer_of(name).encode(text))
+    assert (prompt.in_reasoning, prompt.continues, prompt.spans, prompt.warnings) == (False, False, (), ())
+    assert shared_builder(name).count_tokens(raw(text)) == len(prompt.tokens)
+
+
+@each_family
+def test_control_tokens_in_a_raw_prompt_are_what_they_are_spelled(name: str) -> None:
+    """Whoever writes the whole prompt writes its control tokens: of a turn, or to fill in the middle."""
+    tokenizer = tokenizer_of(name)
+    ends = {tokenizer.convert_ids_to_tokens(token): token for token in tokenizer.eos_token_ids}
+    for spelling, token in ends.items():
+        assert shared_builder(name).build(raw(f"a{spelling}b")).tokens.count(token) >= 1
+
+
+def test_a_raw_prompt_that_is_too_long_is_refused_with_its_length_and_still_counted() -> None:
+    builder = builder_of("demo", context_tokens=8)
+    with pytest.raises(PromptTooLongError) as caught:
+        builder.build(raw("word " * 20))
+    assert caught.value.details["prompt_tokens"] == builder.count_tokens(raw("word " * 20)) > 8
+
+
+def test_a_raw_prompt_far_beyond_the_window_is_not_tokenised_to_its_end() -> None:
+    builder = builder_of("demo", context_tokens=8)
+    with pytest.raises(PromptTooLongError):
+        builder.build(raw("word " * 100_000))
+
+
+def test_half_of_a_surrogate_pair_in_a_raw_prompt_is_survived() -> None:
+    assert shared_builder("demo").build(raw("half \ud83d")).tokens
+
+
+def test_raw_prompts_end_where_what_was_computed_is_kept() -> None:
+    prompt = shared_builder("demo").build(raw("one two"))
+    assert [(boundary.kind, boundary.offset) for boundary in prompt.boundaries] == [("prompt", len(prompt.tokens))]
