@@ -26,6 +26,7 @@ from gateway.http.middleware import BodyLimit, Counted, ErrorAnswers, RequestCon
 from gateway.http.routes import ROUTES, Route, Work
 from gateway.http.status import Greeting, Health, MetricsPage, Model, Models, Ready, Status
 from gateway.http.visitors import Visitors
+from gateway.models.names import keep_telling_dead
 from gateway.parts import Parts, build_parts
 from shared.config import Settings
 from shared.errors import BrokerUnavailableError, MethodNotAllowedError, OverloadedError, RouteNotFoundError
@@ -141,6 +142,7 @@ async def running_tasks(parts: Parts, fail: Callable[[], None]) -> AsyncIterator
 
     works = {"fleet": fleet.run(), "frames": hub.run(), "watchdog": watchdog.run()}
     works["moves"] = keep_moving(parts.dispatcher, fleet)
+    works["names"] = keep_telling_dead(parts.names)
     tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
     for task in tasks:
         task.add_done_callback(report_end)

@@ -38,6 +38,7 @@ class Parts:
     jobs: JobQueue
     dispatcher: Dispatcher
     reader: BodyReader
+    names: ModelNames
     intake: Intake
     metrics: Metrics
     connections: tuple[redis.asyncio.Redis, ...]
@@ -71,6 +72,7 @@ def build_parts(settings: Settings) -> Parts:
         limits=Limits.of(settings),
         observer=metrics,
     )
+    model_names = ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model)
     return Parts(
         settings=settings,
         fleet=fleet,
@@ -78,7 +80,8 @@ def build_parts(settings: Settings) -> Parts:
         jobs=jobs,
         dispatcher=dispatcher,
         reader=BodyReader(),
-        intake=Intake(ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model), policies),
+        names=model_names,
+        intake=Intake(model_names, policies),
         metrics=metrics,
         connections=(broker, subscriber),
     )

@@ -165,6 +165,9 @@ class Fleet:
         return next((m.reason for m in records), "")
 
 
+MODEL_KEYS = ("id", "source", "engine", "options", "load")  # of an entry of models.json
+
+
 def parse_models(data: Any) -> tuple[ModelSpec, ...]:
     """`models.json`: `{"models": [{"id", "source", "engine", "options", "load"} | "path-or-id", …]}`."""
     entries = data.get("models") if isinstance(data, dict) else data

@@ -27,8 +27,11 @@ from gateway.command.launch import (
 )
 from gateway.command.runfile import reachable, read_running
 from gateway.command.stack import Stack, describe_model
+from gateway.dialects.registry import TIERS, VENDOR_NAMES
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import drain
+from gateway.models.dead_names import find_dead_names
+from gateway.models.settings_files import Policies
 from shared.config import Settings, child_environment, load_secret, load_settings, plain_environment, resolve_source
 from shared.connections import build_async_redis
 from shared.errors import BrokerUnavailableError, ConfigError, GatewayError
@@ -36,6 +39,7 @@ from shared.keys import Names
 from shared.log import set_up_logging
 from shared.registry import ENGINE_NAMES, Fleet, Stranger, WorkerLease
 from shared.seal import Keyring
+from shared.slips import find_slips
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -96,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if settings.config_dir is not None and not settings.config_dir.is_dir():
             raise ConfigError(f"--config {settings.config_dir}: there is no such folder")
+        if options.command in _STARTING:
+            _tell_slips(settings)
         return _COMMANDS[options.command](settings, options)
     except GatewayError as error:
         print(f"mlx-gateway: {error}", file=sys.stderr)
@@ -218,10 +224,22 @@ def _doctor(settings: Settings, _: argparse.Namespace) -> int:
         print(f"{mark} {finding.subject}: {finding.text}", flush=True)
         is_sound = is_sound and (finding.is_fine or not finding.is_needed)
     if read_running(settings.state_dir) is not None:
-        for lease in _read_fleet(settings).workers:
-            mark = "note" if "unread" in lease.template else "ok  "
-            print(f"{mark} chat template of {lease.model}: {describe_template(lease.template)}")
+        _examine_running(settings)
     return 0 if is_sound else 1
+
+
+def _examine_running(settings: Settings) -> None:
+    fleet = _read_fleet(settings)
+    for lease in fleet.workers:
+        mark = "note" if "unread" in lease.template else "ok  "
+        print(f"{mark} chat template of {lease.model}: {describe_template(lease.template)}")
+    for line in find_dead_names(fleet, Policies(settings).routes(), VENDOR_NAMES):
+        print(f"note names: {line}")
+
+
+def _tell_slips(settings: Settings) -> None:
+    for slip in find_slips(settings, TIERS):
+        print(f"mlx-gateway: note: {slip}", file=sys.stderr)
 
 
 def _launch(settings: Settings, options: argparse.Namespace) -> int:
@@ -307,6 +325,7 @@ _COMMANDS = {
     "doctor": _doctor,
     "launch": _launch,
 }
+_STARTING = ("up", "gateway", "host", "worker")  # what stays, and reads the settings
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from gateway.command.runfile import read_running
 from gateway.command.stack import check_redis, listen
+from gateway.dialects.registry import TIERS
 from shared.config import Settings, model_folders
 from shared.errors import ConfigError
 from shared.redis_server import find_redis, redis_version
+from shared.slips import find_slips
 
 _IMPORT_S = 60.0
 _SHOWN_MODELS = 20
@@ -43,6 +45,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _mlx()
     yield Finding(subject="memory", is_fine=True, text=f"{memory_bytes() / 2**30:.1f} GiB")
     yield _state(settings)
+    yield _settings(settings)
     yield _models()
 
 
@@ -90,6 +93,12 @@ def _state(settings: Settings) -> Finding:
         return Finding(subject="state", is_fine=True, text=f"logs and caches are kept in {settings.state_dir}")
     text = f"nothing can be kept in {settings.state_dir}: {folder} is not a folder that can be written; see --state"
     return Finding(subject="state", is_fine=False, text=text)
+
+
+def _settings(settings: Settings) -> Finding:
+    slips = list(find_slips(settings, TIERS))
+    text = "".join(f"\n    {slip}" for slip in slips) or "everything that is set is read"
+    return Finding(subject="settings", is_fine=not slips, is_needed=False, text=text)
 
 
 def _models() -> Finding:

@@ -22,3 +22,4 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
 )
 
 VENDOR_NAMES: Final[Sequence[VendorNames]] = (NAMES,)
+TIERS: Final = tuple(tier for vendor in VENDOR_NAMES for tier in vendor.tiers)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from gateway.models.dead_names import find_dead_names
 from gateway.models.resolve import VendorNames, resolve
 from gateway.models.settings_files import Policies
 from shared.errors import ModelNotFoundError, OverloadedError
 from shared.registry import Fleet
 from shared.routing import Target
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 10.0
 
 
 class FleetSource(Protocol):
@@ -43,6 +50,22 @@ class ModelNames:
             await self._fleet.refresh()
             return self._resolve(name)
 
+    def dead(self) -> frozenset[str]:
+        """What the settings files name and nobody serves, a line each."""
+        return frozenset(find_dead_names(self._fleet.snapshot, self._policies.routes(), self._vendors))
+
     def _resolve(self, name: str) -> Target:
         routes, last_used = self._policies.routes(), self._last_used()
         return resolve(name, self._fleet.snapshot, routes, last_used=last_used, vendors=self._vendors)
+
+
+async def keep_telling_dead(names: ModelNames) -> None:
+    """Log, for ever and each once, the names that lead nowhere at two looks: a host may come a little later."""
+    before: frozenset[str] = frozenset()
+    told: frozenset[str] = frozenset()
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        dead = names.dead()
+        for line in sorted(dead & before - told):
+            logger.warning("%s", line)
+        before, told = dead, dead & (told | before)

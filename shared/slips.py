@@ -1,0 +1,86 @@
+"""What a person has set and nobody reads: misspelt variables, files, keys and tiers, each with what was meant.
+
+None of them is an error: a newer or older version may know the name, and another program may own the variable. They
+are told when a process starts, and by `mlx-gateway doctor`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from shared.config import SETTINGS_FILES, Settings, SettingsFile, environment_name, plain_environment
+from shared.errors import ConfigError
+from shared.registry import MODEL_KEYS
+from shared.routing import Target
+
+_OURS: Final = ("MLX_GATEWAY_", "MLX_CACHE_")
+_FOR_TESTS: Final = "MLX_GATEWAY_TEST_"
+_CLOSE: Final = 0.6  # of difflib's ratio: one or two letters of a word
+
+
+def find_slips(settings: Settings, tiers: Sequence[str], environ: Mapping[str, str] | None = None) -> Iterator[str]:
+    """One line for each. `tiers` are those that clients can ask for. Files that do not parse are left to those who
+    read them."""
+    yield from _variables(plain_environment() if environ is None else environ)
+    if settings.config_dir is not None:
+        yield from _files(settings.config_dir)
+        yield from _models(_content(settings, "models.json"))
+        yield from _tiers(_content(settings, "claude_routing.json"), tiers)
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[str]:
+    known = {environment_name(each.name) for each in fields(Settings)}
+    for name in sorted(environ):
+        if name.startswith(_OURS) and name not in known and not name.startswith(_FOR_TESTS):
+            yield f"nothing reads the variable {name}{_meant(name, known)}"
+
+
+def _files(folder: Path) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.glob("*.json")):
+            if path.name not in SETTINGS_FILES:
+                yield f"nothing reads the file {path}{_meant(path.name, SETTINGS_FILES)}"
+
+
+def _models(data: Any) -> Iterator[str]:
+    entries = data.get("models") if isinstance(data, dict) else data
+    if isinstance(data, dict):
+        yield from _keys("models.json", data, {"models"})
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if isinstance(entry, dict):
+            yield from _keys(f"models.json: entry {index}", entry, MODEL_KEYS)
+
+
+def _tiers(data: Any, known: Sequence[str]) -> Iterator[str]:
+    if not isinstance(data, dict):
+        return
+    yield from _keys("claude_routing.json", data, {"tiers"})
+    tiers = data.get("tiers")
+    for tier, target in tiers.items() if isinstance(tiers, dict) else ():
+        if tier.lower() not in known:
+            yield f"claude_routing.json: no client asks for the tier {tier!r}{_meant(tier.lower(), known)}"
+        if isinstance(target, dict):
+            yield from _keys(f"claude_routing.json: tier {tier!r}", target, {each.name for each in fields(Target)})
+
+
+def _keys(where: str, table: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
+    for key in table:
+        if key not in known:
+            yield f"{where}: nothing reads {key!r}{_meant(key, known)}"
+
+
+def _content(settings: Settings, name: str) -> Any:
+    try:
+        return SettingsFile(settings, name).load()
+    except ConfigError:
+        return None
+
+
+def _meant(word: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=_CLOSE)
+    return f": did you mean {close[0]}?" if close else ""
