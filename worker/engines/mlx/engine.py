@@ -10,11 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import mlx.core as mx
 
-from shared.config import Settings, model_folders
+from shared.config import Settings
 from shared.errors import InternalError, PromptTooLongError, UnsupportedContentError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Started, TokenLogprob
 from shared.registry import ModelSpec
@@ -26,24 +25,14 @@ from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepare
 from worker.engines.mlx.constraints import Constraints
 from worker.engines.mlx.decode.batch import Token, first_token
 from worker.engines.mlx.decode.decoder import Decoder
-from worker.engines.mlx.decode.draft_model import DRAFT_CACHE_SHARE, load_draft
 from worker.engines.mlx.decode.parameters import named_logprob
 from worker.engines.mlx.decode.sampling import RowSampler
-from worker.engines.mlx.decode.speculation import Mode, build_speculation, parse_options
-from worker.engines.mlx.kv.cache import Layout
+from worker.engines.mlx.decode.speculation import Mode, build_speculation
 from worker.engines.mlx.kv.disk import DiskTier, open_disk
 from worker.engines.mlx.kv.store import PrefixStore
-from worker.engines.mlx.memory.plan import (
-    CacheSize,
-    machine_bytes,
-    memory_limit,
-    plan_memory,
-    set_limits,
-    weight_file_bytes,
-)
-from worker.engines.mlx.memory.room import Room, claim
-from worker.engines.mlx.model.models import LoadedModel, load
-from worker.engines.mlx.model.trial import tried
+from worker.engines.mlx.loading import load_whole
+from worker.engines.mlx.memory.room import Room
+from worker.engines.mlx.model.models import LoadedModel
 from worker.engines.mlx.output import output_format
 from worker.engines.mlx.prefill.prefiller import Prefiller
 from worker.engines.mlx.prefill.scheduler import PrefillCost
@@ -51,7 +40,6 @@ from worker.engines.mlx.prefill.sequence import Sequence
 from worker.engines.mlx.prefill.vision import Vision
 from worker.engines.mlx.preparing import Payload, Preparing
 from worker.engines.mlx.template_report import report_template
-from worker.model_folder import find_model
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import PromptBuilder
 from worker.prompt.image_files import ImageReader
@@ -93,17 +81,16 @@ class MlxEngine:
             raise
 
     def _load(self, report: Callable[[float], None]) -> EngineInfo:
-        mode, draft_source = parse_options(self._spec.options)
-        folder = self._claim_room()
-        loaded = load(folder, max_context_tokens=self._settings.max_context_tokens, report=report)
-        self._layout = tried(loaded.model, Layout.of(loaded.model))
-        self._size = CacheSize.of(loaded.model, self._layout)
-        draft = load_draft(draft_source, loaded) if draft_source else None
-        self._plan_memory(loaded, draft)
+        if self._settings.state_dir.is_absolute():  # what all workers of this host have in common
+            self._neighbours = Neighbours(self._settings.state_dir / "device")
+        found = load_whole(self._spec, self._settings, self._neighbours, report)
+        loaded, self._layout, self._size = found.model, found.layout, found.size
+        self._plan, self._weight_bytes, self._draft_bytes = found.plan, found.weight_bytes, found.draft_cache_bytes
+        self._context_tokens = found.context_tokens
         self._build_for_requests(loaded)
-        self._build_for_device(loaded, draft, mode)
+        self._build_for_device(loaded, found.draft, found.mode)
         self._loaded = loaded
-        log.info("loaded %s: %s", folder, self._describe())
+        log.info("loaded %s: %s", found.folder, self._describe())
         is_harmony = bool(output_format(loaded.tokenizer).harmony_tokens)
         return EngineInfo(
             context_tokens=self._context_tokens,
@@ -114,22 +101,6 @@ class MlxEngine:
             can_pause=True,
             template=report_template(loaded.tokenizer, self._builder),
         )
-
-    def _claim_room(self) -> Path:
-        """The model's folder, once the host's other workers have left room for it. Raises `ModelUnavailableError`."""
-        settings = self._settings
-        folder = find_model(self._spec.source, *model_folders())
-        if settings.state_dir.is_absolute():  # what all workers of this host have in common
-            self._neighbours = Neighbours(settings.state_dir / "device")
-        claim(self._neighbours, weight_file_bytes(folder), memory_limit(settings, machine_bytes()))
-        return folder
-
-    def _plan_memory(self, loaded: LoadedModel, draft: LoadedModel | None) -> None:
-        self._weight_bytes = loaded.weight_bytes + (draft.weight_bytes if draft is not None else 0)
-        self._plan = plan_memory(self._settings, self._size, self._weight_bytes, machine=machine_bytes())
-        self._draft_bytes = int(self._plan.cache_bytes * DRAFT_CACHE_SHARE) if draft is not None else 0
-        set_limits(self._plan)
-        self._context_tokens = min(loaded.context_tokens, self._plan.context_tokens)
 
     def _build_for_requests(self, loaded: LoadedModel) -> None:
         """What works beside the engine thread."""

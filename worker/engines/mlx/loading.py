@@ -1,0 +1,72 @@
+"""From a model's name to everything that is found out about it before it can serve: weights, layout, sizes, plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.config import Settings, model_folders
+from shared.registry import ModelSpec
+from worker.device.neighbours import Neighbours
+from worker.engines.mlx.decode.draft_model import DRAFT_CACHE_SHARE, load_draft
+from worker.engines.mlx.decode.speculation import Mode, parse_options
+from worker.engines.mlx.kv.cache import Layout
+from worker.engines.mlx.memory.plan import (
+    CacheSize,
+    MemoryPlan,
+    machine_bytes,
+    memory_limit,
+    plan_memory,
+    set_limits,
+    weight_file_bytes,
+)
+from worker.engines.mlx.memory.room import claim
+from worker.engines.mlx.model.models import LoadedModel, load
+from worker.engines.mlx.model.trial import tried
+from worker.model_folder import find_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeModel:
+    """A model in memory. `weight_bytes` and `draft_cache_bytes` are with the draft model's part; `context_tokens` is
+    what model and memory have room for."""
+
+    folder: Path
+    model: LoadedModel
+    layout: Layout
+    size: CacheSize
+    plan: MemoryPlan
+    draft: LoadedModel | None
+    mode: Mode
+    weight_bytes: int
+    draft_cache_bytes: int
+    context_tokens: int
+
+
+def load_whole(
+    spec: ModelSpec, settings: Settings, neighbours: Neighbours | None, report: Callable[[float], None]
+) -> WholeModel:
+    """Once the host's other workers have left room for it. Raises `ModelUnavailableError`."""
+    mode, draft_source = parse_options(spec.options)
+    folder = find_model(spec.source, *model_folders())
+    claim(neighbours, weight_file_bytes(folder), memory_limit(settings, machine_bytes()))
+    model = load(folder, max_context_tokens=settings.max_context_tokens, report=report)
+    layout = tried(model.model, Layout.of(model.model))
+    size = CacheSize.of(model.model, layout)
+    draft = load_draft(draft_source, model) if draft_source else None
+    weight_bytes = model.weight_bytes + (draft.weight_bytes if draft is not None else 0)
+    plan = plan_memory(settings, size, weight_bytes, machine=machine_bytes())
+    set_limits(plan)
+    return WholeModel(
+        folder=folder,
+        model=model,
+        layout=layout,
+        size=size,
+        plan=plan,
+        draft=draft,
+        mode=mode,
+        weight_bytes=weight_bytes,
+        draft_cache_bytes=int(plan.cache_bytes * DRAFT_CACHE_SHARE) if draft is not None else 0,
+        context_tokens=min(model.context_tokens, plan.context_tokens),
+    )
