@@ -110,7 +110,7 @@ class Dispatcher:
         leases, so that nobody is refused for time before those are seen."""
         await self._jobs.settle(_SETTLED_S)
         for pause_s in _LOOKS_S:
-            decided = self._decide(work, fleet=await self._fleet_now(work.request.model))
+            decided = self._decide(work, counted=await self._fleet_now(work.request.model))
             if isinstance(decided, Placed) or decided.error.details.get("reason") != "wait_too_long":
                 break
             await asyncio.sleep(pause_s)
@@ -124,14 +124,17 @@ class Dispatcher:
         return replace(fleet, workers=tuple(map(self._ledger.up_to, workers, counted)))
 
     def _decide(
-        self, work: Work, *, avoid: frozenset[str] = frozenset(), fleet: Fleet | None = None
+        self, work: Work, *, avoid: frozenset[str] = frozenset(), counted: Fleet | None = None
     ) -> Placed | Refused:
-        fleet = self._fleet.snapshot if fleet is None else fleet
+        """On the leases, or where the lists have been `counted` just now, on that: what is on its way to them may be
+        counted there already."""
+        fleet = self._fleet.snapshot if counted is None else counted
         reading = self.reading(work, fleet)
         if reading.refusal is not None:
             return reading.refusal
         request, kind = work.request, KINDS[type(work)]
         facts = Facts(
+            request_id=request.id,
             model=request.model,
             priority=request.priority,
             may_wait_s=self._limits.deadline_s(kind, request.priority),
@@ -139,7 +142,7 @@ class Dispatcher:
             avoid=avoid | reading.unable,
             kind=kind,
         )
-        return place(fleet, self.pending(fleet, request.model), facts)
+        return place(fleet, self.pending(fleet, request.model, with_coming=counted is None), facts)
 
     def reading(self, work: Work, fleet: Fleet) -> Reading:
         """Who of the model's ready workers of the kind reads the work."""
@@ -188,8 +191,8 @@ class Dispatcher:
         while True:
             attempt, found = dispatch.attempt, dispatch.attempt.place
             try:
-                async with self._space.taken(_body_bytes(dispatch.request)):
-                    number = await self._jobs.submit(self._envelope(dispatch), found)
+                with self._ledger.coming(found.worker, found.lane):
+                    number = await self._write(dispatch, found)
             except WorkerGoneError:
                 gone.add(found.worker)
                 attempt.place = self._anywhere(dispatch, gone)
@@ -197,6 +200,10 @@ class Dispatcher:
             if found.worker:
                 self._ledger.note(found.worker, number, found.lane)
             return
+
+    async def _write(self, dispatch: Dispatch, to: Placed) -> int:
+        async with self._space.taken(_body_bytes(dispatch.request)):
+            return await self._jobs.submit(self._envelope(dispatch), to)
 
     def _anywhere(self, dispatch: Dispatch, gone: set[str]) -> Placed:
         """A place on another worker; without one it waits for the model. It was admitted, so it is not refused now."""
@@ -239,7 +246,8 @@ class Dispatcher:
         attempt, was = dispatch.attempt, dispatch.attempt.place
         attempt.allow(to)
         try:
-            number = await self._jobs.move(self._envelope(dispatch), was, to)
+            with self._ledger.coming(to.worker, to.lane):
+                number = await self._jobs.move(self._envelope(dispatch), was, to)
         except WorkerGoneError:
             return
         if number:
@@ -254,12 +262,12 @@ class Dispatcher:
     def note_fleet(self, fleet: Fleet) -> None:
         self._ledger.forget(fleet.workers)
 
-    def pending(self, fleet: Fleet, model: str) -> Pending:
+    def pending(self, fleet: Fleet, model: str, *, with_coming: bool = True) -> Pending:
         """What is known beyond the leases."""
         return Pending(
-            since=self._ledger.since(fleet.workers),
+            since=self._ledger.since(fleet.workers, with_coming=with_coming),
             unplaced=self._fleet.unplaced.get(model, NONE),
-            since_beside=self._ledger.since_beside(fleet.workers),
+            since_beside=self._ledger.since_beside(fleet.workers, with_coming=with_coming),
             unplaced_beside=self._fleet.unplaced_beside.get(model, {}),
         )
 

@@ -37,6 +37,7 @@ def better_place(
     request, kind = work.request, KINDS[type(work)]
     own = next((w for w in fleet.ready_workers(request.model) if w.worker == was.worker), None)
     facts = Facts(
+        request_id=request.id,
         model=request.model,
         priority=request.priority,
         may_wait_s=math.inf,

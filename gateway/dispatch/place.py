@@ -9,6 +9,9 @@ of those before it count as ahead.
 Work that is done beside the batch (a kind with a lane of its own) takes no place and milliseconds. It goes where the
 fewest of its kind wait, and is refused only when too many do.
 
+Where workers are equal, each request has an order of its own among them. Two gateways do not hear of each other's
+choices before the next leases, and would put a burst on one list if the same name always came first.
+
 A request is refused for time only when even a lucky wait would be longer than it may wait: what was predicted is a
 sum of random times, and `_LUCK` deviations below its mean still counts as possible. While nothing was measured,
 nothing is refused for time. Counts always hold.
@@ -16,6 +19,7 @@ nothing is refused for time. Counts always hold.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,10 +38,11 @@ _PREFILL_LUCK = 0.7  # of a predicted prefill: a prefix may be found in the cach
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """One request: what it asks for and `may_wait_s`, how long it may wait until its prefill begins. `max_waiting` is
-    how many requests may wait for a model, those of other lanes not counted; `avoid` the workers that have failed this
-    request."""
+    """One request: its id, what it asks for and `may_wait_s`, how long it may wait until its prefill begins.
+    `max_waiting` is how many requests may wait for a model, those of other lanes not counted; `avoid` the workers that
+    have failed this request."""
 
+    request_id: str
     model: str
     priority: Priority
     may_wait_s: float
@@ -105,7 +110,7 @@ def _place_in_batch(workers: Sequence[WorkerLease], pending: Pending, facts: Fac
         key=lambda worker: (
             _expected_s(waits[worker.worker]) if is_known else 0.0,
             _busy(worker, pending),
-            worker.worker,
+            _rank(worker.worker, facts.request_id),
         ),
     )
     wait = waits[best.worker]
@@ -128,7 +133,7 @@ def _place_beside(workers: Sequence[WorkerLease], pending: Pending, facts: Facts
         return Refused(OverloadedError(text, retry_after_s=_SHORTEST_S, reason="queue_full"))
     if not workers:
         return Placed(lane=lane, reason="no worker holds the model yet")
-    best = min(waiting, key=lambda name: (waiting[name], name))
+    best = min(waiting, key=lambda name: (waiting[name], _rank(name, facts.request_id)))
     reason = "only worker" if len(workers) == 1 else "fewest wait"
     return Placed(lane=lane, worker=best, wait_s=None if waiting[best] else 0.0, reason=reason)
 
@@ -206,6 +211,12 @@ def _expected_s(wait: Wait | None) -> float:
 
 def _busy(worker: WorkerLease, pending: Pending) -> float:
     return (sum(worker.held) + sum(_waiting(worker, pending))) / max(1, worker.capacity)
+
+
+def _rank(worker: str, request_id: str) -> bytes:
+    """The worker's turn in an order that is the request's own: the same in every gateway, another for another request
+    (rendezvous hashing)."""
+    return hashlib.blake2b(f"{request_id}\0{worker}".encode(errors="replace"), digest_size=8).digest()
 
 
 def _clamped(seconds: float) -> int:

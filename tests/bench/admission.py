@@ -247,7 +247,13 @@ class Simulation:
     def _ask(self, priority: Priority) -> None:
         scenario = self._scenario
         job = Job(priority, self._world.now_s, self._drawn(scenario.prefill_s), self._drawn(scenario.decode_s))
-        facts = Facts(model=_MODEL, priority=priority, may_wait_s=scenario.may_wait_s, max_waiting=scenario.max_waiting)
+        facts = Facts(
+            request_id=f"r{len(self.outcome.accepted) + len(self.outcome.refused)}",
+            model=_MODEL,
+            priority=priority,
+            may_wait_s=scenario.may_wait_s,
+            max_waiting=scenario.max_waiting,
+        )
         decided = place(Fleet(workers=tuple(w.lease for w in self._workers.values())), self._pending(), facts)
         if isinstance(decided, Placed):
             job.predicted_s, job.on_end = decided.wait_s, lambda: self._world.after(0.0, self._asking(priority))

@@ -56,7 +56,7 @@ class Pair:
         return self.pool.submit(self.gateways[number % 2].post, MESSAGES, body, headers)
 
     def fill(self) -> list[EventSource]:
-        """Endless batch answers in every place."""
+        """Endless batch answers in every place, and both gateways have seen them there."""
         body = message("echo:words 100000", model=self.model, stream=True) | {"max_tokens": 100_000}
         streams = []
         for number in range(2 * CAPACITY):
@@ -64,10 +64,13 @@ class Pair:
             opened = gateway.stream(MESSAGES, body, {"x-mlx-gateway-priority": "batch"})
             streams.append(self.stack.enter_context(opened))
             wait_until(lambda: len(running_jobs(self.client, self.model)) == len(streams), "it runs")
+        for gateway in self.gateways:
+            wait_until(lambda gateway=gateway: held(gateway, self.model) == [CAPACITY] * 2, "it is seen")  # type: ignore[misc]
         return streams
 
     def wait_behind(self) -> list[Future[Reply]]:
-        """Batch work that waits on the lists of both."""
+        """Batch work that waits on the lists of both: a gateway shares out what it places itself, and each of them
+        placed two."""
         replies = [self.ask(f"batch {number}", number) for number in range(_WAITING)]
         wait_until(lambda: len(waiting_jobs(self.client, self.model)) == _WAITING, "all wait")
         assert len(self.lists()) == 2, "some on each worker's list"
@@ -102,6 +105,13 @@ def pair(gateways: tuple[Served, Served]) -> Iterator[Pair]:
 def ready_workers(gateway: Served, model: str) -> int:
     lines = gateway.get("/metrics").body.decode().splitlines()
     return sum(line.startswith("wk_up{") and f'model="{model}",state="ready"' in line for line in lines)
+
+
+def held(gateway: Served, model: str) -> list[int]:
+    """How many requests each of the model's workers holds, as the gateway has seen it."""
+    lines = gateway.get("/metrics").body.decode().splitlines()
+    rows = [line for line in lines if line.startswith(f'wk_in_flight{{model="{model}"')]
+    return [int(float(row.rpartition(" ")[2])) for row in rows]
 
 
 def answered(replies: list[Future[Reply]]) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,29 @@ def test_work_goes_to_a_worker_that_can_read_it(play: Callable[[Callable[[Parts]
         await come(lease("m", worker="b.m.e1", held=(3, 0, 0, 0)))
         assert await placed(asked(TextPart(text="hi"))) == "a.m.e1"
         assert await placed(asked(image)) == "b.m.e1"
+
+    play(scenario)
+
+
+def test_requests_that_come_at_once_are_spread_before_any_of_them_is_in_redis(
+    play: Callable[[Callable[[Parts], Awaitable[None]]], None],
+) -> None:
+    """Each is placed while those before it are still on their way there."""
+
+    async def scenario(parts: Parts) -> None:
+        for name in ("a.m.e1", "b.m.e1"):
+            await parts.jobs._redis.set(NAMES.lease(name), sealed_lease(lease("m", worker=name)))
+            await parts.jobs._redis.sadd(NAMES.workers, name)
+        await parts.fleet.refresh()
+
+        async def begin(number: int, leaving: AsyncExitStack) -> str:
+            dispatch = await parts.dispatcher.admit(queued(number).request, is_repeated=False)
+            await leaving.enter_async_context(parts.dispatcher.joined(dispatch))
+            return dispatch.attempt.place.worker
+
+        async with AsyncExitStack() as leaving:
+            found = Counter(await asyncio.gather(*(begin(number, leaving) for number in range(4))))
+        assert found == {"a.m.e1": 2, "b.m.e1": 2}
 
     play(scenario)
 

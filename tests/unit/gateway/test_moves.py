@@ -62,6 +62,19 @@ def test_a_lease_shows_what_was_placed_before_it() -> None:
     assert ledger.since([worker("w", placed=0)]) == {"w": (1, 0, 0, 2)}, "a count that was younger forgets nothing"
 
 
+def test_what_is_on_its_way_to_a_list_counts_until_it_is_there() -> None:
+    """It has no number yet: a count of the lists may hold it or not."""
+    ledger = Ledger()
+    ledger.note("w", 1, "batch")
+    shown = worker("w", placed=1)
+    with ledger.coming("w", "batch"), ledger.coming("w", "count"):
+        assert ledger.since([shown, worker("v")], with_coming=True) == {"w": (0, 0, 0, 1)}
+        assert ledger.since_beside([shown], with_coming=True) == {"w": {"count": 1}}
+        assert ledger.since([shown]) == {}
+        assert ledger.up_to(shown, worker("w", placed=2, queued=(0, 0, 0, 1))).held == (0, 0, 0, 0), "nobody took it"
+    assert ledger.since([shown], with_coming=True) == {}
+
+
 def test_what_a_lease_shows_and_who_is_gone_is_forgotten() -> None:
     ledger = Ledger()
     for name in ("a", "b"):

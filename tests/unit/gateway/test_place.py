@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -34,8 +35,10 @@ def decide(
     pending: Pending | None = None,
     avoid: tuple[str, ...] = (),
     kind: Kind = KINDS[Generate],
+    request_id: str = "r",
 ) -> Placed | Refused:
     facts = Facts(
+        request_id=request_id,
         model="m",
         priority=priority,
         may_wait_s=may_wait_s,
@@ -95,6 +98,16 @@ def test_a_worker_that_has_measured_nothing_gets_its_share() -> None:
 def test_what_this_gateway_has_just_placed_counts_before_a_lease_shows_it() -> None:
     pending = Pending(since={"a": counts(interactive=5)})
     assert placed(worker("a"), worker("b", held=counts(interactive=3)), pending=pending).worker == "b"
+
+
+@pytest.mark.parametrize("kind", [KINDS[Generate], KINDS[Count]])
+@pytest.mark.parametrize("held", [0, 4])
+def test_a_burst_is_spread_over_equal_workers_though_nobody_sees_the_others_choices(kind: Kind, held: int) -> None:
+    """Whichever comes first or is read first."""
+    workers = [worker(name, held=counts(batch=held)) for name in "abc"]
+    found = Counter(placed(*workers, kind=kind, request_id=f"r{number}").worker for number in range(300))
+    assert min(found[name] for name in "abc") > 70
+    assert placed(*workers, kind=kind) == placed(*reversed(workers), kind=kind)
 
 
 def test_only_the_same_class_and_those_before_it_are_ahead() -> None:
