@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from shared.cost import PrefillCost
 from shared.errors import ConfigError
 
 EngineName = Literal["mlx", "echo", "echo-streamed"]
@@ -49,7 +50,9 @@ class WorkerLease:
     its own lists when `placed` jobs had ever been put there, `waiting_s` the predicted prefill of what it holds and has
     not prefilled, `prefill_s` is the mean prefill of a request and `service_s` the mean time from its start to its end,
     with its deviation. `beside` are the jobs in the lanes of kinds that are done beside the engine's batch. `template`
-    is what a person should know of the model's chat template, by name.
+    is what a person should know of the model's chat template, by name. `prefill_pass_s` (seconds of each pass),
+    `prefill_token_s` (of each token), `prefill_depth_s` (of each token per token before it) and `prefill_pass_tokens`
+    (tokens of a whole pass) are what prefill costs here: `prefill_cost` holds them and predicts with them.
     """
 
     worker: str
@@ -85,6 +88,20 @@ class WorkerLease:
     template: dict[str, str] = field(default_factory=dict)
     kinds: tuple[str, ...] = ("generate", "count")
     beside: dict[str, int] = field(default_factory=dict)
+    prefill_pass_s: float = 0.0
+    prefill_token_s: float = 0.0
+    prefill_depth_s: float = 0.0
+    prefill_pass_tokens: int = 0
+
+    @property
+    def prefill_cost(self) -> PrefillCost:
+        """What prefill costs here; not `is_known` while nothing was measured."""
+        return PrefillCost(
+            pass_s=self.prefill_pass_s,
+            token_s=self.prefill_token_s,
+            depth_s=self.prefill_depth_s,
+            pass_tokens=self.prefill_pass_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from shared.cost import PrefillCost
 from shared.events import Event
 from shared.request import GenerateRequest, Resume
 from shared.work import KINDS, Count, Generate
@@ -77,9 +78,9 @@ class Output:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
     """Sampled for the lease, the metrics and before work is taken. Rates in tokens per second; `waiting_s` is the
-    predicted time of the prefills to come, by class (`PRIORITIES`), empty while unknown. `stalled_s` is for how long
-    the engine has worked without a sign of life; None when it keeps no clock, so that the silence of its outbox is
-    what counts."""
+    predicted time of the prefills to come, by class (`PRIORITIES`), empty while unknown; `prefill_cost` is what it is
+    predicted with. `stalled_s` is for how long the engine has worked without a sign of life; None when it keeps no
+    clock, so that the silence of its outbox is what counts."""
 
     running: int = 0
     waiting: int = 0
@@ -90,6 +91,7 @@ class EngineStats:
     waiting_s: tuple[float, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     stalled_s: float | None = None
+    prefill_cost: PrefillCost = field(default_factory=PrefillCost)
 
 
 class Outbox(Protocol):

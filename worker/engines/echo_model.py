@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.config import Settings
+from shared.cost import PrefillCost
 from shared.errors import ConfigError, PromptTooLongError, WorkerLostError
 from shared.events import Event, Finished, Progress, Started, TextDelta, Usage
 from shared.registry import ModelSpec
@@ -74,6 +75,7 @@ class EchoModel:
         options = self.options
         return EngineStats(
             prefill_tokens_per_s=options.prefill_tokens_per_s,
+            prefill_cost=_cost(options.prefill_tokens_per_s),
             decode_tokens_per_s=1000 / options.step_ms if options.step_ms else 0.0,
             metrics={
                 "generated_tokens_total": float(self.generated_tokens),
@@ -84,6 +86,10 @@ class EchoModel:
     def chunk_tokens(self, left: int) -> int:
         """The next chunk of a prompt, at most a tenth of a second long so that a cancellation is felt soon."""
         return max(1, min(left, self._chunk_tokens, int(self.options.prefill_tokens_per_s / 10)))
+
+
+def _cost(tokens_per_s: float) -> PrefillCost:
+    return PrefillCost(token_s=1 / tokens_per_s) if tokens_per_s else PrefillCost()
 
 
 class EchoAnswer:

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.cost import PrefillCost
 from shared.request import Priority
 from worker.engines.mlx.decode.grouping import GroupShape, choose_group
+from worker.engines.mlx.prefill.meter import PrefillMeter
 from worker.engines.mlx.prefill.scheduler import (
     AGEING,
+    DECODE_SHARE,
     HANDICAP_S,
     Candidate,
-    PrefillCost,
+    DecodeShare,
     chunk_tokens,
     pick,
 )
 
 
-def measured(per_token_s: float = 1e-3, per_depth_s: float = 0.0) -> PrefillCost:
-    """A cost that has seen a few chunks of a device with these properties."""
-    cost = PrefillCost()
-    for start in range(0, 20_000, 1000):
-        cost.observe(start, start + 500, 500 * (per_token_s + per_depth_s * (start + 250)))
-    return cost
+def measured(
+    per_token_s: float = 1e-3, per_depth_s: float = 0.0, pass_s: float = 0.0, noise: float = 0.0
+) -> PrefillMeter:
+    """A meter that has seen chunks of a device with these properties, of sizes as prompts leave them, whose time is
+    right up to a share `noise`."""
+    meter, dice = PrefillMeter(), random.Random(1)
+    for start in range(0, 40_000, 200):
+        tokens = dice.choice([100, 500, 1000])
+        seconds = pass_s + tokens * (per_token_s + per_depth_s * (start + tokens / 2))
+        meter.observe(start, start + tokens, seconds * dice.uniform(1 - noise, 1 + noise))
+    return meter
 
 
 def candidate(key: str, tokens: int, *, waited_s: float = 0.0, priority: Priority = "interactive") -> Candidate:
@@ -63,43 +73,111 @@ def test_nothing_waits_nothing_is_picked() -> None:
     assert pick([], measured()) is None
 
 
-@given(per_token_us=st.floats(1, 10_000), per_depth_ns=st.floats(0, 100), depth=st.integers(0, 100_000))
-def test_predictions_fit_a_device_whose_time_grows_with_depth(
-    per_token_us: float, per_depth_ns: float, depth: int
+@given(
+    pass_ms=st.floats(0, 100), per_token_us=st.floats(1, 10_000), per_depth_ns=st.floats(0, 100),
+    depth=st.integers(0, 100_000), tokens=st.integers(64, 2000),
+)  # fmt: skip
+def test_predictions_fit_a_device_whose_passes_cost_something_and_whose_time_grows_with_depth(
+    pass_ms: float, per_token_us: float, per_depth_ns: float, depth: int, tokens: int
 ) -> None:
-    cost = measured(per_token_us * 1e-6, per_depth_ns * 1e-9)
-    expected = 700 * (per_token_us * 1e-6 + per_depth_ns * 1e-9 * (depth + 350))
-    assert cost.predict_s(depth, depth + 700) == pytest.approx(expected, rel=0.05)
+    cost = measured(per_token_us * 1e-6, per_depth_ns * 1e-9, pass_ms * 1e-3).cost
+    expected = pass_ms * 1e-3 + tokens * (per_token_us * 1e-6 + per_depth_ns * 1e-9 * (depth + tokens / 2))
+    assert cost.pass_time_s(depth, tokens) == pytest.approx(expected, rel=0.05)
 
 
-@given(budget_s=st.floats(0.01, 2), depth=st.integers(0, 100_000), per_depth_ns=st.floats(0, 100))
+def test_chunks_of_one_size_cannot_be_told_apart_and_are_predicted_all_the_same() -> None:
+    meter = PrefillMeter()
+    for _ in range(50):
+        meter.observe(0, 500, 0.6)
+    assert meter.cost.pass_time_s(0, 500) == pytest.approx(0.6, rel=0.01)
+
+
+def test_a_device_that_becomes_slower_is_followed() -> None:
+    meter = measured(1e-3)
+    for _ in range(100):
+        meter.observe(0, 500, 1.5)
+    assert meter.cost.pass_time_s(0, 500) == pytest.approx(1.5, rel=0.05)
+
+
+def test_what_one_pass_in_a_hundred_exceeds_is_known() -> None:
+    assert measured().excess == pytest.approx(1.05)
+    assert 1.15 < measured(noise=0.2).excess < 1.3
+
+
+def test_long_stretches_take_several_passes_and_each_costs() -> None:
+    cost = PrefillCost(pass_s=0.1, token_s=1e-3, pass_tokens=1000)
+    assert cost.predict_s(0, 2500) == pytest.approx(0.3 + 2.5)
+    assert cost.predict_s(700, 700) == 0
+    assert cost.tokens_per_s == pytest.approx(1000 / 1.1)
+    assert PrefillCost().predict_s(0, 100) == PrefillCost().tokens_per_s == 0
+
+
+@given(budget_s=st.floats(0.05, 2), depth=st.integers(0, 100_000), per_depth_ns=st.floats(0, 100))
 def test_fitting_tokens_take_the_budget(budget_s: float, depth: int, per_depth_ns: float) -> None:
-    cost = measured(1e-3, per_depth_ns * 1e-9)
+    cost = PrefillCost(pass_s=0.04, token_s=1e-3, depth_s=per_depth_ns * 1e-9)
     tokens = cost.fitting_tokens(depth, budget_s)
-    assert cost.predict_s(depth, depth + tokens) <= budget_s * 1.001
-    assert cost.predict_s(depth, depth + tokens + 1) >= budget_s * 0.98
+    assert cost.pass_time_s(depth, tokens) <= budget_s * 1.001
+    assert cost.pass_time_s(depth, tokens + 1) >= budget_s * 0.98
 
 
-def size(cost: PrefillCost, *, is_decoding: bool, depth: int = 0, decode_step_s: float = 0.01) -> int:
+def test_nothing_fits_where_a_pass_takes_longer_by_itself() -> None:
+    assert PrefillCost(pass_s=0.3, token_s=1e-3).fitting_tokens(0, 0.2) == 0
+
+
+@given(share=st.floats(0.1, 0.95), depth=st.integers(0, 100_000))
+def test_efficient_tokens_have_their_share_of_the_rate(share: float, depth: int) -> None:
+    cost = PrefillCost(pass_s=0.3, token_s=5e-3, depth_s=1e-8)
+    tokens = cost.efficient_tokens(depth, share)
+    endless = 1 / (cost.token_s + cost.depth_s * depth)
+    rate = tokens / (cost.pass_s + tokens * (cost.token_s + cost.depth_s * depth))
+    assert share * 0.999 <= rate / endless <= share + 0.02
+
+
+def size(meter: PrefillMeter, *, is_decoding: bool, depth: int = 0, decode_step_s: float = 0.01) -> int:
     return chunk_tokens(
-        cost, depth=depth, is_decoding=is_decoding, decode_step_s=decode_step_s, stall_target_s=0.2, max_tokens=2048
+        meter, depth=depth, is_decoding=is_decoding, decode_step_s=decode_step_s, stall_target_s=0.2, max_tokens=2048
     )
 
 
 def test_chunk_and_decode_step_stay_within_the_stall_target() -> None:
-    cost = measured(1e-3)
-    tokens = size(cost, is_decoding=True)
-    assert 0.1 < cost.predict_s(0, tokens) <= 0.2 - 0.01
+    meter = measured(1e-3)
+    tokens = size(meter, is_decoding=True)
+    assert 0.1 < meter.cost.pass_time_s(0, tokens) <= 0.2 - 0.01
+
+
+def test_chunks_are_shorter_where_their_time_is_uncertain() -> None:
+    tokens = size(measured(1e-3, noise=0.3), is_decoding=True)
+    assert tokens * 1e-3 * 1.25 + 0.01 <= 0.2
+
+
+def test_where_the_target_cannot_be_met_chunks_are_worth_their_pass() -> None:
+    slow = measured(5e-3, pass_s=0.25)
+    tokens = size(slow, is_decoding=True)
+    assert tokens / slow.cost.pass_time_s(0, tokens) >= 0.65 * 200
+    assert tokens <= 160
+    assert size(measured(1e-2), is_decoding=True) == 32
+
+
+def test_streams_have_their_share_of_the_time_between_chunks() -> None:
+    share, steps = DecodeShare(), 0
+    share.chunk(0.6)
+    while not share.is_paid:
+        share.step(0.02)
+        steps += 1
+    assert steps * 0.02 / (steps * 0.02 + 0.6) == pytest.approx(DECODE_SHARE, abs=0.02)
+    share.chunk(0.05)
+    share.step(0.05)
+    assert share.is_paid
 
 
 def test_chunks_shrink_with_depth() -> None:
-    cost = measured(1e-4, 1e-8)
-    assert size(cost, is_decoding=True, depth=80_000) < size(cost, is_decoding=True) / 2
+    meter = measured(1e-4, 1e-8)
+    assert size(meter, is_decoding=True, depth=80_000) < size(meter, is_decoding=True) / 2
 
 
 def test_idle_chunks_are_larger_but_bounded_in_time_and_tokens() -> None:
     assert size(measured(1e-3), is_decoding=False) > 2 * size(measured(1e-3), is_decoding=True)
-    assert measured(1e-2).predict_s(0, size(measured(1e-2), is_decoding=False)) <= 1.0
+    assert measured(1e-2).cost.pass_time_s(0, size(measured(1e-2), is_decoding=False)) <= 1.0
     fast = measured(1e-6)
     fast.observe(0, 2048, 2e-3)
     assert size(fast, is_decoding=False) == 2048
@@ -110,16 +188,17 @@ def test_slow_decode_steps_still_leave_room_for_prefill() -> None:
 
 
 def test_first_chunk_is_modest_and_growth_is_gradual() -> None:
-    cost = PrefillCost()
-    assert size(cost, is_decoding=True) == 256
-    cost.observe(0, 256, 1e-4)
-    assert size(cost, is_decoding=True) == 512
+    meter = PrefillMeter()
+    assert size(meter, is_decoding=False) == 256
+    assert size(meter, is_decoding=True) == 64
+    meter.observe(0, 256, 1e-4)
+    assert size(meter, is_decoding=True) == 512
 
 
 def test_pieces_too_short_to_tell_are_not_learned_from() -> None:
-    cost = PrefillCost()
-    cost.observe(0, 3, 1.0)
-    assert cost.tokens_per_s == 0
+    meter = PrefillMeter()
+    meter.observe(0, 3, 1.0)
+    assert not meter.cost.is_known
 
 
 def group(

@@ -34,8 +34,8 @@ from worker.engines.mlx.loading import load_whole
 from worker.engines.mlx.memory.room import Room
 from worker.engines.mlx.model.models import LoadedModel
 from worker.engines.mlx.output import output_format
+from worker.engines.mlx.prefill.meter import PrefillMeter
 from worker.engines.mlx.prefill.prefiller import Prefiller
-from worker.engines.mlx.prefill.scheduler import PrefillCost
 from worker.engines.mlx.prefill.sequence import Sequence
 from worker.engines.mlx.prefill.vision import Vision
 from worker.engines.mlx.preparing import Payload, Preparing
@@ -58,7 +58,7 @@ class MlxEngine:
         self._spec = spec
         self._settings = settings
         self._loaded: LoadedModel | None = None
-        self._cost = PrefillCost()
+        self._meter = PrefillMeter()
         self._sequences: dict[str, Sequence] = {}
         self._steps = 0
         self._interruptions = 0
@@ -121,7 +121,7 @@ class MlxEngine:
             min_reuse_tokens=settings.cache_min_reuse_tokens,
             max_bytes=self._plan.cache_bytes - self._draft_bytes,
             slots=settings.cache_max_slots,
-            recompute_s=self._cost.predict_s,
+            recompute_s=self._meter.predict_s,
             segment_bytes=size.predict,
             token_bytes=size.token_bytes,
             disk=self._open_disk(loaded),
@@ -132,7 +132,7 @@ class MlxEngine:
             model, self._layout, self._speculation, size=size, room=self._room, weight_bytes=loaded.weight_bytes
         )
         self._prefiller = Prefiller(
-            model, self._layout, self.store, self._cost, settings, size=size, room=self._room, vision=self._vision
+            model, self._layout, self.store, self._meter, settings, size=size, room=self._room, vision=self._vision
         )
 
     def _open_disk(self, loaded: LoadedModel) -> DiskTier | None:
@@ -252,7 +252,7 @@ class MlxEngine:
         if self._steps % _CLEAR_EVERY_STEPS == 0:
             mx.clear_cache()
         self._update_stats()
-        return bool(decoded) or prefilled is not None
+        return bool(decoded) or prefilled is not None or len(self._decoder) > 0
 
     def idle(self) -> None:
         """Frees memory only, and that is nothing of the device's: no turn is needed."""
@@ -328,7 +328,7 @@ class MlxEngine:
 
     def _prefill(self) -> Output | None:
         waiting = [sequence for sequence in self._sequences.values() if sequence.is_waiting]
-        if not waiting:
+        if not waiting or not self._prefiller.is_due(self._decoder.last_s):
             return None
         # Streams of another process on this device stall as ours do.
         is_decoding = len(self._decoder) > 0 or (self._turns is not None and self._turns.is_contended)
@@ -456,7 +456,8 @@ class MlxEngine:
             waiting=len(self._sequences) - len(self._decoder),
             waiting_tokens=sum(sequence.total - self._prefiller.depth(sequence) for sequence in waiting),
             waiting_s=self._prefiller.waiting_s(waiting),
-            prefill_tokens_per_s=self._cost.tokens_per_s,
+            prefill_tokens_per_s=self._meter.cost.tokens_per_s,
+            prefill_cost=self._meter.cost,
             decode_tokens_per_s=self._decoder.tokens_per_s,
             cache_bytes=self.store.nbytes,
             metrics={

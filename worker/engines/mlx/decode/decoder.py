@@ -41,7 +41,8 @@ class Decoder:
         self._long_bytes = max(weight_bytes // _LONG_SHARE, _PASS_OVERHEAD_BYTES)
         self._groups: list[DecodeGroup] = []
         self._group_of: dict[str, DecodeGroup] = {}
-        self.step_s = 0.0  # smoothed seconds of a step
+        self.last_s = 0.0  # seconds of the last step, 0 when nothing was decoded
+        self.step_s = 0.0  # the same, smoothed
         self.tokens_per_s = 0.0  # smoothed, over all sequences
 
     def __len__(self) -> int:
@@ -76,11 +77,12 @@ class Decoder:
 
     def step(self) -> list[Token]:
         """One token for every sequence, except those that joined since the last step."""
+        self.last_s = 0.0
         if not self._groups:
             return []
         began_s = time.perf_counter()
         tokens = [token for group in self._groups for token in self._speculation.step(group, is_alone=self.groups == 1)]
-        elapsed_s = time.perf_counter() - began_s
+        self.last_s = elapsed_s = time.perf_counter() - began_s
         self.step_s = _smoothed(self.step_s, elapsed_s)
         if tokens:
             self.tokens_per_s = _smoothed(self.tokens_per_s, len(tokens) / elapsed_s)

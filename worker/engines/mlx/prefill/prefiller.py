@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -22,7 +23,8 @@ from worker.engines.mlx.kv.classes import STEP_TOKENS
 from worker.engines.mlx.kv.store import MAIN_WEIGHT, Lease, PrefixStore
 from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.memory.room import Room
-from worker.engines.mlx.prefill.scheduler import Candidate, PrefillCost, chunk_tokens, pick
+from worker.engines.mlx.prefill.meter import PrefillMeter
+from worker.engines.mlx.prefill.scheduler import Candidate, DecodeShare, chunk_tokens, pick
 from worker.engines.mlx.prefill.sequence import Sequence
 from worker.engines.mlx.prefill.stops import LEAST_SPACING_TOKENS, parting, stops_of
 from worker.engines.mlx.prefill.vision import Vision
@@ -43,7 +45,7 @@ class Prefiller:
         model: Any,
         layout: Layout,
         store: PrefixStore,
-        cost: PrefillCost,
+        meter: PrefillMeter,
         settings: Settings,
         *,
         size: CacheSize,
@@ -54,7 +56,8 @@ class Prefiller:
         self._model = model
         self._layout = layout
         self._store = store
-        self._cost = cost
+        self._meter = meter
+        self._share = DecodeShare()
         self._settings = settings
         self._size = size
         self._room = room
@@ -62,6 +65,12 @@ class Prefiller:
         self.computed_tokens = dict.fromkeys(("new", "tools", "system", "message", "prompt"), 0)  # by why they were
 
     # -- which ----------------------------------------------------------------------------------------------------
+
+    def is_due(self, decoded_s: float) -> bool:
+        """Whether prompts may have the device again, after a decode step that took `decoded_s`; 0 when nothing is
+        decoded here."""
+        self._share.step(decoded_s)
+        return self._share.is_paid or not decoded_s
 
     def pick(self, waiting: Collection[Sequence], *, is_decoding: bool) -> Sequence | None:
         """The prompt to go on with. None when all wait: for what another is about to compute, or for memory."""
@@ -84,7 +93,7 @@ class Prefiller:
                 waited_s=now_s - sequence.submitted_s,
             )
         by_key = {sequence.key: sequence for sequence in waiting}
-        while (chosen := pick(candidates.values(), self._cost)) is not None:
+        while (chosen := pick(candidates.values(), self._meter)) is not None:
             sequence = by_key[chosen.key]
             if sequence.lease is not None or self._has_room(sequence, is_alone=not begun and not is_decoding):
                 return sequence
@@ -93,11 +102,11 @@ class Prefiller:
 
     def waiting_s(self, waiting: Iterable[Sequence]) -> tuple[float, ...]:
         """Predicted prefill of these, by class; nothing while no prefill was measured."""
-        if not self._cost.tokens_per_s:
+        if not self._meter.cost.is_known:
             return ()
         by_class = dict.fromkeys(PRIORITIES, 0.0)
         for sequence in waiting:
-            by_class[sequence.request.priority] += self._cost.predict_s(self.depth(sequence), sequence.total)
+            by_class[sequence.request.priority] += self._meter.predict_s(self.depth(sequence), sequence.total)
         return tuple(by_class.values())
 
     def depth(self, sequence: Sequence) -> int:
@@ -212,23 +221,38 @@ class Prefiller:
         end = self._reach(sequence, end)
         if end == sequence.position:
             return None
+        began_s = time.perf_counter()
+        logits = self._pass(sequence, end)
+        self._share.chunk(time.perf_counter() - began_s)
+        return logits
+
+    def _pass(self, sequence: Sequence, end: int) -> mx.array | None:
+        """The chunk up to `end`, and the last pass where that is all that is left behind it."""
+        assert sequence.cache is not None
         if end < sequence.total:
-            began, began_s = sequence.position, time.perf_counter()
-            self._compute_chunk(sequence, end)
-            self._cost.observe(began, sequence.position, time.perf_counter() - began_s)
-            self._keep_passed(sequence)
+            with self._measured(sequence):
+                self._compute_chunk(sequence, end)
+                self._keep_passed(sequence)
             if not self._is_at_end(sequence) or self._reach(sequence, sequence.total) < sequence.total:
                 return None
-        rest = sequence.tokens[sequence.position :]
-        logits = prefill_last(self._model, sequence.cache, rest, self._embeddings(sequence, sequence.total))
-        sequence.position = sequence.total
-        self._keep_passed(sequence)
+        with self._measured(sequence):
+            rest = sequence.tokens[sequence.position :]
+            logits = prefill_last(self._model, sequence.cache, rest, self._embeddings(sequence, sequence.total))
+            sequence.position = sequence.total
+            self._keep_passed(sequence)
         return logits
+
+    @contextmanager
+    def _measured(self, sequence: Sequence) -> Iterator[None]:
+        """One pass, with what is done before a stream may go on: the block moves the sequence's position."""
+        began, began_s = sequence.position, time.perf_counter()
+        yield
+        self._meter.observe(began, sequence.position, time.perf_counter() - began_s)
 
     def _chunk_end(self, sequence: Sequence, *, decode_step_s: float, is_decoding: bool) -> int:
         start = sequence.position
         size = chunk_tokens(
-            self._cost,
+            self._meter,
             depth=start,
             is_decoding=is_decoding,
             decode_step_s=decode_step_s,

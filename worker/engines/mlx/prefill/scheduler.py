@@ -4,26 +4,33 @@ Order. A candidate's score is the seconds its uncached tokens will take, plus a 
 a share of the seconds it has waited; the lowest score goes first. So short prompts overtake long ones, and waiting
 wins in the end against any length and any class.
 
-Size. While streams run, a chunk may take what is left of the stall target after a decode step. When nothing runs, a
-chunk is larger, but still short enough that a new arrival or a cancellation is seen soon.
+Size. While streams run, a chunk and a decode step may take the stall target, by the time that one pass in a hundred
+exceeds. Where no useful chunk is that short, the target is missed anyway, and a chunk is as large as makes the pass
+worth its fixed cost. When nothing runs, a chunk is larger, but still short enough that a new arrival or a cancellation
+is seen soon.
+
+Share. Between two chunks streams decode for a share of the time, so that a long prompt leaves them more than a token
+per chunk.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shared.request import Priority
+from worker.engines.mlx.prefill.meter import PrefillMeter
 
 HANDICAP_S: dict[Priority, float] = {"interactive": 0.0, "subagent": 1.0, "side": 2.0, "batch": 20.0}
 AGEING = 0.25  # seconds of work that one second of waiting makes up for
 MIN_CHUNK_TOKENS = 32
 FIRST_CHUNK_TOKENS = 256  # before anything was measured
+FIRST_BESIDE_TOKENS = 64  # the same while streams run
 GRANULE_TOKENS = 32
+EFFICIENT_SHARE = 0.7  # of the rate that endless passes would have
+DECODE_SHARE = 0.15  # of the time, while prompts wait
 MAX_GROWTH = 2.0  # of one chunk over the largest measured so far
 IDLE_STALL_FACTOR = 5.0
-BUDGET_SHARE = 0.85  # of the stall target: predictions err
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,78 +44,50 @@ class Candidate:
     waited_s: float
 
 
-class PrefillCost:
-    """Predicts the seconds that tokens `start..end` of a prompt take: `n * per_token + n * mean depth * per_depth`.
-
-    Both factors are fitted by least squares over the chunks measured, older ones counting exponentially less.
-    """
-
-    def __init__(self, *, per_token_s: float = 1e-3, decay: float = 0.8) -> None:
-        self._per_token_s = per_token_s
-        self._per_depth_s = 0.0
-        self._decay = decay
-        self._sums = [0.0] * 5  # n*n, n*m, m*m, n*t, m*t with m = n * mean depth
-        self.largest = 0
-
-    @property
-    def tokens_per_s(self) -> float:
-        """At the start of a prompt; 0 before anything was measured."""
-        return 1.0 / self._per_token_s if self.largest else 0.0
-
-    def predict_s(self, start: int, end: int) -> float:
-        tokens = end - start
-        return tokens * (self._per_token_s + self._per_depth_s * (start + end) / 2)
-
-    def observe(self, start: int, end: int, seconds: float) -> None:
-        tokens = end - start
-        if tokens < MIN_CHUNK_TOKENS:
-            return  # dominated by what a pass costs anyway
-        weighted = tokens * (start + end) / 2
-        fresh = (tokens * tokens, tokens * weighted, weighted * weighted, tokens * seconds, weighted * seconds)
-        self._sums = [old * self._decay + new for old, new in zip(self._sums, fresh, strict=True)]
-        self.largest = max(self.largest, tokens)
-        self._fit()
-
-    def _fit(self) -> None:
-        nn, nm, mm, nt, mt = self._sums
-        determinant = nn * mm - nm * nm
-        if determinant > 1e-9 * nn * mm:
-            per_token = (nt * mm - mt * nm) / determinant
-            per_depth = (mt * nn - nt * nm) / determinant
-            if per_token > 0 and per_depth >= 0:
-                self._per_token_s, self._per_depth_s = per_token, per_depth
-                return
-        # Too few depths seen to tell the two apart: keep what is known of depth, fit the rest.
-        self._per_token_s = max(1e-9, (nt - self._per_depth_s * nm) / nn)
-
-    def fitting_tokens(self, start: int, budget_s: float) -> int:
-        """How many tokens from `start` on take `budget_s` seconds."""
-        half = self._per_depth_s / 2
-        linear = self._per_token_s + self._per_depth_s * start
-        if half * budget_s < 1e-12 * linear * linear:
-            return int(budget_s / linear)
-        return int((math.sqrt(linear * linear + 4 * half * budget_s) - linear) / (2 * half))
-
-
-def pick(candidates: Iterable[Candidate], cost: PrefillCost) -> Candidate | None:
+def pick(candidates: Iterable[Candidate], meter: PrefillMeter) -> Candidate | None:
     """The prompt to go on with."""
-    return min(candidates, key=lambda c: (_score(c, cost), c.key), default=None)
+    return min(candidates, key=lambda c: (_score(c, meter), c.key), default=None)
 
 
-def _score(candidate: Candidate, cost: PrefillCost) -> float:
-    work_s = cost.predict_s(candidate.depth, candidate.depth + candidate.uncached_tokens)
+def _score(candidate: Candidate, meter: PrefillMeter) -> float:
+    work_s = meter.predict_s(candidate.depth, candidate.depth + candidate.uncached_tokens)
     return work_s + HANDICAP_S[candidate.priority] - AGEING * candidate.waited_s
 
 
 def chunk_tokens(
-    cost: PrefillCost, *, depth: int, is_decoding: bool, decode_step_s: float, stall_target_s: float, max_tokens: int
+    meter: PrefillMeter, *, depth: int, is_decoding: bool, decode_step_s: float, stall_target_s: float, max_tokens: int
 ) -> int:
     """The size of the next chunk of a prompt of which `depth` tokens are done."""
-    if not cost.largest:
-        return min(FIRST_CHUNK_TOKENS, max_tokens)
+    if not meter.largest:
+        return min(FIRST_BESIDE_TOKENS if is_decoding else FIRST_CHUNK_TOKENS, max_tokens)
     if is_decoding:
-        budget_s = max(BUDGET_SHARE * stall_target_s - decode_step_s, stall_target_s / 4)
+        fitting = meter.cost.fitting_tokens(depth, stall_target_s / meter.excess - decode_step_s)
+        if fitting < MIN_CHUNK_TOKENS:
+            fitting = _whole(max(MIN_CHUNK_TOKENS, meter.cost.efficient_tokens(depth, EFFICIENT_SHARE)))
     else:
-        budget_s = stall_target_s * IDLE_STALL_FACTOR
-    tokens = min(cost.fitting_tokens(depth, budget_s), int(cost.largest * MAX_GROWTH), max_tokens)
+        fitting = meter.cost.fitting_tokens(depth, stall_target_s * IDLE_STALL_FACTOR)
+    tokens = min(fitting, int(meter.largest * MAX_GROWTH), max_tokens)
     return max(MIN_CHUNK_TOKENS, tokens // GRANULE_TOKENS * GRANULE_TOKENS)
+
+
+def _whole(tokens: int) -> int:
+    return -(-tokens // GRANULE_TOKENS) * GRANULE_TOKENS
+
+
+class DecodeShare:
+    """Whether streams have had their share of the time since the last chunk."""
+
+    def __init__(self) -> None:
+        self._owed_s = 0.0
+
+    @property
+    def is_paid(self) -> bool:
+        return self._owed_s <= 0
+
+    def chunk(self, seconds: float) -> None:
+        """A chunk took that long. One decode step belongs to it in any case."""
+        self._owed_s = seconds * DECODE_SHARE / (1 - DECODE_SHARE)
+
+    def step(self, seconds: float) -> None:
+        """Streams had a step of that length."""
+        self._owed_s -= seconds
