@@ -4,18 +4,55 @@ Two processes that use Metal at once have crashed drivers and whole machines, an
 order fair, as a turnstile does: whoever wants a turn holds the gate while it waits for the room, so whoever just left
 the room queues behind it. A process that nobody waits for stays in the room, with its next pass under way on the
 device; the one that leaves lets the device come to rest first. The kernel frees both locks when a process dies.
+
+Who has the room says so beside the lock, and since when it has been at its present piece of work: one that hangs there
+can neither leave nor be passed by, and somebody else must end it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+# Makes a block of work the device's only one: `Turns.turn`, or `nullcontext` where nobody else uses it.
+Turn = Callable[[], AbstractContextManager[None]]
+
+_HOLDER = "device.holder"
+_RECORD = struct.Struct("<Qd")
+_CHECK = struct.Struct("<I")  # of a record: a reader may come while it is written
+_NOBODY = 0
 _WAITED_S = 0.0005  # more than two uncontended locks ever take
 _CONTENDED_FOR_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """The process that has the device, at one piece of work since `since_s` by the host's monotonic clock."""
+
+    pid: int
+    since_s: float
+
+
+def read_holder(folder: Path) -> Holder | None:
+    """Who has the device, for whoever only looks. None when nobody has it, or when that is changing just now. What a
+    process that died has left here counts until the next takes the device."""
+    try:
+        data = (folder / _HOLDER).read_bytes()
+    except OSError:
+        return None
+    if len(data) != _RECORD.size + _CHECK.size:
+        return None
+    if _CHECK.unpack_from(data, _RECORD.size)[0] != zlib.crc32(data[: _RECORD.size]):
+        return None
+    pid, since_s = _RECORD.unpack_from(data)
+    return Holder(pid=pid, since_s=since_s) if pid != _NOBODY else None
 
 
 class Turns:
@@ -28,14 +65,18 @@ class Turns:
         self._settle = settle
         self._gate = _opened(folder / "device.gate")
         self._room = _opened(folder / "device.lock")
-        self._descriptors: tuple[int, ...] = (self._gate, self._room)
+        self._holder = _opened(folder / _HOLDER)
+        self._descriptors: tuple[int, ...] = (self._gate, self._room, self._holder)
+        self._pid = os.getpid()
         self._has_room = False
         self._last_contest_s = float("-inf")
         self.waited_s = 0.0  # for others, since the start
 
     def take(self) -> None:
-        """Wait for the device. Nothing to do when this process still has it."""
+        """Wait for the device, for a piece of work that begins now. When this process still has it, it has not to
+        wait."""
         if self._has_room:
+            self._note(self._pid)
             return
         began_s = time.monotonic()
         fcntl.flock(self._gate, fcntl.LOCK_EX)
@@ -44,6 +85,7 @@ class Turns:
         finally:
             fcntl.flock(self._gate, fcntl.LOCK_UN)
         self._has_room = True
+        self._note(self._pid)
         now_s = time.monotonic()
         if now_s - began_s > _WAITED_S:
             self.waited_s += now_s - began_s
@@ -59,7 +101,22 @@ class Turns:
         if is_wanted or is_idle:
             self._settle()
             self._has_room = False
+            self._note(_NOBODY)
             fcntl.flock(self._room, fcntl.LOCK_UN)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The device for one piece of work, and left after it."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.offer(is_idle=True)
+
+    def _note(self, pid: int) -> None:
+        record = _RECORD.pack(pid, time.monotonic())
+        with suppress(OSError):  # a full disk: who hangs is then not found by others
+            os.pwrite(self._holder, record + _CHECK.pack(zlib.crc32(record)), 0)
 
     def _is_wanted(self) -> bool:
         try:
@@ -77,7 +134,9 @@ class Turns:
     def close(self) -> None:
         """Idempotent; leaves the device."""
         descriptors, self._descriptors = self._descriptors, ()
-        self._has_room = False
+        if self._has_room:
+            self._note(_NOBODY)
+            self._has_room = False
         for descriptor in descriptors:
             os.close(descriptor)
 

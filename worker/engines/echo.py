@@ -88,6 +88,9 @@ class EchoEngine:
     def wait(self) -> None:
         _pause(_WAIT_S)  # everything hangs: do not spin
 
+    def needs_turn(self) -> bool:
+        return False
+
     def idle(self) -> None:
         """Nothing is ever left over."""
 

@@ -2,8 +2,8 @@
 
 `SteppedEngine` makes an `Engine` of a `Core`. It owns the thread, the inbox through which other threads speak to it,
 the turn at the device and the stall clock; the core owns everything of the model's. All methods of a core but
-`prepare`, `count` and `stats` are called on the engine's thread; `load`, `step`, `pause` and `cancel` may use the
-device.
+`prepare`, `count` and `stats` are called on the engine's thread. `step`, `pause`, `cancel` and, where it says that it
+needs one, `idle` are called in a turn at the device; `load` and `unload` take turns themselves, piece by piece.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ class Core(Protocol):
 
     def wait(self) -> None:
         """A few milliseconds, or until what others do for this thread is done. The device is not needed meanwhile."""
+
+    def needs_turn(self) -> bool:
+        """Whether `idle` would use the device. Asked before each call of it, without a turn."""
 
     def idle(self) -> None:
         """Called several times a second while there is no work, for what is to be done all the same."""
@@ -207,6 +210,8 @@ class SteppedEngine:
         with self._turn():
             has_done = self.core.step(outbox, self._arrive)
         if not has_done:
+            if self._turns is not None:
+                self._turns.offer(is_idle=True)  # whatever is waited for, others may use the device meanwhile
             with self._clock.running():
                 self.core.wait()
 
@@ -243,15 +248,18 @@ class SteppedEngine:
             try:
                 message = self._next(timeout_s=_IDLE_S if wait else None)
             except Empty:
-                with self._clock.running():
-                    self.core.idle()
-                self._clock.alive()
+                self._idle()
                 continue
             wait = False
             if isinstance(message, _Stop):
                 return False
             self._handle(message)
         return True
+
+    def _idle(self) -> None:
+        with self._turn() if self.core.needs_turn() else self._clock.running():
+            self.core.idle()
+        self._clock.alive()
 
     def _next(self, *, timeout_s: float | None) -> _Message:
         """Raises `Empty`."""

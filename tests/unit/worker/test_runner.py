@@ -207,6 +207,9 @@ class ScriptedEngine:
     def has_work(self) -> bool:
         return bool(self.taken)
 
+    def needs_turn(self) -> bool:
+        return False
+
     def idle(self) -> None:
         self.idled.set()
 

@@ -107,6 +107,60 @@ def test_waiting_for_the_device_is_no_stall(tmp_path: Path, neighbour: Turns) ->
         engine.cancel("r1")
 
 
+class Chores(SharedEcho):
+    """Has something to do at the device when it is idle, as long as `due`."""
+
+    def __init__(self, folder: Path, *, due: bool) -> None:
+        super().__init__(folder)
+        self.due = due
+        self.idled = 0
+
+    def needs_turn(self) -> bool:
+        return self.due
+
+    def idle(self) -> None:
+        self.idled += 1
+
+
+def test_what_is_done_when_idle_has_a_turn_at_the_device_and_waiting_for_it_is_no_stall(
+    tmp_path: Path, neighbour: Turns
+) -> None:
+    core = Chores(tmp_path, due=True)
+    neighbour.take()
+    with at_work(core) as (engine, _):
+        wait_until(lambda: neighbour._is_wanted(), "the idle engine waits for its turn")
+        assert core.idled == 0
+        assert engine.stats().stalled_s == 0
+        neighbour.offer(is_idle=True)
+        wait_until(lambda: core.idled, "it has its turn")
+
+
+def test_an_idle_engine_with_nothing_to_do_at_the_device_leaves_it_alone(tmp_path: Path, neighbour: Turns) -> None:
+    core = Chores(tmp_path, due=False)
+    neighbour.take()
+    with at_work(core):
+        wait_until(lambda: core.idled > 1, "it idles while another has the device")
+        assert not neighbour._is_wanted()
+    neighbour.offer(is_idle=True)
+
+
+def test_the_device_is_left_while_work_waits_for_something_else(tmp_path: Path, neighbour: Turns) -> None:
+    """For the disk, for an image, for memory."""
+    core = SharedEcho(tmp_path)
+    waited: list[bool] = []
+
+    def wait() -> None:
+        neighbour.take()  # would wait for ever
+        neighbour.offer(is_idle=True)
+        waited.append(True)
+
+    core.wait = wait  # type: ignore[method-assign]
+    with at_work(core) as (engine, _):
+        engine.submit(engine.prepare(ask("echo:hang")))
+        wait_until(lambda: waited, "the device is free meanwhile")
+        engine.cancel("r1")
+
+
 def test_the_device_is_left_when_there_is_no_more_work(tmp_path: Path, neighbour: Turns) -> None:
     with at_work(SharedEcho(tmp_path)) as (engine, heard):
         engine.submit(engine.prepare(ask("one two")))

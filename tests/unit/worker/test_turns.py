@@ -1,5 +1,6 @@
 """Processes of one host take turns at the device."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -7,7 +8,7 @@ import threading
 import time
 from itertools import groupby, pairwise
 
-from worker.device.turns import Turns
+from worker.device.turns import Turns, read_holder
 
 # Each process writes down when its turns began and ended, in nanoseconds of the same clock.
 USER = textwrap.dedent(
@@ -134,3 +135,50 @@ def test_the_device_is_at_rest_when_it_changes_hands(tmp_path):
     assert settled[0] <= entered[0]
     assert turns.is_contended
     turns.close()
+
+
+def test_who_has_the_device_says_so_and_since_when_it_has_been_at_its_work(tmp_path):
+    assert read_holder(tmp_path) is None
+    turns = Turns(tmp_path, lambda: None)
+    began_s = time.monotonic()
+    turns.take()
+    first = read_holder(tmp_path)
+    assert first.pid == os.getpid()
+    assert began_s <= first.since_s <= time.monotonic()
+    turns.offer(is_idle=False)  # nobody waits: it stays, for the next piece
+    turns.take()
+    assert read_holder(tmp_path).since_s > first.since_s
+    turns.offer(is_idle=True)
+    assert read_holder(tmp_path) is None
+    with turns.turn():
+        assert read_holder(tmp_path).pid == os.getpid()
+    assert read_holder(tmp_path) is None
+    turns.take()
+    turns.close()
+    assert read_holder(tmp_path) is None
+
+
+def test_a_process_that_waits_for_the_device_is_not_taken_for_the_one_that_has_it(tmp_path):
+    other = holder(tmp_path)
+    waiter = Turns(tmp_path, lambda: None)
+    waiting = threading.Thread(target=waiter.take)
+    waiting.start()
+    other_turns = Turns(tmp_path, lambda: None)
+    while not other_turns._is_wanted():
+        time.sleep(0.001)
+    assert read_holder(tmp_path).pid == other.pid
+    other.kill()
+    other.communicate()
+    waiting.join()
+    assert read_holder(tmp_path).pid == os.getpid()
+    waiter.close()
+    other_turns.close()
+
+
+def test_a_holders_record_that_is_half_written_says_nothing(tmp_path):
+    with Turns(tmp_path, lambda: None).turn():
+        record = (tmp_path / "device.holder").read_bytes()
+        for broken in (b"", record[:5], record[:-1], bytes(len(record)), record[:3] + b"x" + record[4:]):
+            (tmp_path / "device.holder").write_bytes(broken)
+            found = read_holder(tmp_path)
+            assert found is None or broken == record

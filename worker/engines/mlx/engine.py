@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import mlx.core as mx
 
@@ -20,7 +21,7 @@ from shared.registry import ModelSpec
 from shared.request import PRIORITIES, GenerateRequest, Resume
 from worker.answers.stream import EndReason
 from worker.device.neighbours import Neighbours
-from worker.device.turns import Turns
+from worker.device.turns import Turn, Turns
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
 from worker.engines.mlx.constraints import Constraints
 from worker.engines.mlx.decode.batch import Token, first_token
@@ -73,6 +74,11 @@ class MlxEngine:
             self._turns = Turns(self._settings.state_dir / "device", mx.synchronize)
         return self._turns
 
+    @property
+    def _turn(self) -> Turn:
+        """For one piece of work outside `step`."""
+        return self._turns.turn if self._turns is not None else nullcontext
+
     def load(self, report: Callable[[float], None]) -> EngineInfo:
         try:
             return self._load(report)
@@ -83,7 +89,7 @@ class MlxEngine:
     def _load(self, report: Callable[[float], None]) -> EngineInfo:
         if self._settings.state_dir.is_absolute():  # what all workers of this host have in common
             self._neighbours = Neighbours(self._settings.state_dir / "device")
-        found = load_whole(self._spec, self._settings, self._neighbours, report)
+        found = load_whole(self._spec, self._settings, self._neighbours, report, self._turn)
         loaded, self._layout, self._size = found.model, found.layout, found.size
         self._plan, self._weight_bytes, self._draft_bytes = found.plan, found.weight_bytes, found.draft_cache_bytes
         self._context_tokens = found.context_tokens
@@ -127,7 +133,8 @@ class MlxEngine:
             disk=self._open_disk(loaded),
         )
         self._room = Room(self._plan, size, self.store, self._neighbours, weight_bytes=self._weight_bytes)
-        self._speculation = build_speculation(mode, loaded, draft, draft_cache_bytes=self._draft_bytes)
+        with self._turn():
+            self._speculation = build_speculation(mode, loaded, draft, draft_cache_bytes=self._draft_bytes)
         self._decoder = Decoder(
             model, self._layout, self._speculation, size=size, room=self._room, weight_bytes=loaded.weight_bytes
         )
@@ -158,7 +165,7 @@ class MlxEngine:
             self._decoder.clear()
             if self._vision is not None:
                 self._vision.close()
-            self.store.shut_down()
+            self.store.shut_down(self._turn)
             del self.store, self._prefiller, self._decoder, self._speculation, self._room
             mx.clear_cache()
         self._leave_host()
@@ -254,8 +261,11 @@ class MlxEngine:
         self._update_stats()
         return bool(decoded) or prefilled is not None or len(self._decoder) > 0
 
+    def needs_turn(self) -> bool:
+        self._room.look(0)
+        return self._room.is_over or self.store.has_copying
+
     def idle(self) -> None:
-        """Frees memory only, and that is nothing of the device's: no turn is needed."""
         self._relieve()
         self.store.collect()
         self._room.tell(is_idle=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.config import Settings, model_folders
 from shared.registry import ModelSpec
 from worker.device.neighbours import Neighbours
+from worker.device.turns import Turn
 from worker.engines.mlx.decode.draft_model import DRAFT_CACHE_SHARE, load_draft
 from worker.engines.mlx.decode.speculation import Mode, parse_options
 from worker.engines.mlx.kv.cache import Layout
@@ -45,16 +47,21 @@ class WholeModel:
 
 
 def load_whole(
-    spec: ModelSpec, settings: Settings, neighbours: Neighbours | None, report: Callable[[float], None]
+    spec: ModelSpec,
+    settings: Settings,
+    neighbours: Neighbours | None,
+    report: Callable[[float], None],
+    turn: Turn = nullcontext,
 ) -> WholeModel:
-    """Once the host's other workers have left room for it. Raises `ModelUnavailableError`."""
+    """Once the host's other workers have left room for it. Whatever uses the device is done in pieces, each in a
+    `turn`. Raises `ModelUnavailableError`."""
     mode, draft_source = parse_options(spec.options)
     folder = find_model(spec.source, *model_folders())
     claim(neighbours, weight_file_bytes(folder), memory_limit(settings, machine_bytes()))
-    model = load(folder, max_context_tokens=settings.max_context_tokens, report=report)
-    layout = tried(model.model, Layout.of(model.model))
-    size = CacheSize.of(model.model, layout)
-    draft = load_draft(draft_source, model) if draft_source else None
+    model = load(folder, max_context_tokens=settings.max_context_tokens, report=report, turn=turn)
+    layout = tried(model.model, Layout.of(model.model), turn)
+    size = CacheSize.of(model.model, layout, turn)
+    draft = load_draft(draft_source, model, turn) if draft_source else None
     weight_bytes = model.weight_bytes + (draft.weight_bytes if draft is not None else 0)
     plan = plan_memory(settings, size, weight_bytes, machine=machine_bytes())
     set_limits(plan)

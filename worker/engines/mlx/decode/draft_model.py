@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -14,6 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from shared.config import model_folders
 from shared.errors import ModelUnavailableError
+from worker.device.turns import Turn
 from worker.engines.mlx.decode.batch import prefill
 from worker.engines.mlx.kv.cache import Layout
 from worker.engines.mlx.kv.classes import cache_bytes
@@ -34,12 +36,12 @@ _MOST_PIECE_TOKENS = 512
 _PIECE_S = 0.03
 
 
-def load_draft(source: str, model: LoadedModel) -> LoadedModel | None:
-    """The draft model that a person named for `model`. None, with a warning, when it cannot serve: answers come all
-    the same."""
+def load_draft(source: str, model: LoadedModel, turn: Turn = nullcontext) -> LoadedModel | None:
+    """The draft model that a person named for `model`, loaded in turns at the device. None, with a warning, when it
+    cannot serve: answers come all the same."""
     try:
         folder = find_model(source, *model_folders())
-        draft = load(folder, max_context_tokens=0, report=lambda done: None)
+        draft = load(folder, max_context_tokens=0, report=lambda done: None, turn=turn)
         _check(model, draft)
     except ModelUnavailableError as error:
         log.warning("no drafting with draft_model %s: %s", source, error.message)

@@ -10,11 +10,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
+from worker.device.turns import Turn
 from worker.engines.mlx.kv.buffers import Buffer, movable
 from worker.engines.mlx.kv.cache import Layout, Segment, can_restore, restore
 from worker.engines.mlx.kv.disk import DiskTier
@@ -423,6 +424,14 @@ class PrefixStore:
         """Return when a read has ended, or after `timeout_s`."""
         wait([future for _, future in self._reads.values()], timeout_s, return_when="FIRST_COMPLETED")
 
+    @property
+    def has_copying(self) -> bool:
+        """Whether `collect` would copy from the device or to it."""
+        if self._writes is None:
+            return False
+        is_written = any(not self._writes.is_unwritten(node) for _, node, _ in self._unwritten)
+        return is_written or self._writes.has_copying or any(future.done() for _, future in self._reads.values())
+
     def collect(self) -> None:
         """Take in what the disk's threads have finished. Cheap when there is nothing."""
         if self._writes is None or not (self._reads or self._writes.is_busy or self.index.changed):
@@ -449,16 +458,21 @@ class PrefixStore:
                 self._buffers.update(part.buffer for part in segment.run.parts)
             self.index.load(stored, segment)
 
-    def flush(self, timeout_s: float) -> None:
-        """Wait until everything kept is written, or `timeout_s` have passed."""
+    def flush(self, timeout_s: float, turn: Turn = nullcontext) -> None:
+        """Wait until everything kept is written, or `timeout_s` have passed. The device is copied from in turns, and is
+        others' while the disk is waited for."""
         until_s = time.monotonic() + timeout_s
-        self.collect()
+        self._collect_in(turn)
         while self._writes is not None and self._writes.is_busy and (left_s := until_s - time.monotonic()) > 0:
             self._writes.wait(left_s)
+            self._collect_in(turn)
+
+    def _collect_in(self, turn: Turn) -> None:
+        with turn() if self.has_copying else nullcontext():
             self.collect()
 
-    def shut_down(self) -> None:
+    def shut_down(self, turn: Turn = nullcontext) -> None:
         """Write what is left, for a moment at most, and end the disk's threads."""
         if self._disk is not None:
-            self.flush(_LAST_WRITES_S)
+            self.flush(_LAST_WRITES_S, turn)
             self._disk.close()

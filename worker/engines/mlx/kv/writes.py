@@ -43,6 +43,13 @@ class Writes:
     def is_busy(self) -> bool:
         return bool(self._running)
 
+    @property
+    def has_copying(self) -> bool:
+        """Whether `go_on` would copy anything for the disk."""
+        is_under_way = any(write.size is None for write in self._running.values())
+        is_new = self._disk.is_writable and bool(self._index.changed)
+        return (is_under_way or is_new) and self._left_bytes() > 0
+
     def is_unwritten(self, node: Node[Segment]) -> bool:
         """Whether something that leads to `node` has yet to be written, or would be if the disk were well."""
         return any(n.key in self._index.changed or n.key in self._running for n in self._index.path(node))
@@ -93,14 +100,17 @@ class Writes:
     def go_on(self) -> None:
         """Hand new segments to the writer, as far as it keeps up, and not too much between two steps."""
         self._delete_dropped()
-        left_bytes = min(
-            _STEP_BYTES, _MAX_UNWRITTEN_BYTES - sum(w.writing.unwritten_bytes for w in self._running.values())
-        )
+        left_bytes = self._left_bytes()
         while left_bytes > 0:
             write = next((write for write in self._running.values() if write.size is None), None)
             if write is None and (write := self._begin_write()) is None:
                 return
             left_bytes -= self._hand_over(write)
+
+    def _left_bytes(self) -> int:
+        """What may be copied now."""
+        unwritten = sum(write.writing.unwritten_bytes for write in self._running.values())
+        return min(_STEP_BYTES, _MAX_UNWRITTEN_BYTES - unwritten)
 
     @staticmethod
     def _hand_over(write: _Write) -> int:

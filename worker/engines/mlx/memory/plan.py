@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from shared.config import Settings
+from worker.device.turns import Turn
 from worker.engines.mlx.kv.cache import Layout
 from worker.engines.mlx.kv.classes import leaf_bytes, leaves, token_bytes
 
@@ -55,10 +57,11 @@ class CacheSize:
         return low
 
     @classmethod
-    def of(cls, model: Any, layout: Layout) -> CacheSize:
-        """Measured on a short prompt, and on longer ones where a layer keeps its tokens in a way of its own."""
+    def of(cls, model: Any, layout: Layout, turn: Turn = nullcontext) -> CacheSize:
+        """Measured on a short prompt, and on longer ones where a layer keeps its tokens in a way of its own. Each pass
+        has a `turn` at the device."""
         per_token, windows, states = 0, [], 0
-        for kind, window, leaf in zip(layout.kinds, layout.windows, _filled(model, _PROBE_TOKENS), strict=True):
+        for kind, window, leaf in zip(layout.kinds, layout.windows, _filled(model, _PROBE_TOKENS, turn), strict=True):
             if type(leaf).__name__ in layout.unknown:
                 continue
             if kind == "state":
@@ -69,25 +72,26 @@ class CacheSize:
             else:
                 windows.append((window, token_bytes(leaf)))
         if layout.unknown:
-            shorter, longer = (_unknown_bytes(model, layout, tokens) for tokens in _GROWTH_TOKENS)
+            shorter, longer = (_unknown_bytes(model, layout, tokens, turn) for tokens in _GROWTH_TOKENS)
             growth = max(0, longer - shorter) // (_GROWTH_TOKENS[1] - _GROWTH_TOKENS[0])
             per_token += growth
             states += max(0, shorter - growth * _GROWTH_TOKENS[0])
         return cls(token_bytes=per_token, windows=tuple(windows), state_bytes=states)
 
 
-def _filled(model: Any, tokens: int) -> list[Any]:
+def _filled(model: Any, tokens: int, turn: Turn) -> list[Any]:
     """The leaves of a cache that holds so many tokens."""
     cache = make_prompt_cache(model)
-    model(mx.zeros((1, tokens), mx.int32), cache=cache)
-    flat = leaves(cache)
-    mx.eval([leaf.state for leaf in flat])
+    with turn():
+        model(mx.zeros((1, tokens), mx.int32), cache=cache)
+        flat = leaves(cache)
+        mx.eval([leaf.state for leaf in flat])
     return flat
 
 
-def _unknown_bytes(model: Any, layout: Layout, tokens: int) -> int:
+def _unknown_bytes(model: Any, layout: Layout, tokens: int, turn: Turn) -> int:
     """What the leaves of unknown classes take of a cache that holds so many tokens."""
-    flat = _filled(model, tokens)
+    flat = _filled(model, tokens, turn)
     return sum(leaf_bytes(leaf) for leaf in flat if type(leaf).__name__ in layout.unknown)
 
 

@@ -146,6 +146,11 @@ class Room:
             self._store.shrink(max(0, self._store.nbytes - excess))
         return self._excess_bytes() <= 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether `relieve` has something to do."""
+        return self._excess_bytes() > 0
+
     def _excess_bytes(self) -> int:
         return self._used_bytes() - self._allowance.keep_bytes
 

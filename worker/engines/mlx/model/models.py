@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model, load_tokenizer
 
 from shared.errors import ModelUnavailableError
+from worker.device.turns import Turn
 from worker.engines.mlx.model.fingerprint import fingerprint
 from worker.engines.mlx.model.sampling_defaults import SamplingDefaults, load_defaults
+from worker.engines.mlx.model.weights import materialise
 from worker.formats.harmony import end_tokens, is_harmony
 from worker.model_folder import check_folder, parse_json, without_byte_order_marks
 from worker.prompt import turn_end
@@ -53,21 +56,28 @@ def context_tokens_of(config: dict[str, Any], tokenizer_limit: int, cap: int) ->
     return min(window, cap) if cap > 0 else window
 
 
-def load(folder: Path, *, max_context_tokens: int, report: Callable[[float], None]) -> LoadedModel:
-    """Load weights and tokenizer from `folder`. Raises `ModelUnavailableError` with the reason."""
+def load(
+    folder: Path, *, max_context_tokens: int, report: Callable[[float], None], turn: Turn = nullcontext
+) -> LoadedModel:
+    """Load weights and tokenizer from `folder`; whatever uses the device is done in pieces, each in a `turn`. Raises
+    `ModelUnavailableError` with the reason."""
     check_folder(folder)
     with without_byte_order_marks(folder) as readable:
-        return _load(readable, folder, max_context_tokens, report)
+        return _load(readable, folder, max_context_tokens, report, turn)
 
 
-def _load(folder: Path, name: Path, max_context_tokens: int, report: Callable[[float], None]) -> LoadedModel:
+def _load(
+    folder: Path, name: Path, max_context_tokens: int, report: Callable[[float], None], turn: Turn
+) -> LoadedModel:
     config = parse_json(folder / "config.json")
     report(0.0)
     try:
-        model, config = load_model(folder, lazy=True)
-        _materialise(model, report)
-        logits = model(mx.array([[0]], mx.int32))
-        mx.eval(logits)
+        with turn():  # reads headers only, but some models' code looks into a tensor
+            model, config = load_model(folder, lazy=True)
+        materialise(model, folder, report, turn)
+        with turn():
+            logits = model(mx.array([[0]], mx.int32))
+            mx.eval(logits)
         processor = load_processor(model, config)
     except Exception as error:
         raise ModelUnavailableError(f"{name} ({config['model_type']}) cannot be loaded: {error}") from error
@@ -104,20 +114,3 @@ def _forgotten_end(tokenizer: TokenizerWrapper) -> str:
     """The token that ends a turn in the chat template and that no file of the model names as an end."""
     control = {index: str(added.content) for index, added in tokenizer.added_tokens_decoder.items()}
     return turn_end(tokenizer, control.values(), [control[end] for end in tokenizer.eos_token_ids if end in control])
-
-
-def _materialise(model: Any, report: Callable[[float], None]) -> None:
-    """Read the weights in pieces, so that progress shows."""
-    arrays = [array for _, array in tree_flatten(model.parameters())]
-    total = sum(array.nbytes for array in arrays) or 1
-    done = pending_bytes = 0
-    pending: list[mx.array] = []
-    for array in arrays:
-        pending.append(array)
-        pending_bytes += array.nbytes
-        if pending_bytes * 50 >= total:
-            mx.eval(pending)
-            done += pending_bytes
-            report(0.95 * done / total)
-            pending, pending_bytes = [], 0
-    mx.eval(pending)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
+from worker.device.turns import Turn
 from worker.engines.mlx.kv.cache import Layout
 from worker.engines.mlx.kv.classes import leaves
 
@@ -30,47 +32,57 @@ _TOLERANCE = 0.15
 _OF_ROUNDING = 3.0
 
 
-def tried(model: Any, layout: Layout) -> Layout:
-    """The layout, which can be batched only if the model says the same in a batch as alone."""
-    if not layout.can_batch or _is_batchable(model):
+def tried(model: Any, layout: Layout, turn: Turn = nullcontext) -> Layout:
+    """The layout, which can be batched only if the model says the same in a batch as alone. Each pass has a `turn` at
+    the device."""
+    if not layout.can_batch or _is_batchable(model, turn):
         return layout
     log.warning("requests are decoded one by one: in a batch, this model would answer something else than alone")
     return replace(layout, can_batch=False)
 
 
-def _is_batchable(model: Any) -> bool:
+def _is_batchable(model: Any, turn: Turn) -> bool:
     if getattr(model, "model_type", "") in _BLOCKWISE:
         return False
     try:
-        padded = _difference(model, _SHORT_TOKENS, _LONG_TOKENS)
-        return padded < _TOLERANCE or padded < _OF_ROUNDING * _difference(model, _LONG_TOKENS, _LONG_TOKENS)
+        padded = _difference(model, turn, _SHORT_TOKENS, _LONG_TOKENS)
+        return padded < _TOLERANCE or padded < _OF_ROUNDING * _difference(model, turn, _LONG_TOKENS, _LONG_TOKENS)
     except Exception:  # whatever a model's code raises for what it does not expect
         log.info("a batch of two rows made the model raise", exc_info=True)
         return False
 
 
-def _difference(model: Any, *lengths: int) -> float:
+def _difference(model: Any, turn: Turn, *lengths: int) -> float:
     """How far the logits of two rows of these lengths are from those of each alone, as a part of their spread: the
     worse row's, in the better step, because rounding may make a router choose another expert now and then."""
-    alone = [_prefilled(model, length) for length in lengths]
-    together = [one.merge([one]) for one in alone[0]]
-    for mine, theirs in zip(together, alone[1], strict=True):
-        mine.extend(theirs.merge([theirs]))
+    alone = [_prefilled(model, turn, length) for length in lengths]
+    with turn():
+        together = [one.merge([one]) for one in alone[0]]
+        for mine, theirs in zip(together, alone[1], strict=True):
+            mine.extend(theirs.merge([theirs]))
     nearest = [math.inf] * len(alone)
     for step in range(_STEPS):
         tokens = mx.array([[step + 1], [step + 2]], mx.int32)
-        mixed = model(tokens, cache=together)[:, -1].astype(mx.float32)
+        mixed = _passed(model, turn, tokens, together)
         for row, cache in enumerate(alone):
-            expected = model(tokens[row : row + 1], cache=cache)[0, -1].astype(mx.float32)
-            nearest[row] = min(nearest[row], _distance(mixed[row], expected))
+            expected = _passed(model, turn, tokens[row : row + 1], cache)
+            with turn():
+                nearest[row] = min(nearest[row], _distance(mixed[row], expected[0]))
     return max(nearest)
 
 
-def _prefilled(model: Any, length: int) -> list[Any]:
+def _prefilled(model: Any, turn: Turn, length: int) -> list[Any]:
     cache: list[Any] = make_prompt_cache(model)
-    model(mx.arange(1, length + 1, dtype=mx.int32)[None], cache=cache)
-    mx.eval([leaf.state for leaf in leaves(cache)])
+    _passed(model, turn, mx.arange(1, length + 1, dtype=mx.int32)[None], cache)
     return cache
+
+
+def _passed(model: Any, turn: Turn, tokens: mx.array, cache: list[Any]) -> mx.array:
+    """The logits behind each row's last token, once the pass is computed."""
+    with turn():
+        logits: mx.array = model(tokens, cache=cache)[:, -1].astype(mx.float32)
+        mx.eval(logits, [leaf.state for leaf in leaves(cache)])
+    return logits
 
 
 def _distance(logits: mx.array, expected: mx.array) -> float:
