@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,8 @@ from shared.processes import is_running
 from shared.registry import ENGINE_NAMES, EngineName, HostRecord, ModelSpec, model_id_of, parse_models
 from shared.routing import Target, parse_tiers
 from shared.seal import Purpose, keys_of_host
+from worker.device.turns import read_holder
+from worker.host.hung import hung_worker
 from worker.host.supervision import ModelSupervisor, Surroundings
 from worker.rq.reaping import reap
 
@@ -146,7 +149,8 @@ class Host:
         await self._check_name()
         await self._serve(wanted)
         following = asyncio.create_task(self._follow_file())
-        tasks = [following, *(asyncio.create_task(work) for work in (self._publish(), self._follow_requests()))]
+        works = (self._publish(), self._follow_requests(), self._watch_device())
+        tasks = [following, *(asyncio.create_task(work) for work in works)]
         try:
             stopped = asyncio.create_task(self._stopping.wait())
             done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -243,6 +247,25 @@ class Host:
                             self._asked_for(message["data"])
             except (RedisError, OSError):
                 await asyncio.sleep(_LISTEN_S)
+
+    async def _watch_device(self) -> None:
+        """End a worker that hangs with the device in its hands: it cannot, and its neighbours wait for it."""
+        folder = self.settings.state_dir / "device"
+        while not self._stopping.is_set():
+            workers = {supervisor.pid: supervisor for supervisor, _ in self._supervisors.values() if supervisor.pid}
+            now_s, stall_s = time.monotonic(), self.settings.stall_s
+            pid = hung_worker(read_holder(folder), workers.keys(), stall_s=stall_s, now_s=now_s)
+            if pid is not None:
+                logger.error(
+                    "%s: its worker (pid %d) has had the device for more than %.0f s without a sign of life: killed",
+                    workers[pid].spec.id,
+                    pid,
+                    stall_s,
+                )
+                workers[pid].kill()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_S):
+                    await self._stopping.wait()
 
     def _asked_for(self, data: bytes) -> None:
         try:

@@ -83,6 +83,11 @@ class ModelSupervisor:
         if self.record.state == "failed" and self._surroundings.stamp(self.spec.source) != self._stamp:
             self._files_changed.set()
 
+    @property
+    def pid(self) -> int:
+        """Of the worker; 0 while there is none."""
+        return self._process.pid if self._process is not None else 0
+
     def kill(self) -> None:
         """End the worker at once."""
         if self._process is not None:
