@@ -8,13 +8,14 @@ import contextlib
 import platform
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.bench.admission import measure_admission
 from tests.bench.bodies import measure_bodies
 from tests.bench.classes import measure_classes
 from tests.bench.contenders import Bare, Contender, MlxServer, Stack
+from tests.bench.counts import measure_counts
 from tests.bench.growth import measure_growth
 from tests.bench.held import measure_held
 from tests.bench.hot import measure_hot_turns
@@ -37,6 +38,7 @@ PARTS = (
     "overhead",
     "bodies",
     "templates",
+    "counts",
     "classes",
     "speculation",
     "held",
@@ -48,6 +50,13 @@ PARTS = (
     "sides",
     "restart",
 )
+# Parts that need no contender and no model.
+_ALONE: Mapping[str, Callable[[], Table]] = {
+    "admission": measure_admission,
+    "seal": measure_seals,
+    "templates": measure_templates,
+    "counts": measure_counts,
+}
 
 
 @contextlib.asynccontextmanager
@@ -112,16 +121,13 @@ def main() -> None:
     parser.add_argument("--contenders", default="stack,mlx_lm", help="beside the bare engine: stack, mlx_lm")
     arguments = parser.parse_args()
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}\n", flush=True)
-    if arguments.part in ("all", "admission"):
-        print(measure_admission().render() + "\n", flush=True)
-    if arguments.part in ("all", "seal"):
-        print(measure_seals().render() + "\n", flush=True)
+    for part, measure in _ALONE.items():
+        if arguments.part in ("all", part):
+            print(measure().render() + "\n", flush=True)
     if arguments.part in ("all", "overhead"):
         asyncio.run(_show("overhead", measure_overhead(requests=arguments.requests)))
     if arguments.part in ("all", "bodies"):
         asyncio.run(_show("bodies", measure_bodies()))
-    if arguments.part in ("all", "templates"):
-        print(measure_templates().render() + "\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="mlxgw-bench-") as folder:
         if arguments.part in ("all", "classes"):
             asyncio.run(_show("classes", measure_classes(Path(folder), arguments.params)))
@@ -129,7 +135,7 @@ def main() -> None:
             print(measure_speculation(Path(folder), arguments.params).render() + "\n", flush=True)
         if arguments.part in ("all", "held"):
             print(measure_held(Path(folder), arguments.params).render() + "\n", flush=True)
-        if arguments.part in ("admission", "seal", "overhead", "bodies", "templates", "classes", "speculation", "held"):
+        if arguments.part in (*_ALONE, "overhead", "bodies", "classes", "speculation", "held"):
             return
         for model in _models(arguments, Path(folder)):
             print(f"model: {model.name}\n", flush=True)

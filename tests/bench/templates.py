@@ -10,7 +10,7 @@ from tests.models.templates import HISTORY_TOKENS, tokenizer_for, turn_ms
 from worker.prompt import PromptBuilder
 
 FOLDER_VARIABLE = "MLX_GATEWAY_TEST_TEMPLATES"
-_OWN = Path(__file__).parents[1] / "unit" / "worker" / "templates"
+OWN = Path(__file__).parents[1] / "unit" / "worker" / "templates"
 
 
 def measure_templates() -> Table:
@@ -19,7 +19,7 @@ def measure_templates() -> Table:
         title=f"A next turn after {HISTORY_TOKENS:,} tokens, median of the dearer of a user's and a tool's",
         head=("template", "mode", "turn"),
     )
-    folder = Path(os.environ.get(FOLDER_VARIABLE) or _OWN)
+    folder = Path(os.environ.get(FOLDER_VARIABLE) or OWN)
     for path in sorted(folder.glob("*.jinja")):
         builder = PromptBuilder(tokenizer_for(path.read_text()), context_tokens=1 << 20)
         table.add(path.stem, builder.facts.mode, f"{turn_ms(builder):.1f} ms")

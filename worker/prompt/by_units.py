@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from shared.errors import InvalidRequestError
-from worker.prompt.conversation import Conversation, Unit
+from worker.prompt.conversation import Conversation
 from worker.prompt.encode import Encoder
 from worker.prompt.facts import Mode
 from worker.prompt.growth import NotLocalError
@@ -25,6 +25,7 @@ from worker.prompt.thoughts import without_ending
 from worker.prompt.traits import Traits
 from worker.prompt.tree import Node, Tree, chained
 from worker.prompt.turns import Scene, Turns
+from worker.prompt.unit import Unit
 from worker.prompt.values import Boundary, Prompt
 from worker.prompt.verify import pieces_follow
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 from shared.errors import UnsupportedContentError
 from shared.messages import (
@@ -24,11 +24,12 @@ from shared.request import ToolDefinition
 from worker.prompt.documents import document_text
 from worker.prompt.encode import Shield
 from worker.prompt.harmony import with_preamble
-from worker.prompt.image_files import Image
-from worker.prompt.image_pieces import Content, ImageAlbum, ImageDict, images_of, joined, text_of
+from worker.prompt.image_pieces import Content, ImageAlbum, ImageDict, joined, text_of
+from worker.prompt.past import Past
 from worker.prompt.template import ToolDict
 from worker.prompt.tool_schemas import complete
 from worker.prompt.traits import Traits
+from worker.prompt.unit import Unit
 
 # In the place of a result's images, where the template has none for them there.
 _IMAGE_FOLLOWS = "(image: see below)"
@@ -36,55 +37,19 @@ _IMAGE_FOLLOWS = "(image: see below)"
 # Where a template shows tools only beside a system message, and there is none.
 _DEFAULT_SYSTEM = "You are a helpful assistant."
 
-Kind = Literal["user", "assistant", "tool"]
-
-
-class Unit:
-    """One user or assistant message, or all results of one turn (and the user text after them, where the template
-    needs both in one). `end` is the number of messages up to and including it. `key` identifies its content.
-    `dicts`, what the template reads, are built when first asked for: most units of a long conversation never are."""
-
-    def __init__(
-        self,
-        kind: Kind,
-        key: Any,
-        end: int,
-        build: Callable[[], Sequence[dict[str, Any]]],
-        messages: Sequence[Message] = (),
-    ) -> None:
-        self.kind = kind
-        self.key = key
-        self.end = end
-        self.messages = messages
-        self._build = build
-
-    @cached_property
-    def dicts(self) -> Sequence[dict[str, Any]]:
-        return self._build()
-
-    @property
-    def images(self) -> list[Image]:
-        """In the order in which the template is given them."""
-        return images_of(self.dicts) if self.has_images else []
-
-    @property
-    def file_bytes(self) -> int:
-        """What the files in its messages take, of which the prompt's tokens tell nothing."""
-        return sum(_file_bytes(message.parts) for message in self.messages)
-
-    @property
-    def has_images(self) -> bool:
-        return any(_images_in(message.parts) for message in self.messages)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
     """`system` is empty or one system message; `instructions` is the system text where the template has no place for
-    such a message and the first unit begins with it."""
+    such a message and the first unit begins with it. `past` is what windows ask of its units."""
 
     system: tuple[dict[str, Any], ...]
     units: tuple[Unit, ...]
     instructions: str = ""
+    past: Past = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "past", Past(self.units))
 
     @property
     def system_text(self) -> str:
@@ -286,22 +251,6 @@ class Converter:
             "name": "unknown" if call is None else call[1].name,
             "content": "Error" if part.is_error and not content else content,
         }
-
-
-def _file_bytes(parts: Iterable[Any]) -> int:
-    total = 0
-    for part in parts:
-        if isinstance(part, DocumentPart):
-            total += len(part.data)
-        elif isinstance(part, ToolResultPart):
-            total += _file_bytes(part.parts)
-    return total
-
-
-def _images_in(parts: Iterable[Any]) -> bool:
-    return any(
-        isinstance(part, ImagePart) or (isinstance(part, ToolResultPart) and _images_in(part.parts)) for part in parts
-    )
 
 
 def _images_after(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

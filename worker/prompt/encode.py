@@ -20,8 +20,6 @@ MARK, STAND_IN_ANSWER, STAND_IN_USER, STAND_IN_OTHER = _OWN = "\ufdd0\ufdd1\ufdd
 _WITHOUT_OWN = str.maketrans("", "", _OWN)
 
 _MEMO_BYTES = 32 * 1024 * 1024
-# Shorter segments are as quickly encoded as looked up.
-_MEMO_MIN_CHARS = 64
 _SAMPLES = ("Hello, world", " two  spaces", "\n\nline\n", "naïve 你好 👋", '{"a": 1}', "x", "\n", " ")
 
 
@@ -125,8 +123,6 @@ class Encoder:
         return tokens
 
     def _segment(self, text: str) -> Sequence[int]:
-        if len(text) < _MEMO_MIN_CHARS:
-            return self._encode_segment(text)
         with self._lock:
             known = self._memo.get(text)
             if known is not None:

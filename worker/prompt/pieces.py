@@ -14,18 +14,21 @@ verified against whole renderings; one that is not is rendered whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from worker.prompt import numbers
 from worker.prompt.closes import Closes
-from worker.prompt.conversation import Conversation, Unit
+from worker.prompt.conversation import Conversation
 from worker.prompt.encode import STAND_IN_OTHER, STAND_IN_USER
 from worker.prompt.growth import NotLocalError, grown
 from worker.prompt.markers import Markers
 from worker.prompt.thoughts import Thoughts, behind_header
 from worker.prompt.turns import Scene, Turns
-from worker.prompt.windows import marked, window
+from worker.prompt.unit import Unit
+from worker.prompt.windows import begins, marked, window
 
 # Units before the one in question that its rendering may depend on.
 WINDOW_UNITS = 4
@@ -47,7 +50,7 @@ class PieceRenderer:
     end of a message otherwise when others follow.
 
     `counted`: as many calls as went before stand before a window, for a template that numbers them or writes
-    something at the first only.
+    something at the first only. `numbered`: after many calls, what it writes is told from what it writes after few.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class PieceRenderer:
         self._thoughts = thoughts
         self._markers = markers
         self.counted = counted
+        self.numbered = False
         self.tools_in_head = False
         self.is_steady = True
 
@@ -80,7 +84,12 @@ class PieceRenderer:
     def next(self, conversation: Conversation, index: int, scene: Scene) -> Piece:
         """A user unit or tool results, at an index of at least 1. Raises `NotLocalError`."""
         scene = self._later(scene)
-        before = self._window(conversation, index)
+        start = begins(conversation, index, WINDOW_UNITS)
+        text, header = self._behind_calls(conversation, start, partial(self._next, conversation, start, index, scene))
+        return Piece(text=text, header=header)
+
+    def _next(self, conversation: Conversation, start: int, index: int, scene: Scene, calls: int) -> tuple[str, str]:
+        before = self._window(conversation, start, index, calls)
         after = [*before, *conversation.units[index].dicts]
         short, long = self._turns.body(before, scene), self._turns.body(after, scene)
         close = ""
@@ -89,24 +98,34 @@ class PieceRenderer:
             if not short.endswith(close):
                 raise NotLocalError
         text = self._grown(before, conversation.units[index].dicts, scene, short, long)
-        return Piece(text=close + text, header=self._turns.header(after, scene, long))
+        return close + text, self._turns.header(after, scene, long)
 
     def answer(self, conversation: Conversation, index: int, scene: Scene, header: str = "") -> str:
         """Header and text of an answer, the unit at `index`, as the template writes it while it is the last message.
         `header` is the generation header it followed."""
         scene = self._later(scene)
-        before = self._up_to(conversation, index)
+        start = begins(conversation, index - 1, WINDOW_UNITS)
         answer, beside = self._closes.apart(conversation.units[index].dicts[0])
+        (text,) = self._behind_calls(
+            conversation, start, partial(self._answer, conversation, start, index, scene, answer)
+        )
+        text = self._closes.together(text, beside)
+        reasoning = answer.get("reasoning_content", "").strip()
+        if self._thoughts is not None:
+            return self._thoughts.restored(text, header, reasoning)
+        return behind_header(text, header, self._markers) if reasoning else text
+
+    def _answer(
+        self, conversation: Conversation, start: int, index: int, scene: Scene, answer: dict[str, Any], calls: int
+    ) -> tuple[str]:
+        """Without what ends its turn."""
+        before = self._up_to(conversation, start, index, calls)
         short, long = self._turns.body(before, scene), self._turns.body([*before, answer], scene)
         text = self._grown(before, [answer], scene, short, long)
         close = self.close_of(answer)
         if not text.endswith(close):
             raise NotLocalError
-        text = self._closes.together(text[: len(text) - len(close)], beside)
-        reasoning = answer.get("reasoning_content", "").strip()
-        if self._thoughts is not None:
-            return self._thoughts.restored(text, header, reasoning)
-        return behind_header(text, header, self._markers) if reasoning else text
+        return (text[: len(text) - len(close)],)
 
     def _grown(
         self, before: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], scene: Scene, short: str, long: str
@@ -120,9 +139,26 @@ class PieceRenderer:
     def after_answer(self, conversation: Conversation, index: int, scene: Scene) -> str:
         """End of an answer's turn and header of another, when nothing came between."""
         scene = self._later(scene)
+        start = begins(conversation, index - 1, WINDOW_UNITS)
+        (text,) = self._behind_calls(conversation, start, partial(self._after, conversation, start, index, scene))
+        return text
+
+    def _after(self, conversation: Conversation, start: int, index: int, scene: Scene, calls: int) -> tuple[str]:
         answer, _ = self._closes.apart(conversation.units[index].dicts[0])
-        dicts = [*self._up_to(conversation, index), answer, *conversation.units[index].dicts[1:]]
-        return self.close_of(dicts[-1]) + self._turns.header(dicts, scene, self._turns.body(dicts, scene))
+        dicts = [*self._up_to(conversation, start, index, calls), answer, *conversation.units[index].dicts[1:]]
+        return (self.close_of(dicts[-1]) + self._turns.header(dicts, scene, self._turns.body(dicts, scene)),)
+
+    def _behind_calls(
+        self, conversation: Conversation, start: int, render: Callable[[int], tuple[str, ...]]
+    ) -> tuple[str, ...]:
+        """What `render` gives behind as many calls as the units before `start` made."""
+        calls = conversation.past.calls(start) if self.counted else 0
+        if self.numbered and calls > max(numbers.SAMPLES):
+            samples = [render(few) for few in numbers.SAMPLES]
+            texts = [numbers.after(pair, calls) for pair in zip(*samples, strict=True)]
+            if None not in texts:
+                return tuple(text for text in texts if text is not None)
+        return render(calls)
 
     def close_of(self, answer: Mapping[str, Any]) -> str:
         """What ends an answer's turn."""
@@ -135,13 +171,13 @@ class PieceRenderer:
     def _later(self, scene: Scene) -> Scene:
         return replace(scene, tools=()) if self.tools_in_head and scene.tools else scene
 
-    def _up_to(self, conversation: Conversation, index: int) -> list[dict[str, Any]]:
+    def _up_to(self, conversation: Conversation, start: int, index: int, calls: int) -> list[dict[str, Any]]:
         """A small conversation up to an answer: the one in which the header before it was rendered."""
-        before = self._window(conversation, index - 1) if index > 1 else []
+        before = self._window(conversation, start, index - 1, calls) if index > 1 else []
         return [*before, *conversation.units[index - 1].dicts]
 
-    def _window(self, conversation: Conversation, index: int) -> list[dict[str, Any]]:
-        return window(conversation.units, index, WINDOW_UNITS, call_text=self._closes.call_text, counted=self.counted)
+    def _window(self, conversation: Conversation, start: int, index: int, calls: int) -> list[dict[str, Any]]:
+        return window(conversation, start, index, call_text=self._closes.call_text, calls=calls)
 
 
 def ending(text: str, body: str, unit: Unit) -> str:

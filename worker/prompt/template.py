@@ -89,8 +89,9 @@ def _raise_exception(message: str) -> None:
 
 
 class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """The sandbox with short ways to what templates ask for thousands of times: a message's fields, a loop's state and
-    methods of texts that are no formatting. The answers are those of the long way, which takes half of a rendering."""
+    """The sandbox with short ways to what templates ask for thousands of times: a message's fields, a namespace's
+    variables, a loop's state and methods of texts that are no formatting. The answers are those of the long way, which
+    takes half of a rendering."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         kind = type(obj)
@@ -98,6 +99,10 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         if attribute in _HARMLESS.get(kind, ()):
             return getattr(obj, attribute)
+        if kind is jinja2.utils.Namespace and not attribute.startswith("_"):
+            value = getattr(obj, attribute, callable)
+            if not callable(value):  # one that is missing, and what is called, go the long way
+                return value
         return super().getattr(obj, attribute)
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.prompt.conversation import Unit
 from worker.prompt.image_pieces import ImageSpan, cache_keys
+from worker.prompt.unit import Unit
 from worker.prompt.values import Boundary
 
 _BUDGET_BYTES = 128 * 1024 * 1024

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from shared.errors import InvalidRequestError
 from shared.messages import Message, Part, TextPart, ToolCallPart, ToolResultPart
-from worker.prompt.conversation import Conversation, Converter, Unit
+from worker.prompt.conversation import Conversation, Converter
 from worker.prompt.encode import Shield
 from worker.prompt.growth import NotLocalError
 from worker.prompt.pieces import Piece, PieceRenderer
@@ -14,10 +14,13 @@ from worker.prompt.template import ToolDict
 from worker.prompt.tool_schemas import complete
 from worker.prompt.traits import Traits
 from worker.prompt.turns import Scene, Turns
+from worker.prompt.unit import Unit
 
 _TOOLS = (
     ToolDict({"type": "function", "function": {"name": "zztool", "description": "", "parameters": complete({})}}),
 )
+
+_CALLS = 98  # before the probe: in the midst of it numbers get a digit more
 
 
 def pieces_follow(whole: str, pieces: Sequence[str]) -> bool:
@@ -49,18 +52,42 @@ def is_local(turns: Turns, renderer: PieceRenderer, traits: Traits) -> bool:
             return False
         alike = len({str(_later_pieces(renderer, traits, scene)) for scene in scenes}) == 1
         renderer.tools_in_head = alike
+        renderer.numbered = renderer.counted and all(_is_numbered(renderer, traits, scene) for scene in scenes)
     except (NotLocalError, InvalidRequestError):
         return False
     return True
 
 
-def _later_pieces(renderer: PieceRenderer, traits: Traits, scene: Scene) -> list[Piece | str]:
-    conversation = _probe(traits)
+def _later_pieces(
+    renderer: PieceRenderer, traits: Traits, scene: Scene, conversation: Conversation | None = None, first: int = 1
+) -> list[Piece | str]:
+    conversation = conversation or _probe(traits)
     return [
         (renderer.answer if unit.kind == "assistant" else renderer.next)(conversation, index, scene)
         for index, unit in enumerate(conversation.units)
-        if index
+        if index >= first
     ]
+
+
+def _is_numbered(renderer: PieceRenderer, traits: Traits, scene: Scene) -> bool:
+    """Whether what stands behind many calls is as told from what stands behind few."""
+    rounds = [
+        message
+        for number in range(_CALLS)
+        for message in (_said("assistant", _call(900 + number)), _result(900 + number))
+    ]
+    conversation = Converter(traits, Shield(()), {}).convert(
+        [
+            _said("user", TextPart(text="zzuser0")),
+            *rounds,
+            _said("assistant", TextPart(text="zzanswer0")),
+            *_MESSAGES[1:],
+        ]
+    )
+    found = []
+    for renderer.numbered in (True, False):
+        found.append(_later_pieces(renderer, traits, scene, conversation, len(conversation.units) - len(_MESSAGES)))
+    return found[0] == found[1]
 
 
 def _fits(turns: Turns, renderer: PieceRenderer, traits: Traits, scene: Scene) -> bool:

@@ -8,41 +8,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worker.prompt.conversation import Unit
+from worker.prompt.conversation import Conversation
 from worker.prompt.encode import STAND_IN_ANSWER, STAND_IN_OTHER, STAND_IN_USER
+from worker.prompt.past import has_own_words
+from worker.prompt.unit import Unit
 
 _DUMMY_USER: dict[str, Any] = {"role": "user", "content": STAND_IN_USER}
 _DUMMY_ANSWER: dict[str, Any] = {"role": "assistant", "content": "."}
-_REMINDER_OPEN, _REMINDER_CLOSE = "<system-reminder>", "</system-reminder>"
 
 
-def window(
-    units: Sequence[Unit], index: int, most: int, *, call_text: bool, counted: bool = False
-) -> list[dict[str, Any]]:
-    """A conversation that ends just before `units[index]`: back to the last user message with words of the user's own,
-    or `most` units and that message. `call_text` says whether the template shows text beside a call before it;
-    `counted`: as many calls as went before come first, in one answer."""
-    start = index
+def begins(conversation: Conversation, index: int, most: int) -> int:
+    """Where the window before the unit at `index` begins: back to the last user message with words of the user's own,
+    or `most` units."""
+    units, start = conversation.units, index
     while start > 0 and index - start < most:
         start -= 1
-        if _has_own_words(units[start]):
+        if has_own_words(units[start]):
             break
-    if units[start].kind == "tool" and start > 0:
-        start -= 1
-    dicts: list[dict[str, Any]] = _calls_before(units[:start]) if counted else []
-    if units[start].kind != "user" or not _has_own_words(units[start]):
-        dicts.extend(_anchor(units, start))
+    return start - 1 if units[start].kind == "tool" and start > 0 else start
+
+
+def window(conversation: Conversation, start: int, index: int, *, call_text: bool, calls: int) -> list[dict[str, Any]]:
+    """A conversation that begins with the unit at `start`, or the user message with own words before it, and ends just
+    before the one at `index`. `call_text` says whether the template shows text beside a call before it; so many
+    `calls` as that come first, in one answer."""
+    units = conversation.units
+    dicts = _exchange(conversation.past.first_calls(calls))
+    if units[start].kind != "user" or not has_own_words(units[start]):
+        dicts.extend(_anchor(conversation, start))
     for position in range(start, index):
         dicts.extend(stand_ins(units[position], is_last=position == index - 1, call_text=call_text))
     return dicts
 
 
-def _calls_before(units: Sequence[Unit]) -> list[dict[str, Any]]:
-    """An exchange with as many calls as these units made."""
-    answers = (item for unit in units if unit.kind != "user" for item in unit.dicts)
-    made = [_emptied(call) for answer in answers for call in answer.get("tool_calls", ())]
-    if not made:
+def _exchange(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if not calls:
         return []
+    made = [_emptied(call) for call in calls]
     result = {"role": "tool", "tool_call_id": made[0]["id"], "name": made[0]["function"]["name"], "content": "."}
     return [_DUMMY_USER, {"role": "assistant", "content": "", "tool_calls": made}, result, _DUMMY_ANSWER]
 
@@ -77,24 +79,9 @@ def _stand_in(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": "assistant", "content": "."}
 
 
-def _anchor(units: Sequence[Unit], start: int) -> Sequence[dict[str, Any]]:
+def _anchor(conversation: Conversation, start: int) -> Sequence[dict[str, Any]]:
     """What a window that does not begin with the user's own words is preceded by."""
-    user = next((unit.dicts for unit in reversed(units[:start]) if _has_own_words(unit)), None)
-    if units[start].kind != "user":
-        return user or (_DUMMY_USER,)
-    return (*user, _DUMMY_ANSWER) if user else ()
-
-
-def _has_own_words(unit: Unit) -> bool:
-    """Whether it is a user message that says something besides reminders that the client put there."""
-    if unit.kind != "user":
-        return False
-    if unit.has_images:
-        return True
-    text = str(unit.dicts[-1]["content"])
-    while _REMINDER_OPEN in text:
-        before, _, rest = text.partition(_REMINDER_OPEN)
-        if before.strip():
-            return True
-        text = rest.partition(_REMINDER_CLOSE)[2]
-    return bool(text.strip())
+    speaker = conversation.past.speaker(start)
+    if conversation.units[start].kind != "user":
+        return (_DUMMY_USER,) if speaker is None else speaker.dicts
+    return () if speaker is None else (*speaker.dicts, _DUMMY_ANSWER)

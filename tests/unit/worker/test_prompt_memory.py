@@ -7,12 +7,12 @@ import weakref
 
 from shared.messages import DocumentPart, Message, TextPart, ToolResultPart
 from shared.request import GenerateRequest
-from worker.prompt.conversation import Unit
 from worker.prompt.encode import Shield
 from worker.prompt.head import Heads
 from worker.prompt.tool_show import ToolShow
 from worker.prompt.traits import Traits
 from worker.prompt.tree import Node, Tree
+from worker.prompt.unit import Unit
 
 
 class Text(str):

@@ -90,6 +90,10 @@ def test_a_template_written_in_python_that_fails_is_the_clients_answer(error: Ex
         "messages[0].__class__",
         "messages[0].update({'role': 'x'})",
         "messages.append(1)",
+        "namespace(x=''.format).x('{0.__class__}')",
+        "namespace(x='{0.__class__}'.format).x(messages)",
+        "namespace(x=1).__class__",
+        "namespace(x=1)._Namespace__attrs",
     ],
 )
 def test_the_short_ways_of_the_sandbox_lead_nowhere_else(expression: str) -> None:
@@ -102,6 +106,14 @@ def test_the_short_ways_of_the_sandbox_lead_nowhere_else(expression: str) -> Non
         text = ""
     assert "class" not in text
     assert messages == [{"role": "user", "content": "x"}]
+
+
+def test_a_namespaces_variables_are_what_was_set_and_else_undefined() -> None:
+    source = (
+        "{% set ns = namespace(no=false, empty='', most=messages.pop) %}{% for m in messages %}{% set ns.last = m %}"
+        "{% endfor %}{{ ns.no }}|{{ ns.empty }}|{{ ns.last }}|{{ ns.absent is defined }}|{{ ns.most is defined }}"
+    )
+    assert _environment().from_string(source).render(messages=["a", "b"]) == "False||b|False|False"
 
 
 def test_a_messages_fields_are_found_before_nothing_and_a_dictionarys_methods_before_fields() -> None:
