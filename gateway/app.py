@@ -24,8 +24,9 @@ from gateway.http.cross_origin import CrossOrigin
 from gateway.http.endpoints import CountTokens, Generate
 from gateway.http.middleware import BodyLimit, Counted, ErrorAnswers, RequestContext
 from gateway.http.routes import ROUTES, Route, Work
-from gateway.http.status import Greeting, Health, MetricsPage, Model, Models, Ready, Status
+from gateway.http.status import Greeting, Health, HostMetrics, MetricsPage, Model, Models, Ready, Status, Targets
 from gateway.http.visitors import Visitors
+from gateway.loop_lag import keep_measuring_lag
 from gateway.models.names import keep_telling_dead
 from gateway.parts import Parts, build_parts
 from shared.config import Settings
@@ -103,6 +104,8 @@ _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "ready": lambda parts, _: Ready(parts),
     "status": lambda parts, _: Status(parts),
     "metrics": lambda parts, _: MetricsPage(parts),
+    "host_metrics": lambda parts, _: HostMetrics(parts),
+    "targets": lambda parts, _: Targets(parts),
     "greeting": lambda *_: Greeting(),
 }
 
@@ -143,6 +146,7 @@ async def running_tasks(parts: Parts, fail: Callable[[], None]) -> AsyncIterator
     works = {"fleet": fleet.run(), "frames": hub.run(), "watchdog": watchdog.run()}
     works["moves"] = keep_moving(parts.dispatcher, fleet)
     works["names"] = keep_telling_dead(parts.names)
+    works["lag"] = keep_measuring_lag(parts.metrics.loop_lag)
     tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
     for task in tasks:
         task.add_done_callback(report_end)

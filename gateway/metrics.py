@@ -1,7 +1,8 @@
 """Prometheus metrics of one gateway process, in a registry of its own.
 
 Label `model` is always a resolved model id, never a client's text. Run several gateways on several ports and let
-Prometheus add them up; there is no multi-process mode.
+Prometheus add them up; there is no multi-process mode. What hosts and workers say of themselves is no part of it: it
+would be counted once for each gateway. It has pages of its own, which `HostPages` makes.
 """
 
 from __future__ import annotations
@@ -9,18 +10,27 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from importlib.metadata import version
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.dispatch.fleet import FleetWatcher
 from shared.errors import GatewayError, InvalidRequestError
 from shared.events import Event, Failed, Finished, Progress, Started, Usage, total_usage
-from shared.registry import WorkerLease
+from shared.process_metrics import ProcessCollector
 from shared.request import PRIORITIES
+from shared.worker_metrics import HostCollector, Shown
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -49,7 +59,11 @@ _GAP_BUCKETS = (
     30.0,
 )
 _OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+_LAG_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _HOT = 0.9  # share of the prompt that was cached
+
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Gaps:
@@ -145,14 +159,14 @@ class Metrics:
         self._ttft = Histogram(
             "gw_ttft_seconds",
             "From the request's arrival to its first token",
-            ("model", "cache"),
+            ("model", "class", "cache"),
             buckets=_WAIT_BUCKETS,
             registry=registry,
         )
         self._queue_wait = Histogram(
             "gw_queue_wait_seconds",
             "From the request's arrival to the start of its prefill",
-            ("model", "priority"),
+            ("model", "class"),
             buckets=_WAIT_BUCKETS,
             registry=registry,
         )
@@ -178,6 +192,38 @@ class Metrics:
             "gw_redispatches", "Requests given to another worker after one was lost", ("model",), registry=registry
         )
         self._register_streams(registry, fleet)
+        self._register_process(registry)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """A counter whose first value is 1 never shows an increase."""
+        for outcome in ("repaired", "lost"):
+            self._gaps.labels(outcome)
+        for reason in ("queue_full", "wait_too_long", "bytes_full", "redis_full"):
+            self._rejections.labels(reason)
+        for stage in ("queued", "prefill", "decode"):
+            self._cancellations.labels(stage)
+
+    def _register_process(self, registry: CollectorRegistry) -> None:
+        """What the process costs, and what could hold up every stream of it."""
+        info = Info("gw_build", "The release that runs", registry=registry)
+        info.info({"version": version("mlx-gateway")})
+        self._loop_lag = Histogram(
+            "gw_loop_lag_seconds", "How late the event loop came", buckets=_LAG_BUCKETS, registry=registry
+        )
+        self._round_trip = Histogram(
+            "gw_redis_round_trip_seconds",
+            "How long Redis took to tell who is alive",
+            buckets=_LAG_BUCKETS,
+            registry=registry,
+        )
+        registry.register(ProcessCollector())
+
+    def loop_lag(self, seconds: float) -> None:
+        self._loop_lag.observe(seconds)
+
+    def redis_round_trip(self, seconds: float) -> None:
+        self._round_trip.observe(seconds)
 
     def _register_streams(self, registry: CollectorRegistry, fleet: FleetWatcher) -> None:
         """What is counted between the gateway and its workers."""
@@ -222,7 +268,7 @@ class Metrics:
         if record.ran_s is not None:
             self._queue_wait.labels(model, priority).observe(record.ran_s - record.started_s)
         if record.first_token_s is not None:
-            self._ttft.labels(model, record.cache_class).observe(record.first_token_s - record.started_s)
+            self._ttft.labels(model, priority, record.cache_class).observe(record.first_token_s - record.started_s)
         for stage, seconds in record.stages:
             self._overhead.labels(stage).observe(seconds)
 
@@ -264,23 +310,10 @@ class _GapCollector(Collector):
 
 
 class _FleetCollector(Collector):
-    """Gauges of the last fleet snapshot: queue depths, and each worker's own figures."""
-
-    _NUMBERS: Mapping[str, str] = {
-        "context_tokens": "Context window",
-        "capacity": "Requests it runs at once",
-        "in_flight": "Requests it holds",
-        "waiting_tokens": "Uncached prompt tokens not prefilled yet",
-        "prefill_tokens_per_s": "Prefill rate",
-        "decode_tokens_per_s": "Decode rate, all streams",
-        "load_done": "Part of the model loaded, 0..1",
-        "cache_bytes": "Prefix cache in memory",
-    }
+    """What the last fleet snapshot says of the queues."""
 
     def __init__(self, fleet: FleetWatcher) -> None:
         self._fleet = fleet
-        known = {field.name for field in fields(WorkerLease)}
-        assert known >= set(self._NUMBERS)
 
     def collect(self) -> Iterable[Metric]:
         depth = GaugeMetricFamily("gw_queue_depth", "Jobs that no worker has claimed", labels=["model", "class"])
@@ -289,20 +322,24 @@ class _FleetCollector(Collector):
                 depth.add_metric([model, priority], count)
         yield depth
         yield GaugeMetricFamily("gw_redis_up", "Whether Redis was reached", value=float(self._fleet.is_connected))
-        workers = self._fleet.snapshot.workers
-        up = GaugeMetricFamily("wk_up", "Live workers by state", labels=["model", "worker", "host", "state"])
-        for worker in workers:
-            up.add_metric([worker.model, worker.worker, worker.host, worker.state], 1)
-        yield up
-        for name, help_text in self._NUMBERS.items():
-            yield _per_worker(name, help_text, [(w, float(getattr(w, name))) for w in workers])
-        for name in sorted({name for worker in workers for name in worker.metrics}):
-            rows = [(w, w.metrics[name]) for w in workers if name in w.metrics]
-            yield _per_worker(name, "Reported by the engine", rows)
 
 
-def _per_worker(name: str, help_text: str, rows: Iterable[tuple[WorkerLease, float]]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"wk_{name}", help_text, labels=["model", "worker"])
-    for worker, value in rows:
-        family.add_metric([worker.model, worker.worker], value)
-    return family
+class HostPages:
+    """What hosts and their workers say of themselves, as this gateway last heard it: a page for each host, and one of
+    all for people."""
+
+    def __init__(self, fleet: FleetWatcher) -> None:
+        self._fleet = fleet
+
+    def render(self, host: str = "") -> bytes:
+        """Of one host; of all where it is empty."""
+        registry = CollectorRegistry()
+        registry.register(HostCollector(lambda: self._shown(host)))
+        return generate_latest(registry)
+
+    def _shown(self, host: str) -> Shown:
+        fleet = self._fleet.snapshot
+        return Shown(
+            workers=tuple(each for each in fleet.workers if host in ("", each.host)),
+            hosts=tuple(each for each in fleet.hosts if host in ("", each.host)),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from dataclasses import dataclass
 
 import redis.asyncio
@@ -19,7 +20,7 @@ from gateway.dispatch.space import Space
 from gateway.dispatch.streams import FrameHub
 from gateway.intake.intake import Intake
 from gateway.intake.reader import BodyReader
-from gateway.metrics import Metrics
+from gateway.metrics import HostPages, Metrics
 from gateway.models.names import ModelNames
 from gateway.models.settings_files import Policies
 from shared.config import Settings, load_secret
@@ -28,6 +29,8 @@ from shared.keys import Names
 from shared.registry import GatewayRecord
 from shared.seal import Keyring
 from shared.wire import READER
+
+_EVERYWHERE = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Parts:
     names: ModelNames
     intake: Intake
     metrics: Metrics
+    host_pages: HostPages
     connections: tuple[redis.asyncio.Redis, ...]
 
     async def aclose(self) -> None:
@@ -57,9 +61,13 @@ def build_parts(settings: Settings) -> Parts:
     keyring = Keyring(load_secret(settings))
     gateway_id = f"gw{secrets.token_hex(6)}"
     fleet = FleetWatcher(
-        broker, names, keyring, myself=GatewayRecord(gateway=gateway_id, pid=os.getpid(), reader=READER)
+        broker,
+        names,
+        keyring,
+        myself=GatewayRecord(gateway=gateway_id, pid=os.getpid(), reader=READER, address=_address(settings)),
     )
     metrics = Metrics(fleet)
+    fleet.on_round_trip = metrics.redis_round_trip
     hub = FrameHub(subscriber, broker, names, keyring, gateway_id, on_gap=metrics.gap, on_refused=metrics.refused_frame)
     fleet.on_hosts = hub.listen_to
     jobs = JobQueue(broker, names, keyring)
@@ -83,8 +91,15 @@ def build_parts(settings: Settings) -> Parts:
         names=model_names,
         intake=Intake(model_names, policies),
         metrics=metrics,
+        host_pages=HostPages(fleet),
         connections=(broker, subscriber),
     )
+
+
+def _address(settings: Settings) -> str:
+    """Where others reach this gateway, as far as it knows."""
+    host = socket.gethostname() if settings.host in _EVERYWHERE else settings.host
+    return f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
 
 
 def connect_broker(settings: Settings) -> tuple[redis.asyncio.Redis, redis.asyncio.Redis]:

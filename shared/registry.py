@@ -123,15 +123,17 @@ class HostRecord:
     pid: int
     models: tuple[ModelRecord, ...] = ()
     reader: Reader = field(default_factory=Reader)
+    figures: dict[str, float] = field(default_factory=dict)  # see `shared.worker_metrics.HOST_FIGURES`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayRecord:
-    """A gateway process that lives, as it says itself."""
+    """A gateway process that lives, as it says itself. `address` is its host and port."""
 
     gateway: str
     pid: int
     reader: Reader = field(default_factory=Reader)
+    address: str = ""
 
 
 StrangerKind = Literal["worker", "host", "gateway"]

@@ -62,6 +62,7 @@ class FleetWatcher(Presence):
         self._keyring = keyring
         self._myself = myself
         self.clock = RedisClock()
+        self.on_round_trip: Callable[[float], None] = lambda _: None
         self.on_hosts: Callable[[Collection[str]], Awaitable[None]] | None = None
         self._every_s = every_s
         self._forget_after_s = forget_after_s
@@ -132,6 +133,7 @@ class FleetWatcher(Presence):
             replies = (await pipe.execute(raise_on_error=False))[2 if self._myself else 0 :]
         _raise_any(replies)  # where Redis is full, others do not see this gateway: no reason to see nobody
         self.clock.note(replies[0], sent_s, time.monotonic())
+        self.on_round_trip(time.monotonic() - sent_s)
         members = [_names(each) for each in replies[1:4]]
         records, depths = replies[4:7], replies[7:]
         if members != [self._workers, self._hosts, self._gateways]:

@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Work = Literal["generate", "count", "models", "model", "health", "ready", "status", "metrics", "greeting"]
+Work = Literal[
+    "generate",
+    "count",
+    "models",
+    "model",
+    "health",
+    "ready",
+    "status",
+    "metrics",
+    "host_metrics",
+    "targets",
+    "greeting",
+]
 
 _POST, _READ = ("POST",), ("GET", "HEAD")
 _ID = "/{id:path}"  # a model's id may be a folder's path
@@ -49,6 +61,9 @@ ROUTES: Final = (
     Route(path="/ready", work="ready", name="ready", keyless=_READ),
     Route(path="/status", work="status", name="status"),
     Route(path="/metrics", work="metrics", name="metrics"),
+    Route(path="/metrics/hosts", work="host_metrics", name="host_metrics"),
+    Route(path="/metrics/hosts" + _ID, work="host_metrics", name="host_metrics"),
+    Route(path="/metrics/targets", work="targets", name="targets"),
     # What clients ask with HEAD before they begin, without a key: Claude Code and its older releases.
     *(
         Route(path=path, work="greeting", name="greeting", keyless=("HEAD",))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
-from gateway.http.replies import dialect_of, send_json, send_reply
+from gateway.http.replies import dialect_of, header, send_json, send_reply
 from gateway.metrics import CONTENT_TYPE
 from gateway.parts import Parts
+from shared.errors import RouteNotFoundError
 from shared.registry import Fleet
 
 
@@ -104,6 +106,50 @@ class MetricsPage:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_reply(send, 200, self.parts.metrics.render(), media_type=CONTENT_TYPE.encode())
+
+
+class HostMetrics:
+    """`GET /metrics/hosts`, `GET /metrics/hosts/{id}`: what hosts and their workers say of themselves."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host: str = scope["path_params"].get("id", "")
+        if host and host not in {each.host for each in self.parts.fleet.snapshot.hosts}:
+            raise RouteNotFoundError(f"no host is called {host!r}")
+        await send_reply(send, 200, self.parts.host_pages.render(host), media_type=CONTENT_TYPE.encode())
+
+
+class Targets:
+    """`GET /metrics/targets`: what Prometheus should scrape, as its HTTP service discovery wants it.
+
+    Source: https://prometheus.io/docs/prometheus/latest/http_sd/.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = header(scope, b"host")
+        await send_json(send, 200, render_targets(self.parts.fleet.snapshot, asked=asked))
+
+
+def render_targets(fleet: Fleet, *, asked: str) -> list[dict[str, Any]]:
+    """Every gateway by its own address, and every host through the gateway that was `asked`, once each."""
+    gateways = [
+        {"targets": [each.address], "labels": {"job": "mlx-gateway", "gateway": each.gateway}}
+        for each in fleet.gateways
+        if each.address
+    ]
+    hosts = [
+        {
+            "targets": [asked],
+            "labels": {"job": "mlx-host", "instance": name, "__metrics_path__": f"/metrics/hosts/{quote(name)}"},
+        }
+        for name in sorted({each.host for each in fleet.hosts})
+    ]
+    return gateways + hosts
 
 
 class Greeting:

@@ -127,7 +127,7 @@ def wait_for_words(recorder: Recorder, since: int, count: int = 30) -> None:
 
 def slow_runs(desk: Desk) -> float:
     """Requests that run on the slow model, as its worker last said."""
-    _, text = desk.up.request("GET", "/metrics")
+    _, text = desk.up.request("GET", "/metrics/hosts")
     lines = [line for line in text.splitlines() if line.startswith("wk_running{") and 'model="slow"' in line]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 

@@ -219,7 +219,7 @@ def test_a_client_that_leaves_in_the_prefill_finds_what_was_computed(claude: ant
 
 def waiting_tokens(stack: Stack) -> float:
     """What the demo model's worker has yet to prefill, as it last said."""
-    _, text = stack.up.request("GET", "/metrics")
+    _, text = stack.up.request("GET", "/metrics/hosts")
     found = re.search(rf'^wk_waiting_tokens{{.*model="{stack.demo}".*}} (\S+)$', text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 

@@ -195,13 +195,28 @@ def test_health_readiness_and_metrics(gateway: Served) -> None:
     metrics = gateway.get("/metrics").body.decode()
     for line in (
         'gw_requests_total{model="echo",outcome="ok",route="messages"}',
-        'gw_ttft_seconds_count{cache="cold",model="echo"}',
+        'gw_ttft_seconds_count{cache="cold",class="interactive",model="echo"}',
         'gw_output_tokens_sum{model="echo"}',
         'gw_queue_depth{class="interactive",model="echo"} 0.0',
         "gw_redis_up 1.0",
-        'wk_capacity{model="echo",worker="host.echo.',
+        'gw_stream_gaps_total{outcome="lost"} 0.0',
+        "process_cpu_seconds_total",
     ):
         assert line in metrics
+    assert "_created" not in metrics
+    assert "wk_" not in metrics, "two gateways would count every worker twice"
+
+
+def test_a_hosts_own_metrics_have_a_page_that_discovery_names(gateway: Served) -> None:
+    gateway.post(MESSAGES, message(WORDS))
+    targets = gateway.get("/metrics/targets").json
+    assert [each["labels"]["job"] for each in targets] == ["mlx-gateway"]  # the worker was started without a host
+    assert targets[0]["targets"] == [f"127.0.0.1:{gateway.port}"]
+    page = gateway.get("/metrics/hosts").body.decode()
+    assert 'wk_capacity{copy="0",host="host",model="echo"}' in page
+    assert 'wk_state{copy="0",host="host",model="echo",state="ready"} 1.0' in page
+    assert 'wk_state{copy="0",host="host",model="echo",state="stalled"} 0.0' in page
+    assert gateway.get("/metrics/hosts/nobody").status == 404
 
 
 def test_many_streams_at_once_keep_their_words_apart(gateway: Served) -> None:

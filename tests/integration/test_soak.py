@@ -205,7 +205,7 @@ def soaked(redis_url: str, folder: Path, checkpoint: CheckpointMaker) -> Iterato
 
 def is_quiet(gateway: Served) -> bool:
     """Nothing is under way in the gateway, in a queue or on a worker."""
-    lines = gateway.get("/metrics").body.decode().splitlines()
+    lines = [line for page in ("/metrics", "/metrics/hosts") for line in gateway.get(page).body.decode().splitlines()]
     names = ("gw_inflight ", "gw_queue_depth{", "wk_in_flight{")
     return all(float(line.rsplit(" ", 1)[1]) == 0 for line in lines if line.startswith(names))
 

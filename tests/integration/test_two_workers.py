@@ -103,14 +103,14 @@ def pair(gateways: tuple[Served, Served]) -> Iterator[Pair]:
 
 
 def ready_workers(gateway: Served, model: str) -> int:
-    lines = gateway.get("/metrics").body.decode().splitlines()
-    return sum(line.startswith("wk_up{") and f'model="{model}",state="ready"' in line for line in lines)
+    lines = gateway.get("/metrics/hosts").body.decode().splitlines()
+    return sum(line.startswith("wk_state{") and f'model="{model}",state="ready"}} 1.0' in line for line in lines)
 
 
 def held(gateway: Served, model: str) -> list[int]:
     """How many requests each of the model's workers holds, as the gateway has seen it."""
-    lines = gateway.get("/metrics").body.decode().splitlines()
-    rows = [line for line in lines if line.startswith(f'wk_in_flight{{model="{model}"')]
+    lines = gateway.get("/metrics/hosts").body.decode().splitlines()
+    rows = [line for line in lines if line.startswith("wk_in_flight{") and f'model="{model}"' in line]
     return [int(float(row.rpartition(" ")[2])) for row in rows]
 
 

@@ -134,7 +134,7 @@ def test_a_killed_worker_costs_a_retryable_error_and_is_replaced(served: Up) -> 
 
 
 def _in_flight(served: Up) -> int:
-    _, text = served.request("GET", "/metrics")
+    _, text = served.request("GET", "/metrics/hosts")
     found = re.search(r"^wk_in_flight\{.*\} (\d+)", text, re.MULTILINE)
     return int(found[1]) if found else 0
 

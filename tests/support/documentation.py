@@ -11,5 +11,5 @@ README = (REPOSITORY / "README.md").read_text()
 
 def documented_metrics() -> frozenset[str]:
     """Names in the first column of the README's table of metrics."""
-    cells = re.findall(r"^\| (`(?:gw|wk)_[^|]*) \|", README, re.MULTILINE)
+    cells = re.findall(r"^\| (`(?:gw|wk|host|process)_[^|]*) \|", README, re.MULTILINE)
     return frozenset(name for cell in cells for name in re.findall(r"`(\w+)`", cell))

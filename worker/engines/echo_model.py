@@ -49,8 +49,6 @@ class EchoModel:
         self._context_tokens = settings.max_context_tokens or self.options.context_tokens
         self._capacity = settings.capacity
         self._chunk_tokens = settings.prefill_step_tokens
-        self.generated_tokens = 0
-        self.finished_requests = 0
 
     def info(self, *, can_pause: bool) -> EngineInfo:
         return EngineInfo(
@@ -77,10 +75,6 @@ class EchoModel:
             prefill_tokens_per_s=options.prefill_tokens_per_s,
             prefill_cost=_cost(options.prefill_tokens_per_s),
             decode_tokens_per_s=1000 / options.step_ms if options.step_ms else 0.0,
-            metrics={
-                "generated_tokens_total": float(self.generated_tokens),
-                "finished_requests_total": float(self.finished_requests),
-            },
         )
 
     def chunk_tokens(self, left: int) -> int:
@@ -149,14 +143,12 @@ class EchoAnswer:
                 events = (said, *events)
             self._generated_tokens += 1
             self._reasoning_tokens += token.kind == "reasoning"
-            self._model.generated_tokens += 1
         if self._generated_tokens == len(plan.tokens):
             return self._ended((*events, plan.failure or self._finished()), ids)
         return Output(key=self._key, events=events, token_ids=ids)
 
     def _ended(self, events: tuple[Event, ...], ids: tuple[int, ...] = ()) -> Output:
         self.is_over = True
-        self._model.finished_requests += 1
         return Output(key=self._key, events=events, token_ids=ids)
 
     def _finished(self) -> Finished:

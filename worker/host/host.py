@@ -37,6 +37,7 @@ from shared.registry import ENGINE_NAMES, EngineName, HostRecord, ModelSpec, mod
 from shared.routing import Target, parse_tiers
 from shared.seal import Purpose, keys_of_host
 from worker.device.turns import read_holder
+from worker.host.figures import MachineFigures
 from worker.host.hung import hung_worker
 from worker.host.supervision import ModelSupervisor, Surroundings
 from worker.rq.reaping import reap
@@ -124,6 +125,7 @@ class Host:
         self._supervisors: dict[str, tuple[ModelSupervisor, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._figures = MachineFigures(settings.state_dir)
         self._broken = False
         self._surroundings = Surroundings(
             host=name,
@@ -283,7 +285,8 @@ class Host:
         while not self._stopping.is_set():
             self._changed.clear()
             models = tuple(supervisor.record for supervisor, _ in self._supervisors.values())
-            record = HostRecord(host=self.name, pid=os.getpid(), models=models, reader=wire.READER)
+            figures = await asyncio.to_thread(self._figures.read)
+            record = HostRecord(host=self.name, pid=os.getpid(), models=models, reader=wire.READER, figures=figures)
             try:
                 await self._write(record)
                 away = False

@@ -6,10 +6,12 @@ import re
 from dataclasses import fields
 
 import redis.asyncio
+from prometheus_client.core import Metric
 
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.metrics import Metrics
 from shared.config import Settings, environment_name
+from shared.worker_metrics import metric_names
 from tests.support.documentation import README, documented_metrics
 from tests.support.names import NAMES
 from tests.support.processes import REPOSITORY
@@ -27,10 +29,18 @@ def test_every_setting_is_in_the_readme_with_its_default() -> None:
 
 def test_every_metric_of_a_gateway_is_in_the_readme() -> None:
     families = Metrics(FleetWatcher(redis.asyncio.Redis(), NAMES, KEYRING)).registry.collect()
-    served = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    served = {_served_name(family) for family in families}
     assert len(served) > 20
     assert served <= documented_metrics()
-    assert {name for name in documented_metrics() if name.startswith("gw_")} <= served
+    assert {name for name in documented_metrics() if name.startswith(("gw_", "process_"))} <= served
+
+
+def _served_name(family: Metric) -> str:
+    return family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+
+
+def test_every_metric_of_a_worker_and_a_host_is_in_the_readme_and_no_other() -> None:
+    assert {name for name in documented_metrics() if name.startswith(("wk_", "host_"))} == metric_names()
 
 
 def test_contributing_names_files_that_exist_and_what_stands_in_them() -> None:
