@@ -26,13 +26,27 @@ def _gateway(names: Names) -> str:
     queue = names.queue(_ANY)
     keys = (*_shared_keys(names), names.gateways, names.gateway(_ANY), names.home(_ANY), names.run(_ANY, _ANY))
     rq = ("rq:queues", f"rq:queue:{queue}", "rq:job:*", f"rq:canceled:{queue}")
-    channels = (names.gateway_channel(_ANY, _ANY), names.worker_channel(_ANY), names.loads, names.fleet, _RQ_CHANNELS)
+    channels = (
+        names.gateway_channel(_ANY, _ANY),
+        names.worker_channel(_ANY),
+        names.host_channel(_ANY),
+        names.loads,
+        names.fleet,
+        _RQ_CHANNELS,
+    )
     commands = " ".join(f"+{command}" for command in _GATEWAY_COMMANDS.split())
     return _user("gateway", (*keys, *rq), channels, f"-@all {commands}")
 
 
 def _worker(names: Names) -> str:
-    channels = (names.gateway_channel(_ANY, _ANY), names.worker_channel(_ANY), names.loads, names.fleet, _RQ_CHANNELS)
+    channels = (
+        names.gateway_channel(_ANY, _ANY),
+        names.worker_channel(_ANY),
+        names.host_channel(_ANY),
+        names.loads,
+        names.fleet,
+        _RQ_CHANNELS,
+    )
     return _user("worker", (*_shared_keys(names), "rq:*"), channels, _WORKER_RULES)
 
 

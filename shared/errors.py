@@ -13,6 +13,7 @@ GatewayError
 ├── PermissionDeniedError          a host or a page that may not come in
 ├── ModelNotFoundError             the name resolves to nothing
 ├── ModelUnavailableError          the model exists but cannot be loaded, with the reason
+│   └── NoMemoryError              there is no room for it at the moment
 ├── OverloadedError                full queue, no worker, or the predicted wait is too long
 ├── BrokerUnavailableError         Redis cannot be reached
 ├── WorkerLostError                the worker that held the request died
@@ -124,6 +125,14 @@ class ModelUnavailableError(GatewayError):
     code = "model_unavailable"
 
 
+class NoMemoryError(ModelUnavailableError):
+    """`needed_bytes`, `free_bytes` and `limit_bytes` in details: what its weights take, what those of other models
+    leave of what all may use together, and that."""
+
+    code = "no_memory"
+    retryable = True
+
+
 class OverloadedError(GatewayError):
     code = "overloaded"
     retryable = True
@@ -175,6 +184,7 @@ _BY_CODE: dict[str, type[GatewayError]] = {
         PermissionDeniedError,
         ModelNotFoundError,
         ModelUnavailableError,
+        NoMemoryError,
         OverloadedError,
         BrokerUnavailableError,
         WorkerLostError,

@@ -157,6 +157,10 @@ class Names:
         """Sealed messages for one worker: `End`."""
         return self._of("to", worker)
 
+    def host_channel(self, host: str) -> str:
+        """Orders of a person to one host, such as to unload a model."""
+        return self._of("to-host", host)
+
     @property
     def loads(self) -> str:
         """Channel: a sealed list of models; asks any host that may serve one to load it."""

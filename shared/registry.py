@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from shared.cost import PrefillCost
+from shared.durations import parse_keep_alive
 from shared.errors import ConfigError
 
 EngineName = Literal["mlx", "echo", "echo-streamed"]
 ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 WorkerState = Literal["loading", "ready", "draining", "stalled"]
 LoadPolicy = Literal["start", "on-demand"]
-ModelState = Literal["available", "loading", "ready", "failed"]
+# What holds a model's weights in this machine's memory, and must ask for it before it loads them.
+ENGINES_IN_MEMORY: frozenset[EngineName] = frozenset({"mlx"})
+ModelState = Literal["available", "loading", "ready", "unloaded", "no_memory", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """One model a host may serve. `source` is what the person named: a path or a Hugging Face id.
 
-    `load` says when a worker is started for it: with the host, or when somebody asks for the model.
+    `load` says when a worker is started for it: with the host, or when somebody asks for the model. It is unloaded when
+    it has been idle for `keep_alive_s`, infinite where it never is, or when another needs its memory; but not while it
+    is pinned.
     """
 
     id: str
@@ -27,6 +33,8 @@ class ModelSpec:
     engine: EngineName = "mlx"
     options: dict[str, Any] = field(default_factory=dict)
     load: LoadPolicy = "start"
+    keep_alive_s: float = math.inf
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +114,13 @@ class WorkerLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """One model as a host sees it. `reason` says why it failed; `source` is the path or id behind it; `made_at_s` is
-    its date, as Unix time, 0 while unknown."""
+    """One model as a host sees it. `reason` says why it failed or has no memory; `source` is the path or id behind it;
+    `made_at_s` is its date, as Unix time, 0 while unknown.
+
+    `available` waits to be asked for, `unloaded` too, and was loaded before. `no_memory` is tried again when somebody
+    asks for it or when memory is freed: its weights need `needed_bytes`, other models leave `free_bytes` of the
+    `limit_bytes` that all may use together.
+    """
 
     id: str
     state: ModelState
@@ -115,6 +128,15 @@ class ModelRecord:
     reason: str = ""
     load_done: float = 0.0
     made_at_s: int = 0
+    needed_bytes: int = 0
+    free_bytes: int = 0
+    limit_bytes: int = 0
+    is_pinned: bool = False
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether asking for it is of no use until its files or the settings change."""
+        return self.state == "failed" or (self.state == "no_memory" and self.needed_bytes > self.limit_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +186,7 @@ class Fleet:
         """Every model that can be asked for, those of failed loads left out, in stable order."""
         ids = {w.model: None for w in self.workers}
         for record in (m for h in self.hosts for m in h.models):
-            if record.state != "failed":
+            if not record.is_hopeless:
                 ids[record.id] = None
         return tuple(sorted(ids))
 
@@ -179,23 +201,46 @@ class Fleet:
         if any(w.model == model for w in self.workers):
             return ""
         records = [m for h in self.hosts for m in h.models if model in (m.id, m.source)]
-        if any(m.state != "failed" for m in records):
+        if any(not m.is_hopeless for m in records):
             return ""
         return next((m.reason for m in records), "")
 
+    def without_memory(self, model: str) -> ModelRecord | None:
+        """What a host says that has no memory for the model; None when it is had somewhere, or may be soon."""
+        records = [m for h in self.hosts for m in h.models if model in (m.id, m.source)]
+        if any(w.model == model for w in self.workers) or any(m.state not in ("no_memory", "failed") for m in records):
+            return None
+        return next((m for m in records if m.state == "no_memory"), None)
 
-MODEL_KEYS = ("id", "source", "engine", "options", "load")  # of an entry of models.json
+
+MODEL_KEYS = ("id", "source", "engine", "options", "load", "keep_alive", "pinned")  # of an entry of models.json
 
 
 def parse_models(data: Any) -> tuple[ModelSpec, ...]:
-    """`models.json`: `{"models": [{"id", "source", "engine", "options", "load"} | "path-or-id", …]}`."""
+    """`models.json`: `{"keep_alive": …, "models": [{"id", "source", "engine", "options", "load", "keep_alive",
+    "pinned"} | "path-or-id", …]}`."""
     entries = data.get("models") if isinstance(data, dict) else data
     if not isinstance(entries, list):
         raise ConfigError('models.json: expected {"models": [...]}')
-    return tuple(_parse_model(entry, index) for index, entry in enumerate(entries))
+    keep_alive_s = default_keep_alive_s(data)
+    return tuple(_parse_model(entry, index, keep_alive_s) for index, entry in enumerate(entries))
 
 
-def _parse_model(entry: Any, index: int) -> ModelSpec:
+def default_keep_alive_s(data: Any) -> float:
+    """Of the models for which `models.json` says nothing else. Raises `ConfigError`."""
+    if not isinstance(data, dict) or "keep_alive" not in data:
+        return math.inf
+    return _keep_alive_s(data["keep_alive"], "models.json")
+
+
+def _keep_alive_s(value: Any, where: str) -> float:
+    keep_alive_s = parse_keep_alive(value)
+    if keep_alive_s is None:
+        raise ConfigError(f'{where}: `keep_alive` {value!r}: expected seconds, a text like "5m", or "never"')
+    return keep_alive_s
+
+
+def _parse_model(entry: Any, index: int, keep_alive_s: float) -> ModelSpec:
     if isinstance(entry, str):
         entry = {"source": entry}
     if not isinstance(entry, dict) or not isinstance(entry.get("source"), str) or not entry["source"]:
@@ -209,6 +254,11 @@ def _parse_model(entry: Any, index: int) -> ModelSpec:
     options = entry.get("options") or {}
     if not isinstance(options, dict):
         raise ConfigError(f"models.json: entry {index}: `options` must be an object")
+    if "keep_alive" in entry:
+        keep_alive_s = _keep_alive_s(entry["keep_alive"], f"models.json: entry {index}")
+    pinned = entry.get("pinned", False)
+    if not isinstance(pinned, bool):
+        raise ConfigError(f"models.json: entry {index}: `pinned` must be true or false")
     name = str(entry.get("id") or model_id_of(entry["source"]))
     if not name.isprintable():
         raise ConfigError(f"models.json: entry {index}: {name!r} is no name that a client could say")
@@ -218,6 +268,8 @@ def _parse_model(entry: Any, index: int) -> ModelSpec:
         engine=engine,
         options=dict(options),
         load=load,
+        keep_alive_s=keep_alive_s,
+        is_pinned=pinned,
     )
 
 

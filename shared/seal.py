@@ -35,6 +35,7 @@ class Purpose(Enum):
     JOB = "job"  # about the kind of work and the attempt (`shared.work.job_subject`)
     CONTROL = "control"  # about the worker
     LOADS = "loads"
+    ORDERS = "orders"  # about the host
 
 
 class Seal:

@@ -34,7 +34,16 @@ from worker.serving.bodies import Bodies
 from worker.serving.cancellation import CancelListener
 from worker.serving.publisher import Publisher
 from worker.serving.runner import Runner
-from worker.status import EXIT_BROKEN, EXIT_LOAD_FAILED, EXIT_NO_REDIS, EXIT_ORPHANED, Status, StatusPipe, watch_parent
+from worker.status import (
+    EXIT_BROKEN,
+    EXIT_LOAD_FAILED,
+    EXIT_NO_REDIS,
+    EXIT_ORPHANED,
+    SIGNAL_UNLOAD,
+    StatusPipe,
+    failed_status,
+    watch_parent,
+)
 
 log = logging.getLogger("worker")
 
@@ -189,11 +198,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"mlx-gateway worker: no Redis: {error}\n")
         return EXIT_NO_REDIS
     except GatewayError as error:
-        status.send(Status(state="failed", reason=error.message, code=error.code))
+        status.send(failed_status(error))
         sys.stderr.write(f"mlx-gateway worker: {error.message}\n")
         return EXIT_LOAD_FAILED
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, worker.loop.request_stop)
+    signal.signal(SIGNAL_UNLOAD, worker.loop.request_unload)
     if options.status_fd is not None:
         watch_parent(lambda: _orphaned(worker))
     exit_status = EXIT_BROKEN

@@ -1,8 +1,11 @@
 """What a worker tells the process that started it: lines of JSON on an inherited descriptor, then an exit code.
 
     {"state": "loading", "done": 0.4}
+    {"state": "loading", "has_room": true}
     {"state": "ready", "worker": "tiny.mac-mini.9f2c"}
+    {"state": "ready", "in_flight": 1}
     {"state": "failed", "reason": "no config.json in …", "code": "model_unavailable"}
+    {"state": "failed", "reason": "…", "code": "no_memory", "needed_bytes": 9, "free_bytes": 3, "limit_bytes": 12}
     {"state": "draining" | "stalled"}
 
 A supervisor passes the write end's number with `--status-fd` and parses lines with `parse_status`. It should also
@@ -14,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import stat
 import sys
 import threading
@@ -23,7 +27,7 @@ from typing import Literal
 
 import orjson
 
-from shared.errors import WireError
+from shared.errors import GatewayError, NoMemoryError, WireError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,8 @@ EXIT_STALLED = 5  # the engine had work and made no progress for `Settings.stall
 EXIT_ORPHANED = 6  # the supervisor is gone
 EXIT_NO_REDIS = 7
 
+SIGNAL_UNLOAD = signal.SIGUSR1  # to the worker: end when nothing runs any more, and take nothing new
+
 State = Literal["loading", "ready", "draining", "stalled", "failed"]
 _STATES = ("loading", "ready", "draining", "stalled", "failed")
 _MAX_REASON = 2000  # characters: for people to read, and a line is one that asyncio's readers take
@@ -43,13 +49,29 @@ _PARENT_CHECK_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """`done` is 0..1 while loading; `reason` and `code` (see `shared.errors`) say why it failed."""
+    """`done` is 0..1 while loading, and `has_room` once the memory for the model is the worker's. When it is ready,
+    `in_flight` counts what it has taken and has not ended, told when that begins and ends. `reason` and `code` (see
+    `shared.errors`) say why it failed, the numbers of bytes what was missing (see `NoMemoryError`)."""
 
     state: State
     done: float = 0.0
     reason: str = ""
     code: str = ""
     worker: str = ""
+    has_room: bool = False
+    in_flight: int = 0
+    needed_bytes: int = 0
+    free_bytes: int = 0
+    limit_bytes: int = 0
+
+
+def failed_status(error: GatewayError) -> Status:
+    """Why a model cannot be loaded."""
+    status = Status(state="failed", reason=error.message, code=error.code)
+    if not isinstance(error, NoMemoryError):
+        return status
+    needed, free, limit = (int(error.details[name]) for name in ("needed_bytes", "free_bytes", "limit_bytes"))
+    return replace(status, needed_bytes=needed, free_bytes=free, limit_bytes=limit)
 
 
 def parse_status(line: bytes) -> Status:

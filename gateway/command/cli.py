@@ -25,6 +25,7 @@ from gateway.command.launch import (
     started_stack,
     wait_until_ready,
 )
+from gateway.command.residency import load_model, unload_model
 from gateway.command.runfile import reachable, read_running
 from gateway.command.stack import Stack, describe_model
 from gateway.dialects.registry import TIERS, VENDOR_NAMES
@@ -72,6 +73,11 @@ def build_parser() -> argparse.ArgumentParser:
     worker.add_argument("--name", help="the name clients use for the model")
     command("status", "Show gateway, hosts, models and workers.")
     command("models", "Show the models that can be asked for.")
+    load = command("load", "Load a model that the hosts serve, and wait until it is there.")
+    load.add_argument("model", help="its name, its source, or an alias")
+    unload = command("unload", "Let a model's workers finish what they hold, and free their memory.")
+    unload.add_argument("model", help="its name, its source, or an alias")
+    unload.add_argument("--force", action="store_true", help="also a model that is pinned in models.json")
     command("drain", "Let a worker finish what it holds; its host then starts a new one.").add_argument("worker")
     command("doctor", "Check what this machine has and lacks.", address)
     launch = command("launch", "Run a coding agent on the local models.")
@@ -198,7 +204,7 @@ def _models(settings: Settings, _: argparse.Namespace) -> int:
     fleet = _read_fleet(settings)
     for model in fleet.model_ids():
         print(model)
-    for record in (m for h in fleet.hosts for m in h.models if m.state == "failed"):
+    for record in (m for h in fleet.hosts for m in h.models if m.state in ("failed", "no_memory")):
         print(describe_model(record), file=sys.stderr)
     return 0
 
@@ -215,6 +221,20 @@ def _drain(settings: Settings, options: argparse.Namespace) -> int:
         raise ConfigError(f"no worker is called {options.worker!r}; there are: {there}")
     print(f"{options.worker} drains")
     return 0
+
+
+def _load(settings: Settings, options: argparse.Namespace) -> int:
+    print(asyncio.run(load_model(_need_redis(settings), options.model, say=_say)))
+    return 0
+
+
+def _unload(settings: Settings, options: argparse.Namespace) -> int:
+    print(asyncio.run(unload_model(_need_redis(settings), options.model, is_forced=options.force)))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _doctor(settings: Settings, _: argparse.Namespace) -> int:
@@ -321,6 +341,8 @@ _COMMANDS = {
     "worker": _worker,
     "status": _status,
     "models": _models,
+    "load": _load,
+    "unload": _unload,
     "drain": _drain,
     "doctor": _doctor,
     "launch": _launch,

@@ -212,7 +212,7 @@ class Stack:
                         await self._stopping.wait()
 
     async def _announce_when_ready(self, models: Collection[ModelRecord]) -> None:
-        if models and all(model.state == "failed" for model in models):
+        if models and all(model.is_hopeless for model in models):
             raise ConfigError("no model could be loaded")
         if await asyncio.to_thread(answers, self.url, "/ready"):
             self._is_ready = True
@@ -246,7 +246,10 @@ def describe_model(model: ModelRecord) -> str:
         return f"loading {model.id}: {model.load_done:.0%}"
     if model.state == "failed":
         return f"{model.id} failed ({model.source}): {model.reason}"
-    return f"{model.id} is {model.state}"
+    if model.state == "no_memory":
+        needed, free = (f"{count / 1e9:.2f} GB" for count in (model.needed_bytes, model.free_bytes))
+        return f"{model.id} has no memory: it needs {needed}, there are {free} ({model.reason})"
+    return f"{model.id} is {model.state}{' (pinned)' if model.is_pinned else ''}"
 
 
 def check_redis(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _RECONNECTION_S = 1.0
 _SETTLED_S = 1.0
+_ASK_EVERY_S = 1.0
 _LOOKS_S = (0.3, 0.3, 0.6, 0.0)  # between looks at leases, which are a second old at the most
 
 
@@ -75,6 +77,7 @@ class Dispatcher:
         self._observer = observer
         self._attachables = Attachables()
         self._sending: set[asyncio.Task[None]] = set()
+        self._asked_s: dict[str, float] = {}  # by model: when hosts were asked for it
 
     # --- before it is under way ----------------------------------------------------------------------------------
 
@@ -221,8 +224,16 @@ class Dispatcher:
 
     async def _wake(self, model: str) -> None:
         """Ask the hosts to load the model when no worker holds it."""
-        if not any(worker.model == model for worker in self._fleet.snapshot.workers):
+        if not is_held(self._fleet.snapshot, model):
             await self._jobs.request_load(model)
+
+    async def wake_again(self, now_s: float) -> None:
+        """For the models of requests that wait without a worker: it may have been unloaded since, or a host may have
+        missed that it was asked. Raises `BrokerUnavailableError`."""
+        for model in {dispatch.model for dispatch in self.waiting()}:
+            if now_s - self._asked_s.get(model, -math.inf) >= _ASK_EVERY_S:
+                self._asked_s[model] = now_s
+                await self._wake(model)
 
     def _let_go(self, dispatch: Dispatch, *, is_wanted: bool) -> None:
         self._hub.remove(dispatch)
@@ -297,6 +308,11 @@ class Dispatcher:
     async def aclose(self) -> None:
         """Nothing is sent any more."""
         await cancel_all(self._sending)
+
+
+def is_held(fleet: Fleet, model: str) -> bool:
+    """Whether a worker has the model, or will."""
+    return any(worker.model == model and worker.state in ("ready", "loading") for worker in fleet.workers)
 
 
 def _body_bytes(request: GenerateRequest) -> int:

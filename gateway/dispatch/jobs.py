@@ -34,7 +34,7 @@ from gateway.dispatch.place import Placed
 from gateway.dispatch.presence import away_error
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError, OverloadedError
-from shared.keys import Names, host_of, job_id
+from shared.keys import Names, host_of, job_id, word
 from shared.registry import WorkerLease
 from shared.request import PRIORITIES, End
 from shared.seal import HostKey, Keyring, Purpose
@@ -302,6 +302,14 @@ class JobQueue:
         """Ask the hosts to load a model that no worker holds."""
         async with _asking_redis(f"no host could be asked to load {model}"):
             await self._redis.publish(self._names.loads, self._loads.close(wire.encode([model])))
+
+    async def request_unload(self, host: str, model: str, *, is_forced: bool) -> None:
+        """Tell a host, by its name, to unload a model. `is_forced`: also a pinned one."""
+        about = word(host)
+        seal = self._keyring.of(about).seal(Purpose.ORDERS, about)
+        async with _asking_redis(f"{host} could not be told to unload {model}"):
+            order = wire.encode(["unload", model, is_forced])
+            await self._redis.publish(self._names.host_channel(about), seal.close(order))
 
     async def settle(self, timeout_s: float) -> None:
         """Let the cancellations that are under way end."""

@@ -61,6 +61,7 @@ async def keep_moving(dispatcher: Dispatcher, fleet: FleetWatcher) -> None:
         await asyncio.sleep(EVERY_S)
         try:
             await move_waiting(dispatcher, fleet.snapshot)
+            await dispatcher.wake_again(time.monotonic())
         except BrokerUnavailableError as error:
             logger.debug("waiting requests are not looked at: %s", error)
 

@@ -19,18 +19,20 @@ from shared.errors import (
     DeadlineExceededError,
     GatewayError,
     ModelUnavailableError,
+    NoMemoryError,
     OverloadedError,
     RequestCancelledError,
     WorkerLostError,
 )
 from shared.keys import job_id
-from shared.registry import Fleet
+from shared.registry import Fleet, ModelRecord
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.5
 _LOOK_S = 1.0
 _FORGET_S = 120.0
+_NO_MEMORY_RETRY_S = 30
 _LEAST_SILENCE_S = 1.5  # a beat a second, and one that is late
 
 
@@ -39,7 +41,8 @@ class Patience:
     """For how long what may be wrong is waited out.
 
     `silence_s`: without a word of a request's worker before anybody asks whether it lives; three beats.
-    `broker_away_s`: without Redis. `unserved_s`: without anybody who offers the model.
+    `broker_away_s`: without Redis. `unserved_s`: without anybody who offers the model, or while its host has no memory
+    for it.
     """
 
     silence_s: float = 3.0
@@ -111,10 +114,23 @@ def _unserved(facts: Facts, fleet: Fleet, patience: Patience) -> GatewayError | 
     reason = fleet.failure(facts.model)
     if reason:
         return ModelUnavailableError(f"model {facts.model} cannot be loaded: {reason}")
+    refused = fleet.without_memory(facts.model)
+    if refused is not None and facts.silent_s > patience.unserved_s:
+        return _no_memory(refused)
     if facts.unserved_s > patience.unserved_s:
         text = f"no worker or host serves {facts.model} at the moment"
         return OverloadedError(text, retry_after_s=patience.unserved_s)
     return None
+
+
+def _no_memory(refused: ModelRecord) -> NoMemoryError:
+    return NoMemoryError(
+        f"model {refused.id} is not loaded: {refused.reason}",
+        needed_bytes=refused.needed_bytes,
+        free_bytes=refused.free_bytes,
+        limit_bytes=refused.limit_bytes,
+        retry_after_s=_NO_MEMORY_RETRY_S,
+    )
 
 
 class Watchdog:

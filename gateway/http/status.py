@@ -12,7 +12,7 @@ from gateway.http.replies import dialect_of, header, send_json, send_reply
 from gateway.metrics import CONTENT_TYPE
 from gateway.parts import Parts
 from shared.errors import RouteNotFoundError
-from shared.registry import Fleet
+from shared.registry import Fleet, ModelRecord
 
 
 class Models:
@@ -60,7 +60,7 @@ def render_readiness(fleet: Fleet, *, is_connected: bool) -> dict[str, Any]:
     While others are being loaded, it is those that are waited for."""
     records = [model for host in fleet.hosts for model in host.models]
     ready = sorted({worker.model for worker in fleet.workers if worker.state == "ready"})
-    available = sorted({model.id for model in records if model.state == "available"})
+    available = sorted({model.id for model in records if model.state in ("available", "unloaded")})
     loading = {model.id: model.load_done for model in records if model.state == "loading"}
     loading |= {worker.model: worker.load_done for worker in fleet.workers if worker.state == "loading"}
     return {
@@ -69,6 +69,7 @@ def render_readiness(fleet: Fleet, *, is_connected: bool) -> dict[str, Any]:
         "models": ready,
         "available": available,
         "loading": loading,
+        "no_memory": {model.id: model.reason for model in records if model.state == "no_memory"},
         "failed": {model.id: model.reason for model in records if model.state == "failed"},
     }
 
@@ -87,8 +88,7 @@ def render_status(fleet: Fleet) -> dict[str, Any]:
     return {
         "gateways": [{"name": each.gateway, "pid": each.pid} for each in fleet.gateways],
         "hosts": [
-            {"name": host.host, "models": [{"id": model.id, "state": model.state} for model in host.models]}
-            for host in fleet.hosts
+            {"name": host.host, "models": [_render_model(model) for model in host.models]} for host in fleet.hosts
         ],
         "workers": [
             {"name": each.worker, "model": each.model, "state": each.state, "in_flight": each.in_flight}
@@ -96,6 +96,19 @@ def render_status(fleet: Fleet) -> dict[str, Any]:
         ],
         "strangers": [{"kind": each.kind, "name": each.name, "reason": each.reason} for each in fleet.strangers],
     }
+
+
+def _render_model(model: ModelRecord) -> dict[str, Any]:
+    """What is known of it: zeros and empty texts are left out."""
+    told = {
+        "load_done": model.load_done if model.state == "loading" else 0,
+        "pinned": model.is_pinned,
+        "reason": model.reason,
+        "needed_bytes": model.needed_bytes,
+        "limit_bytes": model.limit_bytes,
+    }
+    rendered = {"id": model.id, "state": model.state, **{name: value for name, value in told.items() if value}}
+    return rendered | ({"free_bytes": model.free_bytes} if model.state == "no_memory" else {})
 
 
 class MetricsPage:

@@ -179,7 +179,7 @@ class _Resolver:
         raise self._nothing_served()
 
     def _nothing_served(self) -> Exception:
-        failed = [m for h in self.fleet.hosts for m in h.models if m.state == "failed"]
+        failed = [m for h in self.fleet.hosts for m in h.models if m.is_hopeless]
         if failed:
             return ModelUnavailableError(f"model {failed[0].id!r} cannot be loaded: {failed[0].reason}")
         if self.fleet.strangers:

@@ -13,6 +13,8 @@ import secrets
 import struct
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from worker.device.sharing import Holding
@@ -23,6 +25,7 @@ _RECORD = struct.Struct("<QQQQd")
 _CHECK = struct.Struct("<I")  # of a record: a reader may come while it is written
 _SIZE = _RECORD.size + _CHECK.size
 _SUFFIX = ".memory"
+_CLAIMS = "memory.lock"
 _LOOK_FOR_OTHERS_S = 0.1
 _UNFINISHED_S = 60.0  # after which a file without a record is a dead process's
 
@@ -41,6 +44,16 @@ class Neighbours:
         self._others: dict[str, tuple[int, Holding]] = {}  # file name: descriptor, what it said last
         self._looked_s = float("-inf")
         self.publish(Holding(base_bytes=0))
+
+    @contextmanager
+    def claiming(self) -> Iterator[None]:
+        """One worker of the host at a time: what the others hold stays as it is for the block, but for less."""
+        lock = os.open(self._folder / _CLAIMS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
 
     def publish(self, mine: Holding) -> None:
         """Let the others know. Costs next to nothing when nothing has changed."""
@@ -104,7 +117,17 @@ class Neighbours:
 
 def read_holdings(folder: Path) -> list[Holding]:
     """What every live worker of the host says, for whoever only looks."""
-    found = []
+    return [holding for _, holding in _living(folder)]
+
+
+def holdings_by_pid(folder: Path) -> dict[int, Holding]:
+    """The same by the worker's process."""
+    owners = ((name.partition("-")[0], holding) for name, holding in _living(folder))
+    return {int(pid): holding for pid, holding in owners if pid.isdecimal()}
+
+
+def _living(folder: Path) -> Iterator[tuple[str, Holding]]:
+    """By the names of their files."""
     for path in folder.glob(f"*{_SUFFIX}"):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -112,9 +135,8 @@ def read_holdings(folder: Path) -> list[Holding]:
             continue
         holding = _read(descriptor)
         if holding is not None and not _is_dead(descriptor):
-            found.append(holding)
+            yield path.name, holding
         os.close(descriptor)
-    return found
 
 
 def _read(descriptor: int) -> Holding | None:

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,22 @@ from shared.errors import ConfigError, WireError
 from shared.keys import Names, word
 from shared.log import set_up_logging
 from shared.processes import is_running
-from shared.registry import ENGINE_NAMES, EngineName, HostRecord, ModelSpec, model_id_of, parse_models
+from shared.registry import (
+    ENGINE_NAMES,
+    EngineName,
+    HostRecord,
+    ModelSpec,
+    default_keep_alive_s,
+    model_id_of,
+    parse_models,
+)
 from shared.routing import Target, parse_tiers
 from shared.seal import Purpose, keys_of_host
 from worker.device.turns import read_holder
 from worker.host.figures import MachineFigures
 from worker.host.hung import hung_worker
+from worker.host.memory import MemoryKeeper
+from worker.host.pressure import build_pressure
 from worker.host.supervision import ModelSupervisor, Surroundings
 from worker.rq.reaping import reap
 
@@ -121,6 +131,8 @@ class Host:
         keys = keys_of_host(load_secret(settings), word(name))
         self._seal = keys.own.seal(Purpose.HOST, word(name))
         self._loads = keys.anyone.seal(Purpose.LOADS)
+        self._channel = self._names.host_channel(word(name))
+        self._orders = keys.own.seal(Purpose.ORDERS, word(name))
         self._redis = build_async_redis(settings)
         self._supervisors: dict[str, tuple[ModelSupervisor, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
@@ -135,7 +147,10 @@ class Host:
             changed=self._changed.set,
             drain_s=settings.drain_s,
             stamp=source_stamp,
+            entrance=asyncio.Lock(),
         )
+        self._device = settings.state_dir / "device"
+        self._memory = MemoryKeeper(self._device, _Supervised(self._supervisors), build_pressure(self._device))
 
     def stop(self) -> None:
         """Ask once to end everything politely, twice to end it at once."""
@@ -151,7 +166,12 @@ class Host:
         await self._check_name()
         await self._serve(wanted)
         following = asyncio.create_task(self._follow_file())
-        works = (self._publish(), self._follow_requests(), self._watch_device())
+        works = (
+            self._publish(),
+            self._follow_requests(),
+            self._watch_device(),
+            self._memory.run(self._stopping),
+        )
         tasks = [following, *(asyncio.create_task(work) for work in works)]
         try:
             stopped = asyncio.create_task(self._stopping.wait())
@@ -192,12 +212,18 @@ class Host:
         data = self._file.load()
         is_missing = data == {}
         listed = () if is_missing else parse_models(data)
-        merged = merge_models(self._named or ((self._fallback,) if is_missing else ()), listed)
+        keep_alive_s = default_keep_alive_s(data)
+        named = [replace(spec, keep_alive_s=keep_alive_s) for spec in self._named]
+        merged = merge_models(named or ((self._fallback,) if is_missing else ()), listed)
         return give_drafts(merged, parse_tiers(self._routing.load()))
 
     async def _serve(self, wanted: dict[str, ModelSpec]) -> None:
         """Make the running supervisors those of `wanted`."""
-        leaving = [key for key, (supervisor, _) in self._supervisors.items() if wanted.get(key) != supervisor.spec]
+        leaving = [
+            key
+            for key, (supervisor, _) in self._supervisors.items()
+            if key not in wanted or not supervisor.follow(wanted[key])
+        ]
         tasks = [self._supervisors[key][1] for key in leaving]
         for task in tasks:
             task.cancel()
@@ -238,25 +264,24 @@ class Host:
                 await self._serve(wanted)
 
     async def _follow_requests(self) -> None:
-        """Load an available model when a gateway asks for it."""
+        """Load a model when somebody asks for it, and unload one when a person says so."""
         while not self._stopping.is_set():
             try:
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
-                    await subscription.subscribe(self._names.loads)
+                    await subscription.subscribe(self._names.loads, self._channel)
                     while not self._stopping.is_set():
                         message = await subscription.get_message(timeout=_LISTEN_S)
                         if message is not None:
-                            self._asked_for(message["data"])
+                            self._told(message["channel"], message["data"])
             except (RedisError, OSError):
                 await asyncio.sleep(_LISTEN_S)
 
     async def _watch_device(self) -> None:
         """End a worker that hangs with the device in its hands: it cannot, and its neighbours wait for it."""
-        folder = self.settings.state_dir / "device"
         while not self._stopping.is_set():
             workers = {supervisor.pid: supervisor for supervisor, _ in self._supervisors.values() if supervisor.pid}
             now_s, stall_s = time.monotonic(), self.settings.stall_s
-            pid = hung_worker(read_holder(folder), workers.keys(), stall_s=stall_s, now_s=now_s)
+            pid = hung_worker(read_holder(self._device), workers.keys(), stall_s=stall_s, now_s=now_s)
             if pid is not None:
                 logger.error(
                     "%s: its worker (pid %d) has had the device for more than %.0f s without a sign of life: killed",
@@ -269,15 +294,32 @@ class Host:
                 async with asyncio.timeout(_CHECK_S):
                     await self._stopping.wait()
 
-    def _asked_for(self, data: bytes) -> None:
+    def _told(self, channel: bytes, data: bytes) -> None:
+        is_order = channel.decode(errors="replace") == self._channel
+        seal = self._orders if is_order else self._loads
         try:
-            value: Any = wire.decode(self._loads.open(data))
+            value: Any = wire.decode(seal.open(data))
         except WireError as error:
-            logger.warning("a request to load a model was not understood: %s", error)
+            logger.warning("a request to load or unload a model was not understood: %s", error)
+            return
+        if is_order:
+            self._ordered(value)
             return
         for key in value if isinstance(value, list) else ():
             if isinstance(key, str) and key in self._supervisors:
-                self._supervisors[key][0].want()
+                self._supervisors[key][0].ask()
+
+    def _ordered(self, value: Any) -> None:
+        match value:
+            case ["unload", str(model), bool(is_forced)] if model in self._supervisors:
+                supervisor, _ = self._supervisors[model]
+                if supervisor.spec.is_pinned and not is_forced:
+                    logger.warning("%s is pinned: it stays", model)
+                    return
+                logger.info("%s is unloaded: somebody said so", model)
+                supervisor.unload()
+            case _:
+                logger.warning("an order was not understood: %.200r", value)
 
     async def _publish(self) -> None:
         """The record, each second and at every change."""
@@ -324,6 +366,22 @@ class Host:
     def _reap(self, worker: str) -> None:
         with build_redis(self.settings) as client:
             reap(client, self._names, worker)
+
+
+class _Supervised(Mapping[str, ModelSupervisor]):
+    """The host's supervisors without their tasks, as they are at any moment."""
+
+    def __init__(self, supervisors: Mapping[str, tuple[ModelSupervisor, asyncio.Task[None]]]) -> None:
+        self._supervisors = supervisors
+
+    def __getitem__(self, key: str) -> ModelSupervisor:
+        return self._supervisors[key][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._supervisors)
+
+    def __len__(self) -> int:
+        return len(self._supervisors)
 
 
 async def _run(host: Host) -> bool:

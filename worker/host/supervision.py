@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import re
 import sys
@@ -14,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from shared.errors import WireError
+from shared.errors import NoMemoryError, WireError
 from shared.log import last_lines, open_log
 from shared.processes import GuardedProcess
-from shared.registry import ModelRecord, ModelSpec, ModelState
+from shared.registry import ENGINES_IN_MEMORY, ModelRecord, ModelSpec, ModelState
 from shared.restarts import Restarts
 from worker.model_folder import made_at_s
-from worker.status import EXIT_NO_REDIS, EXIT_STOPPED, Status, parse_status
+from worker.status import EXIT_NO_REDIS, EXIT_STOPPED, SIGNAL_UNLOAD, Status, parse_status
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,9 @@ class Bury(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What every supervisor of a host shares. `stamp` sums up the files of a source; it changes when they do."""
+    """What every supervisor of a host shares. `stamp` sums up the files of a source; it changes when they do. Whoever
+    starts a worker that must ask for memory holds the `entrance` until it has it, so that of two that start together
+    the one that stands first in the settings comes first."""
 
     host: str
     environment: Mapping[str, str]
@@ -46,6 +49,7 @@ class Surroundings:
     changed: Callable[[], None]
     drain_s: float
     stamp: Callable[[str], object]
+    entrance: asyncio.Lock
 
 
 def log_name(model: str) -> str:
@@ -53,12 +57,22 @@ def log_name(model: str) -> str:
     return f"worker-{re.sub(r'[^A-Za-z0-9._-]+', '-', model).strip('-')[:_LONGEST_NAME]}.log"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """How a model that is ready is used. `idle_since_s` is on the monotonic clock, None while it is at work."""
+
+    idle_since_s: float | None
+    has_served: bool = False
+
+
 class ModelSupervisor:
     """One model of this host.
 
     available (waits to be asked for) -> loading -> ready -> loading again when the worker dies, after a pause that
     grows with every death. Too many deaths, or a model that says why it cannot be loaded: failed, until its files
-    change. `record` is the state as the fleet sees it.
+    change. Without memory for it: no_memory, and when it is unloaded: unloaded, until it is wanted (again). `record` is
+    the state as the fleet sees it, `use` how it is used while it is ready, `asked_s` when somebody asked for it last,
+    and `asked_since_s` when that began, for as long as it is not had.
     """
 
     def __init__(self, spec: ModelSpec, surroundings: Surroundings) -> None:
@@ -72,16 +86,58 @@ class ModelSupervisor:
         self._process: GuardedProcess | None = None
         self._stamp = surroundings.stamp(spec.source)
         self._files_changed = asyncio.Event()
+        self.use: Use | None = None
+        self.is_unloading = False
+        self.needed_bytes = 0  # known once it was refused for want of memory
+        self.asked_s = -math.inf
+        self.asked_since_s = math.inf
         self.record = self._new_record("loading" if spec.load == "start" else "available")
 
+    def ask(self) -> None:
+        """Somebody asked for the model. One without memory waits until there is some."""
+        self.asked_s = time.monotonic()
+        self.asked_since_s = min(self.asked_since_s, self.asked_s)
+        if self.record.state != "no_memory":
+            self.want()
+
     def want(self) -> None:
-        """Somebody asked for the model."""
-        self._wanted.set()
+        """Load the model, unless it is loaded already; when it is just being unloaded, after that."""
+        if self.is_unloading or self.record.state in ("available", "unloaded", "no_memory"):
+            self._wanted.set()
+
+    def unload(self) -> None:
+        """Let the worker finish what it holds, and rest until the model is wanted."""
+        if self.is_unloading or self.record.state in ("available", "unloaded", "failed"):
+            return
+        if self.record.state == "no_memory":
+            self._became(self._new_record("unloaded"))
+            return
+        self.is_unloading = True
+        self._wanted.clear()
+        if self._process is not None and self.record.state == "loading":
+            self._process.kill()
+        elif self._process is not None and self._process.pid and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, SIGNAL_UNLOAD)
+
+    def follow(self, spec: ModelSpec) -> bool:
+        """Serve by another entry of the settings from now on. False when that takes another worker."""
+        if replace(spec, keep_alive_s=self.spec.keep_alive_s, is_pinned=self.spec.is_pinned) != self.spec:
+            return False
+        self.spec = spec
+        self._became(replace(self.record, is_pinned=spec.is_pinned))
+        return True
+
+    def note_free(self, free_bytes: int) -> None:
+        """What other models leave to one that has no memory."""
+        self._became(replace(self.record, free_bytes=free_bytes))
 
     def look(self) -> None:
-        """Notice whether the files of a model that failed have changed; called now and then."""
-        if self.record.state == "failed" and self._surroundings.stamp(self.spec.source) != self._stamp:
+        """Notice whether the files of a model that was not loaded have changed; called now and then."""
+        has_failed = self.record.state in ("failed", "no_memory")
+        if has_failed and self._surroundings.stamp(self.spec.source) != self._stamp:
             self._files_changed.set()
+            self.want()
 
     @property
     def pid(self) -> int:
@@ -98,30 +154,65 @@ class ModelSupervisor:
         if self.spec.load == "on-demand":
             await self._wanted.wait()
         while True:
+            self._wanted.clear()
             self._became(self._new_record("loading"))
             self._stamp = self._surroundings.stamp(self.spec.source)
             last, status = await self._run_worker()
-            if last.state == "failed":
-                await self._wait_for_change(last.reason or "the model cannot be loaded")
-            elif status == EXIT_STOPPED and last.state != "loading":
-                logger.info("%s: its worker was stopped; starting a new one", self.spec.id)
-            elif status == EXIT_NO_REDIS:
-                await self._pause_without_redis()
-            else:
-                await self._pause_after_death(status)
+            self.use = None
+            if not self.is_unloading:
+                await self._pause(last, status)
+            if self.is_unloading:
+                self.is_unloading = False
+                await self._rest(self._new_record("unloaded"))
+
+    async def _pause(self, last: Status, status: int) -> None:
+        """Until the next life of a worker may begin."""
+        if last.state == "failed" and last.code == NoMemoryError.code:
+            await self._rest_without_memory(last)
+        elif last.state == "failed":
+            await self._wait_for_change(last.reason or "the model cannot be loaded")
+        elif status == EXIT_STOPPED and last.state != "loading":
+            logger.info("%s: its worker was stopped; starting a new one", self.spec.id)
+        elif status == EXIT_NO_REDIS:
+            await self._pause_without_redis()
+        else:
+            await self._pause_after_death(status)
+
+    async def _rest(self, record: ModelRecord) -> None:
+        self._became(record)
+        await self._wanted.wait()
+
+    async def _rest_without_memory(self, refusal: Status) -> None:
+        logger.warning("%s has no memory: %s", self.spec.id, refusal.reason)
+        self.needed_bytes = refusal.needed_bytes
+        record = replace(
+            self._new_record("no_memory"),
+            reason=refusal.reason,
+            needed_bytes=refusal.needed_bytes,
+            free_bytes=refusal.free_bytes,
+            limit_bytes=refusal.limit_bytes,
+        )
+        await self._rest(record)
 
     async def _run_worker(self) -> tuple[Status, int]:
         """One life of a worker: the last thing it said of itself, and its exit status."""
         last = Status(state="loading")
-        process, descriptor = self._start()
-        self._process = process
-        async with _open_pipe(descriptor) as lines:
-            try:
-                while line := await lines.readline():
-                    last = self._heard(line) or last
-                return last, await process.ended()
-            finally:
-                await self._end(process)
+        async with contextlib.AsyncExitStack() as entrance:
+            if self.spec.engine in ENGINES_IN_MEMORY:
+                await entrance.enter_async_context(self._surroundings.entrance)
+            if self.is_unloading:
+                return last, EXIT_STOPPED
+            process, descriptor = self._start()
+            self._process = process
+            async with _open_pipe(descriptor) as lines:
+                try:
+                    while line := await lines.readline():
+                        last = self._heard(line) or last
+                        if last.has_room or last.state != "loading":
+                            await entrance.aclose()
+                    return last, await process.ended()
+                finally:
+                    await self._end(process)
 
     def _start(self) -> tuple[GuardedProcess, int]:
         reader, writer = os.pipe()
@@ -176,9 +267,17 @@ class ModelSupervisor:
         if status.state == "loading":
             self._became(replace(self.record, state="loading", load_done=status.done))
         elif status.state == "ready":
-            self._became(replace(self.record, state="ready", load_done=1.0))
-            logger.info("%s: ready", self.spec.id)
+            self._note_use(status)
         return status
+
+    def _note_use(self, status: Status) -> None:
+        if self.use is None:
+            logger.info("%s: ready", self.spec.id)
+            self._became(replace(self.record, state="ready", load_done=1.0))
+            self.asked_since_s = math.inf
+        is_at_work = status.in_flight > 0
+        has_served = is_at_work or (self.use is not None and self.use.has_served)
+        self.use = Use(idle_since_s=None if is_at_work else time.monotonic(), has_served=has_served)
 
     async def _pause_without_redis(self) -> None:
         """No fault of the model's: it is loaded whenever Redis comes."""
@@ -211,7 +310,13 @@ class ModelSupervisor:
 
     def _new_record(self, state: ModelState) -> ModelRecord:
         spec = self.spec
-        return ModelRecord(id=spec.id, state=state, source=spec.source, made_at_s=made_at_s(spec.source))
+        return ModelRecord(
+            id=spec.id,
+            state=state,
+            source=spec.source,
+            made_at_s=made_at_s(spec.source),
+            is_pinned=spec.is_pinned,
+        )
 
     def _became(self, record: ModelRecord) -> None:
         if record != self.record:

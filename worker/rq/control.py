@@ -7,6 +7,7 @@ the runner owns the engine's thread and those beside it; lease, publisher and ca
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,6 +54,7 @@ from worker.status import (
     EXIT_STOPPED,
     Status,
     StatusPipe,
+    failed_status,
 )
 
 log = logging.getLogger(__name__)
@@ -114,6 +116,7 @@ class ControlLoop:
         self._names = names
         self._jobs = InFlight()
         self._is_suspended = False
+        self._is_told_at_work = False
         self._drain_until_s: float | None = None
         self._exit: int | None = None
         self._next_beat_s = 0.0
@@ -121,7 +124,11 @@ class ControlLoop:
 
     def request_stop(self, _signum: int, _frame: FrameType | None) -> None:
         """Signal handler: the first drains, the second ends at once."""
-        self._inbox.put(Stop(now=self._drain_until_s is not None))
+        self._inbox.put(Stop(now=self._drain_until_s not in (None, math.inf)))
+
+    def request_unload(self, _signum: int, _frame: FrameType | None) -> None:
+        """Signal handler: nothing new is taken, and what runs may take its time."""
+        self._inbox.put(Stop(is_patient=True))
 
     def serve(self) -> int:
         """Load, serve, and end as asked. Raises `redis.RedisError` when Redis is away at the start."""
@@ -154,6 +161,13 @@ class ControlLoop:
     def _tell(self, status: Status) -> None:
         self._status.send(replace(status, worker=self.rq.name))
 
+    def _tell_work(self) -> None:
+        """Let the host know when work begins and when there is none any more."""
+        in_flight = len(self._jobs)
+        if bool(in_flight) != self._is_told_at_work and self._lease.state == "ready":
+            self._is_told_at_work = bool(in_flight)
+            self._tell(Status(state="ready", done=1.0, in_flight=in_flight))
+
     def _handle_messages(self) -> None:
         """Wait for a message until the next beat is due, or until more may be taken; then take what may be."""
         is_rung = False
@@ -184,12 +198,12 @@ class ControlLoop:
                 self._note_accepted(ticket)
             case Loading(done=done):
                 self._lease = replace(self._lease, load_done=done)
-                self._tell(Status(state="loading", done=done))
+                self._tell(Status(state="loading", done=done, has_room=True))
             case Loaded(info=info):
                 self._begin(info)
             case LoadFailed(error=error):
                 log.error("the model cannot be loaded: %s", error.message)
-                self._tell(Status(state="failed", reason=error.message, code=error.code))
+                self._tell(failed_status(error))
                 self._exit = EXIT_LOAD_FAILED
             case Broken():
                 self._exit = EXIT_ENGINE_BROKEN
@@ -217,9 +231,9 @@ class ControlLoop:
     def _stop(self, stop: Stop) -> None:
         if stop.now or not self._is_ready():
             self._exit = stop.status
-        elif self._drain_until_s is None:
+        elif self._drain_until_s is None or (self._drain_until_s == math.inf and not stop.is_patient):
             log.info("draining: %d requests under way", len(self._jobs))
-            self._drain_until_s = time.monotonic() + self._drain_s
+            self._drain_until_s = math.inf if stop.is_patient else time.monotonic() + self._drain_s
             self._lease = replace(self._lease, state="draining")
             self._keeper.renew()
             self._tell(Status(state="draining"))
@@ -294,6 +308,7 @@ class ControlLoop:
             self._record(slot, Ended(slot.ticket, refusal, Usage()))
             return
         self._jobs.add(slot)
+        self._tell_work()
         is_its_own = claimed.job_id == job_id(slot.ticket.request_id, slot.ticket.attempt)
         self._runner.submit(slot.ticket, claimed.body if is_its_own else None)
 
@@ -303,6 +318,7 @@ class ControlLoop:
             return
         self._make_places()
         self._keeper.renew()
+        self._tell_work()
         self._record(slot, ended)
         self._exit_when_drained()
 

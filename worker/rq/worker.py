@@ -47,10 +47,11 @@ WORKER_TTL_S = 15
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Drain, or with `now` end at once."""
+    """Drain, or with `now` end at once. `is_patient`: whatever runs is brought to its end, however long that takes."""
 
     now: bool = False
     status: int = EXIT_STOPPED
+    is_patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ STATUSES: Final[dict[str, tuple[int, str]]] = {
     "permission_denied": (403, "permission_error"),
     "model_not_found": (404, "not_found_error"),
     "model_unavailable": (503, "api_error"),
+    "no_memory": (529, "overloaded_error"),
     "overloaded": (529, "overloaded_error"),
     "broker_unavailable": (529, "overloaded_error"),
     "worker_lost": (529, "overloaded_error"),

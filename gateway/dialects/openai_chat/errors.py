@@ -22,6 +22,7 @@ STATUSES: Final[dict[str, tuple[int, str, str | None]]] = {
     "permission_denied": (403, "invalid_request_error", "permission_denied"),
     "model_not_found": (404, "invalid_request_error", "model_not_found"),
     "model_unavailable": (503, "server_error", "model_unavailable"),
+    "no_memory": (503, "server_error", "no_memory"),
     "overloaded": (503, "server_error", "overloaded"),
     "broker_unavailable": (503, "server_error", "broker_unavailable"),
     "worker_lost": (503, "server_error", "worker_lost"),

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,5 +119,37 @@ def test_a_queue_that_was_just_left_has_room(play: Callable[[Callable[[Parts], A
                 work = Placement(request_id=f"r{number}", attempt=1, model="m", place=ANYWHERE)
                 parts.jobs.cancel_soon(work, "the client left")
             await parts.dispatcher.admit(queued(9).request, is_repeated=False)
+
+    play(scenario)
+
+
+def test_hosts_are_asked_again_for_a_model_for_which_requests_wait_but_not_all_the_time(
+    play: Callable[[Callable[[Parts], Awaitable[None]]], None],
+) -> None:
+    """It may have been unloaded since, or the host was not listening just then."""
+
+    async def scenario(parts: Parts) -> None:
+        asked: list[str] = []
+
+        async def note(model: str) -> None:
+            asked.append(model)
+
+        parts.jobs.request_load = note  # type: ignore[method-assign]
+        message = Message(role="user", parts=(TextPart(text="hi"),))
+        request = GenerateRequest(id="r1", model="m", messages=(message,))
+        async with AsyncExitStack() as stack:
+            dispatch = await parts.dispatcher.admit(request, is_repeated=False)
+            await stack.enter_async_context(parts.dispatcher.joined(dispatch))
+            asked.clear()
+            now_s = time.monotonic() + 60
+            for later_s in (0.0, 0.5, 1.0, 1.5):
+                await parts.dispatcher.wake_again(now_s + later_s)
+            assert asked == ["m", "m"]
+            leaving = lease("m", worker="a.m.e1", state="draining")
+            for worker, count in ((leaving, 3), (replace(leaving, state="loading"), 3)):
+                parts.fleet.snapshot = replace(parts.fleet.snapshot, workers=(worker,))
+                now_s += 60
+                await parts.dispatcher.wake_again(now_s)
+                assert len(asked) == count
 
     play(scenario)

@@ -81,3 +81,6 @@ def test_a_model_that_failed_says_why_and_where_it_was_looked_for() -> None:
     record = ModelRecord(id="m", state="failed", source="/models/m", reason="no config.json")
     assert describe_model(record) == "m failed (/models/m): no config.json"
     assert describe_model(ModelRecord(id="m", state="loading", load_done=0.4)) == "loading m: 40%"
+    assert describe_model(ModelRecord(id="m", state="ready", is_pinned=True)) == "m is ready (pinned)"
+    refused = ModelRecord(id="m", state="no_memory", reason="why", needed_bytes=12 * 10**9, free_bytes=4 * 10**9)
+    assert describe_model(refused) == "m has no memory: it needs 12.00 GB, there are 4.00 GB (why)"

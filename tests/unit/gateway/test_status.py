@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.http.status import render_readiness
+from gateway.http.status import render_readiness, render_status
 from shared.registry import Fleet, ModelRecord, ModelState
 from tests.support.fleet import host, lease
 
@@ -21,6 +21,9 @@ def fleet(**states: ModelState) -> Fleet:
         ({"a": "ready"}, True),
         ({"a": "ready", "b": "loading"}, True),
         ({"a": "available"}, True),
+        ({"a": "unloaded"}, True),
+        ({"a": "unloaded", "b": "loading"}, False),
+        ({"a": "no_memory"}, False),
         ({"a": "available", "b": "failed"}, True),
         ({"a": "available", "b": "loading"}, False),
         ({"a": "loading"}, False),
@@ -36,5 +39,24 @@ def test_a_gateway_is_ready_when_a_model_can_answer_now_or_when_asked(
 
 
 def test_each_model_is_told_under_its_state() -> None:
-    told = render_readiness(fleet(a="ready", b="available", c="loading", d="failed"), is_connected=True)
-    assert (told["models"], told["available"], told["loading"], told["failed"]) == (["a"], ["b"], {"c": 0.0}, {"d": ""})
+    states = fleet(a="ready", b="available", c="loading", d="failed", e="unloaded", f="no_memory")
+    told = render_readiness(states, is_connected=True)
+    assert (told["models"], told["available"]) == (["a"], ["b", "e"])
+    assert (told["loading"], told["failed"], told["no_memory"]) == ({"c": 0.0}, {"d": ""}, {"f": ""})
+
+
+def test_the_status_of_a_model_without_memory_says_what_it_needs_and_what_is_there() -> None:
+    refused = ModelRecord(id="m", state="no_memory", reason="too big", needed_bytes=9, free_bytes=0, limit_bytes=10)
+    pinned = ModelRecord(id="p", state="ready", is_pinned=True, load_done=1.0)
+    told = render_status(Fleet(hosts=(host(refused, pinned),)))["hosts"][0]["models"]
+    assert told == [
+        {
+            "id": "m",
+            "state": "no_memory",
+            "reason": "too big",
+            "needed_bytes": 9,
+            "limit_bytes": 10,
+            "free_bytes": 0,
+        },
+        {"id": "p", "state": "ready", "pinned": True},
+    ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,3 +106,12 @@ def test_hope_lasts_no_longer_than_what_redis_remembers_of_running_jobs(
 def test_a_queued_job_whose_model_failed_to_load_says_why() -> None:
     fleet = Fleet(hosts=(host(ModelRecord(id="m", state="failed", reason="no weights")),))
     assert code_of(fleet, status="queued") == "model_unavailable"
+
+
+def test_a_request_for_a_model_without_memory_hopes_for_a_while_that_some_is_freed() -> None:
+    record = ModelRecord(id="m", state="no_memory", reason="too big", needed_bytes=60, limit_bytes=100)
+    fleet = Fleet(hosts=(host(record),))
+    assert code_of(fleet, status="queued") == ""
+    assert code_of(fleet, status="queued", silent_s=PATIENCE.unserved_s + 0.1) == "no_memory"
+    hopeless = Fleet(hosts=(host(replace(record, needed_bytes=101)),))
+    assert code_of(hopeless, status="queued") == "model_unavailable"

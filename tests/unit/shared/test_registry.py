@@ -1,5 +1,7 @@
 """Model names and the view of the fleet."""
 
+import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -91,3 +93,48 @@ def test_a_models_date_is_the_earliest_that_anybody_knows():
     assert Fleet(workers=(dated,)).made_at_s("a") == 9
     assert Fleet(workers=(dated, lease("a")), hosts=(host,)).made_at_s("a") == 7
     assert Fleet(workers=(lease("a"), replace(lease("b"), made_at_s=3))).made_at_s("a") == 0
+
+
+def test_how_long_models_are_kept_and_which_are_pinned_is_read_from_models_json() -> None:
+    entries = [
+        "plain",
+        {"source": "short", "keep_alive": 0},
+        {"source": "for-ever", "keep_alive": -1},
+        {"source": "pinned", "pinned": True},
+    ]
+    specs = {spec.id: spec for spec in parse_models({"keep_alive": "5m", "models": entries})}
+    kept = {name: spec.keep_alive_s for name, spec in specs.items()}
+    assert kept == {"plain": 300.0, "short": 0.0, "for-ever": math.inf, "pinned": 300.0}
+    assert [name for name, spec in specs.items() if spec.is_pinned] == ["pinned"]
+    assert parse_models(["plain"])[0].keep_alive_s == math.inf
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"models": [{"source": "x", "keep_alive": "soon"}]}, "entry 0: `keep_alive` 'soon'"),
+        ({"models": [], "keep_alive": "soon"}, "models.json: `keep_alive` 'soon'"),
+        ({"models": [{"source": "x", "pinned": "yes"}]}, "entry 0: `pinned`"),
+    ],
+)
+def test_a_keep_alive_or_pin_that_means_nothing_is_refused_with_its_place(data: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        parse_models(data)
+
+
+def refused(name: str, *, needed: int, limit: int = 100) -> ModelRecord:
+    return ModelRecord(id=name, state="no_memory", reason="too big", needed_bytes=needed, limit_bytes=limit)
+
+
+def test_a_model_without_memory_can_be_asked_for_unless_it_can_never_fit() -> None:
+    fleet = Fleet(hosts=(HostRecord(host="h", pid=1, models=(refused("m", needed=60), refused("huge", needed=101))),))
+    assert fleet.model_ids() == ("m",)
+    assert (fleet.failure("m"), fleet.failure("huge")) == ("", "too big")
+    assert fleet.without_memory("m") == fleet.hosts[0].models[0]
+
+
+def test_a_model_that_somebody_else_has_or_may_have_is_not_without_memory() -> None:
+    here = HostRecord(host="h1", pid=1, models=(refused("m", needed=60),))
+    there = HostRecord(host="h2", pid=1, models=(ModelRecord(id="m", state="unloaded"),))
+    assert Fleet(hosts=(here, there)).without_memory("m") is None
+    assert Fleet(hosts=(here,), workers=(lease("m"),)).without_memory("m") is None

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.config import Settings, model_folders
+from shared.errors import ModelUnavailableError
 from shared.registry import ModelSpec
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turn
 from worker.engines.mlx.decode.draft_model import DRAFT_CACHE_SHARE, load_draft
 from worker.engines.mlx.decode.speculation import Mode, parse_options
 from worker.engines.mlx.kv.cache import Layout
+from worker.engines.mlx.memory.claim import claim
 from worker.engines.mlx.memory.plan import (
     CacheSize,
     MemoryPlan,
@@ -23,7 +25,6 @@ from worker.engines.mlx.memory.plan import (
     set_limits,
     weight_file_bytes,
 )
-from worker.engines.mlx.memory.room import claim
 from worker.engines.mlx.model.models import LoadedModel, load
 from worker.engines.mlx.model.trial import tried
 from worker.model_folder import find_model
@@ -57,7 +58,8 @@ def load_whole(
     `turn`. Raises `ModelUnavailableError`."""
     mode, draft_source = parse_options(spec.options)
     folder = find_model(spec.source, *model_folders())
-    claim(neighbours, weight_file_bytes(folder), memory_limit(settings, machine_bytes()))
+    weights = weight_file_bytes(folder) + draft_file_bytes(draft_source)
+    claim(neighbours, weights, memory_limit(settings, machine_bytes()))
     model = load(folder, max_context_tokens=settings.max_context_tokens, report=report, turn=turn)
     layout = tried(model.model, Layout.of(model.model), turn)
     size = CacheSize.of(model.model, layout, turn)
@@ -77,3 +79,13 @@ def load_whole(
         draft_cache_bytes=int(plan.cache_bytes * DRAFT_CACHE_SHARE) if draft is not None else 0,
         context_tokens=min(model.context_tokens, plan.context_tokens),
     )
+
+
+def draft_file_bytes(source: str) -> int:
+    """About what the weights of a draft model will take. One that is not here takes nothing: answers come without."""
+    if not source:
+        return 0
+    try:
+        return weight_file_bytes(find_model(source, *model_folders()))
+    except ModelUnavailableError:
+        return 0

@@ -7,7 +7,7 @@ import time
 
 import mlx.core as mx
 
-from shared.errors import ModelUnavailableError, PromptTooLongError
+from shared.errors import PromptTooLongError
 from worker.device.neighbours import Neighbours
 from worker.device.sharing import Allowance, Holding, decide
 from worker.engines.mlx.kv.store import MAIN_WEIGHT, PrefixStore
@@ -15,28 +15,6 @@ from worker.engines.mlx.memory.plan import CacheSize, MemoryPlan
 
 _PATIENCE_S = 1.0  # with what others should give up, before more of our own goes
 _TELL_ALONE_S = 0.05  # between tellings that only a newcomer could hear
-_CLAIM_S = 3.0
-_CLAIM_POLL_S = 0.05
-
-
-def claim(neighbours: Neighbours | None, weight_bytes: int, limit_bytes: int) -> None:
-    """Make the host's other workers leave room for a model that is about to be loaded, and wait for a moment until
-    they have. Raises `ModelUnavailableError`, with the numbers, when all their weights do not fit together."""
-    mine, others = Holding(base_bytes=weight_bytes), []
-    if neighbours is not None:
-        neighbours.publish(mine)
-        others = neighbours.others()
-    theirs_bytes = sum(other.base_bytes for other in others)
-    if weight_bytes + theirs_bytes > limit_bytes:
-        raise ModelUnavailableError(
-            f"not enough memory: its weights take {weight_bytes >> 20} MB, those of the {len(others)} other models on "
-            f"this host {theirs_bytes >> 20} MB, and {limit_bytes >> 20} MB may be used in all"
-        )
-    until_s = time.monotonic() + _CLAIM_S
-    while neighbours is not None and time.monotonic() < until_s:
-        if weight_bytes + sum(other.held_bytes for other in neighbours.others()) <= limit_bytes:
-            return
-        time.sleep(_CLAIM_POLL_S)
 
 
 class Room:
