@@ -21,13 +21,14 @@ PORT ?= 8080
 STATE ?=
 CONFIG ?=
 
-.PHONY: help up install check format test test-all bench clean
+.PHONY: help up install check format test test-all bench newest clean
 
 help:
 	@echo "make up [MODEL=path-or-id] [PORT=8080] [STATE=dir]   start everything; point clients at the printed URL"
 	@echo "make test        checks and tests        make test-all    the slow ones too"
 	@echo "make check       format, lint, types, import contract"
 	@echo "make bench       tables of speed         make install     set up .venv for development"
+	@echo "make newest      the newest mlx and mlx-lm against what we rely on, in an environment of its own"
 
 up: $(RUN)
 	@exec $(BIN)/mlx-gateway up --port $(PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(ENGINE),--engine $(ENGINE)) \
@@ -54,6 +55,9 @@ test-all: test
 
 bench: $(DEV)
 	$(BIN)/python -m tests.bench
+
+newest: $(DEV)
+	$(BIN)/python -m tests.newest
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

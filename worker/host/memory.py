@@ -49,6 +49,8 @@ class MemoryKeeper:
 
     def look(self, now_s: float) -> None:
         holdings = holdings_by_pid(self._folder)
+        for supervisor in self._supervisors.values():
+            supervisor.needed_bytes = _base_bytes(holdings, supervisor) or supervisor.needed_bytes
         residents = list(self._residents(holdings, now_s))
         for model in expired(residents):
             self._unload(model, "nobody has used it for as long as it is kept")
@@ -105,7 +107,8 @@ class MemoryKeeper:
                 residents = [each for each in residents if not self._supervisors[each.model].is_unloading]
 
     def _coming_bytes(self, holdings: Mapping[int, Holding]) -> int:
-        """Of models that are being loaded again and have not said so yet where workers say what they hold."""
+        """Of models that are being loaded again, because there is room or because their worker died, and have not said
+        so yet where workers say what they hold."""
         loading = [each for each in self._supervisors.values() if each.record.state == "loading"]
         return sum(each.needed_bytes for each in loading if not _base_bytes(holdings, each))
 

@@ -88,7 +88,7 @@ class ModelSupervisor:
         self._files_changed = asyncio.Event()
         self.use: Use | None = None
         self.is_unloading = False
-        self.needed_bytes = 0  # known once it was refused for want of memory
+        self.needed_bytes = 0  # known once it was loaded, or refused for want of memory
         self.asked_s = -math.inf
         self.asked_since_s = math.inf
         self.record = self._new_record("loading" if spec.load == "start" else "available")

@@ -84,6 +84,16 @@ def test_memory_of_a_model_that_has_yet_to_say_that_it_loads_is_not_given_away(t
     assert waiting.told == []
 
 
+def test_a_model_whose_worker_died_keeps_its_place(tmp_path: Path, held: Neighbours) -> None:
+    dying, waiting = ready("dying", os.getpid(), idle_s=50.0), refused("waiting", 60)
+    looking = keeper(tmp_path, dying, waiting)
+    looking.look(NOW_S)
+    held.close()
+    dying.record, dying.pid, dying.use = replace(dying.record, state="loading"), 0, None
+    looking.look(NOW_S)
+    assert waiting.told == []
+
+
 def test_an_idle_model_goes_for_one_that_somebody_asks_for_and_is_waited_for(tmp_path: Path, held: Neighbours) -> None:
     idle, wanted = ready("idle", os.getpid(), idle_s=50.0), refused("wanted", 60, asked_s=NOW_S)
     looking = keeper(tmp_path, idle, wanted)
