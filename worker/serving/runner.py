@@ -19,7 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import redis
 
@@ -35,55 +35,23 @@ from shared.errors import (
     WireError,
     WorkerLostError,
 )
-from shared.events import Event, EventOrder, Failed, Finished, Progress, Started, Usage
-from shared.readable import NOTHING, readable_events, unread_by
+from shared.events import Event, Failed, Finished, Progress, Started, Usage
+from shared.readable import readable_events, unread_by
 from shared.request import GenerateRequest, Resume
 from shared.seal import HostKey
 from shared.wire import FrameEntry, decode_envelope
-from shared.work import KINDS, KINDS_BY_NAME, Generate, Kind, Work
+from shared.work import KINDS, Generate, Work
 from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
+from worker.serving.attempt import Attempt
 from worker.serving.bodies import Bodies, Body, check_envelope
 from worker.serving.handlers import HANDLERS, Beside
 from worker.serving.publisher import Publisher
 from worker.serving.reports import Accepted, Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
 from worker.serving.service_time import Pace
 from worker.serving.ticket import Ticket
+from worker.serving.voice import Voice, next_entry
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Work:
-    """One attempt of one request. `gateway` is empty until the body is decoded; `is_checked` once the body is known
-    to be this attempt's."""
-
-    ticket: Ticket
-    taken_s: float
-    gateway: str = ""
-    deadline_s: float = 0.0
-    seq: int = 0
-    error: GatewayError | None = None
-    is_checked: bool = False
-    is_ended: bool = False
-    first_s: float = 0.0
-    is_prefilled: bool = False
-    usage: Usage = field(default_factory=Usage)
-    order: EventOrder = field(init=False)
-    resume: Resume | None = None
-    prompt_digest: str = ""
-    unread: frozenset[int] = NOTHING  # codes that the gateway does not read
-
-    def __post_init__(self) -> None:
-        self.order = EventOrder(self.kind.begins)
-
-    @property
-    def kind(self) -> Kind:
-        return KINDS_BY_NAME[self.ticket.kind]
-
-    @property
-    def key(self) -> str:
-        """Its name in the engine, where an earlier attempt may not have come to its end yet."""
-        return f"{self.ticket.request_id}-{self.ticket.attempt}"
 
 
 class Runner:
@@ -103,16 +71,17 @@ class Runner:
     ) -> None:
         self._engine = engine
         self._publisher = publisher
+        self._voice = Voice(publisher)
         self._bodies = bodies
         self._worker = worker
         self._key = key
         self._clock = clock
         self._report = report
         self._lock = threading.Lock()
-        self._work: dict[str, _Work] = {}
+        self._work: dict[str, Attempt] = {}
         self._preparing = 0
         self._prepared_one = threading.Condition()
-        self._in_engine: dict[str, _Work] = {}  # by key
+        self._in_engine: dict[str, Attempt] = {}  # by key
         self._pools = {
             KINDS[cls].name: ThreadPoolExecutor(handler.threads, KINDS[cls].name) for cls, handler in HANDLERS.items()
         }
@@ -143,7 +112,7 @@ class Runner:
     def submit(self, ticket: Ticket, body: Body | None = None) -> None:
         """Begin a request, whose body is fetched unless it is here already. An earlier attempt of it that still runs
         here ends; the same attempt is refused."""
-        work = _Work(ticket, time.monotonic())
+        work = Attempt(ticket, time.monotonic())
         with self._lock:
             running = self._work.get(ticket.request_id)
             is_late = running is not None and running.ticket.attempt >= ticket.attempt
@@ -212,7 +181,7 @@ class Runner:
 
     # --- beside the engine ---------------------------------------------------------------------------------------
 
-    def _do(self, work: _Work, body: Body | None) -> None:
+    def _do(self, work: Attempt, body: Body | None) -> None:
         """Body, checks, and what the kind of work asks for."""
         with self._prepared_one:
             self._preparing += 1
@@ -242,7 +211,7 @@ class Runner:
         except redis.RedisError as error:
             log.debug("the body of %s stays until it expires: %s", ticket.request_id, error)
 
-    def _checked_work(self, work: _Work, body: Body) -> Work:
+    def _checked_work(self, work: Attempt, body: Body) -> Work:
         if body.data is None:
             raise WireError("the request's body is gone")
         envelope = decode_envelope(body.data)
@@ -263,7 +232,7 @@ class Runner:
             raise UnsupportedWorkError.of(kind, model, worker=self._worker)
         return envelope.work
 
-    def _generate(self, work: _Work, task: Generate) -> None:
+    def _generate(self, work: Attempt, task: Generate) -> None:
         """Render and tokenise; then over to the engine."""
         work.resume = task.resume
         if task.resume is None:
@@ -274,24 +243,24 @@ class Runner:
             prepared = self._resumed(work, task.request, task.resume)
         self._hand_over(work, prepared)
 
-    def _resumed(self, work: _Work, request: GenerateRequest, resume: Resume) -> Prepared:
+    def _resumed(self, work: Attempt, request: GenerateRequest, resume: Resume) -> Prepared:
         if self.info is not None and not self.info.gives_token_ids:
             raise WorkerLostError("this engine cannot go on with an answer that another has begun", worker=self._worker)
         work.usage = resume.usage
         return self._engine.prepare(request, resume)
 
-    def _answer(self, work: _Work, event: Event, usage: Usage) -> None:
+    def _answer(self, work: Attempt, event: Event, usage: Usage) -> None:
         """The whole of an answer that was made beside the batch."""
         with self._lock:
             if work.is_ended:
                 return
-            self._publish_one(work, (event,))
+            self._voice.tell(work, (event,))
             self._forget(work)
             self._publisher.remove_work(work.gateway)
         work.usage = usage
         self._note_end(work, None)
 
-    def _know(self, work: _Work, gateway: str, deadline_s: float) -> GatewayError | None:
+    def _know(self, work: Attempt, gateway: str, deadline_s: float) -> GatewayError | None:
         """From here on the client can be told; tell it now when the request has ended meanwhile, with which error is
         returned."""
         with self._lock:
@@ -300,15 +269,15 @@ class Runner:
                 self._publisher.add_work(gateway)
                 return None
             error = work.error or RequestCancelledError("the request was cancelled")
-            self._publish_failure(work, error)
+            self._voice.fail(work, error)
         return error
 
-    def _tell(self, work: _Work, events: tuple[Event, ...]) -> None:
+    def _tell(self, work: Attempt, events: tuple[Event, ...]) -> None:
         with self._lock:
             if not work.is_ended:
-                self._publish_one(work, events)
+                self._voice.tell(work, events)
 
-    def _hand_over(self, work: _Work, prepared: Prepared) -> None:
+    def _hand_over(self, work: Attempt, prepared: Prepared) -> None:
         with self._lock:
             if work.is_ended:
                 return
@@ -320,7 +289,7 @@ class Runner:
             self._in_engine[work.key] = work
             self._engine.submit(replace(prepared, key=work.key))
 
-    def _end(self, work: _Work, error: GatewayError) -> bool:
+    def _end(self, work: Attempt, error: GatewayError) -> bool:
         """End a request from our side: tell the client, take it out of the engine, report. False when it was over."""
         with self._lock:
             if work.is_ended:
@@ -328,7 +297,7 @@ class Runner:
             self._forget(work)
             work.error = error
             if work.gateway:
-                self._publish_failure(work, error)
+                self._voice.fail(work, error)
                 self._publisher.remove_work(work.gateway)
             self._take_back(work)
         self._note_end(work, error)
@@ -336,30 +305,7 @@ class Runner:
 
     # --- with the lock held --------------------------------------------------------------------------------------
 
-    def _entry(self, work: _Work, events: tuple[Event, ...], token_ids: tuple[int, ...] = ()) -> FrameEntry:
-        seq = work.seq
-        work.seq += 1
-        ticket = work.ticket
-        return FrameEntry(
-            request_id=ticket.request_id, attempt=ticket.attempt, seq=seq, token_ids=token_ids, events=events
-        )
-
-    def _publish_one(self, work: _Work, events: tuple[Event, ...]) -> None:
-        """Raises `InternalError` for events that are not legal now, `WireError` and `ValueError` for what does not
-        travel. What the gateway does not read is not said."""
-        events = readable_events(events, work.unread)
-        if not events:
-            return
-        for event in events:
-            work.order.feed(event)
-        entry = self._entry(work, events)
-        try:
-            self._publisher.publish(work.gateway, [entry])
-        except (WireError, ValueError):
-            work.seq = entry.seq  # its number is that of the error to come
-            raise
-
-    def _publish_frame(self, gateway: str, entries: list[FrameEntry]) -> list[_Work]:
+    def _publish_frame(self, gateway: str, entries: list[FrameEntry]) -> list[Attempt]:
         """One frame, or, when something in it does not travel, one for each request that can be told. Those that
         cannot end with an error; those of them that had not ended by themselves are the result."""
         try:
@@ -375,27 +321,18 @@ class Runner:
                 work = self._in_engine[f"{entry.request_id}-{entry.attempt}"]
                 work.seq = entry.seq
                 work.error = InternalError(f"a part of the answer cannot be encoded: {type(error).__name__}")
-                self._publish_failure(work, work.error)
+                self._voice.fail(work, work.error)
                 if not work.is_ended:
                     self._forget(work)
                     ended.append(work)
         return ended
 
-    def _publish_failure(self, work: _Work, error: GatewayError) -> None:
-        try:
-            self._publisher.publish(work.gateway, [self._entry(work, (Failed.of(error),))])
-        except (WireError, ValueError):
-            log.exception("the error of request %s cannot be encoded", work.ticket.request_id)
-            work.seq -= 1
-            plain = Failed(code=error.code, message="an error whose details cannot be told")
-            self._publisher.publish(work.gateway, [self._entry(work, (plain,))])
-
-    def _forget(self, work: _Work) -> None:
+    def _forget(self, work: Attempt) -> None:
         work.is_ended = True
         if self._work.get(work.ticket.request_id) is work:
             del self._work[work.ticket.request_id]
 
-    def _take_back(self, work: _Work) -> None:
+    def _take_back(self, work: Attempt) -> None:
         if self._in_engine.pop(work.key, None) is not None:
             self._engine.cancel(work.key)
 
@@ -427,7 +364,7 @@ class Runner:
         """See `Outbox`."""
         self._sign_s = time.monotonic()
         frames: defaultdict[str, list[FrameEntry]] = defaultdict(list)
-        over: list[_Work] = []
+        over: list[Attempt] = []
         with self._lock:
             for output in outputs:
                 work = self._in_engine.get(output.key)
@@ -435,7 +372,7 @@ class Runner:
                     continue
                 events = self._checked(work, readable_events(output.events, work.unread))
                 self._note_pace(work, has_tokens=bool(output.token_ids))
-                frames[work.gateway].append(self._entry(work, events, output.token_ids))
+                frames[work.gateway].append(next_entry(work, events, output.token_ids))
                 if work.order.ended:
                     self._forget(work)
                     over.append(work)
@@ -450,7 +387,7 @@ class Runner:
         for work in over:
             self._note_end(work, work.error)
 
-    def _checked(self, work: _Work, events: tuple[Event, ...]) -> tuple[Event, ...]:
+    def _checked(self, work: Attempt, events: tuple[Event, ...]) -> tuple[Event, ...]:
         """The events, which must be legal; the first that is not ends the request."""
         for index, event in enumerate(events):
             try:
@@ -471,7 +408,7 @@ class Runner:
                 work.error = event.error()
         return events
 
-    def _note_pace(self, work: _Work, *, has_tokens: bool) -> None:
+    def _note_pace(self, work: Attempt, *, has_tokens: bool) -> None:
         now_s = time.monotonic()
         if has_tokens and not work.is_prefilled:
             work.is_prefilled = True
@@ -479,7 +416,7 @@ class Runner:
         if work.is_prefilled and work.order.ended:
             self.pace.service_s.observe(now_s - work.first_s)
 
-    def _note_end(self, work: _Work, error: GatewayError | None) -> None:
+    def _note_end(self, work: Attempt, error: GatewayError | None) -> None:
         usage, now_s = work.usage, time.monotonic()
         if not work.kind.lane:
             with self._lock:

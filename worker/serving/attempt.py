@@ -1,0 +1,45 @@
+"""One attempt at one request, as long as this worker has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shared.errors import GatewayError
+from shared.events import EventOrder, Usage
+from shared.readable import NOTHING
+from shared.request import Resume
+from shared.work import KINDS_BY_NAME, Kind
+from worker.serving.ticket import Ticket
+
+
+@dataclass(slots=True)
+class Attempt:
+    """`gateway` is empty until the body is decoded; `is_checked` once the body is known to be this attempt's."""
+
+    ticket: Ticket
+    taken_s: float
+    gateway: str = ""
+    deadline_s: float = 0.0
+    seq: int = 0
+    error: GatewayError | None = None
+    is_checked: bool = False
+    is_ended: bool = False
+    first_s: float = 0.0
+    is_prefilled: bool = False
+    usage: Usage = field(default_factory=Usage)
+    order: EventOrder = field(init=False)
+    resume: Resume | None = None
+    prompt_digest: str = ""
+    unread: frozenset[int] = NOTHING  # codes that the gateway does not read
+
+    def __post_init__(self) -> None:
+        self.order = EventOrder(self.kind.begins)
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS_BY_NAME[self.ticket.kind]
+
+    @property
+    def key(self) -> str:
+        """Its name in the engine, where an earlier attempt may not have come to its end yet."""
+        return f"{self.ticket.request_id}-{self.ticket.attempt}"
