@@ -188,6 +188,9 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self._returned = Counter(
+            "gw_returned", "Requests that a worker gave back before it had begun them", ("model",), registry=registry
+        )
         self._redispatches = Counter(
             "gw_redispatches", "Requests given to another worker after one was lost", ("model",), registry=registry
         )
@@ -259,6 +262,9 @@ class Metrics:
 
     def redispatch(self, model: str) -> None:
         self._redispatches.labels(model).inc()
+
+    def returned(self, model: str) -> None:
+        self._returned.labels(model).inc()
 
     def answer(self, route: str, model: str, outcome: str) -> None:
         self._requests.labels(route, model, outcome).inc()

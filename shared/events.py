@@ -2,7 +2,8 @@
 
     Queued/Progress*  Started  Progress*  (TextDelta | ReasoningDelta | tool call)*  (Finished | Failed)
 
-Work of other kinds is answered with Progress* and one event of its own (Counted | Failed).
+Work of other kinds is answered with Progress* and one event of its own (Counted | Failed). `Returned` ends an attempt
+of which nothing was begun: the gateway makes the next one of it, and clients never hear of it.
 
 A tool call is ToolCallStarted, ToolCallDelta*, ToolCallFinished, all with the same index; calls do not overlap
 each other or text. `Failed` may come at any time before the end. Streaming and non-streaming answers are
@@ -143,6 +144,28 @@ class Failed:
         return build_error(self.code, self.message, self.details)
 
 
+# Why work comes back: its worker takes no more; it may take it later; it can never do it.
+ReturnReason = Literal["leaving", "busy", "unable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """Claimed and not begun: the worker gives the attempt back as it got it. The rest says what the client is told
+    where nobody else can do the work either."""
+
+    reason: ReturnReason
+    code: str
+    message: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, reason: ReturnReason, error: GatewayError) -> Returned:
+        return cls(reason=reason, code=error.code, message=error.message, details=dict(error.details))
+
+    def error(self) -> GatewayError:
+        return build_error(self.code, self.message, self.details)
+
+
 Event = (
     Progress
     | Started
@@ -154,6 +177,7 @@ Event = (
     | Finished
     | Counted
     | Failed
+    | Returned
 )
 
 # The answer stands without them.
@@ -161,7 +185,7 @@ INCIDENTAL = (Progress, ReasoningDelta)
 
 # State -> the event types legal in it, and where they lead. An event that is not listed is a bug in its sender.
 _LEGAL: dict[str, dict[type, str]] = {
-    "waiting": {Progress: "waiting", Started: "open", Failed: "ended"},
+    "waiting": {Progress: "waiting", Started: "open", Failed: "ended", Returned: "ended"},
     "open": {
         Progress: "open",
         TextDelta: "open",
@@ -171,7 +195,7 @@ _LEGAL: dict[str, dict[type, str]] = {
         Failed: "ended",
     },
     "calling": {ToolCallDelta: "calling", ToolCallFinished: "open", Failed: "ended"},
-    "counting": {Progress: "counting", Counted: "ended", Failed: "ended"},
+    "counting": {Progress: "counting", Counted: "ended", Failed: "ended", Returned: "ended"},
     "ended": {},
 }
 _FIRST = frozenset({"waiting", "counting"})  # where the answers of the kinds of work begin
@@ -237,7 +261,7 @@ def assemble(events: Iterable[Event]) -> Completion:
                 call = pieces[-1]
                 assert isinstance(call, _CallText)
                 call.arguments.append(arguments)
-            case Failed():
+            case Failed() | Returned():
                 raise event.error()
             case Finished():
                 return Completion(

@@ -58,6 +58,7 @@ _CODES: dict[type, int] = {
     events.Finished: 41,
     events.Failed: 42,
     events.Counted: 43,
+    events.Returned: 44,
     registry.WorkerLease: 48,
     registry.ModelRecord: 49,
     registry.HostRecord: 50,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 from gateway.dispatch.place import Placed
+from shared.errors import GatewayError
+from shared.events import ReturnReason
 from shared.keys import host_of
 from shared.request import Resume
 
@@ -21,6 +23,7 @@ class Attempt:
         "_hosts",
         "_place",
         "epoch",
+        "fault",
         "heard_s",
         "is_over",
         "is_running",
@@ -28,6 +31,7 @@ class Attempt:
         "next_seq",
         "number",
         "resume",
+        "returned",
         "worker",
     )
 
@@ -44,6 +48,8 @@ class Attempt:
         self.is_running = False  # its prefill has begun
         self.is_started = False
         self.is_over = False  # its worker has ended it
+        self.fault: GatewayError | None = None  # with which it did
+        self.returned: ReturnReason | None = None  # why its worker gave it back, unbegun
 
     @property
     def place(self) -> Placed:

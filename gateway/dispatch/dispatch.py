@@ -11,16 +11,16 @@ from dataclasses import replace
 from typing import Protocol
 
 from gateway.dispatch.attempt import Attempt
-from gateway.dispatch.decision import Decision, Standing, decide
+from gateway.dispatch.decision import Decision, Standing, decide, may_wait
 from gateway.dispatch.place import Placed
 from gateway.dispatch.readers import EventReader, Told
 from shared.errors import GatewayError, WorkerLostError
-from shared.events import Event, Failed, Progress, Started
+from shared.events import Event, Failed, Progress, Returned, Started
 from shared.request import GenerateRequest, Resume
 from shared.wire import FrameEntry
 from shared.work import ENDS, KINDS, Generate, Kind, Work
 
-_LAST = (*ENDS, Failed)
+_LAST = (*ENDS, Failed, Returned)
 _GO_ON_S = 60.0  # within which another worker must have gone on with a begun answer
 
 
@@ -29,6 +29,9 @@ class Ways(Protocol):
 
     def other_place(self, dispatch: Dispatch) -> Placed | None:
         """A worker that can take it and has not tried; None when there is none."""
+
+    def waiting_place(self, dispatch: Dispatch) -> Placed:
+        """Where it waits for a worker."""
 
     def end(self, dispatch: Dispatch) -> None:
         """Nobody wants its newest attempt any more, whoever has it."""
@@ -108,6 +111,11 @@ class Dispatch:
         return frozenset(attempt.worker for attempt in (*self.past_attempts, self.attempt) if attempt.worker)
 
     @property
+    def avoided(self) -> frozenset[str]:
+        """The workers that get it no more: those that lost it, leave, or cannot do it."""
+        return frozenset(attempt.worker for attempt in self.past_attempts if attempt.returned != "busy")
+
+    @property
     def token_ids(self) -> tuple[int, ...] | None:
         """Of all tokens of the answer so far; None when there were too many to keep."""
         return self._told.token_ids
@@ -155,6 +163,8 @@ class Dispatch:
             if not (self._has_answer and attempt.is_started) or isinstance(events[-1], _LAST):
                 events = tuple([event for event in events if self._is_told(event)])
             self._told.push(events)
+            if attempt.fault is not None:
+                self.lose(attempt.fault)
 
     def _is_told(self, event: Event) -> bool:
         """Take note of the event; whether the readers hear it."""
@@ -162,10 +172,12 @@ class Dispatch:
         if isinstance(event, Progress):
             attempt.is_running = attempt.is_running or event.phase == "prefill"
             return True
-        if isinstance(event, Failed):
+        if isinstance(event, Failed | Returned):
             attempt.is_over = True
-            self.has_ended = not self._moves(event.error())
-            return self.has_ended
+            attempt.fault = event.error()
+            if isinstance(event, Returned) and not attempt.is_started:
+                attempt.returned = event.reason
+            return False
         attempt.is_running = attempt.is_started = True
         if isinstance(event, Started):
             is_first = self._started is None
@@ -193,7 +205,7 @@ class Dispatch:
     def _moves(self, fault: GatewayError) -> bool:
         """Whether another worker takes over."""
         self.attempt.worker = self.attempt.worker or str(fault.details.get("worker", ""))
-        place = self._ways.other_place(self) if self._ways is not None else None
+        place = self._next_place()
         decision = decide(self._standing(fault, has_place=place is not None))
         if self._ways is None or place is None or decision not in (Decision.TRY_ELSEWHERE, Decision.GO_ON_ELSEWHERE):
             return False
@@ -211,10 +223,22 @@ class Dispatch:
         self._ways.send(self)
         return True
 
+    def _next_place(self) -> Placed | None:
+        """Another worker; where there is none, what a worker only could not do now waits for the next."""
+        if self._ways is None:
+            return None
+        place = self._ways.other_place(self)
+        if place is None and may_wait([attempt.returned for attempt in (*self.past_attempts, self.attempt)]):
+            return self._ways.waiting_place(self)
+        return place
+
     def _standing(self, fault: GatewayError, *, has_place: bool) -> Standing:
+        returns = sum(attempt.returned is not None for attempt in (*self.past_attempts, self.attempt))
         return Standing(
             fault=fault,
-            attempts=self.attempt.number,
+            is_returned=self.attempt.returned is not None,
+            attempts=self.attempt.number - returns,
+            returns=returns,
             remaining_s=self.remaining_s,
             has_answer=self._has_answer,
             can_resume=self.resume() is not None,

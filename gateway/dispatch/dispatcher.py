@@ -51,6 +51,8 @@ class Observer(Protocol):
 
     def redispatch(self, model: str) -> None: ...
 
+    def returned(self, model: str) -> None: ...
+
 
 class Dispatcher:
     """What a gateway's requests share. It is the `Ways` of every `Dispatch`."""
@@ -252,6 +254,9 @@ class Dispatcher:
         decided = self._decide(dispatch.next_work, avoid=dispatch.tried)
         return decided if isinstance(decided, Placed) and decided.worker else None
 
+    def waiting_place(self, dispatch: Dispatch) -> Placed:
+        return Placed(lane=dispatch.attempt.place.lane)
+
     async def move(self, dispatch: Dispatch, to: Placed) -> None:
         """Take the job to another worker while it waits. Raises `BrokerUnavailableError`."""
         attempt, was = dispatch.attempt, dispatch.attempt.place
@@ -288,9 +293,12 @@ class Dispatcher:
     def send(self, dispatch: Dispatch) -> None:
         attempt = dispatch.attempt
         where = "from the beginning" if attempt.resume is None else f"at token {len(attempt.resume.token_ids)}"
-        whom = attempt.place.worker
-        logger.warning("request %s: attempt %d, %s, on %s", dispatch.request_id, attempt.number, where, whom)
-        self._observer.redispatch(dispatch.model)
+        whom = attempt.place.worker or "whichever worker comes"
+        is_returned = dispatch.past_attempts[-1].returned is not None
+        level = logging.INFO if is_returned else logging.WARNING
+        logger.log(level, "request %s: attempt %d, %s, on %s", dispatch.request_id, attempt.number, where, whom)
+        note = self._observer.returned if is_returned else self._observer.redispatch
+        note(dispatch.model)
         task = asyncio.get_running_loop().create_task(self._send(dispatch))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
@@ -298,6 +306,7 @@ class Dispatcher:
     async def _send(self, dispatch: Dispatch) -> None:
         try:
             await self._submit(dispatch)
+            await self._wake(dispatch.model)
         except GatewayError as error:
             dispatch.fail(error)
 

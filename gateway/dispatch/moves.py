@@ -72,7 +72,7 @@ async def move_waiting(dispatcher: Dispatcher, fleet: Fleet) -> None:
     for dispatch in dispatcher.waiting():
         waited_s = time.monotonic() - dispatch.attempt.heard_s
         pending = dispatcher.pending(fleet, dispatch.model)
-        unable = dispatcher.reading(dispatch.work, fleet).unable
-        to = better_place(fleet, pending, dispatch.attempt.place, dispatch.work, waited_s, avoid=unable)
+        avoid = dispatcher.reading(dispatch.work, fleet).unable | dispatch.avoided
+        to = better_place(fleet, pending, dispatch.attempt.place, dispatch.work, waited_s, avoid=avoid)
         if to is not None:
             await dispatcher.move(dispatch, to)

@@ -149,7 +149,8 @@ def test_jobs_that_arrive_while_it_stops_are_left_in_the_queue(
             number += 1
             time.sleep(0.01)
         assert number > 3
-    done = [n for n in range(number) if gateway.job_status(f"r{n}-1") == "finished"]
+    # One that was claimed when the signal came may have gone back to its gateway.
+    done = [n for n in range(number) if gateway.job_status(f"r{n}-1") in ("finished", "canceled")]
     queued = gateway.queue().job_ids
     assert len(done) + len(queued) == number
     assert nothing_left(gateway)

@@ -23,7 +23,7 @@ from gateway.dispatch.jobs import job_fields
 from gateway.dispatch.queue_scripts import PLACE
 from shared import keys, wire
 from shared.config import Settings, load_settings
-from shared.events import Completion, Counted, Event, Failed, Finished, assemble
+from shared.events import Completion, Counted, Event, Failed, Finished, Returned, assemble
 from shared.messages import Message, TextPart
 from shared.registry import WorkerLease
 from shared.request import End, GenerateRequest, SamplingParams
@@ -142,8 +142,8 @@ class TestGateway:
                 assert left_s > 0, f"no {kind.__name__} within {timeout_s} s, but {self._events[request_id]}"
                 self._changed.wait(left_s)
 
-    def wait_end(self, request_id: str = "r1", timeout_s: float = 10.0) -> Finished | Failed:
-        end: Finished | Failed = self.wait_for(Finished | Failed, request_id, timeout_s)  # type: ignore[arg-type]
+    def wait_end(self, request_id: str = "r1", timeout_s: float = 10.0) -> Finished | Failed | Returned:
+        end: Finished | Failed | Returned = self.wait_for(Finished | Failed | Returned, request_id, timeout_s)  # type: ignore[arg-type]
         return end
 
     def completion(self, request_id: str = "r1", timeout_s: float = 10.0) -> Completion:

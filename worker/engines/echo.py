@@ -71,9 +71,7 @@ class EchoEngine:
         self._go_on()
         has_done = self._tell(self._decode(), outbox)
         arrive()
-        for phase in (self._start, self._prefill):
-            has_done = self._tell(phase(), outbox) or has_done
-        return has_done
+        return self._tell(self._prefill(), outbox) or has_done
 
     def _tell(self, outputs: list[Output], outbox: Outbox) -> bool:
         """Whether there was anything to tell. What is over goes."""
@@ -140,17 +138,19 @@ class EchoEngine:
         return answer.say()
 
     def _prefill(self) -> list[Output]:
-        """One chunk of one prompt, the first of the highest class."""
-        answers = (answer for answer in self._running.values() if answer.is_started and answer.uncomputed_tokens)
+        """One chunk of one prompt, the first of the highest class, which begins it; where prompts take no time, all
+        begin."""
+        if not self._model.options.prefill_tokens_per_s:
+            return [answer.start() for answer in self._running.values() if not answer.is_started]
+        answers = (answer for answer in self._running.values() if not answer.is_started or answer.uncomputed_tokens)
         answer = min(answers, key=lambda answer: PRIORITIES.index(answer.priority), default=None)
         if answer is None:
             return []
+        if not answer.is_started:
+            return [answer.start()]
         tokens = self._model.chunk_tokens(answer.uncomputed_tokens)
         _pause(tokens / self._model.options.prefill_tokens_per_s)
         return [answer.prefilled(tokens)]
-
-    def _start(self) -> list[Output]:
-        return [answer.start() for answer in self._running.values() if not answer.is_started]
 
 
 def _pause(seconds: float) -> None:

@@ -236,6 +236,7 @@ class ControlLoop:
             self._drain_until_s = math.inf if stop.is_patient else time.monotonic() + self._drain_s
             self._lease = replace(self._lease, state="draining")
             self._keeper.renew()
+            self._runner.give_back(WorkerLostError("the worker is stopping", worker=self.rq.name))
             self._tell(Status(state="draining"))
             self._exit_when_drained()
 

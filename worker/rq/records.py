@@ -113,8 +113,9 @@ def _write_outcome(worker: BaseWorker, slot: Slot, ended: Ended, pipe: Any) -> N
         job._handle_success(job.result_ttl, pipeline=pipe, **execution)
         job.cleanup(job.result_ttl, pipeline=pipe, remove_from_queue=False)
         return
-    worker.increment_failed_job_count(pipe)
-    if isinstance(error, RequestCancelledError) and not slot.is_stopped:
+    if not ended.is_returned:
+        worker.increment_failed_job_count(pipe)
+    if (ended.is_returned or isinstance(error, RequestCancelledError)) and not slot.is_stopped:
         job.set_status(JobStatus.CANCELED, pipeline=pipe)
         CanceledJobRegistry(slot.queue.name, connection=worker.connection, job_class=SafeJob).add(job, pipeline=pipe)
         pipe.expire(job.key, keys.ENDED_TTL_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shared.errors import GatewayError
-from shared.events import EventOrder, Usage
+from shared.events import EventOrder, ReturnReason, Usage
 from shared.readable import NOTHING
 from shared.request import Resume
 from shared.work import KINDS_BY_NAME, Kind
@@ -14,7 +14,9 @@ from worker.serving.ticket import Ticket
 
 @dataclass(slots=True)
 class Attempt:
-    """`gateway` is empty until the body is decoded; `is_checked` once the body is known to be this attempt's."""
+    """`gateway` is empty until the body is decoded; `is_checked` once the body is known to be this attempt's;
+    `is_begun` once the engine has said something of it. `returned` says why it goes back to its gateway instead of
+    ending with `error`."""
 
     ticket: Ticket
     taken_s: float
@@ -22,6 +24,8 @@ class Attempt:
     deadline_s: float = 0.0
     seq: int = 0
     error: GatewayError | None = None
+    returned: ReturnReason | None = None
+    is_begun: bool = False
     is_checked: bool = False
     is_ended: bool = False
     first_s: float = 0.0

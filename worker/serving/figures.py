@@ -51,6 +51,7 @@ def _metrics(runner: Runner, stats: EngineStats) -> dict[str, float]:
         "requests_finished_total": float(totals.finished),
         "requests_failed_total": float(totals.failed),
         "requests_cancelled_total": float(totals.cancelled),
+        "requests_returned_total": float(totals.returned),
         "input_tokens_total": float(totals.input_tokens),
         "cached_tokens_total": float(totals.cached_tokens),
         "restored_tokens_total": float(totals.restored_tokens),

@@ -13,11 +13,13 @@ from worker.serving.ticket import Ticket
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A request is over here. `error` None means that it finished."""
+    """A request is over here. `error` None means that it finished. `is_returned`: it was not begun, and its gateway
+    makes another attempt."""
 
     ticket: Ticket
     error: GatewayError | None
     usage: Usage
+    is_returned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,18 @@ class Totals:
     finished: int = 0
     failed: int = 0
     cancelled: int = 0
+    returned: int = 0
     input_tokens: int = 0
     cached_tokens: int = 0
     restored_tokens: int = 0
     output_tokens: int = 0
     resumed_tokens: int = 0
 
-    def count(self, error: GatewayError | None, usage: Usage, resume: Resume | None) -> None:
-        """Note the end of an attempt."""
+    def count(self, error: GatewayError | None, usage: Usage, resume: Resume | None, *, is_returned: bool) -> None:
+        """Note the end of an attempt. Of what went back nothing was done."""
+        if is_returned:
+            self.returned += 1
+            return
         is_cancelled = isinstance(error, RequestCancelledError)
         self.finished += error is None
         self.cancelled += is_cancelled

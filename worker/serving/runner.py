@@ -47,9 +47,10 @@ from worker.serving.bodies import Bodies, Body, check_envelope
 from worker.serving.handlers import HANDLERS, Beside
 from worker.serving.publisher import Publisher
 from worker.serving.reports import Accepted, Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
+from worker.serving.returning import return_reason
 from worker.serving.service_time import Pace
 from worker.serving.ticket import Ticket
-from worker.serving.voice import Voice, next_entry
+from worker.serving.voice import Voice, last_event, next_entry
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Runner:
             KINDS[cls].name: ThreadPoolExecutor(handler.threads, KINDS[cls].name) for cls, handler in HANDLERS.items()
         }
         self._loader = threading.Thread(target=self._load, name="load", daemon=True)
+        self._leaving: GatewayError | None = None  # why nothing more is begun
         self._sign_s = 0.0  # when the engine gave the last sign of life, or got work when it had none
         self.info: EngineInfo | None = None
         self.totals = Totals()
@@ -160,11 +162,22 @@ class Runner:
         for work in late:
             self._end(work, DeadlineExceededError("the request ran out of time"))
 
-    def end_all(self, error: GatewayError) -> None:
+    def give_back(self, error: GatewayError) -> None:
+        """The worker stops: what was begun goes on, the rest goes back to its gateways, with `error` as the reason, and
+        so does what is claimed but was not read yet."""
         with self._lock:
+            self._leaving = error
+            unbegun = [work for work in self._work.values() if work.is_checked and not work.is_begun]
+        for work in unbegun:
+            self._end(work, error, is_leaving=True, unless_begun=True)
+
+    def end_all(self, error: GatewayError) -> None:
+        """The worker is at its end."""
+        with self._lock:
+            self._leaving = error
             everything = list(self._work.values())
         for work in everything:
-            self._end(work, error)
+            self._end(work, error, is_leaving=True)
 
     def stop(self, timeout_s: float) -> bool:
         """End the threads and unload the model. False when the engine, or the preparation of a request, did not
@@ -193,7 +206,7 @@ class Runner:
             elif isinstance(task, Generate):
                 self._generate(work, task)
         except GatewayError as error:
-            self._end(work, error)
+            self._end(work, error, is_leaving=error is self._leaving)
         except redis.RedisError as error:
             self._end(work, BrokerUnavailableError(f"the request could not be read: {error}"))
         except BaseException as error:  # any bug in rendering or tokenising: this request's client is told
@@ -227,6 +240,8 @@ class Runner:
             raise ended
         if body.is_ended:
             raise RequestCancelledError("the request was cancelled")
+        if self._leaving is not None:
+            raise self._leaving
         kind, model = envelope.kind.name, envelope.request.model
         if self.info is not None and kind not in self.info.kinds:
             raise UnsupportedWorkError.of(kind, model, worker=self._worker)
@@ -289,13 +304,16 @@ class Runner:
             self._in_engine[work.key] = work
             self._engine.submit(replace(prepared, key=work.key))
 
-    def _end(self, work: Attempt, error: GatewayError) -> bool:
-        """End a request from our side: tell the client, take it out of the engine, report. False when it was over."""
+    def _end(self, work: Attempt, error: GatewayError, *, is_leaving: bool = False, unless_begun: bool = False) -> bool:
+        """End a request from our side: tell its gateway, take it out of the engine, report. False when it was over."""
         with self._lock:
-            if work.is_ended:
+            if work.is_ended or (unless_begun and work.is_begun):
                 return False
             self._forget(work)
             work.error = error
+            work.returned = return_reason(
+                error, is_checked=work.is_checked, is_begun=work.is_begun, is_leaving=is_leaving
+            )
             if work.gateway:
                 self._voice.fail(work, error)
                 self._publisher.remove_work(work.gateway)
@@ -370,6 +388,7 @@ class Runner:
                 work = self._in_engine.get(output.key)
                 if work is None or work.is_ended or not (output.events or output.token_ids):
                     continue
+                work.is_begun = work.is_begun or bool(output.token_ids)
                 events = self._checked(work, readable_events(output.events, work.unread))
                 self._note_pace(work, has_tokens=bool(output.token_ids))
                 frames[work.gateway].append(next_entry(work, events, output.token_ids))
@@ -398,6 +417,7 @@ class Runner:
                 work.order.feed(Failed.of(error))
                 return (*events[:index], Failed.of(error))
             if isinstance(event, Started):
+                work.is_begun = True
                 work.usage, work.first_s = event.usage, work.first_s or time.monotonic()
                 self._report(Accepted(work.ticket))
                 opening = replace(event, worker=self._worker, prompt_digest=work.prompt_digest)
@@ -406,6 +426,8 @@ class Runner:
                 work.usage = event.usage
             elif isinstance(event, Failed):
                 work.error = event.error()
+                work.returned = return_reason(work.error, is_checked=True, is_begun=work.is_begun)
+                events = (*events[:index], last_event(work, work.error))
         return events
 
     def _note_pace(self, work: Attempt, *, has_tokens: bool) -> None:
@@ -420,17 +442,24 @@ class Runner:
         usage, now_s = work.usage, time.monotonic()
         if not work.kind.lane:
             with self._lock:
-                self.totals.count(error, usage, work.resume)
+                self.totals.count(error, usage, work.resume, is_returned=work.returned is not None)
         log.info(
             "to %s %s attempt %d %s: %d prompt tokens (%d cached), %d generated; begun after %.0f ms, %.0f ms in all",
             work.kind.name,
             work.ticket.request_id,
             work.ticket.attempt,
-            "finished" if error is None else f"ended with {error.code}: {error.message}",
+            _how_ended(work, error),
             usage.input_tokens,
             usage.cached_tokens,
             usage.output_tokens,
             (work.first_s - work.taken_s) * 1000 if work.first_s else 0.0,
             (now_s - work.taken_s) * 1000,
         )
-        self._report(Ended(work.ticket, error, usage))
+        self._report(Ended(work.ticket, error, usage, is_returned=work.returned is not None))
+
+
+def _how_ended(work: Attempt, error: GatewayError | None) -> str:
+    if error is None:
+        return "finished"
+    how = "ended" if work.returned is None else f"returned ({work.returned})"
+    return f"{how} with {error.code}: {error.message}"

@@ -6,9 +6,9 @@ from __future__ import annotations
 import logging
 
 from shared.errors import GatewayError, WireError
-from shared.events import Event, Failed
+from shared.events import Event, Failed, Returned
 from shared.readable import readable_events
-from shared.wire import FrameEntry
+from shared.wire import FrameEntry, code_of
 from worker.serving.attempt import Attempt
 from worker.serving.publisher import Publisher
 
@@ -21,6 +21,13 @@ def next_entry(work: Attempt, events: tuple[Event, ...], token_ids: tuple[int, .
     work.seq += 1
     ticket = work.ticket
     return FrameEntry(request_id=ticket.request_id, attempt=ticket.attempt, seq=seq, token_ids=token_ids, events=events)
+
+
+def last_event(work: Attempt, error: GatewayError) -> Failed | Returned:
+    """What ends the attempt. A gateway that does not know what it is to get work back hears of an error."""
+    if work.returned is None or code_of(Returned) in work.unread:
+        return Failed.of(error)
+    return Returned.of(work.returned, error)
 
 
 class Voice:
@@ -47,7 +54,7 @@ class Voice:
     def fail(self, work: Attempt, error: GatewayError) -> None:
         """The request's last event."""
         try:
-            self._publisher.publish(work.gateway, [next_entry(work, (Failed.of(error),))])
+            self._publisher.publish(work.gateway, [next_entry(work, (last_event(work, error),))])
         except (WireError, ValueError):
             log.exception("the error of request %s cannot be encoded", work.ticket.request_id)
             work.seq -= 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.dispatch.decision import MOST_ATTEMPTS, Decision, Standing, decide
+from gateway.dispatch.decision import MOST_ATTEMPTS, MOST_RETURNS, Decision, Standing, decide
 from shared.errors import (
     DeadlineExceededError,
     GatewayError,
@@ -40,6 +40,12 @@ DELIVER, TRY, GO_ON, FAIL = Decision
         ({"has_answer": True, "can_resume": True, "has_place": False}, FAIL),
         ({"has_answer": True, "can_resume": True, "attempts": MOST_ATTEMPTS}, FAIL),
         ({"can_resume": True}, TRY),
+        ({"is_returned": True, "fault": OverloadedError("no place"), "returns": 1}, TRY),
+        ({"is_returned": True, "attempts": MOST_ATTEMPTS, "returns": MOST_RETURNS}, TRY),
+        ({"is_returned": True, "returns": MOST_RETURNS + 1}, FAIL),
+        ({"is_returned": True, "returns": 1, "has_answer": True, "can_resume": True}, GO_ON),
+        ({"is_returned": True, "returns": 1, "has_place": False}, FAIL),
+        ({"is_returned": True, "returns": 1, "remaining_s": 0.0}, FAIL),
     ],
 )
 def test_a_request_moves_only_where_another_worker_can_still_give_the_same_answer(

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from gateway.dispatch.decision import MOST_ATTEMPTS, MOST_BUSY
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.place import Placed
-from shared.errors import GatewayError, InternalError, WireError, WorkerLostError
-from shared.events import Event, Failed, Progress, Started, Usage, assemble
+from shared.errors import GatewayError, InternalError, OverloadedError, WireError, WorkerLostError
+from shared.events import Event, Failed, Progress, Returned, Started, Usage, assemble
 from shared.request import Resume
 from shared.wire import FrameEntry
 from tests.support.gateway import FINISHED, STARTED, new_dispatch, text, texts
@@ -36,6 +37,9 @@ class FewWorkers:
         self.tried.append(dispatch.tried)
         others = [worker for worker in self.workers if worker not in dispatch.tried]
         return Placed(lane="interactive", worker=others[0]) if others else None
+
+    def waiting_place(self, dispatch: Dispatch) -> Placed:
+        return Placed(lane="interactive")
 
     def end(self, dispatch: Dispatch) -> None:
         self.ended.append(dispatch.attempt.number)
@@ -93,6 +97,92 @@ def test_before_the_first_word_another_worker_answers_and_the_client_hears_one_a
         assert texts(events) == "from b"
         assert assemble(events).usage == FINISHED.usage
         assert play.dispatch.has_ended
+
+    run(scenario())
+
+
+LEAVING = Returned.of("leaving", WorkerLostError("the worker is stopping", worker="a"))
+BUSY = Returned.of("busy", OverloadedError("all places are taken"))
+UNABLE = Returned.of("unable", WorkerLostError("this engine cannot", worker="a"))
+
+
+@pytest.mark.parametrize("returned", [LEAVING, BUSY, UNABLE])
+def test_what_comes_back_unbegun_goes_to_another_worker_and_counts_as_no_try(returned: Returned) -> None:
+    async def scenario() -> None:
+        workers = [f"w{number}" for number in range(MOST_ATTEMPTS + 2)]
+        play = Play(*workers)
+        for number, worker in enumerate(workers[:-1], 1):
+            play.say(worker, QUEUED, returned, attempt=number)
+        last = len(workers)
+        assert play.ways.sent[-1] == (last, workers[-1])
+        assert play.ways.ended == []  # they ended it themselves
+        play.say(workers[-1], STARTED, text("at last"), FINISHED, attempt=last)
+        events = await play.heard()
+        assert (texts(events), failures(events)) == ("at last", [])
+        assert not any(isinstance(event, Returned) for event in events)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("returned", "again"), [(LEAVING, False), (BUSY, True)])
+def test_without_another_worker_it_waits_for_one_and_only_who_was_busy_may_be_asked_again(
+    returned: Returned, again: bool
+) -> None:
+    async def scenario() -> None:
+        play = Play("a")
+        play.say("a", QUEUED, returned)
+        assert play.ways.sent == [(2, "")]
+        assert ("a" in play.dispatch.avoided) is not again
+        play.say("b", STARTED, text("from b"), FINISHED, attempt=2)
+        assert texts(await play.heard()) == "from b"
+
+    run(scenario())
+
+
+def test_what_nobody_can_do_is_said_in_the_words_of_the_last_who_could_not() -> None:
+    async def scenario() -> None:
+        play = Play("a")
+        play.say("a", QUEUED, UNABLE)
+        events = await play.heard()
+        assert (failures(events), play.dispatch.has_ended) == (["this engine cannot"], True)
+        assert play.ways.sent == []
+
+    run(scenario())
+
+
+def test_a_worker_that_stays_busy_is_waited_for_a_moment_only() -> None:
+    async def scenario() -> None:
+        play = Play("a")
+        for number in range(1, MOST_BUSY + 1):
+            play.say("a", BUSY, attempt=number)
+            assert not play.dispatch.has_ended
+        play.say("a", BUSY, attempt=MOST_BUSY + 1)
+        assert failures(await play.heard()) == ["all places are taken"]
+
+    run(scenario())
+
+
+def test_an_answer_under_way_goes_on_elsewhere_when_the_second_worker_leaves_before_it_began() -> None:
+    async def scenario() -> None:
+        play = Play("a", "b", "c")
+        play.say("a", STARTED, ids=(1,))
+        play.say("a", text("half "), ids=(2,))
+        play.dispatch.lose(LOST)
+        play.say("b", LEAVING, attempt=2)
+        assert play.ways.sent == [(2, "b"), (3, "c")]
+        assert play.dispatch.attempt.resume is not None
+        assert play.dispatch.attempt.resume.token_ids == (1, 2)
+        play.say("c", text("done"), FINISHED, attempt=3)
+        assert texts(await play.heard()) == "half done"
+
+    run(scenario())
+
+
+def test_a_return_after_the_beginning_is_a_loss() -> None:
+    async def scenario() -> None:
+        play = Play("a")
+        play.say("a", STARTED, LEAVING)
+        assert failures(await play.heard()) == ["the worker is stopping"]
 
     run(scenario())
 

@@ -16,7 +16,13 @@ import redis
 from shared import wire
 from shared.clock import RedisClock
 from shared.config import load_settings
-from shared.errors import InvalidRequestError, ModelUnavailableError, PromptTooLongError, WorkerLostError
+from shared.errors import (
+    InvalidRequestError,
+    ModelUnavailableError,
+    OverloadedError,
+    PromptTooLongError,
+    WorkerLostError,
+)
 from shared.events import (
     Counted,
     Event,
@@ -24,6 +30,7 @@ from shared.events import (
     Finished,
     Progress,
     ReasoningDelta,
+    Returned,
     Started,
     TextDelta,
     ToolCallStarted,
@@ -418,6 +425,8 @@ def test_an_engine_that_breaks_ends_every_request_with_a_retryable_error(
     acted: Bench, scripted: ScriptedEngine, kind: type[BaseException]
 ) -> None:
     held(acted, scripted, "r1", "r2")
+    for name in ("r1", "r2"):
+        scripted.says(STARTED, request_id=name)
     scripted.steps.put(fail_with(kind("Metal is gone")))  # type: ignore[arg-type]
     assert str(acted.report(Broken).error) == "Metal is gone"
     for name in ("r1", "r2"):
@@ -748,8 +757,88 @@ def test_an_engine_that_gives_no_token_ids_resumes_nothing(redis_url: str, scrip
     scripted.gives_token_ids = False
     with bench_with(redis_url, scripted) as bench:
         bench.ask("x", attempt=2, resume=Resume(token_ids=(5,), usage=FIRST))
-        assert bench.gateway.wait_for(Failed).code == "worker_lost"
+        returned = bench.gateway.wait_for(Returned)
+        assert (returned.reason, returned.code) == ("unable", "worker_lost")
         assert scripted.taken == []
+
+
+# --- what goes back unbegun -----------------------------------------------------------------------------------------
+
+LEAVING = WorkerLostError("the worker is stopping", worker="w")
+
+
+def returns(bench: Bench, request_id: str = "r1") -> list[tuple[str, str]]:
+    return [(event.reason, event.code) for event in bench.gateway.events(request_id) if isinstance(event, Returned)]
+
+
+def test_a_worker_that_stops_gives_back_what_it_has_not_begun_and_goes_on_with_the_rest(
+    acted: Bench, scripted: ScriptedEngine
+) -> None:
+    held(acted, scripted, "begun", "waiting", "resumed")
+    acted.ask("x", "resumed", attempt=2, resume=Resume(token_ids=(5,), usage=FIRST))
+    scripted.says(STARTED, request_id="begun")
+    acted.gateway.wait_for(Started, "begun")
+    wait_until(lambda: acted.runner.in_flight == 3 and "resumed" in scripted.taken, "it holds the second attempt")
+    acted.runner.give_back(LEAVING)
+    for name in ("waiting", "resumed"):
+        acted.gateway.wait_for(Returned, name)
+        assert returns(acted, name)[-1] == ("leaving", "worker_lost")
+        assert codes(acted, name) == ["cancelled"] * (name == "resumed")  # its first attempt was replaced
+    wait_until(lambda: scripted.taken == ["begun"], "the engine has let them go")
+    scripted.says(TextDelta(text="on"), FINISHED, request_id="begun", token_ids=(5,))
+    assert isinstance(acted.gateway.wait_end("begun"), Finished)
+    acted.report(Ended)
+    wait_until(lambda: acted.runner.totals.finished == 1, "the end")
+    assert (acted.runner.totals.returned, acted.runner.totals.failed) == (2, 0)
+
+
+def test_what_is_still_being_prepared_when_the_worker_stops_goes_back_too(
+    acted: Bench, scripted: ScriptedEngine
+) -> None:
+    entered, go = threading.Event(), threading.Event()
+    scripted.on_prepare = lambda: (entered.set(), go.wait(10))  # type: ignore[assignment,func-returns-value]
+    for number in range(6):  # more than there are threads
+        acted.ask("x", f"r{number}")
+    assert entered.wait(10)
+    acted.runner.give_back(LEAVING)
+    go.set()
+    for number in range(6):
+        assert isinstance(acted.gateway.wait_end(f"r{number}"), Returned)
+    assert scripted.taken == []
+    assert acted.report(Ended).is_returned
+
+
+def test_a_worker_that_cannot_take_a_request_now_gives_it_back(acted: Bench, scripted: ScriptedEngine) -> None:
+    scripted.on_prepare = fail_with(OverloadedError("all places are taken"))
+    acted.ask("x", "r1")
+    acted.gateway.wait_for(Returned)
+    scripted.on_prepare = lambda: None
+    held(acted, scripted, "r2")
+    scripted.says(Failed.of(OverloadedError("the server is full")), request_id="r2")
+    acted.gateway.wait_for(Returned, "r2")
+    assert returns(acted, "r1") + returns(acted, "r2") == [("busy", "overloaded")] * 2
+    assert codes(acted, "r1") + codes(acted, "r2") == []
+    assert (acted.runner.totals.returned, acted.runner.totals.failed) == (2, 0)
+
+
+def test_what_was_begun_or_is_the_requests_own_fault_is_not_given_back(acted: Bench, scripted: ScriptedEngine) -> None:
+    held(acted, scripted, "r1")
+    scripted.says(STARTED)
+    scripted.says(Failed.of(OverloadedError("the server is full")))
+    assert isinstance(acted.gateway.wait_end("r1"), Failed)
+    scripted.on_prepare = fail_with(InvalidRequestError("no such thing"))
+    acted.ask("x", "r2")
+    assert isinstance(acted.gateway.wait_end("r2"), Failed)
+    assert acted.runner.totals.failed == 2
+
+
+def test_a_gateway_that_knows_of_no_returns_hears_an_error_on_which_it_goes_elsewhere(
+    acted: Bench, scripted: ScriptedEngine
+) -> None:
+    acted.ask("x", codes=all_codes_but(Returned))
+    wait_until(lambda: scripted.taken == ["r1"], "the engine has it")
+    acted.runner.give_back(LEAVING)
+    assert isinstance(acted.gateway.wait_for(Failed).error(), WorkerLostError)
 
 
 def test_the_beginning_tells_the_prompts_digest(acted: Bench, scripted: ScriptedEngine) -> None:
@@ -854,15 +943,15 @@ def test_a_count_that_is_cancelled_is_told_so_and_nothing_else(acted: Bench, scr
     assert [type(event) for event in acted.gateway.events("c1")] == [Failed]
 
 
-def test_counts_that_a_stopping_worker_holds_end_with_a_retryable_error(acted: Bench, scripted: ScriptedEngine) -> None:
+def test_counts_that_a_stopping_worker_holds_go_back_to_their_gateway(acted: Bench, scripted: ScriptedEngine) -> None:
     entered, go = threading.Event(), threading.Event()
     scripted.on_count = lambda: (entered.set(), go.wait(10))  # type: ignore[assignment,func-returns-value]
     acted.count("x")
     assert entered.wait(10)
     acted.runner.end_all(WorkerLostError("the worker is stopping"))
-    error = acted.gateway.wait_for(Failed, "c1").error()
+    returned = acted.gateway.wait_for(Returned, "c1")
     go.set()
-    assert (error.code, error.retryable) == ("worker_lost", True)
+    assert (returned.reason, returned.code) == ("leaving", "worker_lost")
 
 
 @pytest.mark.parametrize(
@@ -897,8 +986,8 @@ def test_work_that_the_engine_does_not_do_is_refused_in_words(redis_url: str, sc
     scripted.kinds = ("count",)
     with bench_with(redis_url, scripted) as bench:
         bench.ask("x")
-        failed = bench.gateway.wait_for(Failed)
-        assert (failed.code, failed.details["worker"]) == ("unsupported_work", "w")
-        assert "generate" in failed.message
+        returned = bench.gateway.wait_for(Returned)
+        assert (returned.reason, returned.code, returned.details["worker"]) == ("unable", "unsupported_work", "w")
+        assert "generate" in returned.message
         bench.count("x")
         assert bench.gateway.counted("c1") == 7
