@@ -64,6 +64,7 @@ FIGURES: Final[Mapping[str, Figure]] = {
     "requests_finished_total": _counter("requests_finished", "Answers that came to their end"),
     "requests_failed_total": _counter("requests_failed", "Requests that ended with an error"),
     "requests_cancelled_total": _counter("requests_cancelled", "Requests that were cancelled"),
+    "requests_returned_total": _counter("requests_returned", "Requests that were given back before they were begun"),
     "input_tokens_total": _counter("input_tokens", "Tokens of prompts"),
     "cached_tokens_total": _counter("cached_tokens", "Tokens of prompts that were not computed again"),
     "restored_tokens_total": _counter("restored_tokens", "Tokens of prompts that were read from disk"),

@@ -147,29 +147,22 @@ def test_what_waits_for_a_worker_that_drains_goes_to_the_other_and_what_runs_the
     assert pair.workers[0].wait() == 0
 
 
-@pytest.mark.parametrize("who", ["another", "its replacement"])
-def test_what_a_worker_that_stops_had_claimed_and_not_begun_is_answered_by(
-    gateways: tuple[Served, Served], who: str
+def test_what_a_worker_that_stops_had_claimed_and_not_begun_is_answered_by_the_next(
+    gateways: tuple[Served, Served],
 ) -> None:
-    """Nothing is lost, nothing counts as failed, and the one that was begun is finished where it is."""
+    """Nothing is lost, nothing counts as failed, and what was begun is finished where it is."""
     model, gateway = f"echo{next(_models)}", gateways[0]
-    prompts = [f"{number} " + "word " * 40 for number in range(3)]
+    prompts = [f"{number} " + "w " * 36 for number in range(2)]  # a little less than what is claimed ahead of time
     with ExitStack() as stack, ThreadPoolExecutor(4) as pool, gateway.client() as client:
-        slow = stack.enter_context(gateway.worker(model, prefill_tokens_per_s=20, step_ms=1))
+        slow = stack.enter_context(gateway.worker(model, prefill_tokens_per_s=20))
         replies = [pool.submit(gateway.post, MESSAGES, message(prompt, model=model)) for prompt in prompts]
         wait_until(lambda: len(running_jobs(client, model)) == len(prompts), "all are claimed")
-        if who == "another":
-            stack.enter_context(gateway.worker(model))
-            wait_until(lambda: ready_workers(gateway, model) == 2, "both are seen")
         slow.signal(signal.SIGTERM)
-        if who != "another":
-            assert slow.wait() == 0
-            stack.enter_context(gateway.worker(model))
-        texts = answered(replies)
-        assert [text.split()[0] for text in texts] == ["0", "1", "2"]
         assert slow.wait() == 0
+        stack.enter_context(gateway.worker(model))
+        assert [text.split()[0] for text in answered(replies)] == ["0", "1"]
         shown = gateway.get("/metrics").body.decode()
-        assert f'gw_returned_total{{model="{model}"}} 2.0' in shown, [x for x in shown.splitlines() if "gw_re" in x or "requests_ret" in x]
+        assert f'gw_returned_total{{model="{model}"}} 1.0' in shown
         assert f'gw_redispatches_total{{model="{model}"}}' not in shown
         registry = FailedJobRegistry(NAMES.queue(model, "interactive"), connection=client)
         assert registry.get_job_count(cleanup=False) == 0

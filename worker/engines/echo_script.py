@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import orjson
@@ -140,7 +140,7 @@ def build_plan(request: GenerateRequest, budget_tokens: int) -> Plan:
     script = parse_script(request)
     text, stop = _cut(script.text, request.sampling.stop)
     calls = () if stop else script.calls
-    tokens = list(_tokens(script.reasoning, text, calls, request))
+    tokens = _within_budget(_tokens(script.reasoning, text, calls, request), request.reasoning.budget_tokens)
     reason: FinishReason = "stop_sequence" if stop else "tool_calls" if calls else "stop"
     if len(tokens) > budget_tokens:
         tokens, reason, stop = _truncated(tokens, budget_tokens), "length", ""
@@ -182,6 +182,15 @@ def _tokens(reasoning: str, text: str, calls: tuple[tuple[str, str], ...], reque
             if number == len(pieces) - 1:
                 events.append(ToolCallFinished(index=index, is_valid=_is_object(arguments)))
             yield Token(kind="call", text=piece, events=tuple(events))
+
+
+def _within_budget(tokens: Iterable[Token], budget_tokens: int | None) -> list[Token]:
+    """The answer goes on where its reasoning has used up the budget for it."""
+    every = list(tokens)
+    if budget_tokens is None:
+        return every
+    thoughts = [token for token in every if token.kind == "reasoning"][:budget_tokens]
+    return [*thoughts, *(token for token in every if token.kind != "reasoning")]
 
 
 def _truncated(tokens: list[Token], budget_tokens: int) -> list[Token]:

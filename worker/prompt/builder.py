@@ -58,8 +58,17 @@ class Tokenizer(samples.ThinkingTokenizer, encode.Tokenizer, Protocol):
 class PromptBuilder:
     """Thread-safe; no device, no I/O."""
 
-    def __init__(self, tokenizer: Tokenizer, *, context_tokens: int, images: ImageReader | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        context_tokens: int,
+        images: ImageReader | None = None,
+        closes_reasoning: bool = False,
+    ) -> None:
+        """`closes_reasoning`: a budget holds, whether the template can tell it to the model or not."""
         self._context_tokens = context_tokens
+        self._closes_reasoning = closes_reasoning
         self._template = Template(tokenizer)
         self._encoder = encoder = Encoder(tokenizer)
         self._shield = Shield(self._template.control_tokens(encoder.added) | encoder.special)
@@ -153,7 +162,10 @@ class PromptBuilder:
         """Nothing of what is said about reasoning where the model never reasons."""
         if self._thoughts is None:
             return ()
-        return self._switches.unheeded(request.reasoning, request.template_variables)
+        options = request.reasoning
+        if self._closes_reasoning:
+            options = replace(options, budget_tokens=None)
+        return self._switches.unheeded(options, request.template_variables)
 
     def _read(self, request: GenerateRequest, album: ImageAlbum) -> tuple[Head, Conversation, Prefill | None]:
         messages = album.messages

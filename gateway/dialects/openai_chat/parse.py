@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gateway.dialects import fields
@@ -10,6 +11,7 @@ from gateway.dialects.base import Parsed
 from gateway.dialects.openai_chat.content import parse_messages
 from gateway.dialects.openai_chat.render import ChatReply
 from gateway.dialects.openai_chat.schema import (
+    BUDGETS,
     EFFORTS,
     MAX_CHOICES,
     MAX_TEMPLATE_BYTES,
@@ -239,12 +241,34 @@ def _parse_reasoning(body: Mapping[str, Any], template: Mapping[str, Any]) -> Re
     wanted = fields.optional_string(body.get("reasoning_effort"), "reasoning_effort")
     if not wanted and isinstance(template.get("reasoning_effort"), str):
         wanted = template["reasoning_effort"]
-    effort = EFFORTS.get(wanted, "")
+    options = ReasoningOptions(budget_tokens=_parse_budget(body, template), effort=EFFORTS.get(wanted, ""))
     with fields.within("chat_template_kwargs"):
         for switch in TEMPLATE_SWITCHES:
             if template.get(switch) is not None:
-                return ReasoningOptions(enabled=fields.boolean(template[switch], switch), effort=effort)
-    return ReasoningOptions(enabled=False if wanted == "none" else None, effort=effort)
+                return replace(options, enabled=fields.boolean(template[switch], switch))
+    return replace(options, enabled=False if wanted == "none" else None)
+
+
+def _parse_budget(body: Mapping[str, Any], template: Mapping[str, Any]) -> int | None:
+    """The API knows no budget for reasoning; these are the places where clients of other servers put one, and -1 is how
+    they ask for none."""
+    reasoning, thinking = (
+        value if isinstance(value := body.get(name), dict) else {} for name in ("reasoning", "thinking")
+    )
+    places: tuple[tuple[Any, tuple[str, ...]], ...] = (
+        *((body.get(name), (name,)) for name in BUDGETS),
+        (reasoning.get("max_tokens"), ("reasoning", "max_tokens")),
+        (thinking.get("budget_tokens"), ("thinking", "budget_tokens")),
+        *((_whole(template.get(name)), ("chat_template_kwargs", name)) for name in BUDGETS),
+    )
+    value, at = next(((value, at) for value, at in places if value is not None), (None, ()))
+    budget = fields.integer(value, *at, low=-1)
+    return None if budget == -1 else budget
+
+
+def _whole(value: Any) -> int | None:
+    """What a template reads may be anything."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= -1 else None
 
 
 def _parse_response_format(value: Any) -> dict[str, Any] | None:

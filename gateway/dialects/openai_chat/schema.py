@@ -41,6 +41,8 @@ EFFORTS: Final = {effort: effort for effort in ("minimal", "low", "medium", "hig
 
 # What chat templates call the switch of their reasoning.
 TEMPLATE_SWITCHES: Final = ("enable_thinking", "thinking")
+# What servers of models call a budget for reasoning: in a body, or as a variable of the chat template.
+BUDGETS: Final = ("thinking_budget", "thinking_token_budget")
 # What a client may pass to the chat template of its own: as JSON, and how many names.
 MAX_TEMPLATE_BYTES: Final = 16 * 1024
 MAX_TEMPLATE_VARIABLES: Final = 64

@@ -179,6 +179,8 @@ def test_reasoning_comes_first_and_can_be_switched_off() -> None:
     request = ask("echo:think deep thought\nanswer")
     assert answer(request).parts == (ReasoningPart(text="deep thought"), TextPart(text="answer"))
     assert answer(request).usage.reasoning_tokens == 2
+    short = ask("echo:think deep thought\nanswer", reasoning=ReasoningOptions(budget_tokens=1))
+    assert answer(short).parts == (ReasoningPart(text="deep"), TextPart(text="answer"))
     quiet = ask("echo:think deep thought\nanswer", reasoning=ReasoningOptions(enabled=False))
     assert answer(quiet).parts == (TextPart(text="answer"),)
 

@@ -27,7 +27,6 @@ from worker.engines.mlx.constraints import Constraints
 from worker.engines.mlx.decode.batch import Token, first_token
 from worker.engines.mlx.decode.decoder import Decoder
 from worker.engines.mlx.decode.parameters import named_logprob
-from worker.engines.mlx.decode.sampling import RowSampler
 from worker.engines.mlx.decode.speculation import Mode, build_speculation
 from worker.engines.mlx.kv.disk import DiskTier, open_disk
 from worker.engines.mlx.kv.store import PrefixStore
@@ -40,6 +39,7 @@ from worker.engines.mlx.prefill.prefiller import Prefiller
 from worker.engines.mlx.prefill.sequence import Sequence
 from worker.engines.mlx.prefill.vision import Vision
 from worker.engines.mlx.preparing import Payload, Preparing
+from worker.engines.mlx.samplers import build_sampler
 from worker.engines.mlx.template_report import report_template
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import PromptBuilder
@@ -111,7 +111,12 @@ class MlxEngine:
     def _build_for_requests(self, loaded: LoadedModel) -> None:
         """What works beside the engine thread."""
         reader = ImageReader(loaded.processor) if loaded.processor is not None else None
-        self._builder = PromptBuilder(loaded.tokenizer, context_tokens=self._context_tokens, images=reader)
+        self._builder = PromptBuilder(
+            loaded.tokenizer,
+            context_tokens=self._context_tokens,
+            images=reader,
+            closes_reasoning=output_format(loaded.tokenizer).closing is not None,
+        )
         self._vision = Vision(loaded.model, reader) if reader is not None else None
         self._constraints = Constraints(loaded.tokenizer, vocab=loaded.vocab)
         self._preparing = Preparing(loaded, self._builder, self._constraints)
@@ -364,7 +369,7 @@ class MlxEngine:
     def _first(self, sequence: Sequence, logits: mx.array, events: list[Event]) -> Output:
         """The first token after a prompt."""
         try:
-            sequence.sampler = sequence.sampler or self._build_sampler(sequence)
+            sequence.sampler = sequence.sampler or build_sampler(self._model, self._constraints, sequence)
         except WorkerLostError as error:
             self._end(sequence)
             return Output(key=sequence.key, events=(Failed.of(error),))
@@ -386,16 +391,6 @@ class MlxEngine:
                 self._end(sequence)
                 return Output(key=sequence.key, events=(Failed.of(error),))
         return None
-
-    def _build_sampler(self, sequence: Sequence) -> RowSampler:
-        sampler = RowSampler(
-            sequence.params,
-            prompt=sequence.prompt.tokens,
-            vocab=self._model.vocab,
-            constraint=self._constraints.start(sequence.grammar),
-        )
-        sampler.replay(sequence.generated)
-        return sampler
 
     def _join(self, sequence: Sequence, token: int) -> None:
         assert sequence.cache is not None

@@ -13,6 +13,7 @@ from shared.request import GenerateRequest
 from worker.answers.harmony_stream import HarmonyStream
 from worker.answers.reasoning import TEXT, Markup
 from worker.answers.stream import AnswerFormat, AnswerStream, Beginning, EndReason
+from worker.engines.mlx.closing import find_closing
 from worker.engines.mlx.decode.detokenize import TokenTexts
 from worker.formats.families import ASKED, FAMILIES, Family
 from worker.formats.harmony import START, is_harmony
@@ -34,6 +35,7 @@ class OutputFormat:
         self.answer = AnswerFormat(_markup(tokenizer, self.reasoning), CallFormat(family or ASKED))
         start = tokenizer.get_vocab().get(self.answer.calls.start)
         self._call_start = None if start is None or self.harmony_tokens else int(start)
+        self.closing = find_closing(tokenizer, self.reasoning, is_harmony=bool(self.harmony_tokens))
 
     def barred(self, request: GenerateRequest) -> dict[int, float]:
         """Biases that keep an answer from calling, where the request forbids it and one token begins a call."""

@@ -148,7 +148,7 @@ class DecodeGroup:
     @property
     def can_verify(self) -> bool:
         """Whether `verify` may be called: with a single row whose next token nothing but its logits decides."""
-        return len(self.rows) == 1 and self.rows[0].sampler.constraint is None and can_rewind(self._cache)
+        return len(self.rows) == 1 and self.rows[0].sampler.may_draft and can_rewind(self._cache)
 
     def read(self) -> list[Token]:
         """Wait for the only row's token in flight and hand it out, unless it was, without starting the next pass."""

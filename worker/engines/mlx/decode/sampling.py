@@ -20,6 +20,7 @@ import mlx.core as mx
 
 from shared.errors import WorkerLostError
 from worker.engines.mlx.decode.constraint import Constraint
+from worker.engines.mlx.decode.thinking import ThinkingBudget
 
 Method = Literal["greedy", "plain", "sorted", "top_k"]
 
@@ -66,10 +67,17 @@ class RowSampler:
     """One request's sampling state: its random numbers and what its penalties have counted."""
 
     def __init__(
-        self, params: RowParams, *, prompt: Sequence[int], vocab: int, constraint: Constraint | None = None
+        self,
+        params: RowParams,
+        *,
+        prompt: Sequence[int],
+        vocab: int,
+        constraint: Constraint | None = None,
+        budget: ThinkingBudget | None = None,
     ) -> None:
         self.params = params
         self.constraint = constraint
+        self.budget = budget
         self._random = random.Random(params.seed)
         self._drawn: deque[float] = deque(maxlen=_MOST_UNDRAWN)  # the last numbers used
         self._undrawn: list[float] = []  # numbers to be used again, the next one last
@@ -95,7 +103,19 @@ class RowSampler:
 
     @property
     def adjusts(self) -> bool:
+        """Whether the next token is not drawn from the model's logits alone."""
+        if self.budget is not None and (self.budget.demanded or self.budget.barred):
+            return True
         return self._bias is not None or self._counts is not None or self.constraint is not None
+
+    @property
+    def may_adjust(self) -> bool:
+        return self.adjusts or self.budget is not None
+
+    @property
+    def may_draft(self) -> bool:
+        """Whether nothing but the logits decides on the next tokens, so that several may be sampled at once."""
+        return self.constraint is None and (self.budget is None or self.budget.may_draft)
 
     def draw(self) -> float:
         """Uniform in [0, 1), also after rounding to float32."""
@@ -122,12 +142,14 @@ class RowSampler:
         if self.params.method != "greedy":
             for _ in tokens:
                 self.draw()
-        if self.adjusts and tokens:
+        if self.may_adjust and tokens:
             counted = mx.array(list(tokens), mx.uint32)
             if self._counts is not None:
                 self._counts = self._counts.at[counted].add(1.0)
             if self._seen is not None:
                 self._seen = mx.put_along_axis(self._seen, counted, mx.array(True), axis=0)
+        if self.budget is not None:
+            self.budget.replay(tokens)
         constraint = self.constraint
         if constraint is not None and not all(constraint.accept(token) for token in tokens):
             raise WorkerLostError("the answer cannot go on: it does not have the form that it must have")
@@ -143,6 +165,13 @@ class RowSampler:
     def adjusted(self, logits: mx.array) -> mx.array:
         """`logits` [vocab], float32, with bias and penalties; minus infinity where a constraint forbids the token."""
         params = self.params
+        demanded = self.budget.demanded if self.budget is not None else ()
+        if len(demanded) > 1 and self.constraint is not None:
+            logits = _constrained(logits, self.constraint)
+        if demanded:
+            return _only(logits, demanded)
+        if self.budget is not None and self.budget.barred:
+            logits = mx.put_along_axis(logits, mx.array(self.budget.barred), mx.array(-mx.inf), axis=-1)
         if self._bias is not None:
             logits = logits + self._bias
         if self._seen is not None:
@@ -151,6 +180,11 @@ class RowSampler:
         if self._counts is not None:
             logits = logits - params.frequency_penalty * self._counts - params.presence_penalty * (self._counts > 0)
         return logits if self.constraint is None else _constrained(logits, self.constraint)
+
+
+def _only(logits: mx.array, tokens: tuple[int, ...]) -> mx.array:
+    wanted = mx.array(tokens)
+    return mx.put_along_axis(mx.full(logits.shape, -mx.inf), wanted, logits[wanted], axis=-1)
 
 
 def _constrained(logits: mx.array, constraint: Constraint) -> mx.array:
@@ -167,7 +201,8 @@ class BatchSampler:
 
     def __init__(self, rows: Sequence[RowSampler]) -> None:
         self._rows = list(rows)
-        self._adjusting = [row for row in rows if row.adjusts]
+        self._adjusting = [row for row in rows if row.may_adjust]
+        self._budgets = [(index, row.budget) for index, row in enumerate(rows) if row.budget is not None]
         self._constrained = [(index, row.constraint) for index, row in enumerate(rows) if row.constraint is not None]
         methods: dict[Method, list[int]] = {}
         for index, row in enumerate(rows):
@@ -180,7 +215,7 @@ class BatchSampler:
 
     def sample(self, logits: mx.array) -> mx.array:
         """`logits` [rows, vocab] to tokens [rows], uint32."""
-        if self._adjusting:
+        if any(row.adjusts for row in self._adjusting):
             logits = logits.astype(mx.float32)
             logits = mx.stack(
                 [row.adjusted(logits[i]) if row.adjusts else logits[i] for i, row in enumerate(self._rows)]
@@ -195,7 +230,7 @@ class BatchSampler:
         counted. Each token is sampled as if the inputs up to its own were right."""
         (row,) = self._rows
         tallies = []
-        if self._adjusting:
+        if row.adjusts:
             logits = logits.astype(mx.float32)
             adjusted = []
             for index, token in enumerate(inputs):
@@ -211,6 +246,8 @@ class BatchSampler:
         if self._adjusting:
             for index, row in enumerate(self._rows):
                 row.count(tokens[index])
+        for index, budget in self._budgets:
+            budget.count(tokens[index])
         if self._constrained:
             values: Any = tokens.tolist()
             for index, constraint in self._constrained:
@@ -228,6 +265,8 @@ class Run:
     def keep(self, count: int) -> None:
         """Only the first `count` tokens, 1 or more, will be used: the row goes on as if only they had been sampled."""
         self._row.undraw(self.tokens.size - count)
+        if self._row.budget is not None:
+            self._row.budget.pass_over(count)
         if self._tallies:
             self._row.recount(self._tallies[count - 1])
 
