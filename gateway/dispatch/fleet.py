@@ -10,11 +10,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from gateway.dispatch.healing import heal, wrong_types
 from gateway.dispatch.jobs import queue_key
 from gateway.dispatch.presence import Presence, away_error, reason_of
 from gateway.dispatch.roll import read_record
@@ -120,18 +121,14 @@ class FleetWatcher(Presence):
         """One round trip while nobody comes or goes, two when the names changed."""
         models = self._waited_for()
         sets = (self._names.workers, self._names.hosts, self._names.gateways)
-        async with self._redis.pipeline(transaction=False) as pipe:
-            self._queue_presence(pipe)
-            pipe.time()
-            for each in sets:
-                pipe.smembers(each)
-            self._queue_reads(pipe)
-            for model in models:
-                for lane in LANES:
-                    pipe.llen(queue_key(self._names.queue(model, lane)))
-            sent_s = time.monotonic()
-            replies = (await pipe.execute(raise_on_error=False))[2 if self._myself else 0 :]
-        _raise_any(replies)  # where Redis is full, others do not see this gateway: no reason to see nobody
+        lists = [queue_key(self._names.queue(model, lane)) for model in models for lane in LANES]
+        kinds = [*((each, "set") for each in sets), *((each, "list") for each in lists)]
+        replies, sent_s = await self._ask(sets, lists)
+        wrong = wrong_types([*replies[1:4], *replies[7:]], kinds)
+        if wrong:
+            await heal(self._redis, wrong)
+            replies, sent_s = await self._ask(sets, lists)
+        _raise_any(replies)
         self.clock.note(replies[0], sent_s, time.monotonic())
         self.on_round_trip(time.monotonic() - sent_s)
         members = [_names(each) for each in replies[1:4]]
@@ -153,6 +150,22 @@ class FleetWatcher(Presence):
                 for name in _absent(names, values)
             ]
         )
+
+    async def _ask(self, sets: Sequence[str], lists: Sequence[str]) -> tuple[list[Any], float]:
+        """The replies, errors among them: the time, the sets, the records of all known names, the lists' lengths; and
+        when they were asked for. Where Redis is full others do not see this gateway, which is no reason to see
+        nobody."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            self._queue_presence(pipe)
+            pipe.time()
+            for each in sets:
+                pipe.smembers(each)
+            self._queue_reads(pipe)
+            for each in lists:
+                pipe.llen(each)
+            sent_s = time.monotonic()
+            replies = await pipe.execute(raise_on_error=False)
+        return replies[2 if self._myself else 0 :], sent_s
 
     def _note_unplaced(self, models: Sequence[str], depths: Sequence[int]) -> None:
         rows = zip(*[iter(depths)] * len(LANES), strict=True)

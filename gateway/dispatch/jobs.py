@@ -30,6 +30,7 @@ from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry
 
 from gateway.dispatch import queue_scripts
+from gateway.dispatch.healing import heal
 from gateway.dispatch.place import Placed
 from gateway.dispatch.presence import away_error
 from shared import keys, wire
@@ -180,6 +181,7 @@ class JobQueue:
         """On the model's list, from where it is moved once a worker holds the model."""
         job = envelope.job_id
         list_key = queue_key(self._queue(envelope, place))
+        await heal(self._redis, {Queue.redis_queues_keys: "set", list_key: "list", Job.key_for(job): "hash"})
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(self._body(envelope, place), written.body, ex=ttl_s)
             pipe.hset(Job.key_for(job), mapping=fields)

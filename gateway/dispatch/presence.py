@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
 from shared.errors import BrokerUnavailableError
+
+logger = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 2
 
 
 def away_error(what: str, error: BaseException | None = None) -> BrokerUnavailableError:
-    """`what` happened for want of Redis, because of `error`."""
-    text = what if error is None else f"{what}: {reason_of(error)}"
+    """`what` happened for want of Redis, because of `error`, which a client is told in our words; the log has those of
+    an answer that nobody expects."""
+    if isinstance(error, ResponseError):
+        logger.error("%s: %s", what, error)
+    text = what if error is None else f"{what}: {_told(error)}"
     return BrokerUnavailableError(text, retry_after_s=_RETRY_AFTER_S)
 
 
+def _told(error: BaseException) -> str:
+    if isinstance(error, ResponseError):
+        return "Redis refuses it, and the gateway's log says why"
+    return "it does not answer" if isinstance(error, TimeoutError | RedisTimeoutError) else "it cannot be reached"
+
+
 def reason_of(error: BaseException) -> str:
-    """In words, which a time-out has none of."""
+    """For the log, in words, which a time-out has none of."""
     return str(error) or "it does not answer"
 
 

@@ -208,7 +208,8 @@ class Runner:
         except GatewayError as error:
             self._end(work, error, is_leaving=error is self._leaving)
         except redis.RedisError as error:
-            self._end(work, BrokerUnavailableError(f"the request could not be read: {error}"))
+            log.warning("request %s could not be read: %s", work.ticket.request_id, error)
+            self._end(work, BrokerUnavailableError("the request could not be read: Redis did not give it"))
         except BaseException as error:  # any bug in rendering or tokenising: this request's client is told
             log.exception("request %s could not be prepared", work.ticket.request_id)
             self._end(work, InternalError(f"the request could not be prepared: {type(error).__name__}"))

@@ -92,6 +92,30 @@ def test_a_refresh_sees_what_happened_a_moment_ago(play: Callable[[Scenario], No
     play(scenario)
 
 
+def test_keys_of_ours_that_hold_something_else_are_named_and_made_anew(
+    play: Callable[[Scenario], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else everybody would hear for ever that Redis cannot be reached."""
+
+    async def scenario(parts: Parts) -> None:
+        await parts.worker().renew(state="loading")
+        await parts.jobs.submit(envelope(parts), ANYWHERE)
+        await until(lambda: parts.fleet.depths.get("m") == (1, 0, 0, 0), "the queued job")
+        wrong = (NAMES.workers, NAMES.hosts, NAMES.gateways, "rq:queues", f"rq:queue:{NAMES.queue('m', 'interactive')}")
+        for key in wrong:
+            await parts.client.delete(key)
+            await parts.client.set(key, "x")
+        await parts.fleet.refresh()
+        await parts.worker().renew()
+        assert [worker.model for worker in (await parts.fleet.refresh()).workers] == ["m"]
+        await parts.jobs.submit(envelope(parts, "r2"), ANYWHERE)
+        assert await parts.client.type("rq:queues") == b"set"
+        for key in wrong:
+            assert f"{key} held a string instead of" in caplog.text
+
+    play(scenario)
+
+
 def test_all_who_ask_at_once_see_what_was_there_when_they_asked(play: Callable[[Scenario], None]) -> None:
     """Who asks while others read, of an empty fleet or of names read before, must not be told of those."""
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 import rq
+from redis.exceptions import ResponseError
 from rq import Queue
 from rq.job import Job
 from rq.registry import CanceledJobRegistry
@@ -315,7 +316,14 @@ def test_redis_that_is_silent_is_named_in_words_with_a_time_to_come_back() -> No
     error = away_error("the request could not be queued", TimeoutError())
     assert error.message == "the request could not be queued: it does not answer"
     assert error.retry_after_s
-    assert away_error("x", OSError("refused")).message == "x: refused"
+    assert away_error("x", OSError("/tmp/r.sock")).message == "x: it cannot be reached"
+
+
+def test_what_redis_itself_says_is_for_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+    said = "WRONGTYPE Operation against a key holding the wrong kind of value"
+    error = away_error("the request could not be queued", ResponseError(said))
+    assert error.message == "the request could not be queued: Redis refuses it, and the gateway's log says why"
+    assert said in caplog.text
 
 
 def test_a_cancellation_waits_for_redis_to_come_back(redis_server: RedisServer) -> None:
