@@ -205,7 +205,7 @@ class ScriptedEngine:
             outputs = self.steps.get(timeout=0.005)()
         except Empty:
             return False
-        outbox.emit([replace(output, key=self._keys[output.key]) for output in outputs])
+        outbox.emit([replace(output, key=self._keys.get(output.key, output.key)) for output in outputs])
         return True
 
     def wait(self) -> None:
@@ -227,7 +227,9 @@ class ScriptedEngine:
         pass
 
     def says(self, *events: Event, request_id: str = "r1", token_ids: tuple[int, ...] = ()) -> None:
-        self.steps.put(lambda: [Output(key=request_id, events=events, token_ids=token_ids)])
+        """Of the attempt that the engine holds now, if it holds any yet."""
+        key = self._keys.get(request_id, request_id)
+        self.steps.put(lambda: [Output(key=key, events=events, token_ids=token_ids)])
 
 
 STARTED = Started(usage=Usage(input_tokens=7))
