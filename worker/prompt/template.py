@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -123,6 +124,15 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+@functools.lru_cache(maxsize=16)
+def _compile(source: str) -> tuple[jinja2.Template, frozenset[str]]:
+    """The template and the variables that it reads. A load asks for the same one from several sides, and compiling it
+    takes longer than all of its trials."""
+    environment = _environment()
+    found = jinja2.meta.find_undeclared_variables(environment.parse(source))
+    return environment.from_string(source), frozenset(found)
+
+
 class Template:
     """Thread-safe. `variables` are those that it reads, `is_python` says that it is none of Jinja's.
 
@@ -148,16 +158,14 @@ class Template:
             self._no_tools = next(filter(self._accepts, _NO_TOOLS), self._no_tools)
 
     def _compile(self) -> None:
-        environment = _environment()
         for with_tools in (False, True):
             source = self._tokenizer.get_chat_template(None, tools=[{}] if with_tools else None)
             if source == self._source:
                 self._compiled[with_tools] = self._compiled[not with_tools]
                 continue
             self._source += source
-            self._compiled[with_tools] = environment.from_string(source)
-            found = jinja2.meta.find_undeclared_variables(environment.parse(source))
-            self.variables |= frozenset(found)
+            self._compiled[with_tools], found = _compile(source)
+            self.variables |= found
 
     def _accepts(self, variables: Mapping[str, Any]) -> bool:
         values = {**self._special, "messages": [{"role": "user", "content": "."}], **variables}
