@@ -7,12 +7,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.messages import Message, TextPart
 from shared.request import GenerateRequest, SamplingParams
 from tests.models.random_checkpoint import standard_library_text
+from tests.support.examples import examples
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import AGENT_FULL, DEMO_MODEL, CheckpointMaker
 
@@ -107,7 +108,7 @@ def grow(driver: Driver, tree: list[tuple[int, str, int]], *, tag: str) -> dict[
 
 
 @pytest.mark.parametrize("folder", [DEMO_MODEL, AGENT_FULL], ids=["window", "full"])
-@settings(max_examples=6, deadline=None)
+@examples(3, thorough=12)
 @given(tree=TREES)
 def test_trained_models_say_the_same_cold_cached_batched_and_restored(
     folder: Path, tree: list[tuple[int, str, int]]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, TokenizerWrapper, load
 
@@ -30,6 +30,7 @@ from shared.events import (
 )
 from shared.messages import ReasoningPart, TextPart, ToolCallPart
 from shared.request import GenerateRequest, SamplingParams, ToolChoice, ToolDefinition
+from tests.support.examples import examples
 from tests.unit.worker.prompt_models import MODEL, tokenizer_of
 from worker.engines.mlx.output import OutputStream
 from worker.prompt import Prompt
@@ -441,6 +442,7 @@ snippets = st.one_of(
 )
 
 
+@examples(30, thorough=240)
 @given(
     parts=st.lists(snippets, max_size=8),
     cuts=st.lists(st.integers(1, 9), min_size=1, max_size=5),
@@ -450,7 +452,6 @@ snippets = st.one_of(
     has_tools=st.booleans(),
     family=st.sampled_from(["json_tools", "qwen3_coder"]),
 )
-@settings(max_examples=120, deadline=None)
 def test_the_answer_does_not_depend_on_how_tokens_cut_the_text(
     parts: list[str],
     cuts: list[int],
