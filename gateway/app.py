@@ -30,7 +30,13 @@ from gateway.loop_lag import keep_measuring_lag
 from gateway.models.names import keep_telling_dead
 from gateway.parts import Parts, build_parts
 from shared.config import Settings
-from shared.errors import BrokerUnavailableError, MethodNotAllowedError, OverloadedError, RouteNotFoundError
+from shared.errors import (
+    BrokerUnavailableError,
+    MethodNotAllowedError,
+    OverloadedError,
+    RouteNotFoundError,
+    UpgradeRefusedError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +129,8 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
     path = request.url.path
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
+        if "upgrade" in request.headers:  # on 426 Codex goes on with HTTP at once, on 404 and 405 after seven tries
+            raise UpgradeRefusedError(f"{path} is served over HTTP alone: {allow}", allow=allow)
         raise MethodNotAllowedError(f"{request.method} is not allowed on {path}, only {allow}", allow=allow)
     hint = "; the base URL must not end in /v1" if path.startswith(("/v1/v1/", "/anthropic/v1/v1/")) else ""
     raise RouteNotFoundError(f"there is nothing at {path}{hint}")

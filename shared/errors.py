@@ -8,7 +8,8 @@ GatewayError
 │   ├── UnsupportedContentError    an image or document the model cannot read
 │   ├── UnsupportedWorkError       a kind of work that the model's engine does not do
 │   ├── RouteNotFoundError         no such path
-│   └── MethodNotAllowedError      the path exists, the method does not
+│   ├── MethodNotAllowedError      the path exists, the method does not
+│   └── UpgradeRefusedError        the path exists, the protocol that is asked for does not
 ├── AuthenticationError            no key or a wrong key
 ├── PermissionDeniedError          a host or a page that may not come in
 ├── ModelNotFoundError             the name resolves to nothing
@@ -109,6 +110,12 @@ class MethodNotAllowedError(InvalidRequestError):
     code = "method_not_allowed"
 
 
+class UpgradeRefusedError(MethodNotAllowedError):
+    """A WebSocket where there is HTTP alone."""
+
+    code = "upgrade_refused"
+
+
 class AuthenticationError(GatewayError):
     code = "authentication"
 
@@ -180,6 +187,7 @@ _BY_CODE: dict[str, type[GatewayError]] = {
         UnsupportedWorkError,
         RouteNotFoundError,
         MethodNotAllowedError,
+        UpgradeRefusedError,
         AuthenticationError,
         PermissionDeniedError,
         ModelNotFoundError,

@@ -10,15 +10,19 @@ from gateway.dialects.anthropic.dialect import AnthropicDialect
 from gateway.dialects.anthropic.schema import NAMES
 from gateway.dialects.base import CountingDialect, Dialect
 from gateway.dialects.openai_chat.dialect import OpenAIChatDialect
+from gateway.dialects.openai_responses.dialect import OpenAIResponsesDialect
 from gateway.models.resolve import VendorNames
 
 ANTHROPIC: Final = AnthropicDialect()
 OPENAI_CHAT: Final = OpenAIChatDialect()
+OPENAI_RESPONSES: Final = OpenAIResponsesDialect()
 
-COUNTING_DIALECTS: Final[Mapping[str, CountingDialect]] = MappingProxyType({ANTHROPIC.name: ANTHROPIC})
+COUNTING_DIALECTS: Final[Mapping[str, CountingDialect]] = MappingProxyType(
+    {dialect.name: dialect for dialect in (ANTHROPIC, OPENAI_RESPONSES)}
+)
 
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
-    {dialect.name: dialect for dialect in (ANTHROPIC, OPENAI_CHAT)}
+    {dialect.name: dialect for dialect in (ANTHROPIC, OPENAI_CHAT, OPENAI_RESPONSES)}
 )
 
 VENDOR_NAMES: Final[Sequence[VendorNames]] = (NAMES,)

@@ -230,7 +230,7 @@ class _Answer:
             data = b"".join([renderer.feed(event, choice) for choice, event in told])
             if data or any(not isinstance(event, Progress) for _, event in told):
                 spoke_s = time.monotonic()
-            elif time.monotonic() - wrote_s >= keepalive_s:
+            if not data and time.monotonic() - wrote_s >= keepalive_s:
                 data = renderer.keepalive(time.monotonic() - spoke_s)
         await self._write(data, is_last=True)
         last = told[-1][1]

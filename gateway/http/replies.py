@@ -13,7 +13,7 @@ from gateway.dialects.registry import DIALECTS, OPENAI_CHAT
 from gateway.http.routes import spoken_at
 from gateway.intake.reader import Body
 from gateway.intake.values import ValueCount
-from shared.errors import AuthenticationError, GatewayError
+from shared.errors import AuthenticationError, GatewayError, UpgradeRefusedError
 
 JSON = b"application/json"
 
@@ -81,6 +81,8 @@ async def send_error(scope: Scope, send: Send, error: GatewayError, *, is_last: 
     headers = dict(rendered.headers)
     if error.details.get("allow"):
         headers["allow"] = str(error.details["allow"])
+    if isinstance(error, UpgradeRefusedError):
+        headers["upgrade"] = "HTTP/1.1"  # RFC 9110, section 15.5.22
     if isinstance(error, AuthenticationError):
         headers["www-authenticate"] = 'Bearer realm="mlx-gateway"'
     if not is_last:

@@ -44,6 +44,10 @@ def _anthropic(path: str, work: Work, name: str, methods: tuple[str, ...] = _POS
     return Route(path=path, work=work, name=name, methods=methods, dialect="anthropic")
 
 
+def _responses(path: str, work: Work, name: str, methods: tuple[str, ...] = _POST) -> Route:
+    return Route(path=path, work=work, name=name, methods=methods, dialect="openai_responses")
+
+
 ROUTES: Final = (
     _anthropic("/v1/messages", "generate", "messages"),
     _anthropic("/v1/messages/count_tokens", "count", "count_tokens"),
@@ -53,6 +57,8 @@ ROUTES: Final = (
     _anthropic("/anthropic/v1/models/", "models", "models", _READ),  # and not the model with an empty id
     _anthropic("/anthropic/v1/models" + _ID, "model", "model", _READ),
     Route(path="/v1/chat/completions", work="generate", name="chat_completions", methods=_POST, dialect="openai_chat"),
+    _responses("/v1/responses", "generate", "responses"),
+    _responses("/v1/responses/input_tokens", "count", "input_tokens"),
     Route(path="/v1/models", work="models", name="models"),
     Route(path="/v1/models/", work="models", name="models"),
     Route(path="/v1/models" + _ID, work="model", name="model"),
@@ -77,7 +83,7 @@ _SPOKEN_BELOW: Final = {
     "/v1/messages": "anthropic",
     "/v1/chat/": "openai_chat",
     "/v1/completions": "openai_chat",
-    "/v1/responses": "openai_chat",
+    "/v1/responses": "openai_responses",
     "/v1/embeddings": "openai_chat",
 }
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from gateway.dialects import fields
 from gateway.dialects.base import Parsed
+from gateway.dialects.openai.budget import parse_budget
+from gateway.dialects.openai.choice import named_choice, worded_choice
+from gateway.dialects.openai.notation import in_brackets
+from gateway.dialects.openai.schema import EFFORTS, MAX_TOP_LOGPROBS
+from gateway.dialects.openai.session import session_of
 from gateway.dialects.openai_chat.content import parse_messages
 from gateway.dialects.openai_chat.render import ChatReply
 from gateway.dialects.openai_chat.schema import (
-    BUDGETS,
-    EFFORTS,
     MAX_CHOICES,
     MAX_TEMPLATE_BYTES,
     MAX_TEMPLATE_VARIABLES,
-    MAX_TOP_LOGPROBS,
-    SESSION_HEADERS,
     TEMPLATE_SWITCHES,
 )
 from gateway.dialects.priority import asked_priority
 from gateway.dialects.retries import is_retry
 from gateway.dialects.sampling import parse_sampling
 from shared.request import RESERVED_VARIABLES, GenerateRequest, Priority, ReasoningOptions, ToolChoice, ToolDefinition
-
-_MAX_SESSION_LENGTH = 200
 
 
 def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, counting: bool = False) -> Parsed:
@@ -34,12 +33,8 @@ def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, cou
     Raises `InvalidRequestError` naming the field.
     """
     body, _ = fields.body_object(body)
-    with fields.named(_in_brackets):
+    with fields.named(in_brackets):
         return _parse(body, headers, request_id=request_id)
-
-
-def _in_brackets(path: Sequence[fields.Step]) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
 def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: str) -> Parsed:
@@ -64,7 +59,7 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
         reasoning=_parse_reasoning(body, template),
         response_schema=schema,
         priority=asked_priority(headers) or _priority(body),
-        session=_session(body, headers),
+        session=session_of(body, headers),
         template_variables=template,
     )
     stream_options = fields.optional_mapping(body.get("stream_options"), "stream_options")
@@ -164,12 +159,12 @@ def _parse_tool_choice(
         with fields.within("function_call"):
             value = body.get("function_call")
             if isinstance(value, dict):
-                return _named_choice(value, tools, parallel=False), tools
-            return _worded_choice(value, tools, has_dropped=has_dropped, parallel=False), tools
+                return named_choice(value, tools, parallel=False), tools
+            return worded_choice(value, tools, has_dropped=has_dropped, parallel=False), tools
     with fields.within("tool_choice"):
         value = body.get("tool_choice")
         if not isinstance(value, dict):
-            return _worded_choice(value, tools, has_dropped=has_dropped, parallel=parallel), tools
+            return worded_choice(value, tools, has_dropped=has_dropped, parallel=parallel), tools
         return _typed_choice(value, tools, has_dropped=has_dropped, parallel=parallel)
 
 
@@ -182,36 +177,14 @@ def _typed_choice(
             with fields.within("allowed_tools", "tools"):
                 tools = _allowed(allowed.get("tools"), tools)
             with fields.within("allowed_tools", "mode"):
-                mode = _worded_choice(allowed.get("mode"), tools, has_dropped=has_dropped, parallel=parallel)
+                mode = worded_choice(allowed.get("mode"), tools, has_dropped=has_dropped, parallel=parallel)
             return mode, tools
         case "custom" if has_dropped:
             return ToolChoice(parallel=parallel), tools
         case "function":
             with fields.within("function"):
-                return _named_choice(fields.mapping(choice.get("function")), tools, parallel=parallel), tools
+                return named_choice(fields.mapping(choice.get("function")), tools, parallel=parallel), tools
     fields.refuse("Input should be 'function' or 'allowed_tools'", "type")
-
-
-def _worded_choice(value: Any, tools: tuple[ToolDefinition, ...], *, has_dropped: bool, parallel: bool) -> ToolChoice:
-    match value:
-        case None | "auto":
-            return ToolChoice(parallel=parallel)
-        case "none":
-            return ToolChoice(mode="none")
-        case "required" if tools:
-            return ToolChoice(mode="any", parallel=parallel)
-        case "required" if has_dropped:
-            return ToolChoice(parallel=parallel)
-        case "required":
-            fields.refuse("may be 'required' only with function tools")
-    fields.refuse("Input should be 'none', 'auto', 'required' or a tool to call")
-
-
-def _named_choice(function: Mapping[str, Any], tools: tuple[ToolDefinition, ...], *, parallel: bool) -> ToolChoice:
-    name = fields.name(function.get("name"), "name")
-    if all(tool.name != name for tool in tools):
-        fields.refuse(f"there is no function {name!r} among the tools", "name")
-    return ToolChoice(mode="tool", name=name, parallel=parallel)
 
 
 def _allowed(value: Any, tools: tuple[ToolDefinition, ...]) -> tuple[ToolDefinition, ...]:
@@ -241,34 +214,12 @@ def _parse_reasoning(body: Mapping[str, Any], template: Mapping[str, Any]) -> Re
     wanted = fields.optional_string(body.get("reasoning_effort"), "reasoning_effort")
     if not wanted and isinstance(template.get("reasoning_effort"), str):
         wanted = template["reasoning_effort"]
-    options = ReasoningOptions(budget_tokens=_parse_budget(body, template), effort=EFFORTS.get(wanted, ""))
+    options = ReasoningOptions(budget_tokens=parse_budget(body, template), effort=EFFORTS.get(wanted, ""))
     with fields.within("chat_template_kwargs"):
         for switch in TEMPLATE_SWITCHES:
             if template.get(switch) is not None:
                 return replace(options, enabled=fields.boolean(template[switch], switch))
     return replace(options, enabled=False if wanted == "none" else None)
-
-
-def _parse_budget(body: Mapping[str, Any], template: Mapping[str, Any]) -> int | None:
-    """The API knows no budget for reasoning; these are the places where clients of other servers put one, and -1 is how
-    they ask for none."""
-    reasoning, thinking = (
-        value if isinstance(value := body.get(name), dict) else {} for name in ("reasoning", "thinking")
-    )
-    places: tuple[tuple[Any, tuple[str, ...]], ...] = (
-        *((body.get(name), (name,)) for name in BUDGETS),
-        (reasoning.get("max_tokens"), ("reasoning", "max_tokens")),
-        (thinking.get("budget_tokens"), ("thinking", "budget_tokens")),
-        *((_whole(template.get(name)), ("chat_template_kwargs", name)) for name in BUDGETS),
-    )
-    value, at = next(((value, at) for value, at in places if value is not None), (None, ()))
-    budget = fields.integer(value, *at, low=-1)
-    return None if budget == -1 else budget
-
-
-def _whole(value: Any) -> int | None:
-    """What a template reads may be anything."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= -1 else None
 
 
 def _parse_response_format(value: Any) -> dict[str, Any] | None:
@@ -292,9 +243,3 @@ def _parse_response_format(value: Any) -> dict[str, Any] | None:
 def _priority(body: Mapping[str, Any]) -> Priority:
     """The API's `service_tier` "flex" is for what may take its time."""
     return "batch" if body.get("service_tier") == "flex" else "interactive"
-
-
-def _session(body: Mapping[str, Any], headers: Mapping[str, str]) -> str:
-    key = fields.optional_string(body.get("prompt_cache_key"), "prompt_cache_key")
-    named = (headers.get(header, "") for header in SESSION_HEADERS)
-    return next((value for value in (*named, key) if value), "")[:_MAX_SESSION_LENGTH]

@@ -7,13 +7,13 @@ mid-stream comes the error and no `[DONE]`: nothing may look like a normal end.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.dialects.base import RenderContext
-from gateway.dialects.openai_chat.errors import render_body
+from gateway.dialects.openai.errors import render_body
+from gateway.dialects.openai.logprobs import render_logprobs
 from gateway.dialects.openai_chat.schema import FINISH_REASONS
 from gateway.dialects.sse import DONE, encode_data
 from shared.events import (
@@ -34,8 +34,6 @@ from shared.events import (
     total_usage,
 )
 from shared.messages import ReasoningPart, TextPart, ToolCallPart
-
-_LOWEST_LOGPROB = -9999.0  # the vendor's own stand-in for minus infinity, which JSON does not have
 
 
 def completion_id(context: RenderContext) -> str:
@@ -58,20 +56,8 @@ def _finish_reason(reason: FinishReason, *, has_calls: bool, functions: bool) ->
     return "function_call" if functions and finish == "tool_calls" else finish
 
 
-def _render_logprob(logprob: TokenLogprob) -> dict[str, Any]:
-    value = logprob.logprob
-    return {
-        "token": logprob.token,
-        "logprob": value if math.isfinite(value) else _LOWEST_LOGPROB,
-        "bytes": list(logprob.token_bytes),
-    }
-
-
-def _render_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-    content = [
-        _render_logprob(item) | {"top_logprobs": [_render_logprob(top) for top in item.top]} for item in logprobs
-    ]
-    return {"content": content, "refusal": None}
+def _logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    return {"content": render_logprobs(logprobs), "refusal": None}
 
 
 def _render_frame(context: RenderContext, kind: str) -> dict[str, Any]:
@@ -99,7 +85,7 @@ class ChatReply:
         return {
             "index": index,
             "message": _render_message(completion, calls, functions=self.functions),
-            "logprobs": _render_logprobs(completion.logprobs) if self.logprobs else None,
+            "logprobs": _logprobs(completion.logprobs) if self.logprobs else None,
             "finish_reason": _finish_reason(completion.reason, has_calls=bool(calls), functions=self.functions),
         }
 
@@ -201,7 +187,7 @@ class _ChoiceStream:
         if not event.text and not logprobs:
             return b""
         self._has_text = self._has_text or bool(event.text)
-        return self._chunk({"content": event.text}, logprobs=_render_logprobs(logprobs) if logprobs else None)
+        return self._chunk({"content": event.text}, logprobs=_logprobs(logprobs) if logprobs else None)
 
     def _call_started(self, event: ToolCallStarted) -> bytes:
         function = {"name": event.name, "arguments": ""}

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.canonical import FILLER, canonicalise, has_words
+from gateway.dialects.openai_responses.opaque import wrap
 from gateway.dialects.registry import DIALECTS
 from shared.request import GenerateRequest
 from tests.unit.gateway.chat_template import render
@@ -178,7 +179,49 @@ class OpenAIClient(AnthropicClient):
         return message
 
 
-CLIENTS = {"anthropic": AnthropicClient, "openai_chat": OpenAIClient}
+class ResponsesClient(OpenAIClient):
+    """The same conversation as items; the second call of each turn is one of free text."""
+
+    def body(self, conversation: Conversation, turns: int) -> dict[str, Any]:
+        items = [self.message("developer", conversation.system)] if conversation.system else []
+        for index, turn in enumerate(conversation.turns[:turns]):
+            items += self.outputs(conversation.turns[index - 1].calls if index else [])
+            items += [self.message("developer" if role == "system" else role, texts) for role, texts in turn.said]
+            if index < turns - 1:
+                items += self.said(turn)
+        return {"model": "m", "input": items, "tools": [{"type": "custom", "name": "Bash"}]}
+
+    def message(self, role: str, texts: list[str]) -> dict[str, Any]:
+        kind = {"type": "message", "id": "msg_1"} if self.flip() else {}
+        return {**kind, "role": role, "content": self.content(texts)}
+
+    def outputs(self, calls: list[Call]) -> list[dict[str, Any]]:
+        items = []
+        for number, call in enumerate(calls):
+            kind = "custom_tool_call_output" if number == 1 else "function_call_output"
+            texts = [part["text"] for part in call.result if part["type"] == "text"]
+            items.append({"type": kind, "call_id": call.id, "output": self.content(texts)})
+        return list(self.draw(st.permutations(items)))
+
+    def said(self, turn: Turn) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        if turn.thinking:
+            shown = [{"type": "summary_text", "text": turn.thinking}] if self.flip() else []
+            items.append({"type": "reasoning", "summary": shown, "encrypted_content": wrap(turn.thinking)})
+        if has_words(turn.text) or (turn.text and self.flip()):
+            text = {"type": "output_text", "text": turn.text, "annotations": []}
+            items.append({"type": "message", "role": "assistant", "content": [text]})
+        for number, call in enumerate(turn.calls):
+            named = {"call_id": call.id, "name": call.name}
+            if number == 1:
+                items.append({"type": "custom_tool_call", **named, "input": call.input["command"]})
+            else:
+                indent = self.draw(st.sampled_from([None, 2]))
+                items.append({"type": "function_call", **named, "arguments": json.dumps(call.input, indent=indent)})
+        return items
+
+
+CLIENTS = {"anthropic": AnthropicClient, "openai_chat": OpenAIClient, "openai_responses": ResponsesClient}
 
 
 def is_silent(turn: Turn) -> bool:

@@ -32,6 +32,8 @@ def test_work_that_is_parsed_has_a_dialect_that_can() -> None:
     ("path", "name"),
     [
         ("/v1/messages", "messages"),
+        ("/v1/responses", "responses"),
+        ("/v1/responses/input_tokens", "input_tokens"),
         ("/anthropic/v1/messages/count_tokens", "count_tokens"),
         ("/v1/models/", "models"),
         ("/v1/models/folder/of a model", "model"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.dialects.anthropic.render import MessageReply
 from gateway.dialects.base import RenderContext
 from gateway.dialects.openai_chat.render import ChatReply
+from gateway.dialects.openai_responses.render import ResponsesReply
 from shared.events import (
     Event,
     Finished,
@@ -103,7 +104,11 @@ def answers(draw: st.DrawFn, *, valid_only: bool = True, logprobs: bool = False)
 
 
 # How a request of each dialect may want its answer; made without arguments it wants nothing special.
-REPLIES: dict[str, type[MessageReply | ChatReply]] = {"anthropic": MessageReply, "openai_chat": ChatReply}
+REPLIES: dict[str, type[MessageReply | ChatReply | ResponsesReply]] = {
+    "anthropic": MessageReply,
+    "openai_chat": ChatReply,
+    "openai_responses": ResponsesReply,
+}
 
 
 def context(*, choices: int = 1) -> RenderContext:

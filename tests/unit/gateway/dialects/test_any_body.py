@@ -111,7 +111,50 @@ OPENAI_BODY: dict[str, Any] = {
     "n": 1,
 }
 
-BODIES = {"anthropic": ANTHROPIC_BODY, "openai_chat": OPENAI_BODY}
+RESPONSES_BODY: dict[str, Any] = {
+    "model": "m",
+    "max_output_tokens": 10,
+    "instructions": "be brief",
+    "input": [
+        {"type": "additional_tools", "role": "developer", "tools": [{"type": "custom", "name": "exec"}]},
+        {"role": "developer", "content": "and kind"},
+        {
+            "type": "message",
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "hi"},
+                {"type": "input_image", "image_url": "data:image/png;base64,AAAA"},
+                {"type": "input_file", "file_data": "data:application/pdf;base64,AAAA", "filename": "f.pdf"},
+            ],
+        },
+        {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}], "content": None},
+        {"type": "function_call", "call_id": "c1", "name": "add", "namespace": "notes", "arguments": "{}"},
+        {"type": "custom_tool_call", "call_id": "c2", "name": "patch", "input": "*** Begin"},
+        {"type": "tool_search_call", "call_id": "c3", "execution": "client", "arguments": {"query": "q"}},
+        {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "ok"}]},
+        {"type": "custom_tool_call_output", "call_id": "c2", "output": "ok"},
+        {"type": "tool_search_output", "call_id": "c3", "tools": [{"type": "function", "name": "found"}]},
+        {"type": "compaction", "encrypted_content": "mlxgw1.aGk="},
+        {"type": "web_search_call", "id": "ws_1"},
+        {"type": "compaction_trigger"},
+    ],
+    "tools": [
+        {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True},
+        {"type": "namespace", "name": "notes", "description": "d", "tools": [{"type": "function", "name": "add"}]},
+        {"type": "custom", "name": "patch", "format": {"type": "grammar", "syntax": "lark", "definition": "start: x"}},
+        {"type": "tool_search", "execution": "client", "parameters": {"type": "object"}},
+        {"type": "web_search"},
+    ],
+    "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]},
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": {}}, "verbosity": "low"},
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "include": ["reasoning.encrypted_content", "message.output_text.logprobs"],
+    "top_logprobs": 3,
+    "store": False,
+    "prompt_cache_key": "k",
+}
+
+BODIES = {"anthropic": ANTHROPIC_BODY, "openai_chat": OPENAI_BODY, "openai_responses": RESPONSES_BODY}
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -43,9 +43,19 @@ def test_client_errors_are_never_server_errors(name: str, code: str) -> None:
     error = build_error(code, "x")
     status = DIALECTS[name].render_error(error, request_id="r1").status
     if isinstance(error, InvalidRequestError):
-        assert status in (400, 404, 405, 413)
+        assert status in (400, 404, 405, 413, 426)
     if error.retryable:
         assert status >= 500
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("code", sorted(ERROR_CODES))
+def test_whatever_passes_says_when_to_ask_again(name: str, code: str) -> None:
+    """Codex tries 30 times within 25 s where it is not told."""
+    error = build_error(code, "x")
+    rendered = DIALECTS[name].render_error(error, request_id="r1")
+    passes = error.retryable or rendered.status in (429, 503, 529)
+    assert ("retry-after" in rendered.headers) == passes
 
 
 @pytest.mark.parametrize(
@@ -121,10 +131,10 @@ def test_the_wordings_that_claude_code_acts_on_pass_unchanged() -> None:
     [
         (OverloadedError("busy", retry_after_s=2.1), {"x-should-retry": "true", "retry-after": "3"}),
         (OverloadedError("busy", retry_after_s=0.0), {"x-should-retry": "true", "retry-after": "1"}),
-        (OverloadedError("busy", retry_after_s=float("inf")), {"x-should-retry": "true"}),
-        (DeadlineExceededError("late"), {"x-should-retry": "true"}),
+        (OverloadedError("busy", retry_after_s=float("inf")), {"x-should-retry": "true", "retry-after": "2"}),
+        (DeadlineExceededError("late"), {"x-should-retry": "true", "retry-after": "2"}),
         (InternalError("bug"), {"x-should-retry": "false"}),
-        (ModelUnavailableError("no weights"), {"x-should-retry": "false"}),
+        (ModelUnavailableError("no weights"), {"x-should-retry": "false", "retry-after": "2"}),
         (InvalidRequestError("bad"), {}),
     ],
 )

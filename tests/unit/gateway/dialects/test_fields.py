@@ -42,11 +42,16 @@ def test_the_edge_names_the_field_and_keeps_the_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "at"), [("anthropic", "messages.1.content.0"), ("openai_chat", "messages[1].content[0]")]
+    ("name", "at"),
+    [
+        ("anthropic", "messages.1.content.0"),
+        ("openai_chat", "messages[1].content[0]"),
+        ("openai_responses", "input[1].content[0]"),
+    ],
 )
 def test_each_dialect_has_its_clients_notation(name: str, at: str) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "user", "content": [{"type": "text", "text": 5}]}]
-    body = {"model": "m", "max_tokens": 1, "messages": messages}
+    body = {"model": "m", "max_tokens": 1, "messages": messages, "input": messages}
     with pytest.raises(InvalidRequestError) as raised:
         DIALECTS[name].parse_request(body, {}, request_id="r")
     assert raised.value.details["param"] == f"{at}.text"

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from gateway.canonical import FILLER, canonicalise, has_words, normal_arguments
 from gateway.dialects.anthropic.render import MessageReply
@@ -130,6 +130,7 @@ def test_a_plain_stop_after_a_call_asks_for_the_tool() -> None:
     assert ChatReply().render([assemble(events)], context())["choices"][0]["finish_reason"] == "tool_calls"
 
 
+@settings(deadline=None)
 @given(events=answers(valid_only=False))
 def test_anthropic_answers_are_never_empty(events: list[Event]) -> None:
     content = MessageReply().render([assemble(events)], context())["content"]
@@ -153,6 +154,7 @@ def test_an_answer_without_words_gets_a_filler_where_it_ends() -> None:
     assert texts(TextDelta(text=" x")) == [" x"]
 
 
+@settings(deadline=None)
 @given(events=answers(valid_only=False))
 def test_anthropic_streams_keep_the_order_of_the_vendor(events: list[Event]) -> None:
     """message_start, then blocks one after the other, each of one kind of delta, then message_delta, message_stop."""
@@ -177,6 +179,7 @@ def test_anthropic_streams_keep_the_order_of_the_vendor(events: list[Event]) -> 
     assert open_index is None
 
 
+@settings(deadline=None)
 @given(events=answers(valid_only=False))
 def test_what_we_answer_comes_back_as_what_was_generated(events: list[Event]) -> None:
     """The whole answer, sent back as history, is the same parts again: no filler, the very text of bad arguments."""
@@ -227,6 +230,7 @@ def test_message_ids_come_from_the_request() -> None:
 SEARCHING = {"search": "blue lamps"}
 
 
+@settings(deadline=None)
 @given(answers())
 def test_a_search_that_is_not_done_here_fails_in_the_vendors_words(events: list[Event]) -> None:
     """Streamed and whole alike, before what the model says; and it is no part of the history."""
@@ -266,6 +270,7 @@ def test_checks_that_are_not_done_here_are_said_to_be() -> None:
     assert "safeguard_results" not in MessageReply().render([answer], context())
 
 
+@settings(deadline=None)
 @given(answers())
 def test_filling_the_cache_answers_nothing(events: list[Event]) -> None:
     asked = MessageReply(is_warming=True)

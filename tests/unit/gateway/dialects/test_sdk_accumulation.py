@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from gateway.dialects.anthropic.render import MessageReply
 from gateway.dialects.base import Reply
 from gateway.dialects.openai_chat.render import ChatReply
+from gateway.dialects.openai_responses.render import ResponsesReply
+from gateway.dialects.openai_responses.tools import Origin
 from shared.events import (
     Event,
     Failed,
@@ -170,6 +172,91 @@ def test_openai_choices_accumulate_to_the_whole_answer_however_they_come(told: l
 
 
 @settings(deadline=None)
+@given(
+    events=answers(valid_only=False, logprobs=True),
+    options=st.fixed_dictionaries(
+        dict.fromkeys(("shows_summary", "wraps_reasoning", "logprobs", "is_summary"), st.booleans())
+    ),
+    every=st.integers(1, 3),
+)
+def test_a_responses_stream_says_what_the_whole_answer_says(
+    events: list[Event], options: dict[str, bool], every: int
+) -> None:
+    """To the SDK, to who counts the items that are done (Codex), and to who adds up the deltas (pi); whatever kind of
+    tool each call was, and however long it took."""
+    origins = {"Bash": Origin(kind="custom", name="Bash"), "mcp__x.y": Origin(name="y", namespace="mcp__x")}
+    reply = ResponsesReply(origins=origins, **options)
+    whole = reply.render([assemble(events)], context())
+    renderer = reply.stream(context())
+    body = renderer.keepalive(1.0)
+    for number, event in enumerate(events):
+        body += renderer.feed(event) + (renderer.keepalive(1.0) if number % every == 0 else b"")
+    assert renderer.keepalive(1.0) == b"", "nothing follows the end"
+
+    told = parse_sse(body)
+
+    assert [data["sequence_number"] for _, data in told] == list(range(len(told)))
+    assert all(name == data["type"] for name, data in told)
+    assert [name for name, _ in told[:2]] == ["response.created", "response.in_progress"]
+    assert told[-1][0] == f"response.{whole['status']}"
+    assert told[-1][1]["response"] == whole
+    assert [data["item"] for name, data in told if name == "response.output_item.done"] == whole["output"]
+    assert _added_up(told) == [_shown(item) for item in whole["output"]]
+    with openai_client(body).responses.stream(model="m", input="hi") as stream:
+        *_, last = stream
+    snapshot = last.response  # type: ignore[union-attr]
+    assert [_unparsed(item.to_dict()) for item in snapshot.output] == whole["output"]
+    assert snapshot.usage.to_dict() == whole["usage"]
+
+
+def _unparsed(item: dict[str, Any]) -> dict[str, Any]:
+    """Without what the SDK makes of texts by itself."""
+    bare = {key: value for key, value in item.items() if key != "parsed_arguments"}
+    if item["type"] != "message":
+        return bare
+    return bare | {"content": [{k: v for k, v in part.items() if k != "parsed"} for part in item["content"]]}
+
+
+def _added_up(told: list[tuple[str, Any]]) -> list[str]:
+    """What the deltas of each item spell; no item begins before the one before it has ended."""
+    texts: list[str] = []
+    open_index: int | None = None
+    for name, data in told:
+        if name == "response.output_item.added":
+            assert open_index is None
+            open_index = data["output_index"]
+            assert open_index == len(texts)
+            texts.append("")
+        elif name == "response.output_item.done":
+            assert data["output_index"] == open_index
+            open_index = None
+        elif name.endswith(".delta"):
+            assert data["output_index"] == open_index
+            texts[-1] += data["delta"]
+    return texts
+
+
+def _shown(item: dict[str, Any]) -> str:
+    match item["type"]:
+        case "message" | "reasoning":
+            return "".join(part["text"] for part in (item.get("content") or item.get("summary")))
+        case "function_call":
+            return str(item["arguments"])
+        case "custom_tool_call":
+            return str(item["input"])
+    return ""
+
+
+@settings(deadline=None)
+@given(events=answers(valid_only=False))
+def test_a_whole_response_is_read_by_the_sdk_unchanged(events: list[Event]) -> None:
+    whole = ResponsesReply().render([assemble(events)], context())
+    client = openai_client(orjson.dumps(whole), "application/json")
+
+    assert client.responses.create(model="m", input="hi").to_dict() == whole
+
+
+@settings(deadline=None)
 @given(events=answers(valid_only=False))
 def test_openai_whole_answer_is_read_by_the_sdk_unchanged(events: list[Event]) -> None:
     whole = ChatReply().render([assemble(events)], context())
@@ -192,8 +279,10 @@ def test_a_failure_in_mid_stream_is_an_error_to_the_sdk_never_a_normal_end(
 
     events_sent = parse_sse(body)
 
-    assert events_sent[-1][1]["error"]["message"] == "the worker died"
-    assert not any(event in ("message_stop",) for event, _ in events_sent)
+    last = events_sent[-1][1]
+    error = last["response"]["error"] if name == "openai_responses" else last["error"]
+    assert error["message"].startswith("the worker died")
+    assert not any(event in ("message_stop", "response.completed") for event, _ in events_sent)
     assert "[DONE]" not in [data for _, data in events_sent]
 
 

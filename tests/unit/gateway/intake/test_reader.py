@@ -29,7 +29,7 @@ TOOL = {"name": "Bash", "description": "é", "input_schema": {"type": "object"}}
 
 def body_of(text: str, **more: Any) -> bytes:
     messages = [{"role": "system", "content": "be good"}, {"role": "user", "content": text}]
-    return orjson.dumps({"model": "m", "max_tokens": 9, "messages": messages, **more})
+    return orjson.dumps({"model": "m", "max_tokens": 9, "messages": messages, "input": messages, **more})
 
 
 def cut(data: bytes, chunk_bytes: int = 60_000) -> Body:

@@ -1,0 +1,68 @@
+"""Responses through a gateway process: what only processes show of the dialect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from shared.redis_server import RedisServer
+from tests.support.served import Served, served
+
+PATH = "/v1/responses"
+NOTES = {"type": "namespace", "name": "notes", "tools": [{"type": "function", "name": "add"}]}
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("gateway")
+    with RedisServer() as server, served(server.url, folder) as gateway, gateway.worker():
+        yield gateway
+
+
+def asked(text: str, **fields: Any) -> dict[str, Any]:
+    return {"model": "echo", "input": text, "store": False, **fields}
+
+
+def test_whole_and_streamed_answers_say_the_same(gateway: Served) -> None:
+    body = asked('echo:think hm\ncall notes__add {"text": "x"}', tools=[NOTES, {"type": "web_search"}])
+    whole = gateway.post(PATH, body)
+    assert whole.status == 200
+    assert whole.headers["x-mlx-gateway-warnings"] == "not available here: web_search"
+    reasoning, call = whole.json["output"]
+    assert reasoning["content"] == [{"type": "reasoning_text", "text": "hm"}]
+    assert (call["name"], call["namespace"], call["arguments"]) == ("add", "notes", '{"text": "x"}')
+    with gateway.stream(PATH, body | {"stream": True}) as stream:
+        events = [(name, json.loads(data)) for name, data in stream]
+    assert events[0][0] == "response.created"
+    name, last = events[-1]
+    assert name == "response.completed"
+    spoken = [(item["type"], item.get("arguments")) for item in last["response"]["output"]]
+    assert spoken == [("reasoning", None), ("function_call", '{"text": "x"}')]
+
+
+def test_the_answer_goes_back_with_the_result(gateway: Served) -> None:
+    first = asked('call notes__add {"text": "x"}', tools=[NOTES])
+    output = gateway.post(PATH, first).json["output"]
+    user = {"role": "user", "content": first["input"]}
+    result = {"type": "function_call_output", "call_id": output[0]["call_id"], "output": "added"}
+    second = gateway.post(PATH, {**first, "input": [user, *output, result]})
+    assert second.json["output"][-1]["content"][0]["text"] == "added"
+
+
+def test_tokens_are_counted(gateway: Served) -> None:
+    answer = gateway.post(PATH + "/input_tokens", asked("one two three"))
+    assert answer.json["object"] == "response.input_tokens"
+    assert answer.json["input_tokens"] > 0
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/chat/completions"])
+def test_a_websocket_is_refused_so_that_codex_goes_on_with_http(gateway: Served, path: str) -> None:
+    headers = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13", "sec-websocket-key": "x"}
+    reply = gateway.get(path, headers)
+    assert reply.status == 426
+    assert reply.headers["allow"] == "POST"
+    assert reply.json["error"]["code"] == "upgrade_refused"
+    assert gateway.get(path).status == 405
