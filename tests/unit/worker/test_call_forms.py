@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,6 +20,7 @@ from tokenizers import AddedToken, Tokenizer
 from shared.request import GenerateRequest, ToolChoice, ToolDefinition
 from tests.support.call_writers import WRITERS, Writer
 from tests.support.examples import examples
+from tests.support.schemas import validate
 from worker.engines.mlx.decode.constraint import Constraint, ConstraintCompiler, Grammar, Markers
 from worker.formats.families import FAMILIES as TABLE
 from worker.formats.families import Braces, Headed, Objects, Python, Tagged
@@ -249,7 +249,7 @@ def check(family: str, text: str, tools: Sequence[ToolDefinition]) -> list[tuple
     assert found
     schemas = {tool.name: tool.parameters for tool in tools}
     for name, arguments in found:
-        jsonschema.validate(arguments, schemas[name])
+        validate(arguments, schemas[name])
     return found
 
 
