@@ -213,6 +213,7 @@ class Fleet:
         return next((m for m in records if m.state == "no_memory"), None)
 
 
+MODELS_FILE_KEYS = ("models", "keep_alive")
 MODEL_KEYS = ("id", "source", "engine", "options", "load", "keep_alive", "pinned")  # of an entry of models.json
 
 

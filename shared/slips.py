@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from shared.config import SETTINGS_FILES, Settings, SettingsFile, environment_name, plain_environment
 from shared.errors import ConfigError
-from shared.registry import MODEL_KEYS
+from shared.registry import MODEL_KEYS, MODELS_FILE_KEYS
 from shared.routing import Target
 
 _OURS: Final = ("MLX_GATEWAY_", "MLX_CACHE_")
@@ -50,7 +50,7 @@ def _files(folder: Path) -> Iterator[str]:
 def _models(data: Any) -> Iterator[str]:
     entries = data.get("models") if isinstance(data, dict) else data
     if isinstance(data, dict):
-        yield from _keys("models.json", data, {"models"})
+        yield from _keys("models.json", data, MODELS_FILE_KEYS)
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         if isinstance(entry, dict):
             yield from _keys(f"models.json: entry {index}", entry, MODEL_KEYS)

@@ -61,7 +61,14 @@ def test_a_misspelt_file_key_or_tier_is_told(tmp_path: Path, files: dict[str, ob
 
 def test_settings_that_are_right_have_no_slips(tmp_path: Path) -> None:
     files = {
-        "models.json": {"models": ["m", {"id": "n", "source": "s", "engine": "mlx", "load": "start", "options": {}}]},
+        "models.json": {
+            "keep_alive": "5m",
+            "models": [
+                "m",
+                {"id": "n", "source": "s", "engine": "mlx", "load": "start", "options": {}},
+                {"source": "p", "keep_alive": 0, "pinned": True},
+            ],
+        },
         "claude_routing.json": {"tiers": {"Haiku": "m", "opus": {"model": "m", "backend": "", "draft_model": "d"}}},
         "model_aliases.json": {"a": "m"},
         "inference_settings.json": {"defaults": {}},

@@ -17,6 +17,8 @@ from shared.registry import ModelSpec
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
+from worker.device.neighbours import Neighbours
+from worker.device.sharing import Holding
 from worker.device.turns import Turns
 from worker.engines.mlx.engine import MlxEngine
 from worker.engines.mlx.model.weights import layer_of, pieces, spans_by_layer
@@ -125,6 +127,24 @@ def test_an_idle_engine_needs_no_turn_once_everything_is_written(
     driver.engine.store.flush(30)
     driver.engine.idle()
     assert not driver.engine.needs_turn()
+    driver.engine.unload()
+
+
+def test_an_idle_engine_takes_a_turn_to_give_memory_up(tmp_path: Path, random_checkpoint: CheckpointMaker) -> None:
+    driver = Driver(random_checkpoint("full"), state_dir=tmp_path, memory_bytes=64 << 20)
+    driver.run(request("a", [message("user", standard_library_text(4000))]))
+    driver.engine.idle()
+    kept = driver.engine.store.nbytes
+    assert kept > 0
+    assert not driver.engine.needs_turn()
+    newcomer = Neighbours(tmp_path / "device")
+    newcomer.publish(Holding(base_bytes=64 << 20))  # more than there is: what is given up is not enough
+    driver.engine._room._neighbours._looked_s = -math.inf  # type: ignore[union-attr]
+    assert driver.engine.needs_turn()
+    driver.engine.idle()
+    assert driver.engine.store.nbytes == 0
+    assert not driver.engine.needs_turn()
+    newcomer.close()
     driver.engine.unload()
 
 

@@ -126,8 +126,8 @@ class Room:
 
     @property
     def is_over(self) -> bool:
-        """Whether `relieve` has something to do."""
-        return self._excess_bytes() > 0
+        """Whether `relieve` has something to give up, and should."""
+        return self._excess_bytes() > 0 and bool(self._store.nbytes or mx.get_cache_memory())
 
     def _excess_bytes(self) -> int:
         return self._used_bytes() - self._allowance.keep_bytes
