@@ -76,16 +76,24 @@ def read_outcomes(report: str) -> dict[str, Outcome]:
         name = case.get("name", "")
         if name.startswith(PIN):
             continue
-        outcome = found.setdefault(case.get("classname", "").rpartition(".")[2], Outcome())
+        module = case.get("classname") or name  # one that cannot be imported has no cases, but a name
+        outcome = found.setdefault(module.rpartition(".")[2], Outcome())
         outcome.seconds += float(case.get("time", 0.0))
         trouble = case.find("failure") if case.find("failure") is not None else case.find("error")
         if trouble is not None:
-            outcome.failed[name] = trouble.get("message", "").partition("\n")[0][:_REASON]
+            outcome.failed[name] = _reason(trouble)
         elif case.find("skipped") is not None:
             outcome.skipped += 1
         else:
             outcome.passed += 1
     return found
+
+
+def _reason(trouble: ET.Element) -> str:
+    """In one line. Of a module that cannot be imported the last line of the error says most."""
+    told = [line.removeprefix("E").strip() for line in (trouble.text or "").splitlines() if line.startswith("E ")]
+    message = trouble.get("message", "").partition("\n")[0]
+    return (told[-1] if told and message == "collection failure" else message)[:_REASON]
 
 
 def merged(outcomes: Sequence[Outcome]) -> Outcome:
@@ -121,13 +129,13 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 # --- effects ------------------------------------------------------------------------------------------------------
 
 
-def install(folder: Path, *, pre: bool) -> Path:
-    """A Python in `folder` with everything; where it lies."""
+def install(folder: Path, *, pre: bool, releases: Sequence[str] = ()) -> Path:
+    """A Python in `folder` with everything, of some packages these `releases`; where it lies."""
     python = folder / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--upgrade", *(["--pre"] if pre else []), *requirements(project)], check=True)
+    subprocess.run([*pip, "--upgrade", *(["--pre"] if pre else []), *requirements(project), *releases], check=True)
     return python
 
 
@@ -157,6 +165,7 @@ def run_tests(python: Path, report: Path, *, with_architectures: bool) -> str:
     if with_architectures:
         files.append(_ALL_ARCHITECTURES)
     command = [str(python), "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    command.append("--continue-on-collection-errors")
     # New releases may warn of what they will drop: that is for reading, not a failure.
     status = subprocess.run([*command, "-W", "default", "--tb=short", *files], cwd=REPOSITORY).returncode
     if not report.is_file():
@@ -168,9 +177,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Try the newest mlx and mlx-lm against what the worker relies on.")
     parser.add_argument("--pre", action="store_true", help="also releases that are candidates only")
     parser.add_argument("--architectures", action="store_true", help="also every architecture, for many minutes")
+    parser.add_argument(
+        "--release", action="append", default=[], metavar="NAME==VERSION", help="instead of the newest; repeatable"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mlx-gateway-newest-") as name:
-        python = install(Path(name) / "venv", pre=options.pre)
+        python = install(Path(name) / "venv", pre=options.pre, releases=options.release)
         report = run_tests(python, Path(name) / "report.xml", with_architectures=options.architectures)
         outcomes = read_outcomes(report)
         print(f"\n{render(versions(sys.executable), versions(python), outcomes)}")

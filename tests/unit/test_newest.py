@@ -15,6 +15,10 @@ REPORT = """<testsuites><testsuite>
   <failure message="AssertionError: fields differ&#10;more">trace</failure></testcase>
 <testcase classname="tests.unit.worker.test_mlx_lm_contract" name="PIN" time="0.1"><failure message="pin" /></testcase>
 <testcase classname="tests.unit.worker.test_mlx_disk" name="test_three" time="2"><skipped message="no" /></testcase>
+<testcase classname="" name="tests.unit.worker.test_mlx_trial" time="0"><error message="collection failure">
+ImportError while importing test module
+E   ModuleNotFoundError: No module named 'mlx_lm.processors'
+</error></testcase>
 <testcase classname="tests.models.test_architectures" name="test_four" time="1"><error message="import" /></testcase>
 </testsuite></testsuites>""".replace("PIN", PIN)
 
@@ -56,7 +60,12 @@ def test_the_report_says_what_holds_and_what_does_not() -> None:
     assert rows["internals, cache classes, parsers"] == ["1", "1", "0", "1"]
     assert rows["caches kept, cut, rewound, stored"] == ["0", "0", "1", "2"]
     assert rows["test_architectures"] == ["0", "1", "0", "1"]
-    assert text[-2:] == ["test_two[KVCache]: AssertionError: fields differ", "test_four: import"]
+    assert rows["batches say what rows say alone"] == ["0", "1", "0", "0"]
+    assert text[-3:] == [
+        "test_two[KVCache]: AssertionError: fields differ",
+        "tests.unit.worker.test_mlx_trial: ModuleNotFoundError: No module named 'mlx_lm.processors'",
+        "test_four: import",
+    ]
 
 
 def test_where_nothing_fails_everything_holds() -> None:
