@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from shared.errors import InvalidRequestError, UnsupportedContentError
+from worker.files.messages import IMAGE_REFUSAL
 from worker.prompt.conversation import Conversation
 from worker.prompt.encode import Encoder
 from worker.prompt.head import Head, Heads
-from worker.prompt.image_files import REFUSAL, Image
+from worker.prompt.image_files import Image
 from worker.prompt.image_pieces import Patch, find_spans, with_images
 from worker.prompt.pieces import PieceRenderer, ending
 from worker.prompt.prefill import Prefill
@@ -43,7 +44,7 @@ class WholeBuilder:
         images = _images(conversation, count)
         shown = with_images(text, images, self._patch)
         if shown is None:
-            raise UnsupportedContentError(f"{REFUSAL}: the model's chat template has no place for an image here")
+            raise UnsupportedContentError(f"{IMAGE_REFUSAL}: the model's chat template has no place for an image here")
         tokens = self._encoder.encode(shown)
         return Prompt(
             tokens=tokens,

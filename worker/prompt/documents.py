@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-import pypdf
-from pypdf.errors import PyPdfError
-
 from shared.errors import UnsupportedContentError
+from worker.files.reader import FILES
 
-# Claude Code knows these words: it strips the document and sends the request again.
-_NO_PDF_TEXT = "This model does not support PDF input that holds no text"
-_UNREADABLE_PDF = "This model does not support PDF input that cannot be read"
-_MAX_PAGES = 500
 _KEPT_CHARACTERS = 16 * 1024 * 1024
 
 
@@ -41,20 +34,6 @@ def _plain_text(raw: bytes, media_type: str) -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise UnsupportedContentError(f"a {media_type} document is not UTF-8 text: {error}") from error
-
-
-def _pdf_text(raw: bytes) -> str:
-    """The pages' text, numbered, at most `_MAX_PAGES` of them (and a line that says so)."""
-    try:
-        reader = pypdf.PdfReader(io.BytesIO(raw))
-        pages = [page.extract_text().strip() for page in reader.pages[:_MAX_PAGES]]
-        total = len(reader.pages)
-    except (PyPdfError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise UnsupportedContentError(f"{_UNREADABLE_PDF}: {type(error).__name__}") from error
-    if not any(pages):
-        raise UnsupportedContentError(_NO_PDF_TEXT)
-    text = "\n\n".join(f"[page {number}]\n{page}" for number, page in enumerate(pages, 1) if page)
-    return text if total <= _MAX_PAGES else f"{text}\n\n[{total - _MAX_PAGES} more pages are left out]"
 
 
 class KeptTexts:
@@ -85,4 +64,4 @@ class KeptTexts:
         return text
 
 
-_pdf_texts = KeptTexts(_pdf_text, budget_characters=_KEPT_CHARACTERS)
+_pdf_texts = KeptTexts(FILES.pdf_text, budget_characters=_KEPT_CHARACTERS)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,28 +19,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as pillow
-from PIL import ImageOps, UnidentifiedImageError
 
 from shared.errors import UnsupportedContentError
 from shared.messages import ImagePart
+from worker.files.messages import IMAGE_REFUSAL
+from worker.files.reader import FILES
 
-# Claude Code takes this as "strip the images and send again".
-REFUSAL = "Could not process image"
 MAX_BASE64_BYTES = 5 * 1024 * 1024
-MAX_SIDE_PIXELS = 8000
-_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")  # those of the Messages API; others have larger decoders to attack
-_DAMAGES = (
-    OSError,
-    SyntaxError,  # Pillow's word for a broken PNG chunk
-    ValueError,
-    TypeError,
-    IndexError,
-    EOFError,
-    MemoryError,
-    pillow.DecompressionBombError,
-    pillow.DecompressionBombWarning,
-)
 _PIXEL_MEMO_BYTES = 256 * 1024 * 1024
 _TEXT_MEMO = 4096
 _THREADS = 2
@@ -92,10 +76,12 @@ class ImageReader:
     def read(self, part: ImagePart) -> Image:
         """Raises `UnsupportedContentError` for what is no image, too large, or not here."""
         if not part.data:
-            raise UnsupportedContentError(f"{REFUSAL}: image URLs are not fetched, send the image itself as base64")
+            raise UnsupportedContentError(
+                f"{IMAGE_REFUSAL}: image URLs are not fetched, send the image itself as base64"
+            )
         if len(part.data) > MAX_BASE64_BYTES:
             raise UnsupportedContentError(
-                f"{REFUSAL}: image exceeds 5 MB maximum: {len(part.data)} bytes > {MAX_BASE64_BYTES} bytes"
+                f"{IMAGE_REFUSAL}: image exceeds 5 MB maximum: {len(part.data)} bytes > {MAX_BASE64_BYTES} bytes"
             )
         digest = hashlib.sha256(part.data.encode("utf-8", "surrogatepass")).digest()
         text = self._texts.get(digest)
@@ -132,7 +118,7 @@ class ImageReader:
             try:
                 text, (cut,) = self._processor(self.patch, images=[decode_image(data)])
             except ValueError as error:
-                raise UnsupportedContentError(f"{REFUSAL}: {error}") from error
+                raise UnsupportedContentError(f"{IMAGE_REFUSAL}: {error}") from error
             # A copy in ordinary memory: the device's is the engine's to give out.
             read = _Read(text=text, pixels=np.array(cut))
             self._remember(digest, read)
@@ -155,20 +141,5 @@ def decode_image(data: str) -> NDArray[np.uint8]:
     try:
         raw = base64.b64decode("".join(data.split()), validate=True)  # some clients break lines
     except (binascii.Error, ValueError) as error:
-        raise UnsupportedContentError(f"{REFUSAL}: its data is not base64: {error}") from error
-    try:
-        with pillow.open(io.BytesIO(raw), formats=_FORMATS) as image:
-            if max(image.size) > MAX_SIDE_PIXELS:
-                raise UnsupportedContentError(_too_wide(image.size))
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise UnsupportedContentError(f"{REFUSAL}: its data is not a PNG, JPEG, GIF or WebP image") from error
-    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-        raise UnsupportedContentError(_too_wide(None)) from error
-    except _DAMAGES as error:
-        raise UnsupportedContentError(f"{REFUSAL}: it cannot be decoded: {error}") from error
-
-
-def _too_wide(size: tuple[int, int] | None) -> str:
-    shown = f" ({size[0]} x {size[1]})" if size else ""
-    return f"{REFUSAL}: the image dimensions exceed max allowed size: {MAX_SIDE_PIXELS} pixels{shown}"
+        raise UnsupportedContentError(f"{IMAGE_REFUSAL}: its data is not base64: {error}") from error
+    return FILES.image_pixels(raw)

@@ -16,9 +16,10 @@ from typing import Any
 
 from shared.errors import UnsupportedContentError
 from shared.messages import ImagePart, Message, Part, Role, ToolResultPart
-from worker.prompt.image_files import REFUSAL, Image, ImageReader
+from worker.files.messages import IMAGE_REFUSAL
+from worker.prompt.image_files import Image, ImageReader
 
-NO_IMAGES = f"{REFUSAL}: this model reads text only"
+NO_IMAGES = f"{IMAGE_REFUSAL}: this model reads text only"
 
 # A message's content as templates read it: text, or a list of texts and images.
 Content = str | list[dict[str, Any]]
@@ -115,7 +116,7 @@ class ImageAlbum:
         if self._reader is None:
             raise UnsupportedContentError(NO_IMAGES)
         if role not in ("user", "tool"):
-            raise UnsupportedContentError(f"{REFUSAL}: images may stand only in user messages and tool results")
+            raise UnsupportedContentError(f"{IMAGE_REFUSAL}: images may stand only in user messages and tool results")
         image = self._reader.read(part)
         name = _SCHEME + image.digest.hex()
         self._images[name] = image

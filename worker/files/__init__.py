@@ -1,0 +1,1 @@
+"""Files that clients send, read in a process of their own."""
