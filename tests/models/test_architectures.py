@@ -19,12 +19,15 @@ from shared.messages import Message, TextPart
 from shared.request import GenerateRequest, SamplingParams
 from tests.models.architectures import CHUNK_DEPENDENT, MEMORY_ONLY, NOT_RUN, architectures, build_architecture
 from tests.models.random_checkpoint import standard_library_text
+from tests.support.graphs import edges_behind
 from tests.support.mlx_engine import Driver, message, request
 
 TOLERANCE = 5e-3  # of logprobs: float32 sums in another order
 CHUNK_TOLERANCE = 5e-2
 CHUNK_TOKENS = 128
 ANSWER_TOKENS = 6
+METADATA_STEPS = 64  # after which the engine evaluates what a model may never read of its caches
+EDGES_OF_A_STEP = 40  # how much of a pass is under way differs
 
 
 def words(start: int, count: int) -> str:
@@ -99,6 +102,45 @@ def test_answers_are_mlx_lms_own_however_they_were_computed(architecture: str, t
 def test_so_are_those_of_models_in_4_bits_and_several_files(architecture: str, tmp_path: Path) -> None:
     folder = quantized(build_architecture(architecture, tmp_path / "model"), tmp_path / "quantized")
     check_answers(folder, tmp_path, TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("architecture", [name for name in architectures() if name not in NOT_RUN])
+def test_no_graph_grows_with_the_steps(architecture: str, tmp_path: Path) -> None:
+    """Neither behind one row nor behind several in a batch."""
+    driver = Driver(build_architecture(architecture, tmp_path / "model"), options={"drafting": "off"})
+    for rows in (1, 3):
+        keys = submit_endless(driver, rows)
+        driver.step_until(lambda keys=keys: all(driver.tokens[key] for key in keys))
+        first, later = most_edges(driver, METADATA_STEPS), most_edges(driver, METADATA_STEPS)
+        assert len(driver.engine._decoder) == rows
+        assert later <= first + EDGES_OF_A_STEP
+        for key in keys:
+            driver.engine.cancel(key)
+
+
+def submit_endless(driver: Driver, rows: int) -> list[str]:
+    loaded: Any = driver.engine._loaded
+    no_end = dict.fromkeys(loaded.tokenizer.eos_token_ids, -100.0)
+    sampling = SamplingParams(max_tokens=400, temperature=0.0, logit_bias=no_end)
+    keys = [f"{row} of {rows}" for row in range(rows)]
+    driver.submit(
+        *(
+            request(key, [message("user", words(100 * row, 20 + row))], sampling=sampling)
+            for row, key in enumerate(keys)
+        )
+    )
+    return keys
+
+
+def most_edges(driver: Driver, steps: int) -> int:
+    """Behind all that the decoder holds, at the most in so many steps."""
+    most = 0
+    for _ in range(steps):
+        driver.step()
+        most = max(most, sum(edges_behind(group._cache) for group in driver.engine._decoder._groups))
+    return most
 
 
 def check_answers(folder: Path, tmp_path: Path, tolerance: float, *, is_stored: bool = True) -> None:
