@@ -27,12 +27,14 @@ from shared.request import End
 from shared.seal import Purpose, keys_of_host
 from shared.wire import READER
 from worker.engines.registry import build_engine
+from worker.interpreter import freeze_objects, share_python
 from worker.model_folder import made_at_s
 from worker.rq.control import ControlLoop, Message
 from worker.rq.worker import Stop
 from worker.serving.bodies import Bodies
 from worker.serving.cancellation import CancelListener
 from worker.serving.publisher import Publisher
+from worker.serving.reports import Loaded, Report
 from worker.serving.runner import Runner
 from worker.status import (
     EXIT_BROKEN,
@@ -93,7 +95,7 @@ class Worker:
         gone = self._gateway_gone
         self.publisher = Publisher(connect(), names, keys.own, worker=name, epoch=epoch, gateway_gone=gone)
         bodies = Bodies(connect(), names, host=host_of(name))
-        self.runner = Runner(engine, self.publisher, bodies, worker=name, key=keys.own, clock=clock, report=inbox.put)
+        self.runner = Runner(engine, self.publisher, bodies, worker=name, key=keys.own, clock=clock, report=self._hear)
         self.loop = ControlLoop(
             connect(),
             self.runner,
@@ -140,6 +142,11 @@ class Worker:
 
     def stop(self, stop: Stop) -> None:
         self.inbox.put(stop)
+
+    def _hear(self, report: Report) -> None:
+        if isinstance(report, Loaded):
+            freeze_objects()
+        self.inbox.put(report)
 
     def _stop_listening(self) -> None:
         self.cancels.stop()
@@ -191,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings()
         spec = build_spec(options)
         set_up_logging(settings.log_level, process=f"worker/{spec.id}")
+        share_python()
         with build_redis(settings) as client:
             wait_for_redis(client)
         worker = Worker(settings, spec, options.host, status)

@@ -512,6 +512,8 @@ def test_stats_follow_the_work(driver: Driver) -> None:
     assert (done.running, done.waiting, done.waiting_tokens) == (0, 0, 0)
     assert done.prefill_tokens_per_s > 0
     assert done.decode_tokens_per_s > 0
+    assert done.prefill_cost.is_known
+    assert done.metrics["decode_slack_ms"] > 0
     assert done.cache_bytes > 0
 
 

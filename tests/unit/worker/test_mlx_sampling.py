@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from unittest import mock
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from shared.errors import InvalidRequestError
 from shared.request import SamplingParams
-from worker.engines.mlx.decode import sampling
+from worker.engines.mlx.decode import drawing
 from worker.engines.mlx.decode.parameters import row_params
 from worker.engines.mlx.decode.sampling import BatchSampler, RowParams, RowSampler
 from worker.engines.mlx.model.sampling_defaults import SamplingDefaults, load_defaults
@@ -181,6 +182,19 @@ def test_excessive_bias_is_no_infinity() -> None:
     assert set(draws(params, 20)) == {3}
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="mlx compiles for a CPU with the machine's own compiler")
+@pytest.mark.parametrize("method", ["plain", "sorted", "top_k"])
+def test_what_is_fused_draws_the_same_tokens(method: drawing.Method) -> None:
+    """On a GPU the functions are compiled; here it is seen that they can be, and what the compiled ones draw."""
+    draw = drawing.drawing(method, 5, has_min_p=True)
+    rows = 6
+    filters = [mx.full((rows, 1), value) for value in (1.25, 0.8, 0.05)]
+    drawn = mx.array([[n / rows] for n in range(rows)])
+    logits = mx.broadcast_to(mx.array(LOGITS), (rows, len(LOGITS)))
+    arguments = (logits, *filters, mx.full((rows, 1), 5, mx.int32), drawn)
+    assert mx.compile(draw)(*arguments).tolist() == draw(*arguments).tolist()
+
+
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=40), st.floats(0, 1, exclude_max=True, width=32), st.data())
 @settings(max_examples=60)
 def test_a_token_of_probability_zero_is_never_taken(weights: list[int], drawn: float, data: st.DataObject) -> None:
@@ -195,5 +209,5 @@ def test_a_token_of_probability_zero_is_never_taken(weights: list[int], drawn: f
         return real(array, axis=axis) + mx.array([noise])
 
     with mock.patch.object(mx, "cumsum", rounded):
-        (token,) = sampling._invert(mx.array([probabilities]), mx.array([[drawn]])).tolist()
+        (token,) = drawing.invert(mx.array([probabilities]), mx.array([[drawn]])).tolist()
     assert probabilities[token] > 0

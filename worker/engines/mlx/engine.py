@@ -354,7 +354,7 @@ class MlxEngine:
             return None
         events: list[Event] = [] if sequence.is_started else [Started(usage=sequence.usage())]
         sequence.is_started = True
-        self._speculation.disturbed()
+        self._decoder.disturbed()
         try:
             logits = self._prefiller.advance(sequence, decode_step_s=self._decoder.step_s, is_decoding=is_decoding)
         except UnsupportedContentError as error:
@@ -469,6 +469,7 @@ class MlxEngine:
                 **self.store.metrics,
                 **{f"computed_tokens_{why}": n for why, n in self._prefiller.computed_tokens.items()},
                 "decode_groups": self._decoder.groups,
+                "decode_slack_ms": 1000 * self._decoder.slack_s,
                 **self._speculation.metrics,
                 "interruptions": self._interruptions,
                 "memory_bytes": mx.get_active_memory(),

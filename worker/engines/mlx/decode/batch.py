@@ -7,12 +7,15 @@ while the tokens of the last one are read and handled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from worker.engines.mlx.decode.grouping import GroupShape
 from worker.engines.mlx.decode.sampling import BatchSampler, Logprobs, PendingLogprobs, RowSampler
 from worker.engines.mlx.kv.buffers import Buffer, reserve, room_of, whole_steps
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
@@ -97,6 +100,8 @@ class DecodeGroup:
         self._sampler = BatchSampler([])
         self._room = 0  # tokens that the only row's cache has room for
         self._steps = 0
+        self.waited_s = 0.0  # for the device, so far
+        self.stalled_s = 0.0  # for which the device waited in the last step for what a row may say next
         self.rows: list[Row] = []
 
     def __len__(self) -> int:
@@ -105,6 +110,15 @@ class DecodeGroup:
     @property
     def longest(self) -> int:
         return max((row.length for row in self.rows), default=0)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the device waits for the host in each step."""
+        return self._sampler.waits
+
+    @property
+    def shape(self) -> GroupShape:
+        return GroupShape(rows=len(self.rows), longest=self.longest, waits=self.waits)
 
     def join(self, row: Row, cache: list[Any], token: int) -> list[str]:
         """Take in a row whose cache holds its prompt and whose first token was already handed out. Gives the rows
@@ -128,14 +142,17 @@ class DecodeGroup:
         self._make_room(1)
         inputs, logprobs = self._pending, self._logprobs
         logits = self._model(inputs[:, None], cache=self._cache)[:, -1, :]
+        read_s = self._read_inputs(inputs)
         self._sampler.count(inputs)
         self._pending = self._sampler.sample(logits)
         self._logprobs = _pending_logprobs(logits, self._pending, [row.sampler for row in self.rows])
         mx.async_eval(  # type: ignore[no-untyped-call]
             self._pending, self._logprobs.arrays if self._logprobs else [], self._due_metadata()
         )
+        self.stalled_s = time.perf_counter() - read_s if self.waits else 0.0
+        with self._waiting():
+            tokens: Any = inputs.tolist()
         values = logprobs.read() if logprobs else {}
-        tokens: Any = inputs.tolist()
         handed: list[Token] = []
         for index, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
             row.length += 1
@@ -155,7 +172,8 @@ class DecodeGroup:
         (row,) = self.rows
         if row.is_read:
             return []
-        token: Any = self._pending.item()
+        with self._waiting():
+            token: Any = self._pending.item()
         values = self._logprobs.read() if self._logprobs else {}
         self._logprobs, row.is_read = None, True
         return [Token(key=row.key, token=token, logprobs=values.get(0))]
@@ -172,7 +190,8 @@ class DecodeGroup:
         logits = self._model(mx.array([inputs], mx.int32), cache=self._cache)[0]
         run = self._sampler.sample_run(logits, inputs)
         logprobs = _pending_logprobs(logits, run.tokens, [row.sampler] * len(inputs))
-        mx.eval(run.tokens, logprobs.arrays if logprobs else [])
+        with self._waiting():
+            mx.eval(run.tokens, logprobs.arrays if logprobs else [])
         said: Any = run.tokens.tolist()
         right = next((index for index, token in enumerate(draft) if said[index] != token), len(draft))
         run.keep(right + 1)
@@ -231,6 +250,20 @@ class DecodeGroup:
         if self._logprobs is not None:
             self._logprobs.keep(keep)
         self._rows_changed([self.rows[index] for index in keep])
+
+    def _read_inputs(self, inputs: mx.array) -> float:
+        """Wait for the last pass's tokens where they decide what may come next. The moment at which they are there."""
+        if self.waits:
+            with self._waiting():
+                mx.eval(inputs)
+        return time.perf_counter()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """The block does nothing but wait for the device."""
+        began_s = time.perf_counter()
+        yield
+        self.waited_s += time.perf_counter() - began_s
 
     def _due_metadata(self) -> list[mx.array]:
         """Now and then, what each pass changes of the caches though the model may not read it: else a graph of all

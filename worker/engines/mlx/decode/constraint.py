@@ -142,10 +142,12 @@ class Constraint:
         return np.concatenate([bits, np.zeros(vocabulary - len(bits), dtype=np.bool_)])
 
     def accept(self, token: int) -> bool:
-        """Advance by the token that was sampled. False when the grammar does not allow it, or the answer is over."""
+        """Advance by the token that was sampled. False when the grammar does not allow it, the answer is over, or the
+        grammar has given up (it has limits of its own), which is no end."""
         self._unreasoned = None
         self._run.add(token)
         if self._matcher.is_stopped():
+            self.is_broken = self.is_broken or bool(self._matcher.is_error())
             return False
         is_allowed = bool(self._matcher.consume_token(token))
         self.is_broken = self.is_broken or not is_allowed

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from worker.engines.mlx.decode import grouping
 from worker.engines.mlx.decode.batch import DecodeGroup, Row, Token
 from worker.engines.mlx.decode.grouping import GroupShape, choose_group
 from worker.engines.mlx.decode.sampling import RowSampler
 from worker.engines.mlx.decode.speculation import Speculation
+from worker.engines.mlx.decode.step_meter import StepMeter
 from worker.engines.mlx.kv.buffers import Buffer
 from worker.engines.mlx.kv.cache import Layout, Segment
 from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.memory.room import Room
 
-_PASS_OVERHEAD_BYTES = 64 << 20  # what a device could read in the time that starting one more pass takes
 _LONG_SHARE = 8  # a row is long whose cache takes more than an eighth of what the weights take
+_LEAST_LONG_BYTES = 64 << 20
+_OBSERVED_EVERY = 8  # steps: more would tell little, and each costs some of the host's time
 _RATE_DECAY = 0.9
 
 
@@ -37,12 +40,15 @@ class Decoder:
         self._speculation = speculation
         self._size = size
         self._room = room
-        self._pass_bytes = weight_bytes // 2 + _PASS_OVERHEAD_BYTES
-        self._long_bytes = max(weight_bytes // _LONG_SHARE, _PASS_OVERHEAD_BYTES)
+        self._meter = StepMeter(weight_bytes=weight_bytes, token_bytes=size.token_bytes)
+        self._steps = 0
+        self._is_steady = False  # whether the last step was one, too, of the same rows, and nothing came between
+        self._long_bytes = max(weight_bytes // _LONG_SHARE, _LEAST_LONG_BYTES)
         self._groups: list[DecodeGroup] = []
         self._group_of: dict[str, DecodeGroup] = {}
         self.last_s = 0.0  # seconds of the last step, 0 when nothing was decoded
         self.step_s = 0.0  # the same, smoothed
+        self.slack_s = 0.0  # smoothed seconds of a step in which the host waited for the device
         self.tokens_per_s = 0.0  # smoothed, over all sequences
 
     def __len__(self) -> int:
@@ -55,38 +61,60 @@ class Decoder:
     def join(self, key: str, sampler: RowSampler, cache: list[Any], *, length: int, token: int) -> list[str]:
         """Go on with a sequence whose cache holds `length` tokens, after `token`, which was handed out already. Gives
         the sequences whose caches were copied into a batch, and are not used any more."""
-        group = self._choose(length)
+        self._is_steady = False
+        group = self._choose(GroupShape(rows=1, longest=length, waits=sampler.constraint is not None))
         self._group_of[key] = group
         return group.join(Row(key=key, sampler=sampler, length=length), cache, token)
 
-    def _choose(self, length: int) -> DecodeGroup:
+    def _choose(self, row: GroupShape) -> DecodeGroup:
         if self._layout.can_batch:
-            chosen = choose_group(
-                [GroupShape(rows=len(group), longest=group.longest) for group in self._groups],
-                length,
-                token_bytes=self._size.token_bytes,
-                pass_bytes=self._pass_bytes,
-                free_bytes=self._room.free_bytes,
-                long_bytes=self._long_bytes,
+            room = grouping.Room(
+                token_bytes=self._size.token_bytes, free_bytes=self._room.free_bytes, long_bytes=self._long_bytes
             )
+            chosen = choose_group([group.shape for group in self._groups], row, cost=self._meter.cost, room=room)
             if chosen is not None:
                 return self._groups[chosen]
         group = DecodeGroup(self._model, self._layout)
         self._groups.append(group)
         return group
 
+    def disturbed(self) -> None:
+        """Something else used the device since the last step, so how long the next one takes says nothing."""
+        self._is_steady = False
+        self._speculation.disturbed()
+
     def step(self) -> list[Token]:
         """One token for every sequence, except those that joined since the last step."""
         self.last_s = 0.0
         if not self._groups:
             return []
-        began_s = time.perf_counter()
+        began_s, waited_s = time.perf_counter(), self._waited_s()
         tokens = [token for group in self._groups for token in self._speculation.step(group, is_alone=self.groups == 1)]
         self.last_s = elapsed_s = time.perf_counter() - began_s
         self.step_s = _smoothed(self.step_s, elapsed_s)
+        self.slack_s = _smoothed(self.slack_s, self._waited_s() - waited_s)
+        self._observe(len(tokens), elapsed_s)
         if tokens:
             self.tokens_per_s = _smoothed(self.tokens_per_s, len(tokens) / elapsed_s)
         return tokens
+
+    def _observe(self, tokens: int, seconds: float) -> None:
+        """Learn from some of the steps that gave each row its token and followed one of the same rows."""
+        for group in self._groups:
+            if group.waits:
+                self._meter.observe_stall(group.stalled_s)
+        self._steps += 1
+        if self._is_steady and self._steps % _OBSERVED_EVERY == 0:
+            shapes = [group.shape for group in self._groups]
+            rows = sum(shape.rows for shape in shapes)
+            padded = sum(shape.rows * shape.longest for shape in shapes)
+            stalled_s = self._groups[0].stalled_s if len(shapes) == 1 else 0.0  # else others computed meanwhile
+            if tokens == rows:
+                self._meter.observe(groups=len(shapes), rows=rows, tokens=padded, seconds=seconds - stalled_s)
+        self._is_steady = True
+
+    def _waited_s(self) -> float:
+        return sum(group.waited_s for group in self._groups)
 
     def length(self, key: str) -> int:
         """How many of its tokens the sequence's cache holds."""
@@ -98,6 +126,7 @@ class Decoder:
 
     def leave(self, key: str) -> None:
         """Forget a sequence."""
+        self._is_steady = False
         self._speculation.end(key)
         group = self._group_of.pop(key)
         group.leave({key})

@@ -14,15 +14,14 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 
 from shared.errors import WorkerLostError
 from worker.engines.mlx.decode.constraint import Constraint
+from worker.engines.mlx.decode.drawing import Filters, Method, drawing, penalised, repeated
 from worker.engines.mlx.decode.thinking import ThinkingBudget
-
-Method = Literal["greedy", "plain", "sorted", "top_k"]
 
 _ALMOST_ONE = 1.0 - 2.0**-24
 _LEAST_TEMPERATURE = 1e-4  # below, logits would overflow, and the likeliest token is taken anyway
@@ -175,10 +174,10 @@ class RowSampler:
         if self._bias is not None:
             logits = logits + self._bias
         if self._seen is not None:
-            penalised = mx.where(logits < 0, logits * params.repetition_penalty, logits / params.repetition_penalty)
-            logits = mx.where(self._seen, penalised, logits)
+            logits = repeated(logits, self._seen, mx.array(params.repetition_penalty))
         if self._counts is not None:
-            logits = logits - params.frequency_penalty * self._counts - params.presence_penalty * (self._counts > 0)
+            counted = mx.array([params.frequency_penalty, params.presence_penalty])
+            logits = penalised(logits, self._counts, counted)
         return logits if self.constraint is None else _constrained(logits, self.constraint)
 
 
@@ -212,6 +211,11 @@ class BatchSampler:
         ]
         order = [index for group in self._groups for index in group.indices]
         self._inverse = mx.array(sorted(range(len(order)), key=order.__getitem__), mx.int32)
+
+    @property
+    def waits(self) -> bool:
+        """Whether `count` needs the tokens' values, because what may come next depends on them."""
+        return bool(self._constrained)
 
     def sample(self, logits: mx.array) -> mx.array:
         """`logits` [rows, vocab] to tokens [rows], uint32."""
@@ -281,68 +285,21 @@ class _Group:
         self._rows = rows
         params = [row.params for row in rows]
         if method != "greedy":
-            self._inverse_temperature = mx.array([[1.0 / p.temperature] for p in params], mx.float32)
-            self._top_p = mx.array([[max(p.top_p, 1e-6)] for p in params], mx.float32)
-            self._min_p = mx.array([[p.min_p] for p in params], mx.float32)
-            self._top_k = mx.array([[p.top_k] for p in params], mx.int32)
-            self._max_k = max(p.top_k for p in params)
-            self._has_min_p = any(p.min_p > 0 for p in params)
+            self._filters = Filters(
+                inverse_temperature=mx.array([[1.0 / p.temperature] for p in params], mx.float32),
+                top_p=mx.array([[max(p.top_p, 1e-6)] for p in params], mx.float32),
+                min_p=mx.array([[p.min_p] for p in params], mx.float32),
+                top_k=mx.array([[p.top_k] for p in params], mx.int32),
+            )
+            self._draw = drawing(method, max(p.top_k for p in params), has_min_p=any(p.min_p > 0 for p in params))
 
     def sample(self, logits: mx.array) -> mx.array:
         """One token for each row, or of a single row one for each of its `logits`, in order."""
         if self._method == "greedy":
             return mx.argmax(logits, axis=-1)
-        probabilities = mx.softmax(logits.astype(mx.float32) * self._inverse_temperature, axis=-1)
         rows = self._rows if len(self._rows) > 1 else [self._rows[0]] * logits.shape[0]
         drawn = mx.array([[row.draw()] for row in rows], mx.float32)
-        if self._method == "top_k":
-            return self._sample_top_k(probabilities, drawn)
-        if self._method != "plain":
-            probabilities = self._cut_top_p(probabilities)
-        return _invert(self._cut_min_p(probabilities), drawn)
-
-    def _cut_min_p(self, probabilities: mx.array) -> mx.array:
-        if not self._has_min_p:
-            return probabilities
-        least = probabilities.max(axis=-1, keepdims=True) * self._min_p
-        return mx.where(probabilities < least, 0.0, probabilities)
-
-    def _cut_top_p(self, probabilities: mx.array) -> mx.array:
-        ranked = -mx.sort(-probabilities, axis=-1)
-        return mx.where(probabilities < self._least(ranked), 0.0, probabilities)
-
-    def _least(self, ranked: mx.array) -> mx.array:
-        """The smallest probability inside top-p, of probabilities in falling order that may not sum to one."""
-        mass_before = mx.cumsum(ranked, axis=-1) - ranked
-        inside = mass_before < self._top_p * ranked.sum(axis=-1, keepdims=True)
-        return mx.where(inside, ranked, mx.inf).min(axis=-1, keepdims=True)
-
-    def _sample_top_k(self, probabilities: mx.array, drawn: mx.array) -> mx.array:
-        """Only the batch's largest k candidates are sorted, never the vocabulary."""
-        candidates = mx.argpartition(-probabilities, kth=self._max_k - 1, axis=-1)[:, : self._max_k]
-        candidates = mx.sort(candidates, axis=-1)
-        mine = mx.take_along_axis(probabilities, candidates, axis=-1)
-        ranked = -mx.sort(-mine, axis=-1)
-        top_k = mx.broadcast_to(self._top_k, (ranked.shape[0], 1))
-        kth = mx.take_along_axis(ranked, top_k - 1, axis=-1)
-        kept = mx.where(ranked < kth, 0.0, ranked)
-        least = mx.maximum(kth, self._least(kept))
-        mine = self._cut_min_p(mx.where(mine < least, 0.0, mine))
-        chosen = _invert(mine, drawn)
-        return mx.take_along_axis(candidates, chosen[:, None], axis=-1)[:, 0]
-
-
-def _invert(probabilities: mx.array, drawn: mx.array) -> mx.array:
-    """The first index with a probability where each row's cumulative sum exceeds its drawn share of the whole.
-
-    A sum computed in parallel need not rise from one index to the next, and where it is rounded the share may lie
-    beyond the last that has a probability: then the likeliest is taken.
-    """
-    cumulative = mx.cumsum(probabilities, axis=-1)
-    is_beyond = mx.logical_and(cumulative > drawn * cumulative[:, -1:], probabilities > 0)
-    size = probabilities.shape[-1]
-    first = mx.where(is_beyond, mx.arange(size), size).min(axis=-1)
-    return mx.where(first < size, first, mx.argmax(probabilities, axis=-1)).astype(mx.uint32)
+        return self._draw(logits, *self._filters, drawn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,9 +25,10 @@ HANDICAP_S: dict[Priority, float] = {"interactive": 0.0, "subagent": 1.0, "side"
 AGEING = 0.25  # seconds of work that one second of waiting makes up for
 MIN_CHUNK_TOKENS = 32
 FIRST_CHUNK_TOKENS = 256  # before anything was measured
-FIRST_BESIDE_TOKENS = 64  # the same while streams run
+FIRST_BESIDE_TOKENS = 32  # the same while streams run
 GRANULE_TOKENS = 32
-EFFICIENT_SHARE = 0.7  # of the rate that endless passes would have
+EFFICIENT_SHARE = 0.5  # of the rate that endless passes would have
+WORST = 1.35  # of a pass, over what one in a hundred takes
 DECODE_SHARE = 0.15  # of the time, while prompts wait
 MAX_GROWTH = 2.0  # of one chunk over the largest measured so far
 IDLE_STALL_FACTOR = 5.0
@@ -61,17 +62,28 @@ def chunk_tokens(
     if not meter.largest:
         return min(FIRST_BESIDE_TOKENS if is_decoding else FIRST_CHUNK_TOKENS, max_tokens)
     if is_decoding:
-        fitting = meter.cost.fitting_tokens(depth, stall_target_s / meter.excess - decode_step_s)
-        if fitting < MIN_CHUNK_TOKENS:
-            fitting = _whole(max(MIN_CHUNK_TOKENS, meter.cost.efficient_tokens(depth, EFFICIENT_SHARE)))
+        fitting = _beside_tokens(meter, depth, decode_step_s, stall_target_s)
     else:
         fitting = meter.cost.fitting_tokens(depth, stall_target_s * IDLE_STALL_FACTOR)
     tokens = min(fitting, int(meter.largest * MAX_GROWTH), max_tokens)
     return max(MIN_CHUNK_TOKENS, tokens // GRANULE_TOKENS * GRANULE_TOKENS)
 
 
-def _whole(tokens: int) -> int:
-    return -(-tokens // GRANULE_TOKENS) * GRANULE_TOKENS
+def _beside_tokens(meter: PrefillMeter, depth: int, decode_step_s: float, stall_target_s: float) -> int:
+    """Tokens that fit into the target beside a decode step. Where no useful number does, those that are worth their
+    pass, but no more than fit into twice the target, unless no useful number does that either."""
+    efficient = meter.cost.efficient_tokens(depth, EFFICIENT_SHARE)
+    efficient = -(-efficient // GRANULE_TOKENS) * GRANULE_TOKENS
+    for target_s, margin, most in (
+        (stall_target_s, meter.excess, None),
+        (2 * stall_target_s, meter.excess * WORST, efficient),
+    ):
+        fitting = meter.cost.fitting_tokens(depth, target_s / margin - decode_step_s)
+        if fitting >= MIN_CHUNK_TOKENS:
+            return fitting if most is None else min(fitting, most)
+        if meter.cost.fitting_tokens(depth, target_s - decode_step_s) >= MIN_CHUNK_TOKENS:
+            return MIN_CHUNK_TOKENS  # keeps it more often than not
+    return efficient
 
 
 class DecodeShare:
