@@ -20,6 +20,7 @@ ENGINE ?=
 PORT ?= 8080
 STATE ?=
 CONFIG ?=
+AGAINST ?=
 
 .PHONY: help up install check format test test-all bench newest clean
 
@@ -29,6 +30,7 @@ help:
 	@echo "make check       format, lint, types, import contract"
 	@echo "make bench       tables of speed         make install     set up .venv for development"
 	@echo "make newest      the newest mlx and mlx-lm against what we rely on, in an environment of its own"
+	@echo "make bench AGAINST=REV   the same figures of revision REV and of this one, in turns"
 
 up: $(RUN)
 	@exec $(BIN)/mlx-gateway up --port $(PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(ENGINE),--engine $(ENGINE)) \
@@ -54,7 +56,7 @@ test-all: test
 	$(BIN)/pytest -n $(JOBS) -m thorough --hypothesis-profile=thorough
 
 bench: $(DEV)
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(if $(AGAINST),against "$(AGAINST)")
 
 newest: $(DEV)
 	$(BIN)/python -m tests.newest

@@ -8,11 +8,13 @@ import contextlib
 import platform
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.bench.admission import measure_admission
+from tests.bench.against import files_of, measure_against, stacks
 from tests.bench.bodies import measure_bodies
+from tests.bench.chunks import measure_chunks
 from tests.bench.classes import measure_classes
 from tests.bench.contenders import Bare, Contender, MlxServer, Stack
 from tests.bench.counts import measure_counts
@@ -20,9 +22,11 @@ from tests.bench.growth import measure_growth
 from tests.bench.held import measure_held
 from tests.bench.hot import measure_hot_turns
 from tests.bench.overhead import measure_overhead
+from tests.bench.pinned import measure_pinned
 from tests.bench.prompts import Renderer, build_short
 from tests.bench.report import Table
 from tests.bench.restarts import measure_restart
+from tests.bench.sampling import measure_sampling
 from tests.bench.seals import measure_seals
 from tests.bench.sides import measure_sides
 from tests.bench.speculation import measure_speculation
@@ -34,6 +38,8 @@ from tests.models.random_checkpoint import PRESETS, build_checkpoint
 
 PARTS = (
     "admission",
+    "chunks",
+    "sampling",
     "seal",
     "overhead",
     "bodies",
@@ -44,19 +50,13 @@ PARTS = (
     "held",
     "growth",
     "hot",
+    "pinned",
     "turns",
     "streams",
     "stalls",
     "sides",
     "restart",
 )
-# Parts that need no contender and no model.
-_ALONE: Mapping[str, Callable[[], Table]] = {
-    "admission": measure_admission,
-    "seal": measure_seals,
-    "templates": measure_templates,
-    "counts": measure_counts,
-}
 
 
 @contextlib.asynccontextmanager
@@ -89,6 +89,8 @@ async def run(arguments: argparse.Namespace, model: Path) -> None:
     if "hot" in parts:
         with tempfile.TemporaryDirectory() as folder:
             print(measure_hot_turns(Path(folder)).render() + "\n", flush=True)
+    if "pinned" in parts:
+        await _show("pinned", measure_pinned(model, renderer))
     beside = [part for part in parts if part in ("turns", "streams", "stalls", "sides")]
     if beside:
         contenders = choose_contenders(arguments.contenders.split(","), model, renderer)
@@ -105,48 +107,78 @@ async def run(arguments: argparse.Namespace, model: Path) -> None:
         await _show("restart", measure_restart(model, renderer, tokens=arguments.tokens, salt=salt))
 
 
+async def run_against(revision: str, other: Path, model: Path) -> None:
+    contenders = stacks(model, other, revision)
+    async with started(contenders):
+        await _show("against", measure_against(contenders, Renderer(model)))
+
+
 async def _show(part: str, measuring: Awaitable[Table]) -> None:
     print(f"... {part}", flush=True)
     print((await measuring).render() + "\n", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("part", nargs="?", default="all", choices=("all", *PARTS))
-    parser.add_argument("--presets", default="full", help=f"random models, one after another: {', '.join(PRESETS)}")
-    parser.add_argument("--params", type=float, default=1.4e6)
-    parser.add_argument("--model", type=Path, help="a checkpoint of your own instead")
-    parser.add_argument("--tokens", type=int, default=18_490, help="length of the cold prompt")
-    parser.add_argument("--requests", type=int, default=600, help="how many the overhead part measures")
-    parser.add_argument("--contenders", default="stack,mlx_lm", help="beside the bare engine: stack, mlx_lm")
-    arguments = parser.parse_args()
+    arguments = _parse()
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}\n", flush=True)
-    for part, measure in _ALONE.items():
-        if arguments.part in ("all", part):
-            print(measure().render() + "\n", flush=True)
-    if arguments.part in ("all", "overhead"):
-        asyncio.run(_show("overhead", measure_overhead(requests=arguments.requests)))
-    if arguments.part in ("all", "bodies"):
-        asyncio.run(_show("bodies", measure_bodies()))
+    if arguments.part == "against":
+        against(arguments)
+        return
     with tempfile.TemporaryDirectory(prefix="mlxgw-bench-") as folder:
-        if arguments.part in ("all", "classes"):
-            asyncio.run(_show("classes", measure_classes(Path(folder), arguments.params)))
-        if arguments.part in ("all", "speculation"):
-            print(measure_speculation(Path(folder), arguments.params).render() + "\n", flush=True)
-        if arguments.part in ("all", "held"):
-            print(measure_held(Path(folder), arguments.params).render() + "\n", flush=True)
-        if arguments.part in (*_ALONE, "overhead", "bodies", "classes", "speculation", "held"):
+        without_checkpoint = _without_checkpoint(arguments, Path(folder))
+        for part, measuring in without_checkpoint.items():
+            if arguments.part in ("all", part):
+                print(f"... {part}", flush=True)
+                print(measuring().render() + "\n", flush=True)
+        if arguments.part in without_checkpoint:
             return
         for model in _models(arguments, Path(folder)):
             print(f"model: {model.name}\n", flush=True)
             asyncio.run(run(arguments, model))
 
 
-def _models(arguments: argparse.Namespace, folder: Path) -> Iterator[Path]:
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("part", nargs="?", default="all", choices=("all", "against", *PARTS))
+    parser.add_argument("revision", nargs="?", default="HEAD", help="of `against`: what this one is compared to")
+    parser.add_argument("--presets", help=f"random models, one after another (default full): {', '.join(PRESETS)}")
+    parser.add_argument("--params", type=float, default=1.4e6)
+    parser.add_argument("--model", type=Path, help="a checkpoint of your own instead")
+    parser.add_argument("--tokens", type=int, default=18_490, help="length of the cold prompt")
+    parser.add_argument("--requests", type=int, default=600, help="how many the overhead part measures")
+    parser.add_argument("--contenders", default="stack,mlx_lm", help="beside the bare engine: stack, mlx_lm")
+    return parser.parse_args()
+
+
+def _without_checkpoint(arguments: argparse.Namespace, folder: Path) -> dict[str, Callable[[], Table]]:
+    """The parts that need none of the checkpoints that the others share, by name."""
+    return {
+        "admission": measure_admission,
+        "chunks": measure_chunks,
+        "sampling": measure_sampling,
+        "seal": measure_seals,
+        "overhead": lambda: asyncio.run(measure_overhead(requests=arguments.requests)),
+        "bodies": lambda: asyncio.run(measure_bodies()),
+        "templates": measure_templates,
+        "counts": measure_counts,
+        "classes": lambda: asyncio.run(measure_classes(folder, arguments.params)),
+        "speculation": lambda: measure_speculation(folder, arguments.params),
+        "held": lambda: measure_held(folder, arguments.params),
+    }
+
+
+def against(arguments: argparse.Namespace) -> None:
+    with files_of(arguments.revision) as other, tempfile.TemporaryDirectory(prefix="mlxgw-bench-") as folder:
+        for model in _models(arguments, Path(folder), presets="full,window,hybrid"):
+            print(f"model: {model.name}\n", flush=True)
+            asyncio.run(run_against(arguments.revision, other, model))
+
+
+def _models(arguments: argparse.Namespace, folder: Path, *, presets: str = "full") -> Iterator[Path]:
     if arguments.model:
         yield arguments.model
         return
-    for preset in arguments.presets.split(","):
+    for preset in (arguments.presets or presets).split(","):
         yield build_checkpoint(preset, folder / f"bench-{preset}", params=arguments.params)
 
 

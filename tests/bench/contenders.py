@@ -183,10 +183,16 @@ class Bare:
 
     name = "bare engine"
 
-    def __init__(self, model: Path, renderer: Renderer) -> None:
+    def __init__(self, model: Path, renderer: Renderer, *, environment: Mapping[str, str] | None = None) -> None:
         self._model = model
         self._renderer = renderer
+        self._environment = dict(environment or {})
         self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
@@ -197,7 +203,7 @@ class Bare:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env=_offline(),
+            env=_offline() | self._environment,
             limit=2**26,
         )
         async with asyncio.timeout(_START_S):

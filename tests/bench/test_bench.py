@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.bench.against import COLD, compared, verdict
+from tests.bench.chunks import MACS, Mac, simulate
 from tests.bench.prompts import Renderer, append_turn, build_head, build_short
 from tests.bench.report import Table, percentile, ratio, seconds
 from tests.bench.stalls import longest_gap
@@ -55,6 +57,25 @@ def test_heads_have_exactly_the_length_asked_for_and_turns_append_to_them(random
     assert renderer.tokens(build_short("a", max_tokens=1)) != renderer.tokens(build_short("b", max_tokens=1))
     shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(other, head_ids, strict=True)))
     assert shared < 100
+
+
+@pytest.mark.parametrize("mac", MACS, ids=lambda mac: mac.name)
+def test_chunks_keep_the_stall_target_on_simulated_macs(mac: Mac) -> None:
+    """Where no chunk is short enough for it, they do not give their rate away."""
+    done = simulate(mac, rounds=1)
+    assert done.over <= 0.01
+    assert done.over_twice <= 1  # of thousands: a disturbed pass that the noise made longer still
+    assert done.rate >= 0.5
+    decoded_s = mac.step_s * len(done.gaps)
+    assert decoded_s / (decoded_s + done.prefill_s) >= 0.14
+
+
+def test_a_row_is_worse_only_where_the_rounds_of_both_do_not_overlap() -> None:
+    assert verdict([10, 12], [13, 14], is_rate=False) == verdict([13, 14], [10, 12], is_rate=True) == "WORSE"
+    assert verdict([13, 14], [10, 12], is_rate=False) == verdict([10, 12], [13, 14], is_rate=True) == "better"
+    assert verdict([10, 14], [13, 20], is_rate=False) == "same"
+    table = compared({"old": [{COLD: 10.0}, {COLD: 30.0}], "new": [{COLD: 40.0}, {COLD: 60.0}]})
+    assert table.rows[0][1:] == ("20.0 (10.0-30.0)", "50.0 (40.0-60.0)", "2.50x", "WORSE")
 
 
 @pytest.mark.slow
