@@ -31,12 +31,12 @@ def choose_group(groups: Sequence[GroupShape], row: GroupShape, *, cost: StepCos
     """The group that the sequence `row` should join; None for one of its own. Whichever adds less to the step.
 
     A group's caches are padded to its longest row, and every step reads the padding; a row that waits for the host
-    makes a group wait that did not. A group of its own costs one more pass and no padding, and where another group
-    waits for the host, that pass is computed meanwhile. Joining copies the caches of all rows, and so does leaving;
+    makes a group wait that did not. A group of its own costs one more pass and no padding, and where all others
+    wait for the host, that pass is computed meanwhile. Joining copies the caches of all rows, and so does leaving;
     rows whose own take more than `long_bytes` stay alone.
     """
     own_s = cost.pass_s
-    if not row.waits and any(group.waits for group in groups):
+    if not row.waits and groups and all(group.waits for group in groups):
         own_s = max(0.0, own_s - cost.stall_s)
     best: tuple[float, int] | None = None
     for index, group in enumerate(groups):
