@@ -38,12 +38,13 @@ def choose_group(groups: Sequence[GroupShape], row: GroupShape, *, cost: StepCos
     own_s = cost.pass_s
     if not row.waits and groups and all(group.waits for group in groups):
         own_s = max(0.0, own_s - cost.stall_s)
-    best: tuple[float, int] | None = None
+    best: tuple[float, bool, int] | None = None
     for index, group in enumerate(groups):
         joined_s = _padding(group, row) * cost.token_s + (cost.stall_s if row.waits and not group.waits else 0.0)
-        if _has_room(group, row, room) and joined_s < own_s and (best is None or joined_s < best[0]):
-            best = (joined_s, index)
-    return None if best is None else best[1]
+        if joined_s < own_s and _has_room(group, row, room):
+            this = (joined_s, group.waits != row.waits, index)
+            best = this if best is None else min(best, this)
+    return None if best is None else best[2]
 
 
 def _padding(group: GroupShape, row: GroupShape) -> int:
