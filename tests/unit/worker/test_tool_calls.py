@@ -16,7 +16,7 @@ from shared.request import ToolDefinition
 from tests.support.call_writers import WRITERS, Calls, Writer, as_json, plain, write_answer
 from tests.support.examples import examples
 from worker.formats.conversion import ANY, converted
-from worker.formats.families import FAMILIES, Family, Nested, Python, Tagged
+from worker.formats.families import FAMILIES, Braces, Family, Headed, Nested, Objects, Python, Tagged
 from worker.formats.readers import CallBegun, CallDelta, CallEnded, CallFormat, CallText, Tools
 
 PROPERTIES: dict[str, Any] = {
@@ -475,6 +475,56 @@ def test_a_value_may_spell_an_argument_that_was_given_or_that_no_tool_has(family
     assert call.parsed == arguments
 
 
+NEEDY = Tools(
+    [ToolDefinition(name="Write", parameters={**SCHEMA, "required": ["path", "content"], "additionalProperties": False})]
+)
+
+
+def whole_end(family: Family) -> str:
+    """The end of a value, of its call and of the region."""
+    shape = tagged(family)
+    return f"{shape.frame}{shape.value_end}\n{shape.call_end}\n{family.end}"
+
+
+@each_tagged
+@examples(8, thorough=60)
+@given(data=st.data())
+def test_a_value_may_spell_the_end_of_its_call_while_a_required_argument_is_missing(family: Family, data: Any) -> None:
+    shape = tagged(family)
+    element = f"{shape.key.write('path', 'string')}{shape.value}x{shape.value_end}"
+    example = write_answer(family, [("Write", {"path": "x"})])
+    pieces = [shape.value_end, family.end, whole_end(family), f"{shape.value_end} {family.end}", example, element]
+    pieces += ["\n", " ", "text", shape.call_end]
+    drawn = data.draw(st.lists(st.sampled_from([piece for piece in pieces if piece]), max_size=6))
+    if shape.cdata:
+        drawn = [piece for piece in drawn if family.start not in piece]
+    value = whole_end(family) + "".join(drawn)
+    arguments = {"path": value, "content": "b"}
+    answer = write_answer(family, [("Write", arguments)]).removeprefix(family.start)
+    (call,) = both(family, answer, tools=NEEDY).calls
+    assert call.is_valid
+    assert call.parsed == arguments
+
+
+@each_tagged
+@pytest.mark.parametrize("between", ["", "\n", "\nNow the other one.\n"])
+def test_a_call_that_lacks_an_argument_does_not_swallow_the_next(family: Family, between: str) -> None:
+    first, second = (("Write", {"path": "a"}), ("Write", {"path": "b", "content": "c"}))
+    following = between + write_answer(family, [second])
+    outcome = both(family, write_answer(family, [first]).removeprefix(family.start) + following, tools=NEEDY)
+    assert [call.parsed for call in outcome.calls] == [{"path": "a"}]
+    assert all(call.is_valid for call in outcome.calls)
+    assert outcome.rest == following
+
+
+@each_tagged
+def test_a_call_that_lacks_an_argument_is_whole_where_the_answer_is_cut_behind_it(family: Family) -> None:
+    answer = write_answer(family, [("Write", {"path": "a"})]).removeprefix(family.start) + " and"
+    outcome = both(family, answer, tools=NEEDY, complete=False)
+    assert [call.parsed for call in outcome.calls] == [{"path": "a"}]
+    assert outcome.rest == " and"
+
+
 @each_tagged
 def test_an_argument_that_was_not_closed_ends_where_the_next_declared_one_begins(family: Family) -> None:
     shape = tagged(family)
@@ -540,3 +590,51 @@ def test_a_call_without_any_marker_is_read_where_it_names_a_tool(text: str) -> N
     outcome = both(family, text.replace("Write", "Nobody"))
     assert not outcome.calls
     assert (outcome.text + outcome.rest).strip() == text.replace("Write", "Nobody").strip()
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+@examples(10, thorough=100)
+@given(data=st.data())
+def test_an_elements_text_may_spell_its_own_end(place: str, data: Any) -> None:
+    family = FAMILIES["minimax_m3"]
+    assert isinstance(family.shape, Nested)
+    space = family.shape.space
+    key = "path" if place == "first" else "content"
+    pieces = [f"{space}</{key}>", f"{space}</other>", space, "text", "\n", " "]
+    if place == "first":
+        pieces += [f"{space}</{key}>\n{space}</invoke>\n{family.end}", f"{space}</invoke>"]
+    value = "x" + "".join(data.draw(st.lists(st.sampled_from(pieces), max_size=6))) + "x"
+    arguments = {"path": "a", "content": "b"} | {key: value}
+    answer = write_answer(family, [("Write", arguments)]).removeprefix(family.start)
+    (call,) = both(family, answer, tools=NEEDY).calls
+    assert call.parsed == arguments
+
+
+# Values in quotes, and their markers around them.
+OBJECTS = [writer for writer in WRITERS.values() if isinstance(writer.family.shape, Objects | Headed)]
+QUOTED = [*OBJECTS, *(writer for writer in WRITERS.values() if isinstance(writer.family.shape, Python | Braces))]
+MARKED = [writer for writer in OBJECTS if isinstance(writer.family.shape, Objects) and writer.family.end]
+
+
+@pytest.mark.parametrize("writer", QUOTED, ids=lambda writer: writer.family.name)
+def test_a_value_in_quotes_may_spell_a_calls_end_and_the_next_ones_beginning(writer: Writer) -> None:
+    family = writer.family
+    inner = "x" if isinstance(family.shape, Braces) else writer.write([("Write", {"path": "q"})])
+    begun = family.start + inner + family.end
+    for value in (f"a{begun}{begun}b", f"{family.end}{family.start}", f"{family.end} {family.start} \n{begun}"):
+        arguments = {"path": value, "content": "b"}
+        (call,) = both(family, writer.write([("Write", arguments)]) + family.end, tools=NEEDY).calls
+        assert call.is_valid
+        assert call.parsed == arguments
+
+
+@pytest.mark.parametrize("writer", MARKED, ids=lambda writer: writer.family.name)
+@pytest.mark.parametrize("gap", ["", " ", "\n"])
+def test_a_string_without_its_closing_quote_ends_where_the_next_call_begins(writer: Writer, gap: str) -> None:
+    family = writer.family
+    written = writer.write([("Write", {"path": "a"})])
+    broken = written[: written.index('"a"') + 2] + family.end
+    following = gap + family.start + written + family.end
+    outcome = both(family, broken + following)
+    assert [call.is_valid for call in outcome.calls] == [False]
+    assert outcome.rest.strip() == following.strip()

@@ -15,10 +15,11 @@ Kinds = frozenset[str]
 @dataclass(frozen=True, slots=True)
 class Declared:
     """`kinds` are the JSON types of each declared argument, `schemas` all that is said of it in the document `root`.
-    `is_open`: others may be given, because the schema says so or declares none."""
+    `is_open`: others may be given, because the schema says so or declares none. `required` have to be given."""
 
     kinds: Mapping[str, Kinds]
     is_open: bool
+    required: frozenset[str] = frozenset()
     schemas: Mapping[str, Any] = field(default_factory=dict)
     root: dict[str, Any] = field(default_factory=dict)
 
@@ -56,11 +57,11 @@ class Tools:
 def _declared(tool: ToolDefinition) -> Declared:
     root = dict(tool.parameters)
     try:
-        properties, _ = arguments_of(root)
+        properties, required = arguments_of(root)
         others = dereferenced(root, root).get("additionalProperties")
         kinds = {key: types(schema, root) for key, schema in properties.items()}
         pattern = "patternProperties" in root
     except (TypeError, ValueError, AttributeError, LookupError, RecursionError):  # a malformed schema says nothing
         return _UNKNOWN
     is_open = not kinds or pattern or (others is not None and others is not False)
-    return Declared(kinds, is_open, properties, root)
+    return Declared(kinds, is_open, required, properties, root)

@@ -48,9 +48,10 @@ class JsonText:
     `stuck`, with `rest` beginning where the text stops being JSON.
 
     `watch` is the marker that ends the surrounding call, `again` the one that would begin the next. Inside a string
-    `watch` may be content, or the end of a call whose closing quote is missing. It is the end when `again` follows
-    (then the value is `cut`, and `rest` is what comes after `watch`); otherwise nothing is certain from there on,
-    until the value ends properly (it was content) or the text does (the caller calls `give_up`).
+    `watch` may be content, or the end of a call whose closing quote is missing. It is the end when a line break and
+    `again` follow (then the value is `cut`, and `rest` is what comes after `watch`); otherwise nothing is certain from
+    there on, until the value ends properly (it was content) or the text does (the caller calls `give_up`). With `again`
+    right behind it, it is the end, too, where the string is no JSON from there on.
 
     `raw_quote` replaces quotes and escapes (Gemma: everything between two of them is a string as it stands);
     `bare_text` lets an unquoted value be a string.
@@ -76,6 +77,8 @@ class JsonText:
         self._quote = '"'
         self._is_key = False
         self._final = False
+        self._is_next_begun = False  # behind the suspect
+        self._is_refuted = False
         excluded = "\"'\\\\\\x00-\\x1f" + (re.escape(watch[0]) if watch else "")
         self._run = re.compile(f"[^{excluded}]+")
 
@@ -92,15 +95,22 @@ class JsonText:
         text = self._pending + text
         self._pending = ""
         at, length = 0, len(text)
-        while at < length and not self.done and not self.stuck:
+        while at < length and not (self.done or self.stuck or self._is_refuted):
             following = self._state(text, at)
             if following < 0:
                 self._pending = text[at:]
                 break
             at = following
+        if self._is_refuted:
+            return self._cut_at_suspect()
         if self.done or self.stuck:
             self.rest = text[at:]
         return self._drain()
+
+    def _cut_at_suspect(self) -> str:
+        certain = self._drain()
+        self.give_up()
+        return certain
 
     def close(self) -> str:
         """No more text belongs to the value: whatever still has one reading is completed; `done` says whether it
@@ -264,6 +274,7 @@ class JsonText:
         return at + 1
 
     def _end_string(self) -> None:
+        self._is_next_begun = False
         self._out.append('"')
         if self._is_key:
             self._state = self._colon
@@ -293,6 +304,7 @@ class JsonText:
         if char == '"':
             self._out.append('\\"')
         elif char < " ":
+            self._is_refuted = self._is_next_begun
             self._out.append(_CONTROL.get(char) or f"\\u{ord(char):04x}")
         else:
             if self._watch and char == self._watch[0] and self.suspect is None:
@@ -312,8 +324,10 @@ class JsonText:
         after = text[at + len(self._watch) :]
         following = after.lstrip()
         if self._again and following.startswith(self._again):
-            return True
-        if not self._final and self._again.startswith(following):
+            if "\n" in after[: len(after) - len(following)]:
+                return True
+            self._is_next_begun = True
+        elif not self._final and self._again.startswith(following):
             return None
         self.suspect = after
         self._certain = len(self._out)
@@ -336,6 +350,7 @@ class JsonText:
             self._end_string()
             self._state = self._stick_here
             return at + 1
+        self._is_refuted = self._is_next_begun
         self._out.append('\\"' if self._quote == '"' else self._quote)
         return at + 1
 

@@ -1,9 +1,15 @@
-"""Calls whose arguments, and everything inside them, are elements of their own names: MiniMax M3."""
+"""Calls whose arguments, and everything inside them, are elements of their own names: MiniMax M3.
+
+The end of an argument's element counts as it does in `worker.formats.readers.tagged`: where another declared argument
+follows, or the end of the call and of the region, or the next call; with a required argument missing, the call's end
+only where no argument comes later.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from worker.formats.conversion import converted, readable
@@ -54,6 +60,7 @@ class NestedCalls(Region):
         self._begin(match[1])
         self._declared = self._tools.of(match[1].strip())
         self._count = 0
+        self._given: frozenset[str] = frozenset()
         self._state = self._inside
         return True
 
@@ -71,6 +78,7 @@ class NestedCalls(Region):
             return self._close_call(at, match)
         self._take(match.end())
         self._key = match[2]
+        self._given |= {self._key}
         self._state = self._read_argument
         return True
 
@@ -83,13 +91,52 @@ class NestedCalls(Region):
 
     def _read_argument(self) -> bool:
         """Up to the element's own end."""
-        at = self._end_of(self._buffer, 0, self._key)
+        at = self._argument_end()
         if at < 0:
             return False
         self._write(self._take(at))
         self._take(len(self._space) + len(self._key) + len("</>"))
         self._state = self._inside
         return True
+
+    def _argument_end(self) -> int:
+        """Where the argument's element ends, -1 while that is not known. No more text makes the first likely end one."""
+        ends = list(self._ends())
+        sure = [at for at, is_end in ends if is_end]
+        if sure or not self._final:
+            return sure[0] if sure else -1
+        likely = [at for at, is_end in ends if is_end is None]
+        return (likely or [at for at, _ in ends] or [-1])[0]
+
+    def _ends(self) -> Iterator[tuple[int, bool | None]]:
+        """Where the element may end, and whether it does (None: not if more arguments come)."""
+        closing = len(f"{self._space}</{self._key}>")
+        at = self._end_of(self._buffer, 0, self._key)
+        while at >= 0:
+            yield at, self._closes(at + closing)
+            at = self._end_of(self._buffer, at + closing, self._key)
+
+    def _closes(self, at: int) -> bool | None:
+        match = self._next_tag(at)
+        if not isinstance(match, re.Match):
+            return match
+        if not match[1]:
+            return self._declared.may_begin(match[2], self._given)
+        ends = self._goes_on(match.end()) if match[2] == "invoke" else match[2] == "tool_call"
+        return None if ends and not self._declared.required <= self._given else ends
+
+    def _goes_on(self, at: int) -> bool | None:
+        """Whether behind a call the region ends or the next call begins."""
+        match = self._next_tag(at)
+        return match[2].startswith(("tool_call", "invoke")) if isinstance(match, re.Match) else match
+
+    def _next_tag(self, at: int) -> re.Match[str] | bool | None:
+        """The tag that is next, white space aside; None while there is none, False where there is something else."""
+        while at < len(self._buffer) and self._buffer[at].isspace():
+            at += 1
+        if not self._buffer.startswith(self._space, at):
+            return None if self._space.startswith(self._buffer[at:]) else False
+        return self._tag(_ELEMENT, at)
 
     def _write(self, text: str) -> None:
         self._arguments(("{" if not self._count else ", ") + dumps(self._key) + ": ")

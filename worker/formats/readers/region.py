@@ -56,9 +56,12 @@ class Region:
         return events
 
     def _run(self) -> list[CallEvent]:
+        self._go_on()
+        return self._drain()
+
+    def _go_on(self) -> None:
         while not self.done and self._state():
             pass
-        return self._drain()
 
     def _drain(self) -> list[CallEvent]:
         events, self._events = self._events, []

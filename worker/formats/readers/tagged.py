@@ -9,10 +9,14 @@ A value is plain text and may spell any tag, the one that ends it too. What coun
 - the end of the call and the region, when the end marker is missing: where the text ends there or a new region begins,
   or nothing in all the rest of the text ends the value as above.
 
+While a required argument is missing, the end of the call and of the region counts for nothing if an end marker with an
+argument behind it comes later (and is not that of a call which has been begun since).
+
 Everything else is the value's text. Only what is not decided yet is held back: after an end marker until a word of the
-markup is there or cannot be, after an end of the region inside a value until the value ends. A value that spells its
-own end and then the end of its call and region, or an argument that is still missing, is cut there: no reader could
-tell.
+markup is there or cannot be; after an end of the region inside a value until the value ends; after the end of a call
+without all required arguments until one more argument or the end of the text. A value that spells its own end and then
+an argument that is still missing, or, where no required one is, the end of its call and region, is cut there: no reader
+could tell.
 """
 
 from __future__ import annotations
@@ -174,7 +178,8 @@ class TaggedCalls(Region):
         self._given |= {named.name}
         self._value = Value(self._kinds(named), self._shape.frame)
         self._value_end = self._shape.value_end
-        self._checked, self._suspect, self._is_line_start = 0, -1, True
+        self._checked, self._is_line_start = 0, True
+        self._suspect, self._is_suspect_closed = -1, False
         self._state = self._maybe_cdata if self._shape.cdata else self._read_value
         return True
 
@@ -196,7 +201,8 @@ class TaggedCalls(Region):
         self._state = self._read_value
         return True
 
-    # Inside a value: see the module's text. While an end of the region is suspected, text is kept from there on.
+    # Inside a value: see the module's text. While an end of the region is suspected, text is kept from there on; with
+    # the value's own end marker before it, the suspect is that one.
 
     def _read_value(self) -> bool:
         at, marker = find_first(self._buffer, self._value_markers(), self._checked)
@@ -217,6 +223,8 @@ class TaggedCalls(Region):
     def _value_markers(self) -> tuple[str, ...]:
         if self._value_end == _CDATA_END:
             return (_CDATA_END,)
+        if self._is_suspect_closed:
+            return (self._value_end,)
         if self._suspect >= 0:
             return (self._value_end, self._key.marker)
         return _some(self._value_end, self._key.marker, self._shape.call_end, self.end)
@@ -243,14 +251,35 @@ class TaggedCalls(Region):
             if not self._buffer.startswith(end, after):
                 return None if self._may_become(after, end) else False
             after += len(end)
-        closes = self._closes(after)
+        closes = self._closes(after) and self._closes_for_sure(at, after)
         if closes:
             self._end_value(at, after, is_closed=True)
         return closes
 
+    def _closes_for_sure(self, at: int, after: int) -> bool:
+        """Of an end marker that counts: whether nothing that may follow takes that back."""
+        if self._is_of_next_call(at):
+            return False
+        if self._declared.required <= self._given or self._buffer.startswith(self._key.marker, self._after_space(after)):
+            return True
+        if not self._is_suspect_closed:
+            self._suspect, self._suspect_end, self._is_suspect_closed = at, after, True
+        return False
+
+    def _is_of_next_call(self, at: int) -> bool:
+        """Whether a suspected end was one, and the end marker here belongs to a call that has been begun since."""
+        if self._suspect < 0:
+            return False
+        begun = self._buffer.rfind(self.start, self._suspect_end, at)
+        opening = self._shape.value or self._key.marker
+        count = self._buffer.count
+        return begun >= 0 and count(opening, begun, at) > count(self._value_end, begun, at)
+
     def _judge_argument(self, at: int) -> bool | None:
         before = self._buffer[at - 1] == "\n" if at else self._is_line_start
         if self._shape.frame and not before:
+            return False
+        if self._suspect >= 0 and self._buffer.find(self.start, self._suspect_end, at) >= 0:
             return False
         begins = self._begins_argument(at)
         if begins:
@@ -382,6 +411,10 @@ class TaggedCalls(Region):
             self._ended(is_closed)
 
     def _end_inside_value(self) -> None:
+        if self._is_suspect_closed:
+            self._end_value(self._suspect, self._suspect_end, is_closed=True)
+            self._go_on()
+            return
         if self._suspect >= 0:
             self._cut_value(self._suspect, self._suspect_end)
             return
