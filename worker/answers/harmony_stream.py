@@ -43,7 +43,7 @@ class HarmonyStream(AnswerStream):
         self._turn.go_on()
         self._enter(REASONING if begun is not None and begun.kind == "reasoning" else TEXT)
         if begun is not None and begun.kind == "call" and self._turn.in_body:
-            self._open_call(BodyCall(call_of(begun.recipient, self._offered)))
+            self._open_call(BodyCall(call_of(begun.recipient, self._offered)), "")
 
     def _is_call(self, recipient: str) -> bool:
         return bool(self._offered) and bool(call_of(recipient, self._offered))
@@ -66,7 +66,7 @@ class HarmonyStream(AnswerStream):
             match step:
                 case Opened(kind="call", recipient=recipient):
                     self._enter(TEXT)
-                    self._open_call(BodyCall(call_of(recipient, self._offered)))
+                    self._open_call(BodyCall(call_of(recipient, self._offered)), "")
                 case Opened(kind=kind):
                     self._open(REASONING if kind == "reasoning" else TEXT)
                 case Said(text=text) if self._reader is not None:

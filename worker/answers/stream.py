@@ -12,7 +12,8 @@ Rules that make the events independent of how the text is cut, and a replayed an
 - Stop sequences are looked for in visible text; not in reasoning, not in tool calls. The text never contains one.
 - With no tools the markup of a call is text. With `tool_choice` none (the tools stay in the prompt all the same, so
   that its prefix stays) a call is cut from the answer.
-- What looked like a call and is none comes back as text, markers included.
+- What looked like a call and is none comes back as text, markers included; where generation is cut, a call that has no
+  name yet and a marker that is not whole are dropped (`worker.answers.cuts`).
 - Where the client wants one call at most, the answer ends with the first.
 """
 
@@ -36,6 +37,7 @@ from shared.events import (
     ToolCallStarted,
 )
 from shared.request import GenerateRequest
+from worker.answers.cuts import begins_markup, is_call_begun, is_marker_begun, names_tool
 from worker.answers.reasoning import (
     BARE_TOOL,
     HEADER,
@@ -56,6 +58,7 @@ from worker.formats.readers import (
     CallEvent,
     CallFormat,
     CallReader,
+    CallText,
     Tools,
 )
 
@@ -125,6 +128,7 @@ class AnswerStream:
         self._mode = REASONING if beginning.in_reasoning else form.markup.initial
         self._markers = self._modes[self._mode]
         self._reader: CallReader | None = None
+        self._call_marker = ""  # that it follows
         self._held = ""  # may become a marker
         self._stop_held = ""  # may become a stop sequence
         self._lead = ""  # whitespace before the block begins
@@ -207,7 +211,7 @@ class AnswerStream:
                 text = self._read_call(self._reader, text)
             elif self._may_be_bare_call(text):
                 text, self._held = self._held + text, ""
-                self._open_call(self._format.calls.bare_reader("", self._tools))
+                self._open_call(self._format.calls.bare_reader("", self._tools), "")
             elif not self._held and self._markers.cannot_match(text):
                 self._emit(text)
                 return
@@ -239,9 +243,9 @@ class AnswerStream:
     def _cross(self, marker: str) -> None:
         target = self._markers.targets[marker]
         if target == TOOL:
-            self._open_call(self._format.calls.reader(marker, self._tools))
+            self._open_call(self._format.calls.reader(marker, self._tools), marker)
         elif target == BARE_TOOL and (self._mode == HEADER or self._at_line_start()):
-            self._open_call(self._format.calls.bare_reader(marker, self._tools))
+            self._open_call(self._format.calls.bare_reader(marker, self._tools), marker)
         elif target == STRAY and not self._begun:
             pass  # the end of a block that was ended already, or the start of one that is open
         elif target == WRAP and self._may_wrap and not self._begun:
@@ -375,8 +379,9 @@ class AnswerStream:
     def _tools(self) -> Tools:
         return Tools(self._request.tools)
 
-    def _open_call(self, reader: CallReader) -> None:
+    def _open_call(self, reader: CallReader, marker: str) -> None:
         self._reader = reader
+        self._call_marker = marker
         self._calls_before_region = self._calls
 
     def _read_call(self, reader: CallReader, text: str) -> str:
@@ -432,12 +437,18 @@ class AnswerStream:
     def _close(self, *, complete: bool) -> None:
         while not self.is_over and self._reader is not None:
             reader = self._reader
-            self._convert(reader.finish(complete=complete))
+            events, rest = reader.finish(complete=complete), reader.rest
+            if not complete:
+                events, rest = self._without_begun_call(events, rest)
+            self._convert(events)
             self._leave_call(is_cut=not complete)
-            self._take(reader.rest)
+            self._take(rest)
         if not self.is_over and self._held:
             held, self._held = self._held, ""
-            self._emit(held)
+            if not complete and is_marker_begun(held):
+                self._drop()
+            else:
+                self._emit(held)
         if self._mode == HEADER and self._header.strip() and not self._calls and not self._begun:
             # A model that keeps to no format at all: nothing was shown, so show what it said.
             self._enter(TEXT)
@@ -448,6 +459,28 @@ class AnswerStream:
                 self._end_block()
             self._emit_space()
             self._emit_logprobs()
+
+    def _without_begun_call(self, events: list[CallEvent], rest: str) -> tuple[list[CallEvent], str]:
+        """A reader's last events and what follows them, without a call that has no name yet."""
+        text = "".join(event.text for event in events if isinstance(event, CallText))
+        if not self._is_call_begun(text, rest):
+            return events, rest
+        self._convert([event for event in events if not isinstance(event, CallText)])
+        self._drop()
+        return [], ""
+
+    def _is_call_begun(self, text: str, rest: str) -> bool:
+        marker, form = self._call_marker, self._format.calls
+        if not text:
+            return begins_markup(rest, form.markers(self._tools))
+        if form.is_marked(marker):
+            return is_call_begun(text + rest, marker)
+        return names_tool((text + rest).removeprefix(marker), self._tools.names, is_own=not form.start)
+
+    def _drop(self) -> None:
+        """The answer was cut in markup: what stands before it ends as before a call."""
+        self._is_cut = True
+        self._end_block()
 
     def _emit_logprobs(self) -> None:
         """Those of tokens at the end that made no text: parts of a character that never became whole."""

@@ -32,6 +32,7 @@ NEXT = f"{END}{HEADER}"
 # What every template of the format writes; some end a call as any other message.
 _NEEDED = frozenset({START, CHANNEL, MESSAGE, END})
 _CHANNELS = ("analysis", "commentary", "final")
+_BEGUN_CHANNELS = tuple(name[:end] for name in _CHANNELS for end in range(len(name) + 1))
 # A header is longer than this only when it is none: tools have names of up to 128 characters.
 _HEADER_CHARS = 512
 _ROLE = re.compile(r"\s*(?:(?:assistant|user|system|developer|tool)\b|functions\.\S+)?")
@@ -101,7 +102,8 @@ class Turn:
     """Splits one answer into messages. Every character that is fed is in a body, or was part of a header.
 
     `is_call` says whether a recipient is a tool. Text that no header precedes is text, and a header that no body
-    follows is shown where it holds more than routing.
+    follows is shown where it holds more than routing; where the answer is cut in it, one that names a recipient, or
+    begins to, is dropped.
     """
 
     __slots__ = ("_is_call", "_segments", "in_body")
@@ -160,11 +162,17 @@ class Turn:
 
     def _ended(self, *, is_complete: bool) -> list[Step]:
         """A message ends, or a header that no body followed."""
-        steps = [] if self.in_body else self._shown(is_complete=is_complete)
+        steps = [] if self.in_body or (not is_complete and self._is_routing()) else self._shown(is_complete=is_complete)
         if self.in_body:
             steps = [*steps, *self._close(is_complete=is_complete)]
         self._segments.clear()
         return steps
+
+    def _is_routing(self) -> bool:
+        """Whether the header that was begun is nothing but a recipient, with a type of content perhaps, or may be."""
+        header = _read(self._segments, has_body=False, channels=_BEGUN_CHANNELS)
+        rest = header.rest.strip()
+        return "to=".startswith(rest) or (bool(header.recipient) and " " not in rest)
 
     def _opened(self) -> list[Step]:
         header = _read(self._segments, has_body=True, channels=_CHANNELS)
@@ -184,8 +192,7 @@ class Turn:
 
     def _shown(self, *, is_complete: bool) -> list[Step]:
         """What a header without a body is: a call without arguments, or text."""
-        channels = _CHANNELS if is_complete else tuple(name[:end] for name in _CHANNELS for end in range(len(name) + 1))
-        header = _read(self._segments, has_body=False, channels=channels)
+        header = _read(self._segments, has_body=False, channels=_CHANNELS if is_complete else _BEGUN_CHANNELS)
         self._segments.clear()
         addressed = header.recipient not in _NOBODY
         if addressed and is_complete and not header.rest and self._is_call(header.recipient):

@@ -476,7 +476,11 @@ def test_a_value_may_spell_an_argument_that_was_given_or_that_no_tool_has(family
 
 
 NEEDY = Tools(
-    [ToolDefinition(name="Write", parameters={**SCHEMA, "required": ["path", "content"], "additionalProperties": False})]
+    [
+        ToolDefinition(
+            name="Write", parameters={**SCHEMA, "required": ["path", "content"], "additionalProperties": False}
+        )
+    ]
 )
 
 

@@ -37,6 +37,7 @@ class Tools:
     def __init__(self, tools: Sequence[ToolDefinition] = ()) -> None:
         self._by_name = {tool.name: tool for tool in tools}
         self._declared: dict[str, Declared] = {}
+        self.spelled = tuple(self._by_name)
         self.names = frozenset(name.casefold() for name in self._by_name)
 
     def offers(self, name: str) -> bool:

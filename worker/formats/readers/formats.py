@@ -8,7 +8,7 @@ from worker.formats.families import ASKED, FAMILIES, Braces, Family, Headed, Nes
 from worker.formats.readers.braces import BraceCalls
 from worker.formats.readers.definitions import Tools
 from worker.formats.readers.envelope import JsonCalls
-from worker.formats.readers.headers import HeadedCalls, MistralCalls
+from worker.formats.readers.headers import HeadedCalls, MistralCalls, tag_of
 from worker.formats.readers.nested import NestedCalls
 from worker.formats.readers.pythonic import PythonicCalls
 from worker.formats.readers.reader import CallEvent, CallReader
@@ -38,6 +38,27 @@ class CallFormat:
     def may_begin(self, text: str) -> bool:
         """Whether an answer that begins so (without white space) may be a call without any marker."""
         return text[0] == "{" or (text[0] == "[" and self.start in ("", ASKED.start))
+
+    def markers(self, tools: Tools) -> tuple[str, ...]:
+        """With which the markup around calls, and of each, begins."""
+        match self.family.shape:
+            case Headed(begin="") | Python():
+                inner: tuple[str, ...] = tools.spelled
+            case Tagged(call=call, call_end=end):
+                inner = (call.opening if call else "", end)
+            case Headed(begin=begin, end=end):
+                inner = (tag_of(begin), tag_of(end), *(["```"] if "```" in end else []))
+            case Nested(space=space):
+                inner = (space,)
+            case Braces():
+                inner = ("call:",)
+            case _:
+                inner = ()
+        return tuple(filter(None, (self.start, self.end, *inner)))
+
+    def is_marked(self, marker: str) -> bool:
+        """Whether what follows this marker is a call, not perhaps some other JSON."""
+        return bool(marker) and marker not in _FENCES
 
     def bare_reader(self, marker: str, tools: Tools) -> CallReader:
         """For a call without its region marker: after one of `bare_starts`, or (marker "") for an answer that begins

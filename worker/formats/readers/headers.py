@@ -18,8 +18,8 @@ class HeadedCalls(ArgumentsMixin):
 
     def __init__(self, family: Family, shape: Headed, start: str) -> None:
         super().__init__(start, family.end)
-        self._begin_tag = _tag(shape.begin)
-        self._end_tag = _tag(shape.end)
+        self._begin_tag = tag_of(shape.begin)
+        self._end_tag = tag_of(shape.end)
         self._pattern = _header(shape)
         self._watch, self._again = self._end_tag, self._begin_tag
         self._state = self._header if start == self._begin_tag else self._between
@@ -60,9 +60,10 @@ class HeadedCalls(ArgumentsMixin):
         markers = tuple(marker for marker in (self._end_tag, self.end) if marker)
         for marker in markers:
             if self._buffer.startswith(marker):
-                self._ended(self._close_arguments())
+                is_valid = self._close_arguments()
                 if marker == self._end_tag:
                     self._take(len(marker))
+                self._ended(is_valid)
                 self._state = self._between
                 return True
         if not self._buffer:
@@ -78,6 +79,7 @@ class HeadedCalls(ArgumentsMixin):
 
     def _after_verbatim(self) -> bool:
         self._take(len(self._end_tag))
+        self._shown = ""
         self._state = self._between
         return True
 
@@ -97,7 +99,7 @@ class HeadedCalls(ArgumentsMixin):
             self._ended(self._close_arguments())
 
 
-def _tag(text: str) -> str:
+def tag_of(text: str) -> str:
     """The tag in what stands around a call: without a code fence, and without what belongs to the name."""
     found = re.search(r"<[^<>]+>", text)
     return found[0] if found else text.strip()
@@ -105,8 +107,8 @@ def _tag(text: str) -> str:
 
 def _header(shape: Headed) -> re.Pattern[str]:
     """Matches from the beginning of a call to its arguments."""
-    prefix = shape.begin.removeprefix(_tag(shape.begin))
-    parts = [f"(?:{re.escape(_tag(shape.begin))})?"]
+    prefix = shape.begin.removeprefix(tag_of(shape.begin))
+    parts = [f"(?:{re.escape(tag_of(shape.begin))})?"]
     if prefix:
         parts.append(f"(?:{re.escape(prefix)})?")
     if shape.identified:

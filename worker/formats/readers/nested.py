@@ -84,8 +84,8 @@ class NestedCalls(Region):
 
     def _close_call(self, at: int, match: re.Match[str]) -> bool:
         self._arguments("}" if self._count else "{}")
-        self._ended(True)
         self._take(at if match[2] == "tool_call" else match.end())
+        self._ended(True)
         self._state = self._between
         return True
 
@@ -100,7 +100,7 @@ class NestedCalls(Region):
         return True
 
     def _argument_end(self) -> int:
-        """Where the argument's element ends, -1 while that is not known. No more text makes the first likely end one."""
+        """Where the argument's element ends, -1 while that is not known. At the end of the text a likely end is one."""
         ends = list(self._ends())
         sure = [at for at, is_end in ends if is_end]
         if sure or not self._final:

@@ -92,6 +92,8 @@ class PythonicCalls(Region):
     def _between(self) -> bool:
         while self._buffer and (self._buffer[0].isspace() or self._buffer[0] in ",;[]"):
             self._take(1)
+            if self._called:
+                self._shown = ""
         ends = self._ends_here()
         if not self._buffer or ends is None:
             return False

@@ -108,8 +108,9 @@ class TaggedCalls(Region):
         return self._begin_call(named.name)
 
     def _no_header(self, marker: str) -> bool:
-        """The marker begins no call."""
+        """The marker begins no call. (Where it is the region's, too, it must not come back as what is read next.)"""
         if self._is_bare or self.start.startswith(marker):
+            self._take(max(len(marker), len(self.start) if self._buffer.startswith(self.start) else 0))
             return self._show()
         self._preamble += self._take(len(marker))
         self._state = self._between
@@ -156,9 +157,9 @@ class TaggedCalls(Region):
 
     def _close_call(self, marker: str, *, is_valid: bool) -> bool:
         """`marker` is next: the call's end, the region's, or the next call's start."""
-        self._ended(is_valid)
         if marker in (self._shape.call_end, self.end):
             self._take(len(marker))
+        self._ended(is_valid)
         if marker == self.end or not self._call or self._is_bare:
             return self._leave()
         self._state = self._between
@@ -260,7 +261,9 @@ class TaggedCalls(Region):
         """Of an end marker that counts: whether nothing that may follow takes that back."""
         if self._is_of_next_call(at):
             return False
-        if self._declared.required <= self._given or self._buffer.startswith(self._key.marker, self._after_space(after)):
+        if self._declared.required <= self._given or self._buffer.startswith(
+            self._key.marker, self._after_space(after)
+        ):
             return True
         if not self._is_suspect_closed:
             self._suspect, self._suspect_end, self._is_suspect_closed = at, after, True
