@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from worker.formats.schemas import Schema
+from worker.formats.unenforced import Unenforced, joined
 
 _KEYED = ("$defs", "definitions", "properties", "patternProperties", "dependentSchemas")
 _LISTED = ("prefixItems", "anyOf", "oneOf", "allOf")
@@ -25,8 +26,8 @@ _FORM = ("type", "enum", "const", "items", "prefixItems", "required", "anyOf", "
 _MOST_CHARS = 2_000_000
 
 
-def enforceable(schema: Schema, complaint: Callable[[Schema], str]) -> tuple[Schema, tuple[str, ...], str]:
-    """(the schema without the keywords that cannot be enforced, their names, what is still wrong with it).
+def enforceable(schema: Schema, complaint: Callable[[Schema], str]) -> tuple[Schema, tuple[Unenforced, ...], str]:
+    """(the schema without the keywords that cannot be enforced, which those are, what is still wrong with it).
 
     `complaint` says what a compiler has against a schema, empty for nothing.
     """
@@ -34,7 +35,7 @@ def enforceable(schema: Schema, complaint: Callable[[Schema], str]) -> tuple[Sch
     if not error:
         return schema, (), ""
     fitting = _Fitting(copy.deepcopy(schema), complaint)
-    fitting.fit(fitting.root)
+    fitting.fit(fitting.root, "")
     return fitting.root, tuple(dict.fromkeys(fitting.dropped)), fitting.complaint_about(fitting.root)
 
 
@@ -43,7 +44,7 @@ class _Fitting:
 
     def __init__(self, root: Schema, complaint: Callable[[Schema], str]) -> None:
         self.root = root
-        self.dropped: list[str] = []
+        self.dropped: list[Unenforced] = []
         self._complaint = complaint
         self._left_chars = _MOST_CHARS
 
@@ -53,20 +54,20 @@ class _Fitting:
         self._left_chars -= len(json.dumps(document))
         return self._complaint(document) if self._left_chars > 0 or node is self.root else ""
 
-    def fit(self, node: Schema) -> None:
+    def fit(self, node: Schema, path: str) -> None:
         if not self.complaint_about(node):
             return
         for keyword, holder, key in list(_places(node)):
-            child = holder[key]
+            child, inside = holder[key], _below(path, keyword, key)
             if isinstance(child, dict):
-                self.fit(child)
+                self.fit(child, inside)
             elif not isinstance(child, bool):
                 holder[key] = True
-                self.dropped.append(keyword)
+                self.dropped.append(Unenforced(keyword, inside))
         while node and (error := self.complaint_about(node)) and self._left_chars > 0:
-            self._drop_one(node, error)
+            self.dropped.append(Unenforced(self._drop_one(node, error), path))
 
-    def _drop_one(self, node: Schema, error: str) -> None:
+    def _drop_one(self, node: Schema, error: str) -> str:
         """The keyword without which the compiler says something else, those it names and those of least weight
         first."""
         order = sorted(node, key=lambda keyword: (keyword not in error, keyword in _FORM, _weight(keyword)))
@@ -79,7 +80,31 @@ class _Fitting:
             without = _without(node, keyword)
         node.clear()
         node.update(without)
-        self.dropped.append(keyword)
+        return keyword
+
+
+def _below(path: str, keyword: str, key: Any) -> str:
+    """The path of a schema inside another, by the keyword that holds it."""
+    match keyword:
+        case "properties":
+            return joined(path, key)
+        case "items" | "prefixItems" | "contains" | "unevaluatedItems":
+            return joined(path, "[]")
+        case "patternProperties" | "additionalProperties" | "unevaluatedProperties":
+            return joined(path, "*")
+        case "$defs" | "definitions":
+            return joined(path, keyword, key)
+        case _:
+            return path
+
+
+def where(schema: Any, keyword: str, path: str = "") -> Iterator[str]:
+    """The paths of the places in a schema that have this keyword."""
+    if isinstance(schema, dict):
+        if keyword in schema:
+            yield path
+        for word, holder, key in _places(schema):
+            yield from where(holder[key], keyword, _below(path, word, key))
 
 
 def _weight(keyword: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.dialects import fields
@@ -62,6 +62,7 @@ def _parse(
     missing = unavailable(tools, fields.optional_sequence(body.get("mcp_servers"), "mcp_servers"))
     output_config = fields.optional_mapping(body.get("output_config"), "output_config")
     schema = _parse_format(body, output_config)
+    effort = fields.optional_string(output_config.get("effort"), "output_config", "effort")
     with fields.within("stop_sequences"):
         stop = fields.stop_sequences(fields.optional_sequence(body.get("stop_sequences")))
     request = GenerateRequest(
@@ -76,7 +77,7 @@ def _parse(
             max_tokens=max_tokens or (None if max_tokens is None else 1),
             stop=stop,
         ),
-        reasoning=_parse_reasoning(body.get("thinking"), output_config.get("effort")),
+        reasoning=_parse_reasoning(body.get("thinking"), effort),
         response_schema=schema,
         priority=asked_priority(headers) or _priority(body, headers, messages, schema),
         session=_session(headers),
@@ -91,8 +92,15 @@ def _parse(
             safeguards=asked_safeguards(body.get("safeguards")),
         ),
         is_repeatable=is_retry(headers) or bool(headers.get(HEADER_SESSION)),
-        warnings=(f"not available here: {', '.join(missing)}",) if missing else (),
+        warnings=tuple(_warnings(missing, effort)),
     )
+
+
+def _warnings(missing: Sequence[str], effort: str) -> Iterator[str]:
+    if missing:
+        yield f"not available here: {', '.join(missing)}"
+    if effort and effort not in EFFORTS:
+        yield f"output_config.effort: '{effort[:100]}' is none of {', '.join(EFFORTS)} and is left out"
 
 
 def _refuse_thread(value: Any) -> None:
@@ -105,9 +113,10 @@ def _refuse_thread(value: Any) -> None:
         )
 
 
-def _parse_reasoning(value: Any, effort_value: Any) -> ReasoningOptions:
-    """A type we do not know counts as adaptive: it is a way of thinking that a newer client asks for."""
-    effort = EFFORTS.get(fields.optional_string(effort_value, "output_config", "effort"), "")
+def _parse_reasoning(value: Any, wanted: str) -> ReasoningOptions:
+    """A type we do not know counts as adaptive: it is a way of thinking that a newer client asks for. So does an effort
+    that we do not know count as none given."""
+    effort = EFFORTS.get(wanted, "")
     if value is None:
         return ReasoningOptions(enabled=False, effort=effort)
     thinking = fields.mapping(value, "thinking")

@@ -57,4 +57,5 @@ THINKING: Final[dict[str, bool | None]] = {
     "disabled": False,
 }
 
-EFFORTS: Final = {effort: effort for effort in ("low", "medium", "high", "xhigh", "max")}
+# ("minimal" is another vendor's.)
+EFFORTS: Final = {effort: effort for effort in ("minimal", "low", "medium", "high", "xhigh", "max")}

@@ -14,6 +14,4 @@ MAX_SESSION_LENGTH: Final = 200
 # Before and behind a system message in the middle of a conversation: what models of agents know best.
 REMINDER_TAGS: Final = ("<system-reminder>", "</system-reminder>")
 
-EFFORTS: Final = {effort: effort for effort in ("minimal", "low", "medium", "high", "xhigh", "max")}
-
 MAX_TOP_LOGPROBS: Final = 20

@@ -10,8 +10,9 @@ from gateway.dialects import fields
 from gateway.dialects.base import Parsed
 from gateway.dialects.openai.budget import parse_budget
 from gateway.dialects.openai.choice import named_choice, worded_choice
+from gateway.dialects.openai.effort import EFFORTS, parse_effort
 from gateway.dialects.openai.notation import in_brackets
-from gateway.dialects.openai.schema import EFFORTS, MAX_TOP_LOGPROBS
+from gateway.dialects.openai.schema import MAX_TOP_LOGPROBS
 from gateway.dialects.openai.session import session_of
 from gateway.dialects.openai_chat.content import parse_messages
 from gateway.dialects.openai_chat.render import ChatReply
@@ -210,8 +211,9 @@ def _parse_template(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_reasoning(body: Mapping[str, Any], template: Mapping[str, Any]) -> ReasoningOptions:
-    """`reasoning_effort`, and the switches that clients of local servers pass to the chat template."""
-    wanted = fields.optional_string(body.get("reasoning_effort"), "reasoning_effort")
+    """`reasoning_effort`, and the switches that clients of local servers pass to the chat template. What they tell the
+    template itself may be words of its own."""
+    wanted = parse_effort(body.get("reasoning_effort"), "reasoning_effort")
     if not wanted and isinstance(template.get("reasoning_effort"), str):
         wanted = template["reasoning_effort"]
     options = ReasoningOptions(budget_tokens=parse_budget(body, template), effort=EFFORTS.get(wanted, ""))

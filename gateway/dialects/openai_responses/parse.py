@@ -8,8 +8,9 @@ from typing import Any, Final
 from gateway.dialects import fields
 from gateway.dialects.base import Parsed
 from gateway.dialects.openai.budget import parse_budget
+from gateway.dialects.openai.effort import EFFORTS, parse_effort
 from gateway.dialects.openai.notation import in_brackets
-from gateway.dialects.openai.schema import EFFORTS, MAX_TOP_LOGPROBS
+from gateway.dialects.openai.schema import MAX_TOP_LOGPROBS
 from gateway.dialects.openai.session import session_header, session_of
 from gateway.dialects.openai_responses.choice import parse_tool_choice
 from gateway.dialects.openai_responses.compaction import request_message
@@ -163,7 +164,7 @@ def _parse_top_logprobs(body: Mapping[str, Any], include: frozenset[str]) -> int
 
 
 def _parse_reasoning(body: Mapping[str, Any], reasoning: Mapping[str, Any]) -> ReasoningOptions:
-    wanted = fields.optional_string(reasoning.get("effort"), "reasoning", "effort")
+    wanted = parse_effort(reasoning.get("effort"), "reasoning", "effort")
     return ReasoningOptions(
         enabled=False if wanted == "none" else None,
         budget_tokens=parse_budget(body, {}),

@@ -202,7 +202,7 @@ def test_a_keyword_that_cannot_be_enforced_is_dropped_with_a_warning(compiler, t
         "additionalProperties": False,
     }
     grammar = compiler.compile(request(response_schema=schema), in_reasoning=False)
-    assert grammar.warnings == ("`pattern` is not enforced",)
+    assert grammar.warnings == ("`pattern` is not enforced (`pattern`)",)
     assert accepted(compiler, tokenizer, grammar, json.dumps({"pattern": "anything"}))
     assert not accepted(compiler, tokenizer, grammar, json.dumps({"other": "anything"}))
 
@@ -241,20 +241,22 @@ def test_one_keyword_that_cannot_be_enforced_is_all_that_is_lost(compiler, token
         "properties": {"n": value, "kept": {"type": "integer", "minimum": 5}},
         "required": ["n", "kept"],
         "additionalProperties": False,
-        "$defs": {"odd": odd},
+        **({"$defs": {"odd": odd}} if place == "definition" else {}),
     }
     good, wrong_kept = ("[7]", "[7]") if place == "list" else ("7", "7")
     wrong_n = None if keyword == "type" else '["x"]' if place == "list" else '"x"'
     tool = ToolDefinition(name="T", parameters=schema)
-    for wanted, form in (
-        (request(response_schema=schema), "%s"),
+    for wanted, tool_name, form in (
+        (request(response_schema=schema), "", "%s"),
         (
             request(tools=(BASH, tool), tool_choice=ToolChoice(mode="any")),
+            "tool `T`: ",
             '<tool_call>\n{"name": "T", "arguments": %s}\n</tool_call>',
         ),
     ):
         grammar = compiler.compile(wanted, in_reasoning=False)
-        assert set(grammar.warnings) <= {f"`{keyword}` is not enforced"}
+        paths = {"list": "`n[]`", "definition": "`$defs.odd`"}.get(place, "`n`")
+        assert set(grammar.warnings) <= {f"`{keyword}` is not enforced ({tool_name}{paths})"}
         assert accepted(compiler, tokenizer, grammar, form % f'{{"n": {good}, "kept": 5}}')
         assert not accepted(compiler, tokenizer, grammar, form % f'{{"n": {wrong_kept}, "kept": 4}}')
         if wrong_n:
@@ -386,7 +388,7 @@ def test_the_keyword_that_is_complained_about_is_dropped_and_no_other(compiler, 
         "additionalProperties": False,
     }
     grammar = compiler.compile(request(response_schema=schema), in_reasoning=False)
-    assert grammar.warnings == ("`uniqueItems` is not enforced",)
+    assert grammar.warnings == ("`uniqueItems` is not enforced (`l`)",)
     assert accepted(compiler, tokenizer, grammar, '{"pattern": "aaa"}')
     assert not accepted(compiler, tokenizer, grammar, '{"pattern": "b"}')
 
@@ -394,7 +396,7 @@ def test_the_keyword_that_is_complained_about_is_dropped_and_no_other(compiler, 
 def test_one_of_is_enforced_as_any_of_where_it_cannot_be_enforced(compiler, tokenizer):
     schema = {"type": "object", "properties": {"n": {"oneOf": [{"type": "integer"}, {"type": "number", "minimum": 3}]}}}
     grammar = compiler.compile(request(response_schema=schema | {"additionalProperties": False}), in_reasoning=False)
-    assert grammar.warnings == ("`oneOf` is not enforced",)
+    assert grammar.warnings == ("`oneOf` is not enforced (`n`)",)
     assert accepted(compiler, tokenizer, grammar, '{"n": 1}')
     assert not accepted(compiler, tokenizer, grammar, '{"n": "x"}')
 
@@ -433,4 +435,4 @@ def test_a_name_that_spells_a_control_token_is_not_demanded_and_a_choice_that_do
     choice = {"type": "object", "properties": {"mark": {"enum": ["<|im_end|>", "x"]}}}
     chosen = compiler.compile(request(response_schema=choice), in_reasoning=False)
     assert chosen.text
-    assert chosen.warnings == ("`enum` is not enforced",)
+    assert chosen.warnings == ("`enum` is not enforced (`mark`)",)

@@ -82,7 +82,8 @@ class BraceForm:
     def _array(self, rules: Rules, branch: Schema, root: Schema) -> str:
         warn_inside(rules, branch)
         items = branch.get("items", {})
-        item = self._value(rules, {} if isinstance(items, list) else items, root)
+        with rules.inside("[]"):
+            item = self._value(rules, {} if isinstance(items, list) else items, root)
         low, high = branch.get("minItems", 0), branch.get("maxItems")
         if not item or high == 0:
             return '"[" "]"' if not low else ""
@@ -102,7 +103,8 @@ class BraceForm:
             return f'"{{" ({pair} ("," {pair})*)? "}}"' if item else '"{" "}"'
         items = []
         for key, schema in {**{key: {} for key in required}, **properties}.items():
-            rule = self._value(rules, schema, root) if _KEY.fullmatch(key) else ""
+            with rules.inside(key):
+                rule = self._value(rules, schema, root) if _KEY.fullmatch(key) else ""
             if rule:
                 pair = rules.rule(f"{rules.literal(f'{key}:')} {rule}")
                 items.append(Argument(rule=pair, required=key in required))

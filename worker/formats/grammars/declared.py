@@ -31,4 +31,4 @@ def warn_inside(rules: Rules, branch: Schema) -> None:
 def _warn(rules: Rules, schema: Schema, keywords: tuple[str, ...]) -> None:
     for keyword in keywords:
         if keyword in schema:
-            rules.warn(f"`{keyword}` is not enforced")
+            rules.drop(keyword)

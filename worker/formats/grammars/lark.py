@@ -6,11 +6,14 @@ https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import llguidance
+
+from worker.formats.unenforced import Unenforced, joined, warnings_of
 
 # At most one space, or a line break with indentation: a weak model may otherwise never come to an end.
 _JSON_OPTIONS = {"whitespace_pattern": "[ ]?|\\n[ \\t]{0,16}"}
@@ -37,14 +40,31 @@ class Rules:
         self._names: dict[str, str] = {}
         self._lines: list[str] = []
         self._warnings: dict[str, None] = {}
+        self._unenforced: list[Unenforced] = []
+        self._tool = self._path = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the rules do not enforce."""
-        return tuple(self._warnings)
+        return (*warnings_of(self._unenforced), *self._warnings)
 
     def warn(self, text: str) -> None:
         self._warnings[text] = None
+
+    def drop(self, keyword: str) -> None:
+        """Warn that what the keyword says at this place is not enforced."""
+        self._unenforced.append(Unenforced(keyword, self._path, self._tool))
+
+    @contextmanager
+    def inside(self, step: str = "", *, tool: str = "") -> Iterator[None]:
+        """What is written meanwhile belongs to this tool, or to a property (`[]`: the items) of what it belonged to."""
+        before = self._tool, self._path
+        self._tool = tool or self._tool
+        self._path = joined(self._path, step) if step else self._path
+        try:
+            yield
+        finally:
+            self._tool, self._path = before
 
     def text(self, start: str) -> str:
         """The whole grammar."""

@@ -38,7 +38,8 @@ class PythonicForm:
         properties, required = declared(rules, tool)
         items = []
         for key, schema in properties.items():
-            rule = _value(rules, schema, root) if _KEY.fullmatch(key) else ""
+            with rules.inside(key):
+                rule = _value(rules, schema, root) if _KEY.fullmatch(key) else ""
             if rule:
                 items.append(Argument(rule=rules.rule(f"{rules.literal(key + '=')} {rule}"), required=key in required))
             elif key in required:

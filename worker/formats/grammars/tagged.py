@@ -61,7 +61,8 @@ class TaggedForm:
         properties, required = declared(rules, tool)
         items = []
         for key, schema in properties.items():
-            rule = self._argument(rules, key, schema, root) if _PLAIN.fullmatch(key) else ""
+            with rules.inside(key):
+                rule = self._argument(rules, key, schema, root) if _PLAIN.fullmatch(key) else ""
             if rule:
                 items.append(Argument(rule=rules.rule(f"{rule} {SPACE}"), required=key in required))
             elif key in required:

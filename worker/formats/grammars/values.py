@@ -149,7 +149,7 @@ def _texts(rules: Rules, strings: Sequence[Schema], reading: Reading, markup: Ma
     for branch in strings:
         for keyword in ("pattern", "format", "not", "if"):
             if keyword in branch:
-                rules.warn(f"`{keyword}` is not enforced")
+                rules.drop(keyword)
         size = _size(branch, markup)
         content, lead, trail = _content(reading), "", ""
         if size:

@@ -383,7 +383,13 @@ def test_any_tool_where_all_run_elsewhere_is_no_choice() -> None:
     ],
 )
 def test_thinking_and_effort(thinking: Any, effort: Any, expected: ReasoningOptions) -> None:
-    assert parse(thinking=thinking, output_config={"effort": effort}).request.reasoning == expected
+    parsed = parse(thinking=thinking, output_config={"effort": effort})
+    assert parsed.request.reasoning == expected
+    assert [warning for warning in parsed.warnings if "effort" in warning] == (
+        ["output_config.effort: 'of_tomorrow' is none of minimal, low, medium, high, xhigh, max and is left out"]
+        if effort == "of_tomorrow"
+        else []
+    )
 
 
 @pytest.mark.parametrize("place", ["output_config", "output_format"])

@@ -337,6 +337,19 @@ def test_reasoning(body: dict[str, Any], expected: ReasoningOptions) -> None:
     assert parse(**body).request.reasoning == expected
 
 
+def test_an_effort_that_nobody_knows_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(
+        InvalidRequestError, match=r"'bogus'.*'none', 'minimal', 'low', 'medium', 'high', 'xhigh'"
+    ) as told:
+        parse(reasoning_effort="bogus")
+    assert told.value.details["param"] == "reasoning_effort"
+    # The template's own words are its own.
+    assert (
+        parse(chat_template_kwargs={"reasoning_effort": "bogus"}).request.template_variables["reasoning_effort"]
+        == "bogus"
+    )
+
+
 def test_the_session_comes_from_headers_or_the_cache_key() -> None:
     assert parse({"x-session-id": "a", "x-session-affinity": "b"}, prompt_cache_key="c").request.session == "a"
     assert parse({"x-session-affinity": "b"}, prompt_cache_key="c").request.session == "b"

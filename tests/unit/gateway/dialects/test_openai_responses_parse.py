@@ -288,6 +288,8 @@ def test_forms_of_the_answer() -> None:
 def test_reasoning_and_effort() -> None:
     assert parse(reasoning={"effort": "high"}).request.reasoning == ReasoningOptions(effort="high")
     assert parse(reasoning={"effort": "none"}).request.reasoning == ReasoningOptions(enabled=False)
+    with pytest.raises(InvalidRequestError, match=r"'bogus'.*'none', 'minimal'"):
+        parse(reasoning={"effort": "bogus"})
     assert parse(reasoning={"max_tokens": 99}).request.reasoning.budget_tokens == 99
     assert reply(parse(reasoning={"summary": "auto"})).shows_summary
     assert not reply(parse(reasoning={"effort": "low"})).shows_summary

@@ -30,9 +30,10 @@ from shared.errors import InvalidRequestError
 from shared.messages import Message, Part, TextPart, ToolReferencePart, ToolResultPart
 from shared.request import GenerateRequest, ToolDefinition
 from worker.engines.mlx.decode.digits import Digits
-from worker.formats.enforceable import enforceable
+from worker.formats.enforceable import enforceable, where
 from worker.formats.grammars import CALL_FORMS, SPACE, CallForm, Rules, UnwritableError
 from worker.formats.schemas import literals, names_only, resolvable
+from worker.formats.unenforced import Unenforced, warnings_of
 
 # Keywords that llguidance refuses in some or all uses and that an answer can do without. The one it complains about is
 # dropped, else the first of these.
@@ -181,7 +182,7 @@ class ConstraintCompiler:
         self._digits = Digits([self._tokenizer.decode_bytes([token]) for token in range(self._tokenizer.vocab_size)])
         self._lock = threading.Lock()
         self._matchers: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
-        self._fitted: OrderedDict[str, tuple[dict[str, Any], tuple[str, ...]]] = OrderedDict()
+        self._fitted: OrderedDict[str, tuple[dict[str, Any], tuple[Unenforced, ...]]] = OrderedDict()
 
     def compile(self, request: GenerateRequest, *, in_reasoning: bool, continues: bool = False) -> Grammar | None:
         """The grammar that the request demands, None when it demands nothing. With `continues` the client has begun
@@ -272,8 +273,8 @@ class ConstraintCompiler:
             return Grammar(text=rules.text(f"{self._reasoning(rules, think)} {self._json(rules, fitted)}"))
 
         enforced, dropped = self._enforceable(schema or _ANY_OBJECT)
-        fitted, warnings, error = self._fit(enforced, build)
-        warnings = [*dropped, *warnings]
+        fitted, lost, error = self._fit(enforced, build)
+        warnings = warnings_of([*dropped, *lost])
         if error:
             return Grammar(text="", warnings=(f"the schema is not enforced: {error}",))
         if request.tool_choice.mode == "auto" and (tools := shown_tools(request)):
@@ -296,10 +297,11 @@ class ConstraintCompiler:
         known = [replace(tool, parameters=resolvable(tool.parameters, dict(tool.parameters))) for tool in tools]
         warnings = [] if known == list(tools) else ["a `$ref` that leads nowhere is not enforced"]
         tools = []
+        lost: list[Unenforced] = []
         for tool in known:
             schema, dropped = self._enforceable(tool.parameters)
             tools.append(replace(tool, parameters=schema))
-            warnings += dropped
+            lost += [replace(one, tool=tool.name) for one in dropped]
         grammar = build(*tools)
         if self._error(grammar):
             fitted = []
@@ -308,13 +310,16 @@ class ConstraintCompiler:
                 def alone(schema: dict[str, Any], tool: ToolDefinition = tool) -> Grammar:
                     return build(replace(tool, parameters=schema))
 
-                schema, dropped, error = self._fit(tool.parameters, alone)
-                warnings += [f"the schema of `{tool.name}` is not enforced: {error}"] if error else dropped
+                schema, more, error = self._fit(tool.parameters, alone)
+                if error:
+                    warnings.append(f"the schema of `{tool.name}` is not enforced: {error}")
+                else:
+                    lost += [replace(one, tool=tool.name) for one in more]
                 fitted.append(replace(tool, parameters=names_only(tool.parameters) if error else schema))
             grammar = build(*fitted)
             if error := self._error(grammar):
                 return Grammar(text="", warnings=(f"tool calls are not enforced: {error}",))
-        return replace(grammar, warnings=tuple(dict.fromkeys([*warnings, *grammar.warnings])))
+        return replace(grammar, warnings=tuple(dict.fromkeys([*warnings, *warnings_of(lost), *grammar.warnings])))
 
     def _call_grammar(self, calls: _Calls, tools: Sequence[ToolDefinition], think: _Think) -> Grammar:
         rules = Rules(self._tokenizer)
@@ -323,7 +328,8 @@ class ConstraintCompiler:
             try:
                 if self._spells_control([tool.name]):
                     raise UnwritableError("its name spells a control token")
-                written.append(calls.form.call(rules, tool))
+                with rules.inside(tool=tool.name):
+                    written.append(calls.form.call(rules, tool))
             except UnwritableError as why:  # a call of it could not be read either
                 rules.warn(f"`{tool.name}` cannot be called in this model's format: {why}")
         if not written:
@@ -356,20 +362,20 @@ class ConstraintCompiler:
 
     def _fit(
         self, schema: dict[str, Any], build: Callable[[dict[str, Any]], Grammar]
-    ) -> tuple[dict[str, Any], list[str], str]:
+    ) -> tuple[dict[str, Any], list[Unenforced], str]:
         """The schema with as few keywords dropped as llguidance needs, what was dropped, and its last complaint."""
-        warnings: list[str] = []
+        lost: list[Unenforced] = []
         while error := self._error(build(schema)):
             present = [keyword for keyword in _DROPPABLE if _without_keyword(schema, keyword) != schema]
             if not present:
                 break
             for keyword in [keyword for keyword in present if keyword in error] or present[:1]:
+                lost += [Unenforced(keyword, path) for path in where(schema, keyword)]
                 schema = _without_keyword(schema, keyword)
-                warnings.append(f"`{keyword}` is not enforced")
-        return schema, warnings, error
+        return schema, lost, error
 
-    def _enforceable(self, schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """The schema without what llguidance does not take, and warnings of what that is."""
+    def _enforceable(self, schema: dict[str, Any]) -> tuple[dict[str, Any], tuple[Unenforced, ...]]:
+        """The schema without what llguidance does not take, and what that is."""
         key = json.dumps(schema)
         with self._lock:
             known = self._fitted.get(key)
@@ -380,8 +386,7 @@ class ConstraintCompiler:
             self._fitted.move_to_end(key)
             if len(self._fitted) > _KEPT_SCHEMAS:
                 self._fitted.popitem(last=False)
-        fitted, dropped = known
-        return fitted, [f"`{keyword}` is not enforced" for keyword in dropped]
+        return known
 
     def _spells_control(self, texts: Iterable[str]) -> bool:
         """Whether one of these texts holds that of a control token. llguidance would force such a text as the token,
