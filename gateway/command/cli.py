@@ -290,7 +290,8 @@ def _claude_environment(settings: Settings, model: str | None) -> dict[str, str]
     running = read_running(settings.state_dir)
     if running is None:
         raise ConfigError(
-            "nothing is running here: start it with `mlx-gateway up`, or give the --state that it was started with"
+            f"nothing is running on {settings.state_dir}: start it with `mlx-gateway up`, or give the --state it was "
+            "started with"
         )
     if model is not None and model.startswith((".", "~", "/")):
         model = resolve_source(model)
@@ -316,7 +317,10 @@ def _with_running_redis(settings: Settings) -> Settings:
 def _need_redis(settings: Settings) -> Settings:
     settings = _with_running_redis(settings)
     if not settings.redis_url:
-        raise ConfigError("nothing is running here: start it with `mlx-gateway up`, or set REDIS_URL")
+        raise ConfigError(
+            f"nothing is running on {settings.state_dir}: start it with `mlx-gateway up`, give the --state it was "
+            "started with, or set REDIS_URL"
+        )
     return settings
 
 
