@@ -251,7 +251,7 @@ def _doctor(settings: Settings, _: argparse.Namespace) -> int:
 def _examine_running(settings: Settings) -> None:
     fleet = _read_fleet(settings)
     for lease in fleet.workers:
-        mark = "note" if "unread" in lease.template else "ok  "
+        mark = "note" if lease.template.keys() & {"missing", "unread"} else "ok  "
         print(f"{mark} chat template of {lease.model}: {describe_template(lease.template)}")
     for line in find_dead_names(fleet, Policies(settings).routes(), VENDOR_NAMES):
         print(f"note names: {line}")

@@ -104,6 +104,11 @@ class PromptBuilder:
         return self._images is not None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the model came without a chat template."""
+        return self._template.is_missing
+
+    @property
     def facts(self) -> TemplateFacts:
         mode: Mode = self._by_units[0].mode if self._by_units else "whole"
         return TemplateFacts(mode=mode, lacks=tuple(self._lacks()), efforts=self._switches.efforts.words)

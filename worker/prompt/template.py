@@ -148,7 +148,9 @@ class Template:
         self._no_tools: Mapping[str, Any] = {"tools": None}
         # mlx-lm may render in Python instead: its `apply_chat_template` is then the template.
         self.is_python = bool(tokenizer.init_kwargs.get("chat_template_type"))
-        if not tokenizer.has_chat_template:
+        # (An empty one is none: a file that was never filled in.)
+        self.is_missing = not tokenizer.has_chat_template or tokenizer.chat_template == ""
+        if self.is_missing:
             self._compiled = dict.fromkeys((False, True), _environment().from_string(_PLAIN))
         elif isinstance(tokenizer.chat_template, str | dict) and not self.is_python:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.models.templates import call, conversation, prompts, request_of, result, said, text, tokenizer_for
+from worker.engines.mlx.template_report import report_template
 from worker.prompt import PromptBuilder
 from worker.prompt.growth import NotLocalError, grown
 from worker.prompt.markers import Markers
@@ -144,3 +145,15 @@ def test_simplified_schemas_have_one_type_each() -> None:
 )
 def test_common_beginnings_of_texts_and_of_token_lists(one: object, other: object, expected: int) -> None:
     assert common_length(one, other) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("template", ["", None], ids=["empty", "missing"])
+def test_a_model_without_a_template_gets_messages_as_plain_text_and_that_is_said(template: str | None) -> None:
+    tokenizer = tokenizer_for("{{ messages }}")
+    tokenizer._tokenizer.chat_template = template
+    tokenizer.has_chat_template = template is not None
+    builder = PromptBuilder(tokenizer, context_tokens=4096)
+    assert builder.is_plain
+    assert "plain text" in report_template(tokenizer, builder)["missing"]
+    built = Template(tokenizer).render([{"role": "user", "content": "Hello"}], (), {}, header=True)
+    assert built == "User: Hello\n\nAssistant:"

@@ -20,11 +20,13 @@ def _reasoning(format_: OutputFormat) -> str:
 
 def report_template(tokenizer: Any, builder: PromptBuilder) -> dict[str, str]:
     """`rendering` is the mode (`worker.prompt.facts`), `calls` the family of calls that is read; where there is any,
-    `reasoning` the family of markers around it, `lacks` what the template has no place for, `efforts` the words for
-    effort that it takes, and `unread` what of calls as it writes them our reader does not read back."""
+    `missing` what is done without a template, `reasoning` the family of markers around it, `lacks` what the template
+    has no place for, `efforts` the words for effort that it takes, and `unread` what of calls as it writes them our
+    reader does not read back."""
     facts, failed = builder.facts, failed_trips(tokenizer, builder)
     format_ = output_format(tokenizer)
     said = {
+        "missing": "messages are written as plain text with their roles" if builder.is_plain else "",
         "rendering": facts.mode,
         "calls": "harmony" if format_.harmony_tokens else format_.answer.calls.family.name,
         "reasoning": _reasoning(format_),
@@ -34,6 +36,8 @@ def report_template(tokenizer: Any, builder: PromptBuilder) -> dict[str, str]:
     }
     said = {name: value for name, value in said.items() if value}
     log.info("chat template: %s", "; ".join(f"{name} {value}" for name, value in said.items()))
+    if builder.is_plain:
+        log.warning("the model came without a chat template: %s", said["missing"])
     for sample, problem in failed.items():
         log.warning("%s as the chat template writes it is not read back: %s", sample, problem)
     return said
