@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Protocol
 
+from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.coalescing import Attachables, may_share
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.fleet import FleetWatcher
@@ -304,11 +305,17 @@ class Dispatcher:
         task.add_done_callback(self._sending.discard)
 
     async def _send(self, dispatch: Dispatch) -> None:
+        if not dispatch.is_read:
+            return
+        attempt = dispatch.attempt
         try:
             await self._submit(dispatch)
             await self._wake(dispatch.model)
         except GatewayError as error:
             dispatch.fail(error)
+        if not dispatch.is_read or dispatch.attempt is not attempt:
+            # Whoever left or went on meanwhile has cancelled what was not there yet.
+            self._jobs.cancel_soon(placement_of(dispatch, attempt), "nobody waits for it")
 
     def note_answer(self, model: str) -> None:
         """A whole answer was given."""
@@ -329,6 +336,7 @@ def _body_bytes(request: GenerateRequest) -> int:
     return len(request.packed.data) if isinstance(request, PackedRequest) else 0
 
 
-def placement_of(dispatch: Dispatch) -> Placement:
-    attempt = dispatch.attempt
+def placement_of(dispatch: Dispatch, attempt: Attempt | None = None) -> Placement:
+    """Where the attempt's job is, by default the newest's."""
+    attempt = attempt or dispatch.attempt
     return Placement(request_id=dispatch.request_id, attempt=attempt.number, model=dispatch.model, place=attempt.place)

@@ -14,13 +14,16 @@ import pytest
 
 from gateway.app import create_app
 from gateway.dispatch.jobs import Placement
+from gateway.dispatch.place import Placed
 from gateway.parts import Parts
 from shared import wire
 from shared.config import Settings
-from shared.errors import ModelUnavailableError, OverloadedError
+from shared.errors import ModelUnavailableError, OverloadedError, WorkerLostError
+from shared.events import Returned
 from shared.messages import ImagePart, Message, TextPart
 from shared.registry import HostRecord, ModelRecord, Reader, WorkerLease
 from shared.request import GenerateRequest
+from shared.wire import FrameEntry
 from shared.work import Envelope, Generate
 from tests.support.fleet import lease
 from tests.support.gateway import ANYWHERE
@@ -151,5 +154,41 @@ def test_hosts_are_asked_again_for_a_model_for_which_requests_wait_but_not_all_t
                 now_s += 60
                 await parts.dispatcher.wake_again(now_s)
                 assert len(asked) == count
+
+    play(scenario)
+
+
+def test_an_attempt_that_arrives_after_its_client_has_left_is_taken_back(
+    play: Callable[[Callable[[Parts], Awaitable[None]]], None],
+) -> None:
+    """Its cancellation was there first and found nothing."""
+
+    async def scenario(parts: Parts) -> None:
+        record = HostRecord(host="h", pid=1, models=(ModelRecord(id="m", state="ready"),), reader=wire.READER)
+        await parts.jobs._redis.set(NAMES.host("h"), host_seal("h").close(wire.encode(record)))
+        await parts.jobs._redis.sadd(NAMES.hosts, "h")
+        await parts.fleet.refresh()
+        arrived, submit = asyncio.Event(), parts.jobs.submit
+
+        async def slow(envelope: Envelope, place: Placed) -> int:
+            if envelope.attempt == 2:
+                await arrived.wait()
+            return await submit(envelope, place)
+
+        parts.jobs.submit = slow  # type: ignore[method-assign]
+        dispatch = await parts.dispatcher.admit(queued(1).request, is_repeated=False)
+        leaving = Returned.of("leaving", WorkerLostError("the worker is stopping"))
+        async with parts.dispatcher.joined(dispatch) as reader:
+            dispatch.take(FrameEntry("r1", 1, 0, (), (leaving,)), "h.m.e1", "e1")
+            assert dispatch.attempt.number == 2
+            await asyncio.sleep(0.01)  # it is on its way
+            reader.abandon()
+        await parts.jobs.settle(2)
+        arrived.set()
+        await asyncio.gather(*parts.dispatcher._sending)
+        await parts.jobs.settle(5)
+        assert await parts.jobs._redis.hget("rq:job:r1-2", "status") == b"canceled"
+        queue = f"rq:queue:{NAMES.queue('m', 'interactive')}"
+        assert b"r1-2" not in await parts.jobs._redis.lrange(queue, 0, -1)
 
     play(scenario)
