@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 
 from gateway.dispatch.fleet import FleetWatcher
 from shared.errors import GatewayError, InvalidRequestError
-from shared.events import Event, Failed, Finished, Progress, Started, Usage, total_usage
+from shared.events import Event, Failed, Finished, Progress, Started, Usage, known, total_usage
 from shared.process_metrics import ProcessCollector
 from shared.request import PRIORITIES
 from shared.worker_metrics import HostCollector, Shown
@@ -147,7 +147,7 @@ class RequestRecord:
         """How much of the prompt was already computed: hot, warm or cold."""
         if not self.usage.cached_tokens:
             return "cold"
-        return "hot" if self.usage.cached_tokens >= _HOT * self.usage.input_tokens else "warm"
+        return "hot" if self.usage.cached_tokens >= _HOT * known(self.usage.input_tokens) else "warm"
 
 
 class Metrics:
@@ -283,9 +283,10 @@ class Metrics:
         self._e2e.labels(model).observe(time.monotonic() - record.started_s)
         self._gaps_of.setdefault(model, Gaps()).add(record.gaps)
         usage = record.usage
-        self._tokens["prompt"].labels(model).observe(usage.input_tokens)
-        self._tokens["cached"].labels(model).observe(usage.cached_tokens)
-        self._tokens["output"].labels(model).observe(usage.output_tokens)
+        counts = {"prompt": usage.input_tokens, "cached": usage.cached_tokens, "output": usage.output_tokens}
+        for name, tokens in counts.items():
+            if tokens is not None:
+                self._tokens[name].labels(model).observe(tokens)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -28,23 +28,33 @@ class Usage:
     """Tokens. `input_tokens` counts the whole prompt; `cached_tokens` is the part of it not computed again,
     of which `restored_tokens` came from disk. `reasoning_tokens` is part of `output_tokens`. `parted` names the part
     of the prompt in which it first differs from what was kept (tools, system, message n, prompt); empty when it only
-    grew, or when nothing was kept."""
+    grew, or when nothing was kept. A count is None where the engine does not know it: a server that does not say."""
 
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    restored_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
+    input_tokens: int | None = 0
+    cached_tokens: int | None = 0
+    restored_tokens: int | None = 0
+    output_tokens: int | None = 0
+    reasoning_tokens: int | None = 0
     parted: str = ""
+
+
+def known(tokens: int | None) -> int:
+    """A count to add up or to show; 0 where it is unknown."""
+    return tokens or 0
 
 
 def total_usage(usages: Sequence[Usage]) -> Usage:
     """Of several answers to one prompt, which counts once."""
     return replace(
         usages[0],
-        output_tokens=sum(usage.output_tokens for usage in usages),
-        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
+        output_tokens=_total([usage.output_tokens for usage in usages]),
+        reasoning_tokens=_total([usage.reasoning_tokens for usage in usages]),
     )
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    """Unknown where all are."""
+    return None if all(count is None for count in counts) else sum(map(known, counts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,11 @@ from typing import Protocol
 
 from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.decision import Decision, Standing, decide, may_wait
+from gateway.dispatch.estimate import Estimate
 from gateway.dispatch.place import Placed
 from gateway.dispatch.readers import EventReader, Told
 from shared.errors import GatewayError, WorkerLostError
-from shared.events import Event, Failed, Progress, Returned, Started
+from shared.events import Event, Failed, Finished, Progress, Returned, Started
 from shared.request import GenerateRequest, Resume
 from shared.wire import FrameEntry
 from shared.work import ENDS, KINDS, Generate, Kind, Work
@@ -57,6 +58,7 @@ class Dispatch:
         self._told = Told()
         self._started: Started | None = None  # as it was told
         self._has_answer = False  # something after it was told
+        self._estimate: Estimate | None = None  # of what its engine does not count
 
     @property
     def work(self) -> Work:
@@ -161,10 +163,22 @@ class Dispatch:
         events = entry.events
         if events:
             if not (self._has_answer and attempt.is_started) or isinstance(events[-1], _LAST):
-                events = tuple([event for event in events if self._is_told(event)])
+                events = tuple([self._counted(event) for event in events if self._is_told(event)])
+            elif self._estimate is not None:
+                self._estimate.note(events)
             self._told.push(events)
             if attempt.fault is not None:
                 self.lose(attempt.fault)
+
+    def _counted(self, event: Event) -> Event:
+        """With numbers where its engine has none."""
+        if isinstance(event, Started) and event.usage.output_tokens is None:
+            self._estimate = Estimate(self.request)
+        if isinstance(event, Started | Finished):
+            return (self._estimate or Estimate(self.request)).told(event)
+        if self._estimate is not None:
+            self._estimate.note((event,))
+        return event
 
     def _is_told(self, event: Event) -> bool:
         """Take note of the event; whether the readers hear it."""

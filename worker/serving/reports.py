@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.errors import GatewayError, RequestCancelledError
-from shared.events import Usage
+from shared.events import Usage, known
 from shared.request import Resume
 from worker.engines.base import EngineInfo
 from worker.serving.ticket import Ticket
@@ -85,10 +85,10 @@ class Totals:
         self.cancelled += is_cancelled
         self.failed += error is not None and not is_cancelled
         if resume is not None:
-            self.resumed_tokens += usage.input_tokens
-            self.output_tokens += max(0, usage.output_tokens - len(resume.token_ids))
+            self.resumed_tokens += known(usage.input_tokens)
+            self.output_tokens += max(0, known(usage.output_tokens) - len(resume.token_ids))
             return
-        self.input_tokens += usage.input_tokens
-        self.cached_tokens += usage.cached_tokens
-        self.restored_tokens += usage.restored_tokens
-        self.output_tokens += usage.output_tokens
+        self.input_tokens += known(usage.input_tokens)
+        self.cached_tokens += known(usage.cached_tokens)
+        self.restored_tokens += known(usage.restored_tokens)
+        self.output_tokens += known(usage.output_tokens)

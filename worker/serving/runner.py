@@ -445,14 +445,12 @@ class Runner:
             with self._lock:
                 self.totals.count(error, usage, work.resume, is_returned=work.returned is not None)
         log.info(
-            "to %s %s attempt %d %s: %d prompt tokens (%d cached), %d generated; begun after %.0f ms, %.0f ms in all",
+            "to %s %s attempt %d %s: %s prompt tokens (%s cached), %s generated; begun after %.0f ms, %.0f ms in all",
             work.kind.name,
             work.ticket.request_id,
             work.ticket.attempt,
             _how_ended(work, error),
-            usage.input_tokens,
-            usage.cached_tokens,
-            usage.output_tokens,
+            *("unknown" if n is None else n for n in (usage.input_tokens, usage.cached_tokens, usage.output_tokens)),
             (work.first_s - work.taken_s) * 1000 if work.first_s else 0.0,
             (now_s - work.taken_s) * 1000,
         )

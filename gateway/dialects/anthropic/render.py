@@ -40,6 +40,7 @@ from shared.events import (
     ToolCallFinished,
     ToolCallStarted,
     Usage,
+    known,
 )
 from shared.messages import Part, ReasoningPart, TextPart, ToolCallPart
 
@@ -55,11 +56,11 @@ def message_id(context: RenderContext) -> str:
 def render_usage(usage: Usage) -> dict[str, Any]:
     """Here `input_tokens` leaves out what was cached, and nothing is billed for writing a cache."""
     return {
-        "input_tokens": max(usage.input_tokens - usage.cached_tokens, 0),
+        "input_tokens": max(known(usage.input_tokens) - known(usage.cached_tokens), 0),
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": usage.cached_tokens,
-        "output_tokens": usage.output_tokens,
-        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
+        "cache_read_input_tokens": known(usage.cached_tokens),
+        "output_tokens": known(usage.output_tokens),
+        "output_tokens_details": {"thinking_tokens": known(usage.reasoning_tokens)},
     }
 
 
@@ -194,7 +195,7 @@ class MessageStream:
         if silent_s < self._noop_at_s + self._context.noop_s:
             return opening + _PING
         self._noop_at_s = silent_s
-        return opening + _PING + self._message_delta(None, "", {"output_tokens": self._usage.output_tokens})
+        return opening + _PING + self._message_delta(None, "", {"output_tokens": known(self._usage.output_tokens)})
 
     def feed(self, event: Event, choice: int = 0) -> bytes:
         match event:

@@ -31,6 +31,7 @@ from shared.events import (
     ToolCallFinished,
     ToolCallStarted,
     Usage,
+    known,
     total_usage,
 )
 from shared.messages import ReasoningPart, TextPart, ToolCallPart
@@ -42,11 +43,11 @@ def completion_id(context: RenderContext) -> str:
 
 def render_usage(usage: Usage) -> dict[str, Any]:
     return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "prompt_tokens": known(usage.input_tokens),
+        "completion_tokens": known(usage.output_tokens),
+        "total_tokens": known(usage.input_tokens) + known(usage.output_tokens),
+        "prompt_tokens_details": {"cached_tokens": known(usage.cached_tokens)},
+        "completion_tokens_details": {"reasoning_tokens": known(usage.reasoning_tokens)},
     }
 
 

@@ -44,6 +44,7 @@ from shared.events import (
     ToolCallFinished,
     ToolCallStarted,
     Usage,
+    known,
 )
 from shared.messages import Part, ReasoningPart, TextPart, ToolCallPart
 
@@ -57,11 +58,11 @@ def response_id(context: RenderContext) -> str:
 def render_usage(usage: Usage) -> dict[str, Any]:
     """Nothing is billed for writing a cache."""
     return {
-        "input_tokens": usage.input_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
-        "output_tokens": usage.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "input_tokens": known(usage.input_tokens),
+        "input_tokens_details": {"cached_tokens": known(usage.cached_tokens), "cache_write_tokens": 0},
+        "output_tokens": known(usage.output_tokens),
+        "output_tokens_details": {"reasoning_tokens": known(usage.reasoning_tokens)},
+        "total_tokens": known(usage.input_tokens) + known(usage.output_tokens),
     }
 
 

@@ -14,7 +14,7 @@ from gateway.dispatch.decision import MOST_ATTEMPTS, MOST_BUSY
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.place import Placed
 from shared.errors import GatewayError, InternalError, OverloadedError, WireError, WorkerLostError
-from shared.events import Event, Failed, Progress, Returned, Started, Usage, assemble
+from shared.events import Event, Failed, Finished, Progress, ReasoningDelta, Returned, Started, Usage, assemble
 from shared.request import Resume
 from shared.wire import FrameEntry
 from tests.support.gateway import FINISHED, STARTED, new_dispatch, text, texts
@@ -183,6 +183,40 @@ def test_a_return_after_the_beginning_is_a_loss() -> None:
         play = Play("a")
         play.say("a", STARTED, LEAVING)
         assert failures(await play.heard()) == ["the worker is stopping"]
+
+    run(scenario())
+
+
+UNKNOWN = Usage(input_tokens=None, cached_tokens=None, restored_tokens=None, output_tokens=None, reasoning_tokens=None)
+
+
+def test_counts_that_an_engine_does_not_know_are_estimated_from_the_texts() -> None:
+    async def scenario() -> None:
+        play = Play("a")
+        play.say("a", QUEUED, Started(usage=UNKNOWN, worker="a"), ReasoningDelta(text="hm, " * 4))
+        play.say("a", *(text("words and ") for _ in range(10)))
+        play.say("a", text("more"))
+        play.say("a", Finished(reason="stop", usage=UNKNOWN))
+        events = await play.heard()
+        begun = next(event for event in events if isinstance(event, Started)).usage
+        usage = assemble(events).usage
+        assert begun.input_tokens == usage.input_tokens
+        assert usage.input_tokens is not None
+        assert usage.input_tokens > 0
+        assert (begun.output_tokens, usage.output_tokens, usage.reasoning_tokens) == (0, 30, 4)
+        assert (usage.cached_tokens, usage.restored_tokens) == (0, 0)
+
+    run(scenario())
+
+
+def test_a_worker_that_goes_on_is_told_what_the_first_did_not_know() -> None:
+    async def scenario() -> None:
+        play = Play("a", "b")
+        play.say("a", Started(usage=UNKNOWN, worker="a"), ids=(1,))
+        play.say("a", text("half"), ids=(2,))
+        play.dispatch.lose(LOST)
+        assert play.dispatch.attempt.resume is not None
+        assert play.dispatch.attempt.resume.usage == UNKNOWN
 
     run(scenario())
 

@@ -147,3 +147,11 @@ def test_only_known_classes_travel():
 def test_the_job_serializer_writes_json():
     assert wire.JobSerializer.dumps(("worker.jobs.run", None, ["r", 1], {})) == b'["worker.jobs.run",null,["r",1],{}]'
     assert wire.JobSerializer.loads(b'[1,"x"]') == [1, "x"]
+
+
+def test_counts_may_be_unknown() -> None:
+    usage = events.Usage(input_tokens=None, cached_tokens=None, output_tokens=None, reasoning_tokens=None)
+    finished = events.Finished(reason="stop", usage=usage)
+    assert wire.decode(wire.encode(finished)) == finished
+    assert events.total_usage([usage, usage]) == usage
+    assert events.total_usage([usage, events.Usage(output_tokens=3)]).output_tokens == 3

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from shared.events import Usage
+from shared.events import Usage, known
 from shared.request import GenerateRequest
 from worker.engines.mlx.answer import Answer
 from worker.engines.mlx.decode.constraint import Grammar
@@ -97,8 +97,8 @@ class Sequence:
         """Go on with an answer whose beginning was told elsewhere; `first` is the usage that was told with it."""
         self.interrupt()
         self.is_resumed = self.is_started = True
-        self.input_tokens, self.parted = first.input_tokens, first.parted
-        self.cached_tokens, self.restored_tokens = first.cached_tokens, first.restored_tokens
+        self.input_tokens, self.parted = known(first.input_tokens), first.parted
+        self.cached_tokens, self.restored_tokens = known(first.cached_tokens), known(first.restored_tokens)
 
     def usage(self) -> Usage:
         return Usage(
