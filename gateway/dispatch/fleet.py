@@ -127,6 +127,7 @@ class FleetWatcher(Presence):
         wrong = wrong_types([*replies[1:4], *replies[7:]], kinds)
         if wrong:
             await heal(self._redis, wrong)
+            await self._name_again(wrong)
             replies, sent_s = await self._ask(sets, lists)
         _raise_any(replies)
         self.clock.note(replies[0], sent_s, time.monotonic())
@@ -150,6 +151,13 @@ class FleetWatcher(Presence):
                 for name in _absent(names, values)
             ]
         )
+
+    async def _name_again(self, gone: Collection[str]) -> None:
+        """In the sets that were removed, who was known: they live on, and would be missed till they name themselves."""
+        sets = (self._names.workers, self._names.hosts, self._names.gateways)
+        for each, names in zip(sets, (self._workers, self._hosts, self._gateways), strict=True):
+            if each in gone and names:
+                await self._redis.sadd(each, *map(_member, names))
 
     async def _ask(self, sets: Sequence[str], lists: Sequence[str]) -> tuple[list[Any], float]:
         """The replies, errors among them: the time, the sets, the records of all known names, the lists' lengths; and

@@ -69,6 +69,7 @@ class _Gateway:
     last_frame_s: float = 0.0
     expires_set_s: float = 0.0
     silent_since_s: float = 0.0
+    is_log_wrong: bool = False  # its log holds something else, and goes with the next frame
     is_reported: bool = False
 
 
@@ -187,10 +188,13 @@ class Publisher:
             ("XADD", key, "MAXLEN", "~", keys.LOG_MAXLEN, f"{seq}-0", "f", data),
             publish,
         ]
+        if state.is_log_wrong:
+            state.is_log_wrong, state.expires_set_s = False, 0.0
+            commands.insert(0, ("DEL", key))
         now_s = time.monotonic()
         if now_s - state.expires_set_s > _EXPIRE_EVERY_S or seq == 1:
             state.expires_set_s = now_s
-            commands.insert(1, ("EXPIRE", key, keys.LOG_TTL_S))
+            commands.insert(-1, ("EXPIRE", key, keys.LOG_TTL_S))
         return _Sent(state, tuple(commands), len(data))
 
     def _add(self, sent: _Sent) -> None:
@@ -241,6 +245,8 @@ class Publisher:
             # XADD of a frame written a second time finds its id taken: the first one arrived after all.
             if command != "XADD" or "equal or smaller" not in str(reply):
                 log.error("%s to gateway %s refused: %s", command, sent.gateway.name, reply)
+            if command == "XADD" and str(reply).startswith("WRONGTYPE"):
+                sent.gateway.is_log_wrong = True
         elif command == "PUBLISH" and isinstance(reply, int):
             self._note_receivers(sent.gateway, reply)
         if command == "PUBLISH":

@@ -105,8 +105,6 @@ def test_keys_of_ours_that_hold_something_else_are_named_and_made_anew(
         for key in wrong:
             await parts.client.delete(key)
             await parts.client.set(key, "x")
-        await parts.fleet.refresh()
-        await parts.worker().renew()
         assert [worker.model for worker in (await parts.fleet.refresh()).workers] == ["m"]
         await parts.jobs.submit(envelope(parts, "r2"), ANYWHERE)
         assert await parts.client.type("rq:queues") == b"set"

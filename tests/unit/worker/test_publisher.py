@@ -84,6 +84,20 @@ def test_the_log_keeps_only_the_last_frames(redis_url: str) -> None:
         assert ids[-1] == f"{3 * keys.LOG_MAXLEN}-0".encode()
 
 
+def test_a_log_that_holds_something_else_is_made_anew(redis_url: str) -> None:
+    with TestGateway(redis_url) as gateway, publisher_at(redis_url) as publisher:
+        name = NAMES.frame_log(WORKER, "gw1")
+        gateway.client.set(name, "x")
+        for number in range(20):
+            publisher.publish("gw1", [entry("x", number)])
+            wait_until(lambda number=number: len(seqs(gateway)) > number, "the frame")  # type: ignore[misc]
+            wait_until(lambda: publisher.unanswered == 0, "its replies")
+        assert seqs(gateway) == list(range(1, 21))
+        assert logged(gateway.client)[-1] == b"20-0"
+        assert len(logged(gateway.client)) >= 18
+        assert 0 < gateway.client.ttl(name) <= keys.LOG_TTL_S
+
+
 def test_a_gateway_with_work_hears_a_beat_that_repeats_the_last_number(redis_url: str) -> None:
     with TestGateway(redis_url) as gateway, publisher_at(redis_url) as publisher:
         publisher.add_work("gw1")
