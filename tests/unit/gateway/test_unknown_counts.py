@@ -25,7 +25,7 @@ ANSWER = (Started(usage=UNKNOWN), TextDelta(text="hi"), Finished(reason="stop", 
 def test_every_dialect_renders_them(name: str) -> None:
     renderer = REPLIES[name]().stream(context())
     said = b"".join([renderer.start(), *(renderer.feed(event) for event in ANSWER)])
-    assert b"null" not in said.partition(b"usage")[2].partition(b"}")[0]
+    assert b'_tokens":null' not in said
 
 
 def test_metrics_leave_out_what_is_unknown() -> None:
