@@ -60,7 +60,8 @@ class WorkerLease:
     with its deviation. `beside` are the jobs in the lanes of kinds that are done beside the engine's batch. `template`
     is what a person should know of the model's chat template, by name. `prefill_pass_s` (seconds of each pass),
     `prefill_token_s` (of each token), `prefill_depth_s` (of each token per token before it) and `prefill_pass_tokens`
-    (tokens of a whole pass) are what prefill costs here: `prefill_cost` holds them and predicts with them.
+    (tokens of a whole pass) are what prefill costs here: `prefill_cost` holds them and predicts with them. `notes`
+    are what a person should know of how it is going.
     """
 
     worker: str
@@ -100,6 +101,7 @@ class WorkerLease:
     prefill_token_s: float = 0.0
     prefill_depth_s: float = 0.0
     prefill_pass_tokens: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def prefill_cost(self) -> PrefillCost:

@@ -175,6 +175,8 @@ def _status(settings: Settings, _: argparse.Namespace) -> int:
         print(f"worker   {describe_worker(lease)}")
         if lease.template:
             print(f"  chat template: {describe_template(lease.template)}")
+        for note in lease.notes:
+            print(f"  note: {note}")
     for stranger in fleet.strangers:
         print(describe_stranger(stranger))
     if not fleet.hosts and not fleet.workers and not fleet.strangers:

@@ -20,15 +20,17 @@ from tests.bench.contenders import Bare, Contender, MlxServer, Stack
 from tests.bench.counts import measure_counts
 from tests.bench.growth import measure_growth
 from tests.bench.held import measure_held
-from tests.bench.hot import measure_hot_turns
+from tests.bench.hot import measure_hot_turns, measure_joining
 from tests.bench.overhead import measure_overhead
 from tests.bench.pinned import measure_pinned
+from tests.bench.plan import plan_table
 from tests.bench.prompts import Renderer, build_short
 from tests.bench.report import Table
 from tests.bench.restarts import measure_restart
 from tests.bench.sampling import measure_sampling
 from tests.bench.seals import measure_seals
 from tests.bench.sides import measure_sides
+from tests.bench.soak import measure_soak
 from tests.bench.speculation import measure_speculation
 from tests.bench.stalls import measure_stalls
 from tests.bench.streams import measure_streams
@@ -57,6 +59,7 @@ PARTS = (
     "sides",
     "restart",
 )
+APART = ("plan", "soak")  # asked for by name only: the one measures nothing, the other takes long
 
 
 @contextlib.asynccontextmanager
@@ -89,6 +92,7 @@ async def run(arguments: argparse.Namespace, model: Path) -> None:
     if "hot" in parts:
         with tempfile.TemporaryDirectory() as folder:
             print(measure_hot_turns(Path(folder)).render() + "\n", flush=True)
+            print(measure_joining(Path(folder)).render() + "\n", flush=True)
     if "pinned" in parts:
         await _show("pinned", measure_pinned(model, renderer))
     beside = [part for part in parts if part in ("turns", "streams", "stalls", "sides")]
@@ -124,6 +128,9 @@ def main() -> None:
     if arguments.part == "against":
         against(arguments)
         return
+    if arguments.part in APART:
+        _run_apart(arguments)
+        return
     with tempfile.TemporaryDirectory(prefix="mlxgw-bench-") as folder:
         without_checkpoint = _without_checkpoint(arguments, Path(folder))
         for part, measuring in without_checkpoint.items():
@@ -139,13 +146,14 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("part", nargs="?", default="all", choices=("all", "against", *PARTS))
+    parser.add_argument("part", nargs="?", default="all", choices=("all", "against", *PARTS, *APART))
     parser.add_argument("revision", nargs="?", default="HEAD", help="of `against`: what this one is compared to")
     parser.add_argument("--presets", help=f"random models, one after another (default full): {', '.join(PRESETS)}")
     parser.add_argument("--params", type=float, default=1.4e6)
     parser.add_argument("--model", type=Path, help="a checkpoint of your own instead")
     parser.add_argument("--tokens", type=int, default=18_490, help="length of the cold prompt")
     parser.add_argument("--requests", type=int, default=600, help="how many the overhead part measures")
+    parser.add_argument("--soak-requests", type=int, default=20_000, help="how many the soak part makes")
     parser.add_argument("--contenders", default="stack,mlx_lm", help="beside the bare engine: stack, mlx_lm")
     return parser.parse_args()
 
@@ -172,6 +180,15 @@ def against(arguments: argparse.Namespace) -> None:
         for model in _models(arguments, Path(folder), presets="full,window,hybrid"):
             print(f"model: {model.name}\n", flush=True)
             asyncio.run(run_against(arguments.revision, other, model))
+
+
+def _run_apart(arguments: argparse.Namespace) -> None:
+    if arguments.part == "plan":
+        print(plan_table().render(), flush=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="mlxgw-soak-") as folder:
+        for table in measure_soak(Path(folder), arguments.soak_requests):
+            print(table.render() + "\n", flush=True)
 
 
 def _models(arguments: argparse.Namespace, folder: Path, *, presets: str = "full") -> Iterator[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from worker.engines.mlx.prefill import prefiller
 
 LENGTHS = (15_000, 30_000, 60_000)
 TURNS = 5
+_SHORT = 200
 _ANSWER_TOKENS = 32
 _CACHE_BYTES = 4 << 30
 _WIDE = {
@@ -57,6 +58,50 @@ def measure_hot_turns(folder: Path, lengths: Sequence[int] = LENGTHS) -> Table:
         )
         driver.engine.unload()
     return table
+
+
+def measure_joining(folder: Path) -> Table:
+    """A short row that comes while a long one decodes, and goes before it. Long rows decode alone; what it would cost
+    to put both into one group is shown beside it."""
+    config = PRESETS["full"].config(128)
+    write_random_checkpoint(folder, {**config, **_WIDE})
+    table = Table(
+        title=f"A row of {_SHORT} tokens joins one of {LENGTHS[-1]:,}, and leaves it",
+        head=("", "groups", "cache", "peak at joining", "peak at leaving", "joining", "leaving"),
+    )
+    for name, is_forced in (("as it is", False), ("put into one group", True)):
+        driver = Driver(folder, cache_bytes=_CACHE_BYTES, options={"drafting": "off"})
+        if is_forced:
+            driver.engine._decoder._long_bytes = driver.engine._decoder._pass_bytes = 1 << 40
+        table.add(name, *_join_and_leave(driver))
+        driver.engine.unload()
+    return table
+
+
+def _join_and_leave(driver: Driver) -> tuple[str, ...]:
+    with _without_computing():
+        messages = [message("system", _text(driver, LENGTHS[-1])), message("user", "begin")]
+        driver.submit(request("long", messages, max_tokens=1000))
+        driver.step_until(lambda: len(driver.tokens["long"]) > 2)
+    kept = mx.get_active_memory()
+    driver.submit(request("short", [message("user", _text(driver, _SHORT))], max_tokens=4))
+    joining, joining_s = _peak(lambda: driver.step_until(lambda: len(driver.tokens["short"]) > 1))
+    groups = driver.engine.stats().metrics["decode_groups"]
+    leaving, leaving_s = _peak(lambda: driver.step_until(lambda: "short" not in driver.engine._sequences))
+    driver.engine.cancel("long")
+    sizes = (_megabytes(nbytes) for nbytes in (kept, joining, leaving))
+    return f"{groups:.0f}", *sizes, seconds(joining_s), seconds(leaving_s)
+
+
+def _peak(act: Callable[[], None]) -> tuple[int, float]:
+    """The most bytes in use beyond those before, and the seconds."""
+    gc.collect()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    began_s = time.perf_counter()
+    act()
+    return mx.get_peak_memory() - before, time.perf_counter() - began_s
 
 
 def _measure(driver: Driver, messages: list[Message], turn: int) -> tuple[int, float, float]:

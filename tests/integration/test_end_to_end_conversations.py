@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from tests.bench.wire import Answer, Connection, chat
-from tests.support.models import CheckpointMaker
+from tests.support.models import AGENT_FULL, CheckpointMaker
 from tests.support.stack import Stack
 from tests.support.up import up
 
@@ -108,6 +108,29 @@ def test_a_next_turn_computes_only_what_is_new(stack: Stack, which: str) -> None
         appended = usage["prompt_tokens"] - known
         assert computed <= appended + 10, "only the new message and its frame"
         before = usage
+
+
+def test_reasoning_that_a_client_keeps_back_is_found_again_by_a_worker_that_was_restarted(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The prompt holds the answers as they were generated, so it agrees with what the disk holds beyond the first of
+    them."""
+    folder = tmp_path_factory.mktemp("spelt")
+    messages = [
+        {"role": "system", "content": "A conversation with hidden thoughts, kept on disk. " * 60},
+        {"role": "user", "content": "/think Hello"},
+    ]
+    for turn in range(3):
+        with up(folder, "--engine", "mlx", "--model", str(AGENT_FULL)) as running:
+            answer = asyncio.run(ask(running.wait_until_ready(), AGENT_FULL.name, messages, max_tokens=120))
+        usage = answer["usage"]
+        assert usage["completion_tokens_details"]["reasoning_tokens"] > 0
+        computed = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
+        assert computed <= 100 or turn == 0
+        messages += [
+            {"role": "assistant", "content": answer["content"]},
+            {"role": "user", "content": f"/think And then {turn}?"},
+        ]
 
 
 def test_a_client_that_leaves_frees_its_slot_and_its_place_in_the_queue(

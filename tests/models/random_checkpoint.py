@@ -276,7 +276,7 @@ def write_random_checkpoint(
     from mlx.utils import tree_flatten
 
     mx.random.seed(seed)
-    model = _build_model(config)
+    model = build_model(config)
     weights = {name: _spread(name, value) for name, value in tree_flatten(model.parameters())}
     if filled:
         weights = {
@@ -322,7 +322,7 @@ def count_parameters(config: dict[str, Any]) -> int:
     """Parameters of the model that mlx-lm builds from `config`; nothing is allocated."""
     from mlx.utils import tree_flatten
 
-    return sum(math.prod(value.shape) for _, value in tree_flatten(_build_model(config).parameters()))
+    return sum(math.prod(value.shape) for _, value in tree_flatten(build_model(config).parameters()))
 
 
 def _sized(config: Callable[[int], dict[str, Any]], params: float) -> dict[str, Any]:
@@ -338,7 +338,8 @@ def _sized(config: Callable[[int], dict[str, Any]], params: float) -> dict[str, 
         nearest, error = candidate, candidate_error
 
 
-def _build_model(config: dict[str, Any]) -> Any:
+def build_model(config: dict[str, Any]) -> Any:
+    """mlx-lm's model of this config, with weights of chance that are not there before they are used."""
     from mlx_lm.utils import _get_classes
 
     model_class, arguments_class = _get_classes(config)

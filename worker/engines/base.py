@@ -91,6 +91,7 @@ class EngineStats:
     waiting_s: tuple[float, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     stalled_s: float | None = None
+    notes: tuple[str, ...] = ()
     prefill_cost: PrefillCost = field(default_factory=PrefillCost)
 
 

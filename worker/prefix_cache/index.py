@@ -23,7 +23,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Generic
 
-from worker.prefix_cache.node import KEY_BYTES, Match, Node, P, Stored
+from worker.prefix_cache.node import KEY_BYTES, AnswerSpan, Match, Node, P, Stored
 from worker.prefix_cache.tokens import TOKEN_BYTES, common_tokens, count_tokens, slice_tokens
 
 
@@ -130,6 +130,14 @@ class PrefixIndex(Generic[P]):
             yield node
             stack.extend(node.each_child())
 
+    def raise_weight(self, node: Node[P], weight: float) -> None:
+        """What leads to `node` is of use to somebody of this weight. What was less, and has no stored copy, is
+        `changed` again."""
+        for member in self.path(node):
+            if member.weight < weight:
+                member.weight = weight
+                self.note_unstored(member)
+
     # -- pins ---------------------------------------------------------------------------------------------------
 
     def pin(self, node: Node[P]) -> Node[P]:
@@ -167,8 +175,7 @@ class PrefixIndex(Generic[P]):
         Returns the node that holds the last of the tokens. What the index already has is not kept twice, but for
         shared pieces shorter than a block.
         """
-        while depth <= node.start and node.parent is not None:
-            node = node.parent
+        node = node.at(depth)
         if depth < node.end:
             parent, inside = node.parent, depth - node.start
             assert parent is not None
@@ -185,6 +192,14 @@ class PrefixIndex(Generic[P]):
                 if tokens and landed is not known:
                     return self._attach(node, tokens, payload, weight)
         return node
+
+    def note(self, node: Node[P], span: AnswerSpan) -> None:
+        """An answer ends on the way to `node`, or in it. A copy of its tokens that is theirs alone is stored again."""
+        node = node.at(span.end)
+        is_new = node.parent is not None and node.add_answer(span)
+        if is_new and node.payload is not None and (not node.stored or self._holders[node.stored.key] == [node]):
+            self._set_stored(node, None)
+            self.changed[node.key] = node
 
     def _known_way(self, top: Node[P], tokens: bytes) -> list[Node[P]]:
         """The nodes below `top` that lead along `tokens` as far as is known, the last perhaps in part."""
@@ -259,6 +274,7 @@ class PrefixIndex(Generic[P]):
         self._siblings(upper).append(upper)
         node.tokens = slice_tokens(node.tokens, at, node.end - node.start)
         node.parent, node.start = upper, upper.end
+        node.hand_answers(upper)
         self._siblings(node).append(node)
         self._set_stored(upper, node.stored)
         if payload is not None:
@@ -327,11 +343,12 @@ class PrefixIndex(Generic[P]):
 
     def cut(self, node: Node[P], depth: int) -> Node[P]:
         """The node that ends at `depth`, on the way from the root to `node` or inside it."""
-        while depth <= node.start and node.parent is not None:
-            node = node.parent
+        node = node.at(depth)
         return node if depth == node.end else self._split(node, depth - node.start)
 
-    def adopt(self, parent: Node[P], tokens: bytes, stored: Stored, *, is_checkpoint: bool) -> Node[P] | None:
+    def adopt(
+        self, parent: Node[P], tokens: bytes, stored: Stored, *, is_checkpoint: bool, answers: tuple[AnswerSpan, ...]
+    ) -> Node[P] | None:
         """A node for a copy that an earlier process stored. What `parent` already has for these tokens stays. None
         when the copy's key is not that of these tokens."""
         for child in parent.children.get(tokens[:TOKEN_BYTES], ()):
@@ -340,7 +357,7 @@ class PrefixIndex(Generic[P]):
         node: Node[P] = Node(parent, tokens)
         if node.key != stored.key:
             return None
-        node.is_checkpoint = is_checkpoint
+        node.is_checkpoint, node.answers = is_checkpoint, answers
         self._siblings(node).append(node)
         self._set_stored(node, stored)
         self._rank(node)
@@ -466,22 +483,13 @@ class PrefixIndex(Generic[P]):
         payload_bytes = arrays = 0
         held: dict[bytes, int] = {}
         for node in self.nodes():
-            parent = node.parent
-            assert parent is not None
-            assert node.tokens
-            assert node.start == parent.end
-            assert node.end == node.start + count_tokens(node.tokens)
-            assert node in parent.children[node.tokens[:TOKEN_BYTES]]
-            assert node.pins >= 0
+            node.check()
             if node.payload is not None:
                 payload_bytes += node.payload.nbytes
                 arrays += node.payload.arrays
-                assert node.is_checkpoint or not node.payload.is_checkpoint
             if node.stored is not None:
                 assert node in self._holders[node.stored.key]
-                assert node.stored.start <= node.start < node.end <= node.stored.end
                 held[node.stored.key] = node.stored.nbytes
-            assert not (node.is_hole and node.is_checkpoint)
         assert (payload_bytes, arrays) == (self.nbytes, self.arrays)
         assert held.keys() == self._holders.keys()
         assert sum(held.values()) == self.stored_bytes

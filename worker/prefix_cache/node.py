@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from worker.prefix_cache.tokens import count_tokens
+from worker.prefix_cache.tokens import TOKEN_BYTES, count_tokens, slice_tokens
 
 KEY_BYTES = 20
+_MAX_ANSWERS = 64  # that one node lists
+MAIN_WEIGHT = 1.0  # of what belongs to a person's own conversation
 
 
 class Payload(Protocol):
@@ -57,6 +59,18 @@ class Stored:
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerSpan:
+    """Which of a prefix's tokens an answer was: those between two depths, and then `rest`, of which nothing was
+    computed. `key` names the answer, `reasoning` is a digest of what it thought (see `worker.prompt.memory`)."""
+
+    key: bytes
+    reasoning: bytes
+    start: int
+    end: int
+    rest: tuple[int, ...] = ()
+
+
 P = TypeVar("P", bound=Payload)
 
 
@@ -64,11 +78,13 @@ class Node(Generic[P]):
     """`start` and `end` are depths in tokens; `tokens` are those between. A root is empty and has no parent.
 
     `is_checkpoint` says whether a prefix may be resumed at `end`, from memory or from the stored copy. A node with
-    neither is a hole: its stored copy turned out to be damaged. Whoever computes its tokens again fills it.
+    neither is a hole: its stored copy turned out to be damaged. Whoever computes its tokens again fills it. `answers`
+    are those that end in it.
     """
 
     __slots__ = (
         "_hash",
+        "answers",
         "children",
         "end",
         "holds",
@@ -99,6 +115,7 @@ class Node(Generic[P]):
         self.payload: P | None = None
         self.stored: Stored | None = None
         self.is_checkpoint = False
+        self.answers: tuple[AnswerSpan, ...] = ()
         self.children: dict[bytes, list[Node[P]]] = {}  # by first token
         self.pins = 0  # while any, the node stays in the tree
         self.holds = 0  # while any, its payload stays in memory
@@ -117,6 +134,45 @@ class Node(Generic[P]):
     def each_child(self) -> Iterator[Node[P]]:
         for siblings in self.children.values():
             yield from siblings
+
+    def at(self, depth: int) -> Node[P]:
+        """The node that holds the last of the first `depth` tokens, of those on the way here."""
+        node = self
+        while depth <= node.start and node.parent is not None:
+            node = node.parent
+        return node
+
+    def add_answer(self, span: AnswerSpan) -> bool:
+        """Whether it was not known."""
+        if span in self.answers:
+            return False
+        self.answers = (*(each for each in self.answers if each.key != span.key), span)[-_MAX_ANSWERS:]
+        return True
+
+    def hand_answers(self, upper: Node[P]) -> None:
+        """This node begins behind `upper` now: what ends there is listed there."""
+        upper.answers = tuple(span for span in self.answers if span.end <= upper.end)
+        self.answers = tuple(span for span in self.answers if span.end > upper.end)
+
+    def between(self, start: int, end: int) -> bytes:
+        """Of the tokens that lead to this node's end, those between two depths."""
+        parts: list[bytes] = []
+        node = self
+        while node.parent is not None and node.end > start:
+            parts.append(slice_tokens(node.tokens, max(start - node.start, 0), max(end - node.start, 0)))
+            node = node.parent
+        return b"".join(reversed(parts))
+
+    def check(self) -> None:
+        """Raises AssertionError when the node, which is no root, is not what its text says."""
+        assert self.parent is not None
+        assert self in self.parent.children[self.tokens[:TOKEN_BYTES]]
+        assert self.parent.end == self.start < self.end == self.start + count_tokens(self.tokens)
+        assert self.pins >= 0
+        assert self.is_checkpoint or self.payload is None or not self.payload.is_checkpoint
+        assert self.stored is None or self.stored.start <= self.start < self.end <= self.stored.end
+        assert not (self.is_hole and self.is_checkpoint)
+        assert all(self.start < span.end <= self.end for span in self.answers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

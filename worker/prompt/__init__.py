@@ -2,7 +2,7 @@
 
 from worker.prompt.builder import PromptBuilder
 from worker.prompt.facts import TemplateFacts
-from worker.prompt.memory import Said
+from worker.prompt.memory import Said, Spelling
 from worker.prompt.samples import CallSample, call_sample, find_reasoning, turn_end
 from worker.prompt.values import Boundary, Prompt
 
@@ -12,6 +12,7 @@ __all__ = [
     "Prompt",
     "PromptBuilder",
     "Said",
+    "Spelling",
     "TemplateFacts",
     "call_sample",
     "find_reasoning",

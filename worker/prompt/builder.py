@@ -31,6 +31,7 @@ from worker.prompt.head import Head, Heads
 from worker.prompt.image_files import ImageReader
 from worker.prompt.image_pieces import ImageAlbum, Patch
 from worker.prompt.markers import Markers
+from worker.prompt.memory import Spelling
 from worker.prompt.pieces import PieceRenderer
 from worker.prompt.prefill import Prefill, is_prefill
 from worker.prompt.switches import Switches
@@ -125,6 +126,11 @@ class PromptBuilder:
                 yield name
         if self._thoughts is None:
             yield "reasoning"
+
+    def learn(self, spelling: Spelling) -> None:
+        """How an answer was spelt before this process began, so that prompts with it are what they were."""
+        for builder in self._by_units:
+            builder.learn(spelling)
 
     def build(self, request: GenerateRequest) -> Prompt:
         """Raises `PromptTooLongError`, `InvalidRequestError`, `UnsupportedContentError`."""

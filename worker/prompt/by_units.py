@@ -18,7 +18,7 @@ from worker.prompt.facts import Mode
 from worker.prompt.growth import NotLocalError
 from worker.prompt.head import Head, Heads
 from worker.prompt.image_pieces import ImageSpan, Patch, find_spans, with_images
-from worker.prompt.memory import AnswerMemory, Said
+from worker.prompt.memory import AnswerMemory, Said, Spelling
 from worker.prompt.pieces import Piece, PieceRenderer, ending
 from worker.prompt.prefill import Prefill
 from worker.prompt.thoughts import without_ending
@@ -87,12 +87,17 @@ class UnitBuilder:
             recorder=partial(self._record, last, chained(last.digest, header)) if prefill is None else None,
         )
 
-    def _record(self, parent: Node, digest: bytes, said: Said, tokens: Sequence[int]) -> None:
-        self._memory.remember(digest, said, tokens)
+    def learn(self, spelling: Spelling) -> None:
+        """How an answer of an earlier process was spelt."""
+        self._memory.learn(spelling)
+
+    def _record(self, parent: Node, digest: bytes, said: Said, tokens: Sequence[int]) -> Spelling:
+        spelling = self._memory.remember(digest, said, tokens)
         # The same words may have been generated before in other tokens.
         for node in list(parent.children.values()):
             if node.unit is not None and node.unit.kind == "assistant" and said.is_like(node.unit.messages[0]):
                 self._tree.drop(node)
+        return spelling
 
     def _walk(self, head: Head, conversation: Conversation) -> list[Node]:
         """The node of every unit."""

@@ -3,6 +3,9 @@
 Rendering an answer anew need not give the tokens that were generated: the same text has many spellings in tokens, a
 client writes a call's arguments in its own way, reasoning may not come back at all. The prefix cache holds what was
 generated, so the prompt should too. An answer is remembered under the prompt it followed and what it visibly said.
+
+What is remembered may be kept elsewhere, beside what was computed for these tokens, and be learnt by another process:
+its key is made of tokens and words alone.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 from shared.messages import Message, ReasoningPart, TextPart, ToolCallPart
 
 _BUDGET_BYTES = 32 * 1024 * 1024
+_KEY_BYTES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,15 @@ class Said:
         return (self.text, self.calls) == (other.text, other.calls)
 
     def digest(self, prompt: bytes) -> bytes:
-        return hashlib.blake2b(repr((self.text, self.calls)).encode("utf-8", "replace"), key=prompt[:64]).digest()
+        content = repr((self.text, self.calls)).encode("utf-8", "replace")
+        return hashlib.blake2b(content, key=prompt[:64], digest_size=_KEY_BYTES).digest()
+
+    @property
+    def thought(self) -> bytes:
+        """A digest of the reasoning, empty where there is none."""
+        if not self.reasoning:
+            return b""
+        return hashlib.blake2b(self.reasoning.encode("utf-8", "replace"), digest_size=_KEY_BYTES).digest()
 
 
 def _normal(arguments: str) -> str:
@@ -58,13 +70,17 @@ def _normal(arguments: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    reasoning: str
+class Spelling:
+    """An answer's tokens as they were generated, without an end token. `key` is a digest of the prompt that it followed
+    and of what it visibly said, `reasoning` one of what it thought, empty where nothing."""
+
+    key: bytes
+    reasoning: bytes
     tokens: tuple[int, ...]
 
     @property
     def size_bytes(self) -> int:
-        return 36 * len(self.tokens) + 2 * len(self.reasoning) + 300
+        return 36 * len(self.tokens) + 400
 
 
 class AnswerMemory:
@@ -73,16 +89,21 @@ class AnswerMemory:
     def __init__(self, budget_bytes: int = _BUDGET_BYTES) -> None:
         self._budget_bytes = budget_bytes
         self._bytes = 0
-        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._answers: OrderedDict[bytes, Spelling] = OrderedDict()
         self._lock = threading.Lock()
 
-    def remember(self, prompt: bytes, said: Said, tokens: Sequence[int]) -> None:
+    def remember(self, prompt: bytes, said: Said, tokens: Sequence[int]) -> Spelling:
         """`prompt` is the digest of the prompt that was answered; `tokens` those generated, without an end token."""
-        key, answer = said.digest(prompt), _Answer(said.reasoning, tuple(tokens))
+        spelling = Spelling(said.digest(prompt), said.thought, tuple(tokens))
+        self.learn(spelling)
+        return spelling
+
+    def learn(self, spelling: Spelling) -> None:
+        """What was remembered elsewhere, or before."""
         with self._lock:
-            old = self._answers.pop(key, None)
-            self._bytes += answer.size_bytes - (0 if old is None else old.size_bytes)
-            self._answers[key] = answer
+            old = self._answers.pop(spelling.key, None)
+            self._bytes += spelling.size_bytes - (0 if old is None else old.size_bytes)
+            self._answers[spelling.key] = spelling
             while self._bytes > self._budget_bytes:
                 self._bytes -= self._answers.popitem(last=False)[1].size_bytes
 
@@ -93,7 +114,7 @@ class AnswerMemory:
         key = said.digest(prompt)
         with self._lock:
             answer = self._answers.get(key)
-            if answer is None or (said.reasoning and said.reasoning != answer.reasoning):
+            if answer is None or (said.reasoning and said.thought != answer.reasoning):
                 return None
             self._answers.move_to_end(key)
             return answer.tokens

@@ -8,7 +8,7 @@ from typing import Literal
 
 from worker.prompt.image_files import Image
 from worker.prompt.image_pieces import ImageSpan, cache_keys
-from worker.prompt.memory import Said
+from worker.prompt.memory import Said, Spelling
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class Prompt:
     spans: tuple[ImageSpan, ...] = ()
     images: Mapping[bytes, Image] = field(default_factory=dict, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
-    recorder: Callable[[Said, Sequence[int]], None] | None = field(default=None, repr=False, compare=False)
+    recorder: Callable[[Said, Sequence[int]], Spelling] | None = field(default=None, repr=False, compare=False)
 
     @property
     def cache_keys(self) -> Sequence[int]:
         """The tokens by which the prefix cache knows the prompt: those of an image are its own."""
         return cache_keys(self.tokens, self.spans) if self.spans else self.tokens
 
-    def remember(self, said: Said, tokens: Sequence[int]) -> None:
-        """Keep an answer as it was generated, for the turn in which it comes back as a message. Thread-safe."""
-        if self.recorder is not None and tokens:
-            self.recorder(said, tokens)
+    def remember(self, said: Said, tokens: Sequence[int]) -> Spelling | None:
+        """Keep an answer as it was generated, for the turn in which it comes back as a message; what was kept.
+        Thread-safe."""
+        return self.recorder(said, tokens) if self.recorder is not None and tokens else None

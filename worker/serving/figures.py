@@ -29,6 +29,7 @@ def with_figures(lease: WorkerLease, runner: Runner, *, stall_s: float) -> Worke
         prefill_tokens_per_s=stats.prefill_tokens_per_s,
         decode_tokens_per_s=stats.decode_tokens_per_s,
         cache_bytes=stats.cache_bytes,
+        notes=stats.notes,
         waiting_s=stats.waiting_s,
         prefill_pass_s=stats.prefill_cost.pass_s,
         prefill_token_s=stats.prefill_cost.token_s,

@@ -22,7 +22,8 @@ from tests.support.models import CheckpointMaker
 from worker.engines.mlx.kv.buffers import Buffer
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
 from worker.engines.mlx.kv.classes import leaves
-from worker.engines.mlx.kv.segment_file import Export, FileInfo
+from worker.engines.mlx.kv.file_format import FileInfo
+from worker.engines.mlx.kv.segment_file import Export
 from worker.engines.mlx.kv.store import Lease, PrefixStore
 from worker.prefix_cache.tokens import pack_tokens
 
@@ -284,8 +285,12 @@ def test_what_is_larger_than_the_budget_is_kept_in_part_and_said(caplog: pytest.
         with caplog.at_level("WARNING"):
             said(store, story)
         assert store.peek("", pack_tokens([*story, 1])) == 400
-        assert "kept 400 of 1000 tokens" in caplog.text
+        assert "kept 400 of 1000 tokens: the budget is" in caplog.text
+        assert store.kept_note in caplog.text
     assert store.unkept_tokens >= 1800
+    store.shrink(0)
+    said(store, text(100, seed=1))
+    assert store.kept_note == "", "the latest conversation was kept"
     check_books(store)
 
 

@@ -9,15 +9,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shared.messages import Message
+from shared.events import Completion
+from shared.messages import Message, TextPart
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
-from tests.support.models import REPOSITORY, CheckpointMaker
+from tests.support.models import AGENT_FULL, REPOSITORY, CheckpointMaker
+from tests.support.processes import wait_until
+from worker.engines.mlx.kv import reads, segment_file
 from worker.engines.mlx.kv.disk import MAX_AGE_S, disk_budget
-from worker.engines.mlx.kv.segment_file import read_file, read_info
+from worker.engines.mlx.kv.file_format import check_file, read_info
 
 PRESETS = ("full", "window", "gpt-oss", "hybrid", "qwen3-next", "falcon-h1")
 HEAD = message("system", standard_library_text(3000))
@@ -34,6 +38,10 @@ def start(folder: Path, state: Path, **settings: object) -> Driver:
 
 def stop(driver: Driver) -> None:
     driver.engine.unload()
+
+
+def said(answer: Completion) -> str:
+    return "".join(part.text for part in answer.parts if isinstance(part, TextPart))
 
 
 def cold_tokens(folder: Path, messages: list[Message]) -> list[int]:
@@ -90,6 +98,128 @@ def test_streams_go_on_while_a_prefix_is_read(tmp_path: Path, random_checkpoint:
         assert len(second.tokens["stream"]) > before
     second.step_until(lambda: not second.engine.has_work())
     stop(second)
+
+
+def test_a_large_file_is_taken_in_over_many_steps_in_each_of_which_streams_go_on(
+    tmp_path: Path, random_checkpoint: CheckpointMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = random_checkpoint("full")
+    first = start(folder, tmp_path)
+    first.run(request("a", CONVERSATION))
+    stop(first)
+    nbytes = sum(path.stat().st_size for path in files(tmp_path))
+    step_bytes, piece_bytes = nbytes // 40, nbytes // 400
+    monkeypatch.setattr(reads, "STEP_BYTES", step_bytes)
+    monkeypatch.setattr(segment_file, "PIECE_BYTES", piece_bytes)
+    copied: list[int] = []
+    copy = reads.Reads._copy
+
+    def counted(self: reads.Reads, read: Any) -> int | None:
+        count = copy(self, read)
+        copied[-1] += count or 0
+        return count
+
+    monkeypatch.setattr(reads.Reads, "_copy", counted)
+    second = start(folder, tmp_path)
+    second.submit(request("stream", [message("user", "talk")], max_tokens=400))
+    second.step_until(lambda: len(second.tokens["stream"]) > 2)
+    second.submit(request("restored", CONVERSATION))
+    while not second.tokens["restored"]:
+        copied.append(0)
+        before = len(second.tokens["stream"])
+        second.step()
+        assert len(second.tokens["stream"]) > before
+    assert sum(count > 0 for count in copied) >= 30
+    assert max(copied) <= step_bytes + 2 * piece_bytes
+    second.step_until(lambda: not second.engine.has_work())
+    assert second.tokens["restored"] == first.tokens["a"]
+    stop(second)
+
+
+@pytest.mark.parametrize("preset", ["full", "hybrid"])
+def test_a_conversation_in_many_files_is_read_into_one_buffer_with_room(
+    preset: str, tmp_path: Path, random_checkpoint: CheckpointMaker
+) -> None:
+    folder = random_checkpoint(preset)
+    first = start(folder, tmp_path)
+    messages = list(CONVERSATION)
+    for turn in range(3):
+        (answer,) = first.run(request(str(turn), messages))
+        messages += [message("assistant", said(answer)), message("user", standard_library_text(600))]
+    stop(first)
+    assert len(files(tmp_path)) > 4
+    second = start(folder, tmp_path)
+    second.submit(request("next", messages))
+    second.step_until(lambda: len(second.tokens["next"]) > 2)
+    (buffer,) = second.engine.store._buffers
+    assert buffer.is_lent
+    second.step_until(lambda: not second.engine.has_work())
+    second.check()
+    assert second.tokens["next"] == cold_tokens(folder, messages)
+    stop(second)
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_answers_are_spelt_as_they_were_after_a_restart(is_damaged: bool, tmp_path: Path) -> None:
+    """Their client sends no reasoning back. Where the files are damaged they are rendered anew."""
+    first = start(AGENT_FULL, tmp_path)
+    messages = [message("system", "You are kind and thorough. " * 40), message("user", "/think Hello")]
+    for turn in range(2):
+        (answer,) = first.run(request(str(turn), messages, max_tokens=120))
+        assert answer.usage.reasoning_tokens > 0
+        messages += [message("assistant", said(answer)), message("user", f"/think Go on {turn}")]
+    prompt = first.engine.prepare(request("p", messages)).prompt_digest
+    stop(first)
+    spans = [span for path in files(tmp_path) for span in read_info(path).answers]
+    assert len(spans) == 2
+    for path in files(tmp_path) if is_damaged else ():
+        flip_a_bit_of_the_header(path)
+    second = start(AGENT_FULL, tmp_path)
+    assert (second.engine.prepare(request("p", messages)).prompt_digest == prompt) is not is_damaged
+    (answer,) = second.run(request("next", messages))
+    assert (answer.usage.restored_tokens > answer.usage.input_tokens - 20) is not is_damaged
+    stop(second)
+
+
+def test_an_answer_that_is_given_again_is_noted_in_the_file_that_has_its_tokens(tmp_path: Path) -> None:
+    """The first time its client left before the end, so nothing said that it was an answer."""
+    driver = start(AGENT_FULL, tmp_path)
+    asked = [message("system", "You are kind and thorough. " * 40), message("user", "/think Hello")]
+    driver.submit(request("left", asked, max_tokens=120))
+    driver.step_until(lambda: len(driver.tokens["left"]) >= 50)
+    driver.engine.cancel("left")
+    driver.engine.store.flush(10)
+    assert not [span for path in files(tmp_path) for span in read_info(path).answers]
+    (answer,) = driver.run(request("again", asked, max_tokens=49))
+    assert answer.usage.output_tokens == 49
+    driver.engine.store.flush(10)
+    (span,) = (span for path in files(tmp_path) for span in read_info(path).answers)
+    assert span.end - span.start + len(span.rest) == 49
+    stop(driver)
+
+
+def test_files_of_another_version_are_removed_without_a_word(
+    tmp_path: Path, random_checkpoint: CheckpointMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = random_checkpoint("full")
+    first = start(folder, tmp_path)
+    first.run(request("a", CONVERSATION))
+    stop(first)
+    kept = files(tmp_path)
+    for path in kept:
+        path.write_bytes(path.read_bytes().replace(b'"format": "3"', b'"format": "2"'))
+    with caplog.at_level("INFO"):
+        second = start(folder, tmp_path)
+    assert not any(path.exists() for path in kept)
+    assert not list(tmp_path.rglob("*.damaged"))
+    assert "cache file" not in caplog.text
+    stop(second)
+
+
+def flip_a_bit_of_the_header(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[20] ^= 4
+    path.write_bytes(content)
 
 
 def flip_a_bit(path: Path) -> None:
@@ -272,7 +402,7 @@ def test_killed_at_any_moment_it_leaves_nothing_that_misleads(
         process.wait()
         process.stdout.close()
     for path in files(tmp_path):
-        read_file(path)
+        check_file(path)
     messages = [message("system", standard_library_text(3000)), message("user", "question 2")]
     driver = start(folder, tmp_path)
     (answer,) = driver.run(request("a", messages))
@@ -286,7 +416,7 @@ def other_type(content: bytes) -> bytes:
 
 
 def other_format(content: bytes) -> bytes:
-    return content.replace(b'"format": "2"', b'"format": "0"')
+    return content.replace(b'"format": "3"', b'"format": "0"')
 
 
 def no_json(content: bytes) -> bytes:
@@ -311,3 +441,56 @@ def test_headers_that_lie_are_damage(
     second.run(request("b", CONVERSATION))
     assert second.tokens["b"] == first.tokens["a"]
     stop(second)
+
+
+def test_main_conversations_are_written_at_once_and_the_rest_in_an_idle_moment(
+    tmp_path: Path, random_checkpoint: CheckpointMaker
+) -> None:
+    driver = start(random_checkpoint("full"), tmp_path)
+    driver.submit(request("stream", [message("user", "talk")], max_tokens=10_000))
+    asked = [
+        request("side", [message("system", "side " + standard_library_text(2000))], priority="subagent"),
+        request("main", [message("system", "main " + standard_library_text(2000))]),
+    ]
+
+    def written() -> set[str]:
+        infos = [read_info(path) for path in files(tmp_path)]
+        packed = {item.id: driver.engine.prepare(item).payload.packed for item in asked}
+        return {key for key in packed for info in infos if not info.start and packed[key].startswith(info.tokens)}
+
+    driver.submit(*asked)
+    driver.step_until(lambda: not {"side", "main"} & set(driver.engine._sequences))
+    driver.step_until(lambda: bool(files(tmp_path)))
+    for _ in range(20):
+        driver.step()
+    assert written() == {"main"}
+    driver.engine.cancel("stream")
+
+    def all_are_written() -> bool:
+        driver.engine.idle()
+        return written() == {"main", "side"}
+
+    wait_until(all_are_written, "the rest is written")
+    stop(driver)
+
+
+def test_what_a_main_conversation_goes_on_from_is_written_with_it(
+    tmp_path: Path, random_checkpoint: CheckpointMaker
+) -> None:
+    """A subagent has computed the head that they share."""
+    driver = start(random_checkpoint("full"), tmp_path)
+    driver.submit(request("stream", [message("user", "talk")], max_tokens=10_000))
+    driver.submit(request("side", CONVERSATION, priority="subagent"))
+    driver.step_until(lambda: "side" not in driver.engine._sequences)
+    for _ in range(20):
+        driver.step()
+    assert not files(tmp_path)
+    longer = [HEAD, message("user", "one two three, and four")]
+    driver.submit(request("main", longer))
+    driver.step_until(lambda: "main" not in driver.engine._sequences)
+    index = driver.engine.store.index
+    length = driver.engine.prepare(request("main", longer)).prompt_tokens or 0
+    driver.step_until(lambda: max((node.end for node in index.nodes() if node.stored), default=0) >= length)
+    assert min(read_info(path).start for path in files(tmp_path)) == 0
+    driver.engine.cancel("stream")
+    stop(driver)

@@ -18,7 +18,7 @@ from shared.messages import Message
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import REPOSITORY, CheckpointMaker
-from worker.engines.mlx.kv.segment_file import DamagedFileError, read_file, read_info
+from worker.engines.mlx.kv.file_format import DamagedFileError, check_file, read_info
 
 HEAD = message("system", standard_library_text(3000))
 CONVERSATION = [HEAD, message("user", "one two three")]
@@ -203,14 +203,14 @@ def test_every_damaged_byte_of_a_file_shows(folder: Path, tmp_path: Path) -> Non
         damaged[at] ^= 1
         path.write_bytes(damaged)
         with pytest.raises(DamagedFileError):
-            read_file(path)
+            check_file(path)
 
 
 @pytest.mark.parametrize("lie", [b"[]      ", b"3       ", b'{"a":[]}', b"[" * 4096, b'"x"     '])
 def test_json_that_is_no_header_is_damage(lie: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(len(lie).to_bytes(8, "little") + lie)
-    for read in (read_file, read_info):
+    for read in (check_file, read_info):
         with pytest.raises(DamagedFileError):
             read(path)
 

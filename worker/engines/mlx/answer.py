@@ -9,7 +9,7 @@ from shared.events import Event, FinishReason, TokenLogprob
 from shared.request import GenerateRequest, Resume
 from worker.answers.stream import EndReason, call_ids
 from worker.engines.mlx.output import OutputStream
-from worker.prompt import Prompt
+from worker.prompt import Prompt, Spelling
 
 _UNKNOWN = TokenLogprob(token="", logprob=0.0)  # of a token that another worker sampled
 
@@ -44,6 +44,11 @@ class Answer:
         if self.limit is not None and len(self.tokens) >= self.limit:
             return "context_length" if self.is_bound_by_context else "length"
         return None
+
+    @property
+    def spelling(self) -> Spelling | None:
+        """How it was spelt, once it has ended, for when it comes back as a message."""
+        return self._stream.spelling
 
     def finish(self, reason: EndReason) -> tuple[list[Event], FinishReason, str]:
         """The last events, why the answer ended for its client, and the stop sequence if one matched."""

@@ -137,6 +137,8 @@ class MlxEngine:
             token_bytes=size.token_bytes,
             disk=self._open_disk(loaded),
         )
+        for spelling in self.store.learnt:
+            self._builder.learn(spelling)
         self._room = Room(self._plan, size, self.store, self._neighbours, weight_bytes=self._weight_bytes)
         with self._turn():
             self._speculation = build_speculation(mode, loaded, draft, draft_cache_bytes=self._draft_bytes)
@@ -272,7 +274,7 @@ class MlxEngine:
 
     def idle(self) -> None:
         self._relieve()
-        self.store.collect()
+        self.store.collect(is_idle=True)
         self._room.tell(is_idle=True)
 
     def wait(self) -> None:
@@ -408,6 +410,8 @@ class MlxEngine:
     def _end(self, sequence: Sequence) -> None:
         """Take the sequence out, keeping what it computed."""
         self._keep(sequence)
+        if sequence.lease is not None and sequence.answer.spelling is not None:
+            self.store.note(sequence.lease, sequence.answer.spelling, start=len(sequence.prompt.tokens))
         if sequence.is_decoding:
             self._decoder.leave(sequence.key)
         for held in (sequence.lease, sequence.fetching):
@@ -465,6 +469,7 @@ class MlxEngine:
             prefill_cost=self._meter.cost,
             decode_tokens_per_s=self._decoder.tokens_per_s,
             cache_bytes=self.store.nbytes,
+            notes=(self.store.kept_note,) if self.store.kept_note else (),
             metrics={
                 **self.store.metrics,
                 **{f"computed_tokens_{why}": n for why, n in self._prefiller.computed_tokens.items()},

@@ -65,7 +65,7 @@ def load_whole(
     size = CacheSize.of(model.model, layout, turn)
     draft = load_draft(draft_source, model, turn) if draft_source else None
     weight_bytes = model.weight_bytes + (draft.weight_bytes if draft is not None else 0)
-    plan = plan_memory(settings, size, weight_bytes, machine=machine_bytes())
+    plan = plan_memory(settings, size, weight_bytes, machine=machine_bytes(), model_tokens=model.context_tokens)
     set_limits(plan)
     return WholeModel(
         folder=folder,
@@ -77,7 +77,7 @@ def load_whole(
         mode=mode,
         weight_bytes=weight_bytes,
         draft_cache_bytes=int(plan.cache_bytes * DRAFT_CACHE_SHARE) if draft is not None else 0,
-        context_tokens=min(model.context_tokens, plan.context_tokens),
+        context_tokens=plan.context_tokens,
     )
 
 

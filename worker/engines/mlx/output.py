@@ -19,7 +19,7 @@ from worker.formats.families import ASKED, FAMILIES, Family
 from worker.formats.harmony import START, is_harmony
 from worker.formats.readers import CallFormat, shown_format
 from worker.formats.reasoning import Reasoning
-from worker.prompt import Prompt, Said, call_sample, find_reasoning
+from worker.prompt import Prompt, Said, Spelling, call_sample, find_reasoning
 
 
 class OutputFormat:
@@ -96,6 +96,7 @@ class OutputStream:
         self._control = self._format.harmony_tokens
         self._prompt = prompt
         self._tokens: list[int] = []
+        self.spelling: Spelling | None = None  # of the whole answer, once it has ended
         self._answer = self._new_answer(request, make_tool_id)
 
     def _new_answer(self, request: GenerateRequest, make_tool_id: Callable[[], str]) -> AnswerStream:
@@ -145,5 +146,5 @@ class OutputStream:
         rest = self._answer.text(self._detokenizer.flush())
         events, final, stop_sequence = self._answer.finish(reason)
         if (whole := self._answer.whole) is not None:
-            self._prompt.remember(Said.of(whole.text, whole.calls, whole.reasoning), self._tokens)
+            self.spelling = self._prompt.remember(Said.of(whole.text, whole.calls, whole.reasoning), self._tokens)
         return [*rest, *events], final, stop_sequence

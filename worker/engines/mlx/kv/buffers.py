@@ -63,7 +63,7 @@ def _resized(array: mx.array, start: int, end: int, tokens: int) -> mx.array:
 class Buffer:
     """`start` is the depth of the first token held. Belongs to the engine thread."""
 
-    __slots__ = ("__weakref__", "_leaves", "_places", "_runs", "_stacks", "is_lent", "start", "used")
+    __slots__ = ("__weakref__", "_blank_room", "_leaves", "_places", "_runs", "_stacks", "is_lent", "start", "used")
 
     def __init__(self, leaves: list[Any], *, start: int = 0) -> None:
         """`leaves` are the `tokens` leaves of a cache, in the layout's order."""
@@ -74,6 +74,7 @@ class Buffer:
         self._stacks: list[mx.array] = []
         self._places: list[tuple[int, int]] = []  # of each leaf's keys and values: which stack, and where in it
         self._runs: WeakSet[Run] = WeakSet()
+        self._blank_room = 0  # that arrays are given with the first tokens put there
 
     @classmethod
     def of_arrays(cls, pairs: Sequence[Pair], *, start: int) -> Buffer:
@@ -85,6 +86,30 @@ class Buffer:
             mx.eval(leaf.keys, leaf.values)
         buffer._stack()
         return buffer
+
+    @classmethod
+    def blank(cls, count: int, *, start: int, room: int) -> Buffer:
+        """A lent buffer of `count` leaves with room for so many tokens, which others `put` there."""
+        buffer = cls([empty_tokens_leaf() for _ in range(count)], start=start)
+        buffer.is_lent, buffer._blank_room = True, room
+        return buffer
+
+    def put(self, index: int, side: int, piece: mx.array, *, heads: int, head: int, start: int) -> None:
+        """One head's keys or values of tokens from depth `start` on, [1, 1, tokens, dim], of a leaf with `heads`."""
+        leaf, name = self._leaves[index], ("keys", "values")[side]
+        if getattr(leaf, name) is None:
+            setattr(leaf, name, mx.zeros((1, heads, self._blank_room, piece.shape[3]), piece.dtype))
+        array = getattr(leaf, name)
+        if array.dtype != piece.dtype:
+            raise ValueError(f"{piece.dtype} among {array.dtype}")
+        at = start - self.start
+        array[:, head : head + 1, at : at + piece.shape[2]] = piece
+        mx.eval(array)
+
+    def settle(self) -> None:
+        """All that was to be `put` is there: it is at rest."""
+        self.is_lent = False
+        self._stack()
 
     # -- what it holds --------------------------------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
 """The folder in which kept prefixes outlive the process: writes and reads beside the engine, never in its way.
 
-One thread writes and deletes, in the order asked for; another reads. A file appears under its name only when it is
-whole, so a process killed at any moment leaves at most a temporary file. A damaged file is set aside and its content
-computed again. Another worker of the same model may use the folder at the same time: files that it removed are missed
-like damaged ones.
+One thread writes and deletes, in the order asked for; another reads ahead: files are mapped into memory, and each
+tensor is handed over once its checksum was compared. A file appears under its name only when it is whole, so a process
+killed at any moment leaves at most a temporary file. A damaged file is set aside and its content computed again; one
+of another version of this program is removed. Another worker of the same model may use the folder at the same time:
+files that it removed are missed like damaged ones.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ import errno
 import logging
 import os
 import shutil
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from worker.engines.mlx.kv.segment_file import (
+from worker.engines.mlx.kv.file_format import (
     DamagedFileError,
     FileInfo,
     FileWriter,
-    RawSegment,
+    MappedFile,
+    OtherFormatError,
     Shape,
-    read_file,
+    Tensor,
     read_info,
 )
 
@@ -116,6 +120,48 @@ class Writing:
             self._writer.give_up()
 
 
+class Reading:
+    """A file on its way into memory: its tensors, one after another, as soon as each is there and whole. `file` is
+    there before the first. Filled on one thread, emptied on another, which is woken by `progress`."""
+
+    def __init__(self, progress: threading.Event) -> None:
+        self._progress = progress
+        self._tensors: deque[Tensor] = deque()
+        self._error: DamagedFileError | None = None
+        self._is_over = False
+        self.file: MappedFile | None = None
+
+    def fill(self, file: MappedFile) -> None:
+        """Raises `DamagedFileError`."""
+        self.file = file
+        for name in file.names:
+            self._tensors.append(file.tensor(name))
+            self._progress.set()
+
+    def end(self, error: DamagedFileError | None) -> None:
+        self._error, self._is_over = error, True
+        self._progress.set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `take` has something to give or to say."""
+        return bool(self._tensors) or self._is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all were taken."""
+        return self._is_over and not self._tensors
+
+    def take(self) -> Tensor | None:
+        """The next one, None when it is not there yet, or never will be. Raises `DamagedFileError`, in the place of
+        the tensor that is."""
+        if self._tensors:
+            return self._tensors.popleft()
+        if self._error is not None:
+            raise self._error
+        return None
+
+
 class DiskTier:
     """The files of one model. Used from the engine thread; the work is done on two threads of its own."""
 
@@ -128,6 +174,7 @@ class DiskTier:
         self._writings: list[Writing] = []
         self._writer = ThreadPoolExecutor(1, "cache-writer")
         self._reader = ThreadPoolExecutor(1, "cache-reader")
+        self.progress = threading.Event()  # set whenever a reading has more to give
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def scan(self) -> list[FileInfo]:
@@ -165,6 +212,8 @@ class DiskTier:
                 os.utime(path)
             try:
                 return read_info(path)
+            except OtherFormatError:
+                path.unlink(missing_ok=True)
             except DamagedFileError as error:
                 self._set_aside(path, error)
         return None
@@ -175,9 +224,11 @@ class DiskTier:
         self._writings.append(Writing(self._writer, FileWriter(shape, self._path(shape.info.key))))
         return self._writings[-1]
 
-    def read(self, key: bytes) -> Future[RawSegment]:
-        """Fails with `DamagedFileError`; the file is set aside then."""
-        return self._reader.submit(self._read, key)
+    def read(self, key: bytes) -> Reading:
+        """Of a file that turns out to be damaged; it is set aside then."""
+        reading = Reading(self.progress)
+        self._reader.submit(self._read, key, reading)
+        return reading
 
     @property
     def is_writable(self) -> bool:
@@ -211,20 +262,23 @@ class DiskTier:
     def _path(self, key: bytes) -> Path:
         return self._folder / f"{key.hex()}{_SUFFIX}"
 
-    def _read(self, key: bytes) -> RawSegment:
+    def _read(self, key: bytes, reading: Reading) -> None:
         path = self._path(key)
         try:
-            raw = read_file(path)
-            if raw.info.key != key:
+            file = MappedFile(path)
+            if file.info.key != key:
                 raise DamagedFileError("it holds another prefix")
-            with contextlib.suppress(OSError):  # its age matters less than what it holds
-                os.utime(path)
+            reading.fill(file)
         except DamagedFileError as error:
             self._set_aside(path, error)
-            raise
-        except OSError as error:
-            raise DamagedFileError(f"{type(error).__name__}: {error}") from error
-        return raw
+            reading.end(error)
+        except Exception as error:  # what cannot be read is computed; whoever waits for it must not wait for ever
+            log.exception("cache file %s cannot be read", path.name)
+            reading.end(DamagedFileError(f"{type(error).__name__}: {error}"))
+        else:
+            reading.end(None)
+            with contextlib.suppress(OSError):  # its age matters less than what it holds
+                os.utime(path)
 
     def _set_aside(self, path: Path, error: DamagedFileError) -> None:
         self.damaged += 1

@@ -9,25 +9,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
 from worker.device.turns import Turn
+from worker.engines.mlx.kv.answers import span_of
 from worker.engines.mlx.kv.buffers import Buffer, movable
 from worker.engines.mlx.kv.cache import Layout, Segment, can_restore, restore
 from worker.engines.mlx.kv.disk import DiskTier
-from worker.engines.mlx.kv.segment_file import DamagedFileError, RawSegment, import_segment
+from worker.engines.mlx.kv.reads import Reads
 from worker.engines.mlx.kv.writes import Writes
 from worker.prefix_cache.index import PrefixIndex
-from worker.prefix_cache.node import Match, Node, Stored
+from worker.prefix_cache.node import MAIN_WEIGHT, Match, Node, Stored
 from worker.prefix_cache.tokens import count_tokens, slice_tokens
+from worker.prompt import Spelling
 
 log = logging.getLogger(__name__)
 
-MAIN_WEIGHT = 1.0  # of what belongs to a person's own conversation
 _LAST_WRITES_S = 5.0
 MAX_ARRAYS = 200_000  # Metal ends at 499,000 live buffers, those of weights and of running requests among them
 _ARRAYS_STEP = 0.95  # of the bytes kept, when there are too many
@@ -82,7 +82,6 @@ class PrefixStore:
         self._block_tokens = block_tokens
         self._slots = slots
         self._disk = disk
-        self._reads: dict[bytes, tuple[Stored, Future[RawSegment]]] = {}
         self.max_bytes = max_bytes
         self.max_arrays = MAX_ARRAYS
         self.budget_bytes = max_bytes  # what memory has room for at the moment, if that is less
@@ -103,11 +102,11 @@ class PrefixStore:
         self.hits = 0
         self.misses = 0
         self.hit_tokens = 0
-        self.restored_tokens = 0
         self.unkept_tokens = 0  # for which the budget was too small
+        self.kept_note = ""  # how much of the latest main conversation was kept, where that is not all
         self._writes = Writes(self.index, disk) if disk is not None else None
-        if self._writes is not None:
-            self._writes.adopt()
+        self.learnt = self._writes.adopt() if self._writes is not None else []  # of answers before, the latest last
+        self._reads = Reads(self.index, disk, layout) if disk is not None else None
 
     # -- look-up --------------------------------------------------------------------------------------------------
 
@@ -250,11 +249,15 @@ class PrefixStore:
     def _tell_kept(self, root: Node[Segment], lease: Lease) -> None:
         """Nobody should have to guess why the next turn is computed again."""
         kept = self.index.known(root, slice_tokens(lease.packed, 0, lease.computed))
+        note = ""
         if kept < lease.computed:
             self.unkept_tokens += lease.computed - kept
             fitting = self.room_bytes // max(1, self._segment_bytes(1024) // 1024)
             budget = f"{self.room_bytes >> 20} MB, about {fitting} tokens"
-            log.warning("kept %d of %d tokens: the budget is %s", kept, lease.computed, budget)
+            note = f"kept {kept} of {lease.computed} tokens: the budget is {budget}"
+            log.warning("%s", note)
+        if lease.weight >= MAIN_WEIGHT and lease.computed:
+            self.kept_note = note
 
     def release(self, lease: Lease) -> None:
         """Another lease takes over."""
@@ -286,12 +289,17 @@ class PrefixStore:
         self.index.pin(node)
         self.index.unpin(lease.node)
         lease.node, lease.kept = node, end
+        self.index.raise_weight(node, lease.weight)
         self._changed()
-        if self._writes is not None:
-            self._writes.go_on()
-        else:
+        if self._writes is None:
             self.index.changed.clear()
         self.shrink(self.room_bytes, weight=lease.weight)
+
+    def note(self, lease: Lease, spelling: Spelling, *, start: int) -> None:
+        """How the sequence's answer, which began at depth `start`, was spelt; after all of it was committed."""
+        span = span_of(spelling, start=start, kept=lease.kept)
+        if span is not None:
+            self.index.note(lease.node, span)
 
     def _make_room(self, needed_bytes: int, weight: float) -> bool:
         """Whether so many bytes more may be held. Nothing goes when what is in use, or belongs to better conversations,
@@ -396,7 +404,7 @@ class PrefixStore:
             "prefix_cache_hit_tokens": self.hit_tokens,
             "prefix_cache_evictions": self.index.evictions,
             "prefix_cache_max_bytes": self.max_bytes,
-            "prefix_cache_restored_tokens": self.restored_tokens,
+            "prefix_cache_restored_tokens": self._reads.restored_tokens if self._reads is not None else 0,
             "prefix_cache_unkept_tokens": self.unkept_tokens,
             "prefix_cache_arrays": self.arrays,
             "prefix_cache_disk_bytes": self.index.stored_bytes,
@@ -410,19 +418,20 @@ class PrefixStore:
 
     def fetch(self, lease: Lease) -> None:
         """Start to read what the lease needs from the disk."""
-        assert self._disk is not None
+        assert self._reads is not None
         lease.is_fetching = True
         self.index.hold(lease.node)
-        for stored in self._files(lease.node):
-            if stored.key not in self._reads:
-                self._reads[stored.key] = (stored, self._disk.read(stored.key))
+        self._reads.begin(self._files(lease.node))
 
     def is_fetching(self, lease: Lease) -> bool:
-        return any(stored.key in self._reads for stored in self._files(lease.node))
+        return self._reads is not None and any(self._reads.has(stored) for stored in self._files(lease.node))
 
     def wait_for_disk(self, timeout_s: float) -> None:
-        """Return when a read has ended, or after `timeout_s`."""
-        wait([future for _, future in self._reads.values()], timeout_s, return_when="FIRST_COMPLETED")
+        """Return when a read goes on, or after `timeout_s`."""
+        if self._reads is not None and self._reads.is_busy:
+            self._reads.wait(timeout_s)
+        else:
+            time.sleep(timeout_s)
 
     @property
     def has_copying(self) -> bool:
@@ -430,33 +439,28 @@ class PrefixStore:
         if self._writes is None:
             return False
         is_written = any(not self._writes.is_unwritten(node) for _, node, _ in self._unwritten)
-        return is_written or self._writes.has_copying or any(future.done() for _, future in self._reads.values())
+        is_read = self._reads is not None and self._reads.has_copying
+        return is_written or is_read or self._writes.has_copying
 
-    def collect(self) -> None:
-        """Take in what the disk's threads have finished. Cheap when there is nothing."""
-        if self._writes is None or not (self._reads or self._writes.is_busy or self.index.changed):
+    def collect(self, *, is_idle: bool = False) -> None:
+        """Take in what the disk's threads have finished, and go on with what is under way, up to a step's share. Cheap
+        when there is nothing."""
+        if self._reads is not None and self._reads.is_busy:
+            self._take_reads(self._reads)
+        writes = self._writes
+        if writes is None or not (writes.is_busy or self.index.changed or (is_idle and writes.has_later)):
             return
-        for key, (stored, future) in list(self._reads.items()):
-            if future.done():
-                del self._reads[key]
-                self._take_read(stored, future)
-        self._writes.collect()
+        writes.collect(is_idle=is_idle)
         if self._unwritten:
             self._take_back_written()
             self._shrink(self.room_bytes, MAIN_WEIGHT, is_partial=True)
 
-    def _take_read(self, stored: Stored, future: Future[RawSegment]) -> None:
+    def _take_reads(self, reads: Reads) -> None:
         self._changed()
-        try:
-            segment = import_segment(future.result(), self._layout)
-        except DamagedFileError as error:
-            log.warning("a prefix of %d tokens was lost: %s", stored.end, error)
-            self.index.lose(stored)
-        else:
-            self.restored_tokens += stored.end - stored.start
+        for segment in reads.go_on():
             if segment.run is not None:
                 self._buffers.update(part.buffer for part in segment.run.parts)
-            self.index.load(stored, segment)
+        self._changed()
 
     def flush(self, timeout_s: float, turn: Turn = nullcontext) -> None:
         """Wait until everything kept is written, or `timeout_s` have passed. The device is copied from in turns, and is
@@ -469,7 +473,7 @@ class PrefixStore:
 
     def _collect_in(self, turn: Turn) -> None:
         with turn() if self.has_copying else nullcontext():
-            self.collect()
+            self.collect(is_idle=True)
 
     def shut_down(self, turn: Turn = nullcontext) -> None:
         """Write what is left, for a moment at most, and end the disk's threads."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
+from worker.engines.mlx.kv.answers import spelling_of
 from worker.engines.mlx.kv.cache import Segment
 from worker.engines.mlx.kv.disk import DiskTier, Writing
-from worker.engines.mlx.kv.segment_file import Export, FileInfo, can_store
+from worker.engines.mlx.kv.file_format import FileInfo
+from worker.engines.mlx.kv.segment_file import Export, can_store
 from worker.prefix_cache.index import PrefixIndex
-from worker.prefix_cache.node import Node, Stored
+from worker.prefix_cache.node import MAIN_WEIGHT, Node, Stored
+from worker.prompt import Spelling
 
 log = logging.getLogger(__name__)
 
 _MAX_UNWRITTEN_BYTES = 32 << 20  # of host copies that wait for the disk
 _STEP_BYTES = 16 << 20  # copied for the disk between two steps
 _FLUSH_POLL_S = 0.05
+_LATER_NODES = 1000  # that wait for an idle moment, before those that are gone are looked for
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +35,11 @@ class _Write:
     size: Future[int] | None = None
 
 
+def _there(nodes: Mapping[bytes, Node[Segment]]) -> dict[bytes, Node[Segment]]:
+    """Those that are still kept in memory alone."""
+    return {key: n for key, n in nodes.items() if n.parent is not None and n.payload is not None and n.stored is None}
+
+
 class Writes:
     """Belongs to the engine thread; the tier's threads do the work."""
 
@@ -38,6 +47,8 @@ class Writes:
         self._index = index
         self._disk = disk
         self._running: dict[bytes, _Write] = {}
+        self._later: dict[bytes, Node[Segment]] = {}  # for when there is nothing else to do
+        self._most_later = _LATER_NODES
 
     @property
     def is_busy(self) -> bool:
@@ -47,20 +58,25 @@ class Writes:
     def has_copying(self) -> bool:
         """Whether `go_on` would copy anything for the disk."""
         is_under_way = any(write.size is None for write in self._running.values())
-        is_new = self._disk.is_writable and bool(self._index.changed)
+        is_new = self._disk.is_writable and bool(self._index.changed or self._later)
         return (is_under_way or is_new) and self._left_bytes() > 0
+
+    @property
+    def has_later(self) -> bool:
+        """Whether something waits for an idle moment."""
+        return bool(self._later)
 
     def is_unwritten(self, node: Node[Segment]) -> bool:
         """Whether something that leads to `node` has yet to be written, or would be if the disk were well."""
         return any(n.key in self._index.changed or n.key in self._running for n in self._index.path(node))
 
-    def collect(self) -> None:
+    def collect(self, *, is_idle: bool) -> None:
         """Take note of the files that are there now, and go on."""
         for key, write in list(self._running.items()):
             if write.size is not None and write.size.done():
                 del self._running[key]
                 self._take_written(write, write.size)
-        self.go_on()
+        self.go_on(is_idle=is_idle)
 
     def wait(self, timeout_s: float) -> None:
         """Return when a file is there, or after a moment."""
@@ -97,9 +113,15 @@ class Writes:
                 self._disk.delete(stored.key)
         self._index.dropped.clear()
 
-    def go_on(self) -> None:
-        """Hand new segments to the writer, as far as it keeps up, and not too much between two steps."""
+    def go_on(self, *, is_idle: bool) -> None:
+        """Hand new segments to the writer, as far as it keeps up, and not too much between two steps: those of main
+        conversations, and the others when the engine is idle, if they are still there then."""
         self._delete_dropped()
+        if is_idle:
+            self._index.changed.update(_there(self._later))
+            self._later.clear()
+        else:
+            self._put_off()
         left_bytes = self._left_bytes()
         while left_bytes > 0:
             write = next((write for write in self._running.values() if write.size is None), None)
@@ -111,6 +133,14 @@ class Writes:
         """What may be copied now."""
         unwritten = sum(write.writing.unwritten_bytes for write in self._running.values())
         return min(_STEP_BYTES, _MAX_UNWRITTEN_BYTES - unwritten)
+
+    def _put_off(self) -> None:
+        for key, node in list(self._index.changed.items()):
+            if node.weight < MAIN_WEIGHT:
+                self._later[key] = self._index.changed.pop(key)
+        if len(self._later) > self._most_later:
+            self._later = _there(self._later)
+            self._most_later = 2 * len(self._later) + _LATER_NODES
 
     @staticmethod
     def _hand_over(write: _Write) -> int:
@@ -143,6 +173,7 @@ class Writes:
                 start=node.start,
                 tokens=node.tokens,
                 is_checkpoint=segment.is_checkpoint,
+                answers=node.answers,
             )
             export = Export(segment, info)
             write = _Write(node=node, info=info, pieces=export.pieces(), writing=self._disk.write(export.shape))
@@ -158,23 +189,30 @@ class Writes:
             return node.stored.key
         return node.key if node.key in self._running else None
 
-    def adopt(self) -> None:
-        """Hang what earlier processes stored into the tree. A file whose parent is missing is of no use."""
+    def adopt(self) -> list[Spelling]:
+        """Hang what earlier processes stored into the tree. A file whose parent is missing is of no use. Gives the
+        answers that the files list, the latest last."""
         nodes: dict[bytes, Node[Segment]] = {}
-        for info in self._disk.scan():
-            parent = nodes.get(info.parent) if info.parent else self._index.root_of(info.seed)
-            if parent is None or not parent.end >= info.start:
-                self._disk.delete(info.key)
-                continue
-            stored = Stored(key=info.key, start=info.start, end=info.end, nbytes=info.nbytes)
-            if info.parent:
-                parent = self._index.cut(parent, info.start)
-            node = self._index.adopt(parent, info.tokens, stored, is_checkpoint=info.is_checkpoint)
+        infos = self._disk.scan()
+        for info in infos:
+            node = self._adopted(info, nodes)
             if node is None:
                 self._disk.delete(info.key)
             else:
                 nodes[info.key] = node
+        latest_last = sorted((info for info in infos if info.key in nodes), key=lambda info: info.used_s)
+        learnt = [spelling_of(span, nodes[info.key]) for info in latest_last for span in info.answers]
         self._index.evict_stored(self._disk.max_bytes)
         self._delete_dropped()
         if nodes:
             log.info("found %d stored prefixes, %d MB", len(nodes), self._index.stored_bytes >> 20)
+        return learnt
+
+    def _adopted(self, info: FileInfo, nodes: Mapping[bytes, Node[Segment]]) -> Node[Segment] | None:
+        parent = nodes.get(info.parent) if info.parent else self._index.root_of(info.seed)
+        if parent is None or not parent.end >= info.start:
+            return None
+        stored = Stored(key=info.key, start=info.start, end=info.end, nbytes=info.nbytes)
+        if info.parent:
+            parent = self._index.cut(parent, info.start)
+        return self._index.adopt(parent, info.tokens, stored, is_checkpoint=info.is_checkpoint, answers=info.answers)

@@ -17,7 +17,8 @@ from worker.engines.mlx.kv.cache import Layout
 from worker.engines.mlx.kv.classes import leaf_bytes, leaves, token_bytes
 
 USABLE_SHARE = 0.9  # of the device's memory
-CACHE_SHARE = 0.4  # of what the weights leave, for the prefix cache
+_WORK_SHARE = 8  # an eighth of what the weights leave is for what passes compute
+_MOST_WORK_BYTES = 2 << 30
 _LEAST_CACHE_BYTES = 64 << 20
 _PROBE_TOKENS = 8
 _GROWTH_TOKENS = (256, 512)  # where a cache of an unknown class is measured, to see how it grows
@@ -97,8 +98,8 @@ def _unknown_bytes(model: Any, layout: Layout, tokens: int, turn: Turn) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """What may be used in all, and how much of it by the prefix cache. `context_tokens` is what one sequence can
-    have at most, beside the weights."""
+    """What may be used in all, and how much of it by the prefix cache. `context_tokens` is what one sequence can have
+    at most, of what the model takes."""
 
     limit_bytes: int
     cache_bytes: int
@@ -124,13 +125,19 @@ def weight_file_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
 
 
-def plan_memory(settings: Settings, size: CacheSize, weight_bytes: int, *, machine: int) -> MemoryPlan:
-    """Prefix cache: as set, else room for `cache_max_slots` conversations of `cache_max_tokens` tokens, within what
-    the machine can spare."""
+def plan_memory(
+    settings: Settings, size: CacheSize, weight_bytes: int, *, machine: int, model_tokens: int
+) -> MemoryPlan:
+    """Context and prefix cache together: both are what the weights leave, but for what passes compute, because a turn
+    goes on in the memory of the last. So a conversation as long as the context offered is kept whole. The prefix
+    cache is as large as set, else has room for `cache_max_slots` conversations of `cache_max_tokens` tokens, or for one
+    of the whole context where that is more; what running requests need, it gives up."""
     limit = memory_limit(settings, machine)
     spare = max(0, limit - weight_bytes)
-    wanted = settings.cache_bytes
-    if not wanted:
-        slots = settings.cache_max_slots * size.predict(settings.cache_max_tokens)
-        wanted = min(max(slots, _LEAST_CACHE_BYTES), int(spare * CACHE_SHARE))
-    return MemoryPlan(limit_bytes=limit, cache_bytes=wanted, context_tokens=size.fitting_tokens(spare))
+    usable = spare - min(spare // _WORK_SHARE, _MOST_WORK_BYTES)
+    context = min(model_tokens, size.fitting_tokens(usable))
+    slots = settings.cache_max_slots * size.predict(settings.cache_max_tokens)
+    wanted = max(slots, size.predict(context), _LEAST_CACHE_BYTES)
+    return MemoryPlan(
+        limit_bytes=limit, cache_bytes=settings.cache_bytes or min(wanted, usable), context_tokens=context
+    )

@@ -20,7 +20,7 @@ from worker.engines.mlx.decode.batch import last_pass_tokens, prefill, prefill_l
 from worker.engines.mlx.kv.buffers import roomy
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
 from worker.engines.mlx.kv.classes import STEP_TOKENS
-from worker.engines.mlx.kv.store import MAIN_WEIGHT, Lease, PrefixStore
+from worker.engines.mlx.kv.store import Lease, PrefixStore
 from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.memory.room import Room
 from worker.engines.mlx.prefill.meter import PrefillMeter
@@ -28,6 +28,7 @@ from worker.engines.mlx.prefill.scheduler import Candidate, DecodeShare, chunk_t
 from worker.engines.mlx.prefill.sequence import Sequence
 from worker.engines.mlx.prefill.stops import LEAST_SPACING_TOKENS, parting, stops_of
 from worker.engines.mlx.prefill.vision import Vision
+from worker.prefix_cache.node import MAIN_WEIGHT
 from worker.prefix_cache.tokens import common_tokens
 
 log = logging.getLogger(__name__)
