@@ -63,7 +63,21 @@ def _resized(array: mx.array, start: int, end: int, tokens: int) -> mx.array:
 class Buffer:
     """`start` is the depth of the first token held. Belongs to the engine thread."""
 
-    __slots__ = ("__weakref__", "_blank_room", "_leaves", "_places", "_runs", "_stacks", "is_lent", "start", "used")
+    __slots__ = (
+        "__weakref__",
+        "_blank_room",
+        "_leaves",
+        "_named_at",
+        "_named_tokens",
+        "_places",
+        "_resting_bytes",
+        "_runs",
+        "_stacks",
+        "is_lent",
+        "renamed",
+        "start",
+        "used",
+    )
 
     def __init__(self, leaves: list[Any], *, start: int = 0) -> None:
         """`leaves` are the `tokens` leaves of a cache, in the layout's order."""
@@ -75,6 +89,10 @@ class Buffer:
         self._places: list[tuple[int, int]] = []  # of each leaf's keys and values: which stack, and where in it
         self._runs: WeakSet[Run] = WeakSet()
         self._blank_room = 0  # that arrays are given with the first tokens put there
+        self.renamed = 0  # how often what is named of it changed, but for runs that went
+        self._named_at: tuple[int, int] | None = None  # when `_named_tokens` was counted
+        self._named_tokens = 0
+        self._resting_bytes: int | None = None  # while nothing but `nbytes` asks for its arrays
 
     @classmethod
     def of_arrays(cls, pairs: Sequence[Pair], *, start: int) -> Buffer:
@@ -108,7 +126,7 @@ class Buffer:
 
     def settle(self) -> None:
         """All that was to be `put` is there: it is at rest."""
-        self.is_lent = False
+        self.is_lent, self._resting_bytes = False, None
         self._stack()
 
     # -- what it holds --------------------------------------------------------------------------------------------
@@ -138,6 +156,13 @@ class Buffer:
 
     @property
     def nbytes(self) -> int:
+        if self.is_lent:
+            return self._count_bytes()
+        if self._resting_bytes is None:
+            self._resting_bytes = self._count_bytes()
+        return self._resting_bytes
+
+    def _count_bytes(self) -> int:
         if self._stacks:
             return sum(stack.nbytes for stack in self._stacks)
         return sum(leaf.keys.nbytes + leaf.values.nbytes for leaf in self._leaves if leaf.keys is not None)
@@ -155,6 +180,11 @@ class Buffer:
 
     # -- what is named of it --------------------------------------------------------------------------------------
 
+    def name(self, run: Run) -> None:
+        """The run names tokens of it, or others than before."""
+        self._runs.add(run)
+        self.renamed += 1
+
     def parts(self) -> Iterator[Part]:
         for run in list(self._runs):
             yield from (part for part in run.parts if part.buffer is self)
@@ -171,8 +201,16 @@ class Buffer:
     def overhead_bytes(self) -> int:
         """Bytes at rest less those of all that is named. While it is lent nothing of it is at rest, and one of which
         nothing is named is as good as gone."""
-        named = sum(part.end - part.start for part in self.parts()) * self.token_bytes
+        named = self._count_named() * self.token_bytes
         return (0 if self.is_lent or not named else self.nbytes) - named
+
+    def _count_named(self) -> int:
+        """Tokens that are named, once for each run; counted anew when runs came, went or moved."""
+        at = (self.renamed, len(self._runs))
+        if self._named_at != at:
+            self._named_tokens = sum(part.end - part.start for part in self.parts())
+            self._named_at = (self.renamed, len(self._runs))
+        return self._named_tokens
 
     @property
     def is_movable(self) -> bool:
@@ -197,7 +235,7 @@ class Buffer:
         assert self.is_movable
         for leaf in self._leaves:
             leaf.offset = depth
-        self.is_lent = True
+        self.is_lent, self._resting_bytes = True, None
 
     def take_in(self, parts: Sequence[Part], room: int) -> None:
         """Copy the tokens of these parts behind those that the running cache holds."""
@@ -221,7 +259,7 @@ class Buffer:
         return self.is_lent and self._leaves[0] is leaf
 
     def give_back(self, used: int) -> None:
-        self.is_lent, self.used = False, used
+        self.is_lent, self.used, self._resting_bytes = False, used, None
         _, end = self.named
         if self.room > (end - self.start) * (1 + 2 / _ROOM_SHARE):
             self.pack(is_trim=True)
@@ -242,7 +280,7 @@ class Buffer:
                 leaf.values = _resized(leaf.values, start - self.start, end - self.start, end - start)
                 mx.eval(leaf.values)
                 leaf.offset = end - start
-        self.start = start
+        self.start, self._resting_bytes = start, None
         self._stack()
 
     def _stack(self) -> None:
@@ -257,7 +295,7 @@ class Buffer:
                 alike.append(array)
         self._stacks = [mx.concatenate(alike) for alike in shapes.values()]
         mx.eval(self._stacks)
-        self._leaves = []
+        self._leaves, self._resting_bytes = [], None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +315,7 @@ class Run:
 
     def __post_init__(self) -> None:
         for part in self.parts:
-            part.buffer._runs.add(self)
+            part.buffer.name(self)
 
     @property
     def start(self) -> int:
@@ -315,7 +353,8 @@ class Run:
             cut = (Part(source, part.start, low), Part(target, low, high), Part(source, high, part.end))
             parts += [piece for piece in cut if piece.start < piece.end]
         self.parts = parts
-        target._runs.add(self)
+        target.name(self)
+        source.name(self)
         if all(part.buffer is not source for part in parts):
             source._runs.discard(self)
 

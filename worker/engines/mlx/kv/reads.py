@@ -122,7 +122,7 @@ class Reads:
     def _release(self, target: Buffer | None) -> None:
         """Once all that was to land in a shared buffer is there, it is at rest."""
         if target is not None and all(read.target is not target for read in self._running.values()):
-            target.is_lent = False
+            target.give_back(0)
 
 
 def _chain(files: Sequence[Stored]) -> list[Stored]:

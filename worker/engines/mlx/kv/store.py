@@ -373,10 +373,11 @@ class PrefixStore:
 
     def _pack(self, buffers: list[Buffer], max_bytes: int) -> None:
         for buffer in buffers:
-            if self.nbytes <= max_bytes:
+            if (left := self.nbytes) <= max_bytes:
                 return
-            buffer.pack()
-            self._overhead_bytes = None
+            if (overhead := buffer.overhead_bytes) > 0:
+                buffer.pack()
+                self._overhead_bytes = left - self.index.nbytes + buffer.overhead_bytes - overhead
 
     @property
     def nbytes(self) -> int:
