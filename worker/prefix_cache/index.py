@@ -412,7 +412,7 @@ class PrefixIndex(Generic[P]):
                     heapq.heappush(heap, (parent.priority, id(parent), parent))
             else:
                 self._set_payload(node, payload.thin())
-                node.is_checkpoint = False
+                node.is_checkpoint = node.is_checkpoint and node.stored is not None
         return before - self.nbytes
 
     def _cut_off(self, leaf: Node[P], excess_bytes: int) -> Node[P] | None:

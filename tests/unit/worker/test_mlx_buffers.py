@@ -131,7 +131,9 @@ def text(count: int, seed: int = 0) -> list[int]:
 def check_books(store: PrefixStore) -> None:
     """What the store says it keeps is what its buffers take."""
     store.index.check_integrity()
-    assert store.nbytes == sum(buffer.nbytes for buffer in store._buffers if not buffer.is_lent)
+    assert store.nbytes == sum(buffer._count_bytes() for buffer in store._buffers if not buffer.is_lent)
+    for buffer in store._buffers:
+        assert buffer._count_named() == sum(part.end - part.start for part in buffer.parts())
 
 
 def test_the_next_turn_goes_on_in_the_buffer_of_the_last() -> None:
@@ -265,6 +267,27 @@ def test_short_sequences_at_rest_take_one_array() -> None:
         said(store, text(30, seed=n))
     assert store.arrays == 20
     assert store.nbytes == 20 * 30 * TOKEN_BYTES
+
+
+def test_what_a_full_cache_counts_anew_does_not_grow_with_the_square_of_what_it_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = 0
+    count = Buffer.overhead_bytes.fget
+    assert count is not None
+
+    def counting(buffer: Buffer) -> int:
+        nonlocal counted
+        counted += 1
+        return int(count(buffer))
+
+    store = build_store(max_bytes=200 * 30 * TOKEN_BYTES)
+    for n in range(200):
+        said(store, text(30, seed=n))
+    monkeypatch.setattr(Buffer, "overhead_bytes", property(counting))
+    said(store, text(30, seed=200))
+    assert len(store._buffers) > 190
+    assert counted < 30 * 200
 
 
 def test_arrays_are_bounded_as_bytes_are() -> None:

@@ -494,3 +494,21 @@ def test_what_a_main_conversation_goes_on_from_is_written_with_it(
     assert min(read_info(path).start for path in files(tmp_path)) == 0
     driver.engine.cancel("stream")
     stop(driver)
+
+
+@pytest.mark.parametrize("preset", ["window", "gemma3", "mamba2", "falcon-h1"])
+def test_checkpoints_go_to_the_disk_where_memory_has_no_room_for_one(
+    preset: str, tmp_path: Path, random_checkpoint: CheckpointMaker
+) -> None:
+    folder = random_checkpoint(preset)
+    driver = start(folder, tmp_path, cache_bytes=20_000)
+    driver.run(request("a", CONVERSATION))
+    driver.engine.store.flush(10)
+    driver.check()
+    assert not any(node.holds for node in driver.engine.store.index.nodes())
+    assert driver.engine.store.nbytes <= 20_000
+    longer = [*CONVERSATION, message("assistant", "four five"), message("user", "six")]
+    (answer,) = driver.run(request("b", longer))
+    assert answer.usage.restored_tokens > 0.9 * answer.usage.input_tokens
+    assert driver.tokens["b"] == cold_tokens(folder, longer)
+    stop(driver)

@@ -19,6 +19,7 @@ from worker.engines.mlx.kv.answers import span_of
 from worker.engines.mlx.kv.buffers import Buffer, movable
 from worker.engines.mlx.kv.cache import Layout, Segment, can_restore, restore
 from worker.engines.mlx.kv.disk import DiskTier
+from worker.engines.mlx.kv.passing import MAX_BYTES, Passing
 from worker.engines.mlx.kv.reads import Reads
 from worker.engines.mlx.kv.writes import Writes
 from worker.prefix_cache.index import PrefixIndex
@@ -93,6 +94,7 @@ class PrefixStore:
             is_divisible=layout.is_divisible,
             recompute_s=recompute_s,
         )
+        self._passing = Passing(self.index)
         self._latest: list[Node[Segment]] = []  # ends of the main conversations, the latest last
         self._buffers: WeakSet[Buffer] = WeakSet()
         self._unwritten: list[tuple[Buffer, Node[Segment], int]] = []  # lent to the writer, for want of room
@@ -249,12 +251,11 @@ class PrefixStore:
     def _tell_kept(self, root: Node[Segment], lease: Lease) -> None:
         """Nobody should have to guess why the next turn is computed again."""
         kept = self.index.known(root, slice_tokens(lease.packed, 0, lease.computed))
-        note = ""
-        if kept < lease.computed:
+        fitting = self.room_bytes // max(1, self._segment_bytes(1024) // 1024)
+        budget = f"the budget is {self.room_bytes >> 20} MB, about {fitting} tokens"
+        note = f"kept {kept} of {lease.computed} tokens: {budget}" if kept < lease.computed else ""
+        if note:
             self.unkept_tokens += lease.computed - kept
-            fitting = self.room_bytes // max(1, self._segment_bytes(1024) // 1024)
-            budget = f"{self.room_bytes >> 20} MB, about {fitting} tokens"
-            note = f"kept {kept} of {lease.computed} tokens: the budget is {budget}"
             log.warning("%s", note)
         if lease.weight >= MAIN_WEIGHT and lease.computed:
             self.kept_note = note
@@ -276,11 +277,16 @@ class PrefixStore:
         needed_bytes = self._segment_bytes(end - lease.kept)
         if lease.buffer is not None:
             needed_bytes -= (end - lease.kept) * self._token_bytes
+        is_passing = False
         if not self._make_room(needed_bytes, lease.weight):
-            end = self._fitting_end(lease, end)
-            if end <= lease.kept or not self._make_room((end - lease.kept) * self._token_bytes, lease.weight):
+            fitting = self._fitting_end(lease, end)
+            is_passing = fitting <= lease.kept and self._may_pass(lease, needed_bytes)
+            end = end if is_passing else fitting
+            fits = end > lease.kept and self._make_room((end - lease.kept) * self._token_bytes, lease.weight)
+            if not (is_passing or fits):
                 return
-        segment = capture(lease.kept, end)
+        start, before_bytes = lease.kept, self.index.nbytes
+        segment = capture(start, end)
         if segment.run is not None:
             self._buffers.update(part.buffer for part in segment.run.parts)
         tokens = slice_tokens(packed, lease.kept, end)
@@ -289,6 +295,8 @@ class PrefixStore:
         self.index.pin(node)
         self.index.unpin(lease.node)
         lease.node, lease.kept = node, end
+        if is_passing:
+            self._passing.add(node, start, min(needed_bytes, self.index.nbytes - before_bytes))
         self.index.raise_weight(node, lease.weight)
         self._changed()
         if self._writes is None:
@@ -308,6 +316,13 @@ class PrefixStore:
         if before_bytes < 0:
             return False
         return self.nbytes <= before_bytes or self._shrink(before_bytes, weight, is_partial=False) > 0
+
+    def _may_pass(self, lease: Lease, needed_bytes: int) -> bool:
+        """Whether what the budget has no room for, but memory has, goes through it to the disk."""
+        if self._disk is None or not self._disk.is_writable or lease.weight < MAIN_WEIGHT:
+            return False
+        passing_bytes = self._passing.nbytes + needed_bytes
+        return passing_bytes <= MAX_BYTES and self.nbytes + passing_bytes <= self.budget_bytes
 
     def _fitting_end(self, lease: Lease, end: int) -> int:
         """The depth down to which what was computed may be kept: the end of the longest run of blocks that fits, where
@@ -373,18 +388,18 @@ class PrefixStore:
 
     def _pack(self, buffers: list[Buffer], max_bytes: int) -> None:
         for buffer in buffers:
-            if (left := self.nbytes) <= max_bytes:
+            if self.nbytes <= max_bytes:
                 return
             if (overhead := buffer.overhead_bytes) > 0:
                 buffer.pack()
-                self._overhead_bytes = left - self.index.nbytes + buffer.overhead_bytes - overhead
+                self._overhead_bytes = (self._overhead_bytes or 0) + buffer.overhead_bytes - overhead
 
     @property
     def nbytes(self) -> int:
         """Of what is kept at rest. What running sequences have lent is theirs."""
         if self._overhead_bytes is None:
             self._overhead_bytes = sum(buffer.overhead_bytes for buffer in self._buffers)
-        return self.index.nbytes + self._overhead_bytes
+        return self.index.nbytes + self._overhead_bytes - self._passing.nbytes
 
     @property
     def arrays(self) -> int:
@@ -452,7 +467,9 @@ class PrefixStore:
         if writes is None or not (writes.is_busy or self.index.changed or (is_idle and writes.has_later)):
             return
         writes.collect(is_idle=is_idle)
-        if self._unwritten:
+        is_writable = self._disk is not None and self._disk.is_writable
+        has_passed = self._passing.end(lambda node: is_writable and writes.is_unwritten(node))
+        if self._unwritten or has_passed:
             self._take_back_written()
             self._shrink(self.room_bytes, MAIN_WEIGHT, is_partial=True)
 
