@@ -32,6 +32,7 @@ from worker.status import (
     EXIT_NO_REDIS,
     EXIT_STALLED,
     EXIT_STOPPED,
+    SIGNAL_UNLOAD,
     Status,
     parse_status,
 )
@@ -124,6 +125,19 @@ def test_what_outlasts_the_drain_ends_with_a_retryable_error(
         assert worker.wait() == EXIT_STOPPED
     assert gateway.job_status(job_id) == "failed"
     assert nothing_left(gateway)
+
+
+def test_a_worker_that_is_unloaded_takes_its_time_until_it_is_told_to_stop(
+    redis_url: str, tmp_path: Path, gateway: TestGateway
+) -> None:
+    with busy_worker(redis_url, tmp_path, gateway, MLX_GATEWAY_DRAIN_S="0.3") as (worker, _):
+        worker.signal(SIGNAL_UNLOAD)
+        wait_until(lambda: [lease.state for lease in gateway.leases()] == ["draining"], "the lease")
+        with pytest.raises(AssertionError, match="no Failed"):
+            gateway.wait_for(Failed, timeout_s=1.0)  # three times what a stop would give it
+        worker.signal(signal.SIGTERM)
+        assert gateway.wait_for(Failed).code == "worker_lost"
+        assert worker.wait() == EXIT_STOPPED
 
 
 def test_a_second_signal_ends_at_once(redis_url: str, tmp_path: Path, gateway: TestGateway) -> None:
