@@ -6,8 +6,6 @@ import argparse
 import asyncio
 import importlib.metadata
 import os
-import shlex
-import shutil
 import signal
 import socket
 import sys
@@ -15,25 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gateway.command.agents.registry import AGENTS
 from gateway.command.doctor import examine
-from gateway.command.launch import (
-    REMOVED,
-    build_claude_environment,
-    merged,
-    read_models,
-    run_agent,
-    started_stack,
-    wait_until_ready,
-)
+from gateway.command.launching import launch_agent
 from gateway.command.residency import load_model, unload_model
-from gateway.command.runfile import reachable, read_running
+from gateway.command.runfile import read_running
 from gateway.command.stack import Stack, describe_model
 from gateway.dialects.registry import TIERS, VENDOR_NAMES
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import drain
 from gateway.models.dead_names import find_dead_names
 from gateway.models.settings_files import Policies
-from shared.config import Settings, child_environment, load_secret, load_settings, plain_environment, resolve_source
+from shared.config import Settings, child_environment, load_secret, load_settings
 from shared.connections import build_async_redis
 from shared.errors import BrokerUnavailableError, ConfigError, GatewayError
 from shared.keys import Names
@@ -81,10 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
     command("drain", "Let a worker finish what it holds; its host then starts a new one.").add_argument("worker")
     command("doctor", "Check what this machine has and lacks.", address)
     launch = command("launch", "Run a coding agent on the local models.")
-    launch.add_argument("agent", choices=("claude",))
+    launch.add_argument("agent", choices=tuple(AGENTS))
     launch.add_argument("--model", metavar="M", help="the model to use (the default one)")
     launch.add_argument("--engine", choices=ENGINE_NAMES, default="mlx", help="when nothing is up yet")
-    launch.add_argument("--print-env", action="store_true", help="print the variables for a shell instead")
+    launch.add_argument("--print-env", action="store_true", help="print what a shell needs to run it instead")
+    launch.add_argument("--url", metavar="URL", help="a gateway on another machine, without /v1")
     launch.epilog = "Arguments after -- go to the agent."
     return parser
 
@@ -264,50 +256,6 @@ def _tell_slips(settings: Settings) -> None:
         print(f"mlx-gateway: note: {slip}", file=sys.stderr)
 
 
-def _launch(settings: Settings, options: argparse.Namespace) -> int:
-    program = shutil.which("claude")
-    if options.print_env:
-        _print_environment(_claude_environment(settings, options.model))
-    elif program is None:
-        raise ConfigError("claude is not on the PATH; install it: npm install -g @anthropic-ai/claude-code")
-    elif read_running(settings.state_dir) is not None:
-        environment = merged(plain_environment(), _claude_environment(settings, options.model))
-        os.execve(program, [program, *options.passed_on], environment)
-    else:
-        return _launch_with_stack(settings, options, program)
-    return 0
-
-
-def _launch_with_stack(settings: Settings, options: argparse.Namespace, program: str) -> int:
-    """Nothing is up: start it for as long as the agent runs, on a port of its own."""
-    model = None if options.model is None else resolve_source(options.model)
-    arguments = ["--port", "0", "--engine", options.engine, *(["--model", model] if model else [])]
-    with started_stack(settings, arguments) as up:
-        wait_until_ready(up, settings)
-        ours = _claude_environment(settings, model)
-        return run_agent([program, *options.passed_on], merged(plain_environment(), ours))
-
-
-def _claude_environment(settings: Settings, model: str | None) -> dict[str, str]:
-    running = read_running(settings.state_dir)
-    if running is None:
-        raise ConfigError(
-            f"nothing is running on {settings.state_dir}: start it with `mlx-gateway up`, or give the --state it was "
-            "started with"
-        )
-    if model is not None and model.startswith((".", "~", "/")):
-        model = resolve_source(model)
-    url = reachable(running.url)
-    models = read_models(url, settings.api_key, model, say=lambda text: print(text, file=sys.stderr, flush=True))
-    return build_claude_environment(url=url, key=settings.api_key, models=models)
-
-
-def _print_environment(ours: Mapping[str, str]) -> None:
-    print(f"unset {' '.join(REMOVED)}")
-    for name, value in ours.items():
-        print(f"export {name}={shlex.quote(value)}")
-
-
 def _with_running_redis(settings: Settings) -> Settings:
     """With the Redis of the `up` that runs on this state folder, when none was given."""
     running = read_running(settings.state_dir)
@@ -351,7 +299,7 @@ _COMMANDS = {
     "unload": _unload,
     "drain": _drain,
     "doctor": _doctor,
-    "launch": _launch,
+    "launch": launch_agent,
 }
 _STARTING = ("up", "gateway", "host", "worker")  # what stays, and reads the settings
 

@@ -1,4 +1,4 @@
-"""Claude Code's environment for a local model."""
+"""Programs in the foreground, and Claude Code's environment for a local model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.command.launch import ServedModels, build_claude_environment, merged, output_tokens, run_agent
+from gateway.command.agents.base import ServedModels, Start
+from gateway.command.agents.claude import REMOVED, build_claude_environment, output_tokens
+from gateway.command.launch import run_agent
 from shared.errors import ConfigError
 from tests.support.processes import wait_until
 
@@ -71,7 +73,8 @@ def test_without_a_key_it_still_gets_a_token_to_start_with() -> None:
 
 def test_another_vendors_set_up_does_not_win() -> None:
     others = {"ANTHROPIC_API_KEY": "sk", "CLAUDE_CODE_USE_BEDROCK": "1", "ANTHROPIC_MODEL": "opus"}
-    environment = merged({**others, "PATH": "/bin", "CLAUDE_CODE_EFFORT_LEVEL": "low"}, _build())
+    start = Start(environment=_build(), removed=REMOVED)
+    environment = start.environment_in({**others, "PATH": "/bin", "CLAUDE_CODE_EFFORT_LEVEL": "low"})
     assert not {"ANTHROPIC_API_KEY", "CLAUDE_CODE_USE_BEDROCK"} & set(environment)
     assert environment["PATH"] == "/bin"
     assert environment["CLAUDE_CODE_EFFORT_LEVEL"] == "low", "what a person set besides stays"

@@ -1,0 +1,1 @@
+"""Coding agents that `mlx-gateway launch` sets up for a local model, one module each."""
