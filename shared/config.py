@@ -63,6 +63,7 @@ class Settings:
     cache_min_reuse_tokens: int = 512
     cache_max_tokens: int = 65536
     cache_bytes: int = 0
+    cache_bits: int = 0  # a number of what is kept and not in use; 0: as it was computed
     ssd_cache_bytes: int = 0  # 0: by the disk's free space; negative: none
     memory_bytes: int = 0  # that all workers of a host may use together; 0: by the machine's memory
 
@@ -168,6 +169,8 @@ def _check_numbers(settings: Settings) -> None:
     for name in _POSITIVE:
         if not 0 < getattr(settings, name) < math.inf:
             raise ConfigError(f"{environment_name(name)} must be positive")
+    if settings.cache_bits not in (0, 8):
+        raise ConfigError(f"{environment_name('cache_bits')} must be 0 or 8")
     for name in _NOT_NEGATIVE:
         if not 0 <= getattr(settings, name) < math.inf:
             raise ConfigError(f"{environment_name(name)} must not be negative")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.bench.admission import measure_admission
 from tests.bench.against import files_of, measure_against, stacks
+from tests.bench.bits import measure_bits
 from tests.bench.bodies import measure_bodies
 from tests.bench.chunks import measure_chunks
 from tests.bench.classes import measure_classes
@@ -50,6 +51,7 @@ PARTS = (
     "classes",
     "speculation",
     "held",
+    "bits",
     "growth",
     "hot",
     "pinned",
@@ -172,6 +174,7 @@ def _without_checkpoint(arguments: argparse.Namespace, folder: Path) -> dict[str
         "classes": lambda: asyncio.run(measure_classes(folder, arguments.params)),
         "speculation": lambda: measure_speculation(folder, arguments.params),
         "held": lambda: measure_held(folder, arguments.params),
+        "bits": lambda: measure_bits(folder),
     }
 
 

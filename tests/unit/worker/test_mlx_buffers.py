@@ -23,8 +23,9 @@ from worker.engines.mlx.kv.buffers import Buffer
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
 from worker.engines.mlx.kv.classes import leaves
 from worker.engines.mlx.kv.file_format import FileInfo
+from worker.engines.mlx.kv.lease import Lease
 from worker.engines.mlx.kv.segment_file import Export
-from worker.engines.mlx.kv.store import Lease, PrefixStore
+from worker.engines.mlx.kv.store import PrefixStore
 from worker.prefix_cache.tokens import pack_tokens
 
 LAYERS, HEADS, DIM = 3, 2, 4

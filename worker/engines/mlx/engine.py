@@ -29,6 +29,7 @@ from worker.engines.mlx.decode.decoder import Decoder
 from worker.engines.mlx.decode.parameters import named_logprob
 from worker.engines.mlx.decode.speculation import Mode, build_speculation
 from worker.engines.mlx.kv.disk import DiskTier, open_disk
+from worker.engines.mlx.kv.eight_bits import BITS
 from worker.engines.mlx.kv.store import PrefixStore
 from worker.engines.mlx.loading import load_whole
 from worker.engines.mlx.memory.room import Room
@@ -136,6 +137,7 @@ class MlxEngine:
             segment_bytes=size.predict,
             token_bytes=size.token_bytes,
             disk=self._open_disk(loaded),
+            is_packed=settings.cache_bits == BITS,
         )
         for spelling in self.store.learnt:
             self._builder.learn(spelling)

@@ -9,7 +9,8 @@ place as long as nothing else holds an array, so nobody else keeps one. The borr
 read what is named at any time, by copying it. A buffer at rest that holds its tokens from the first one on can be lent
 again, with all that it holds: so the turn that continues a conversation copies nothing.
 
-At rest a buffer may also be packed: cut to what is named, and stacked into few arrays where that is little.
+At rest a buffer may also be packed: cut to what is named, and stacked into few arrays where that is little; and where
+that is wanted it may be squeezed, to 8 bits a number.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from weakref import WeakSet
 import mlx.core as mx
 
 from worker.engines.mlx.kv.classes import STEP_TOKENS, Pair, class_of, empty_tokens_leaf
+from worker.engines.mlx.kv.eight_bits import Packed
 
 _ROOM_SHARE = 8  # a buffer gets room for an eighth more tokens than it needs: growing copies all of it
 _STACKED_BYTES = 16 << 20  # what a packed buffer holds at most in stacked arrays
@@ -66,6 +68,7 @@ class Buffer:
     __slots__ = (
         "__weakref__",
         "_blank_room",
+        "_full_token_bytes",
         "_leaves",
         "_named_at",
         "_named_tokens",
@@ -85,13 +88,14 @@ class Buffer:
         self.is_lent = False
         self.used = 0  # when it was last given back, in an order that its owner keeps
         self._leaves = leaves
-        self._stacks: list[mx.array] = []
+        self._stacks: list[mx.array | Packed] = []
         self._places: list[tuple[int, int]] = []  # of each leaf's keys and values: which stack, and where in it
         self._runs: WeakSet[Run] = WeakSet()
         self._blank_room = 0  # that arrays are given with the first tokens put there
         self.renamed = 0  # how often what is named of it changed, but for runs that went
         self._named_at: tuple[int, int] | None = None  # when `_named_tokens` was counted
         self._named_tokens = 0
+        self._full_token_bytes = 0  # before it was squeezed
         self._resting_bytes: int | None = None  # while nothing but `nbytes` asks for its arrays
 
     @classmethod
@@ -131,18 +135,16 @@ class Buffer:
 
     # -- what it holds --------------------------------------------------------------------------------------------
 
-    def _array(self, index: int, side: int) -> mx.array:
-        """Keys (side 0) or values (side 1) of a leaf, [1, heads, room, dim]."""
+    def tokens(self, index: int, side: int, start: int, end: int) -> mx.array:
+        """Of a leaf's keys (side 0) or values (side 1), [1, heads, tokens, dim], those of the tokens `start..end`, by
+        depth. Not to be kept."""
+        first, last = start - self.start, end - self.start
         if self._stacks:
             stack, place = self._places[2 * index + side]
-            return self._stacks[stack][place : place + 1]
+            return self._stacks[stack][place : place + 1, :, first:last]
         leaf = self._leaves[index]
         array: mx.array = leaf.values if side else leaf.keys
-        return array
-
-    def tokens(self, index: int, side: int, start: int, end: int) -> mx.array:
-        """Of a leaf's keys or values, those of the tokens `start..end`, by depth. Not to be kept."""
-        return self._array(index, side)[:, :, start - self.start : end - self.start]
+        return array[:, :, first:last]
 
     @property
     def count(self) -> int:
@@ -152,7 +154,9 @@ class Buffer:
     @property
     def arrays(self) -> int:
         """How many of the device's buffers it takes."""
-        return len(self._stacks) or 2 * sum(leaf.keys is not None for leaf in self._leaves)
+        if self._stacks:
+            return sum(3 if isinstance(stack, Packed) else 1 for stack in self._stacks)
+        return 2 * sum(leaf.keys is not None for leaf in self._leaves)
 
     @property
     def nbytes(self) -> int:
@@ -176,7 +180,8 @@ class Buffer:
 
     @property
     def token_bytes(self) -> int:
-        return self.nbytes // self.room if self.room else 0
+        """What a token takes, or took before it was squeezed."""
+        return self._full_token_bytes or self.nbytes // self.room if self.room else 0
 
     # -- what is named of it --------------------------------------------------------------------------------------
 
@@ -271,8 +276,7 @@ class Buffer:
         if self.is_lent or start == end or (start == self.start and end - start == self.room):
             return
         if self._stacks:
-            self._stacks = [mx.contiguous(s[:, :, start - self.start : end - self.start]) for s in self._stacks]
-            mx.eval(self._stacks)
+            self._stacks = [_cut(stack, start - self.start, end - self.start) for stack in self._stacks]
         else:
             for leaf in self._leaves:
                 leaf.keys = _resized(leaf.keys, start - self.start, end - self.start, end - start)
@@ -282,6 +286,22 @@ class Buffer:
                 leaf.offset = end - start
         self.start, self._resting_bytes = start, None
         self._stack()
+
+    def squeeze(self) -> None:
+        """Keep what is named at 8 bits a number, where mlx takes the arrays' sizes."""
+        start, end = self.named
+        if self.is_lent or start == end or self._full_token_bytes:
+            return
+        self.pack()
+        self._full_token_bytes = self.token_bytes
+        if not self._stacks:
+            self._places = [(place, 0) for place in range(2 * len(self._leaves))]
+            self._stacks = [array for leaf in self._leaves for array in (leaf.keys, leaf.values)]
+            self._leaves = []
+        for place, stack in enumerate(self._stacks):
+            assert isinstance(stack, mx.array)
+            self._stacks[place] = Packed.of(stack) or stack
+        self._resting_bytes = None
 
     def _stack(self) -> None:
         """Put what is little into few arrays: those of one shape and type into one."""
@@ -293,9 +313,18 @@ class Buffer:
                 alike = shapes.setdefault((array.shape, array.dtype), [])
                 self._places.append((list(shapes).index((array.shape, array.dtype)), len(alike)))
                 alike.append(array)
-        self._stacks = [mx.concatenate(alike) for alike in shapes.values()]
-        mx.eval(self._stacks)
+        stacks = [mx.concatenate(alike) for alike in shapes.values()]
+        mx.eval(stacks)
+        self._stacks = list(stacks)
         self._leaves, self._resting_bytes = [], None
+
+
+def _cut(stack: mx.array | Packed, start: int, end: int) -> mx.array | Packed:
+    if isinstance(stack, Packed):
+        return stack.cut(start, end)
+    array = mx.contiguous(stack[:, :, start:end])
+    mx.eval(array)
+    return array
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,14 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from worker.engines.mlx.kv.buffers import Buffer, Part, Run
+from worker.engines.mlx.kv.buffers import Buffer, Part, Run, joined
 from worker.engines.mlx.kv.cache import Layout, Segment, build_segment
 from worker.engines.mlx.kv.classes import STORED_CLASSES, Pair, class_of
+from worker.engines.mlx.kv.eight_bits import BITS, Packed, group_of
 from worker.engines.mlx.kv.file_format import DamagedFileError, FileInfo, Shape, Tensor
 
 PIECE_BYTES = 4 << 20
+_PACKED_PARTS = ("scales", "offsets")  # beside the numbers
 _DTYPES = {
     "BOOL": mx.bool_,
     "U8": mx.uint8,
@@ -47,8 +49,10 @@ class Export:
     """A segment's bytes on their way to a file: host copies, made piece by piece when they are asked for, so that
     neither its buffers are held meanwhile nor all of it is there twice."""
 
-    def __init__(self, segment: Segment, info: FileInfo) -> None:
+    def __init__(self, segment: Segment, info: FileInfo, *, is_packed: bool = False) -> None:
+        """`is_packed`: tokens at 8 bits a number, in arrays whose size mlx takes."""
         self._run = segment.run
+        self._is_packed = is_packed
         self._arrays: dict[str, mx.array] = {}
         for index, pair in enumerate(segment.pairs):
             if pair is not None:
@@ -59,7 +63,14 @@ class Export:
         for name, (index, side) in self._names.items():
             assert self._run is not None
             first = self._run.parts[0].buffer.tokens(index, side, self._run.start, self._run.start)
-            tensors[name] = _described(first.dtype, (*first.shape[:2], segment.length, first.shape[3]))
+            shape = (*first.shape[:2], segment.length, first.shape[3])
+            if self._packs(first):
+                group = group_of(first.shape[3])
+                tensors[name] = _described(mx.uint32, (*shape[:3], shape[3] * BITS // 32))
+                for part in _PACKED_PARTS:
+                    tensors[f"{name}.{part}"] = _described(first.dtype, (*shape[:3], shape[3] // group))
+            else:
+                tensors[name] = _described(first.dtype, shape)
         self.shape = Shape(info=info, tensors=tensors, states=states)
 
     def _take_states(self, leaf_states: Sequence[Any]) -> dict[str, Any]:
@@ -74,6 +85,9 @@ class Export:
                         scalars[path] = value
                 states[str(index)] = {"class": type(state).__name__, "scalars": scalars}
         return states
+
+    def _packs(self, tokens: mx.array) -> bool:
+        return self._is_packed and bool(group_of(tokens.shape[3])) and mx.issubdtype(tokens.dtype, mx.floating)
 
     def pieces(self) -> Iterator[bytes]:
         """In the order of `shape.tensors`, each of at most about `PIECE_BYTES`."""
@@ -91,8 +105,19 @@ class Export:
             yield _host_bytes(array)
         for index, side in self._names.values():
             assert self._run is not None
-            for head in range(self._run.parts[0].buffer.tokens(index, side, self._run.start, self._run.start).shape[1]):
+            first = self._run.parts[0].buffer.tokens(index, side, self._run.start, self._run.start)
+            if self._packs(first):
+                yield from self._packed(index, side)
+                continue
+            for head in range(first.shape[1]):
                 yield from self._head(index, side, head)
+
+    def _packed(self, index: int, side: int) -> Iterator[bytes]:
+        assert self._run is not None
+        packed = Packed.of(mx.concatenate(joined(self._run.parts, index, side), axis=2))
+        assert packed is not None
+        for part in packed.parts:
+            yield _host_bytes(part)
 
     def _head(self, index: int, side: int, head: int) -> Iterator[bytes]:
         """One head's keys or values. The run is asked anew for each piece: it may have moved since."""
@@ -134,6 +159,7 @@ class Import:
         self._names = _token_names(layout)
         self._missing = set(self._names)
         self._arrays: dict[str, mx.array] = {}
+        self._packed: dict[str, list[mx.array]] = {}
         self._is_own = target is None
         length = info.end - info.start
         self._buffer = target or Buffer.blank(len(self._names) // 2, start=info.start, room=length)
@@ -141,6 +167,9 @@ class Import:
     def copying(self, tensor: Tensor) -> Iterator[int]:
         """Take a tensor in; the bytes of each piece that was copied. Raises `DamagedFileError`."""
         try:
+            if (name := self._packed_name(tensor)) is not None:
+                yield from self._take_packed(name, tensor)
+                return
             if tensor.name not in self._names:
                 self._arrays[tensor.name] = _array(tensor.data, tensor.dtype, tensor.shape)
                 mx.eval(self._arrays[tensor.name])
@@ -151,11 +180,41 @@ class Import:
         except _MISFITS as error:
             raise _misfit(error) from error
 
+    def _packed_name(self, tensor: Tensor) -> str | None:
+        """Of the keys or values that this is a part of at 8 bits."""
+        name, _, part = tensor.name.rpartition(".")
+        if part in _PACKED_PARTS and name in self._names:
+            return name
+        return tensor.name if tensor.name in self._names and tensor.dtype == "U32" else None
+
+    def _take_packed(self, name: str, tensor: Tensor) -> Iterator[int]:
+        """Once all three parts are there, put them as the numbers that they stand for."""
+        parts = self._packed.setdefault(name, [])
+        parts.append(_array(tensor.data, tensor.dtype, tensor.shape))
+        mx.eval(parts[-1])
+        yield len(tensor.data)
+        if len(parts) < 1 + len(_PACKED_PARTS):
+            return
+        packed = Packed(*self._packed.pop(name))
+        self._check_shape(packed.shape)
+        heads, length, start = packed.shape[1], packed.shape[2], self._info.start
+        rows = max(1, PIECE_BYTES // max(1, packed.shape[3] * parts[-1].itemsize))
+        for head in range(heads):
+            for at in range(0, length, rows):
+                piece = packed[:, head : head + 1, at : at + rows]
+                self._buffer.put(*self._names[name], piece, heads=heads, head=head, start=start + at)
+                yield piece.nbytes
+        self._missing.discard(name)
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        batch, _, length, _ = shape
+        if batch != 1 or length != self._info.end - self._info.start:
+            raise DamagedFileError("it does not hold all of its tokens")
+
     def _put(self, index: int, side: int, tensor: Tensor) -> Iterator[int]:
         start = self._info.start
-        batch, heads, length, dim = tensor.shape
-        if batch != 1 or length != self._info.end - start:
-            raise DamagedFileError("it does not hold all of its tokens")
+        self._check_shape(tensor.shape)
+        _, heads, length, dim = tensor.shape
         row_bytes = len(tensor.data) // (heads * length)
         rows = max(1, PIECE_BYTES // max(1, row_bytes))
         for head in range(heads):

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
@@ -19,6 +18,7 @@ from worker.engines.mlx.kv.answers import span_of
 from worker.engines.mlx.kv.buffers import Buffer, movable
 from worker.engines.mlx.kv.cache import Layout, Segment, can_restore, restore
 from worker.engines.mlx.kv.disk import DiskTier
+from worker.engines.mlx.kv.lease import Lease
 from worker.engines.mlx.kv.passing import MAX_BYTES, Passing
 from worker.engines.mlx.kv.reads import Reads
 from worker.engines.mlx.kv.writes import Writes
@@ -32,29 +32,6 @@ log = logging.getLogger(__name__)
 _LAST_WRITES_S = 5.0
 MAX_ARRAYS = 200_000  # Metal ends at 499,000 live buffers, those of weights and of running requests among them
 _ARRAYS_STEP = 0.95  # of the bytes kept, when there are too many
-
-
-@dataclass(slots=True, kw_only=True)
-class Lease:
-    """A sequence's place in the cache.
-
-    `depth` tokens of its prompt can be resumed, of the `common` ones that were known; `restored` of them have to come
-    from the disk. `is_parted` says that what was known goes on differently after `common`. What the sequence computes
-    is inserted from `kept` on, below `node`, which is pinned. `buffer` is lent to its running cache, until it is given
-    back.
-    """
-
-    node: Node[Segment]
-    depth: int
-    kept: int
-    common: int
-    is_parted: bool
-    restored: int
-    weight: float
-    buffer: Buffer | None = None
-    computed: int = 0  # tokens that were to be kept, of `packed`
-    packed: bytes = b""
-    is_fetching: bool = False  # what it needs is held in memory, as soon as it is there
 
 
 class PrefixStore:
@@ -75,14 +52,17 @@ class PrefixStore:
         segment_bytes: Callable[[int], int],
         token_bytes: int,
         disk: DiskTier | None = None,
+        is_packed: bool = False,
     ) -> None:
-        """`segment_bytes(tokens)` is the most that keeping so many takes, `token_bytes` what each takes of buffers."""
+        """`segment_bytes(tokens)` is the most that keeping so many takes, `token_bytes` what each takes of buffers.
+        `is_packed`: what is kept and not in use may be at 8 bits a number."""
         self._model = model
         self._layout = layout
         self._min_reuse_tokens = min_reuse_tokens
         self._block_tokens = block_tokens
         self._slots = slots
         self._disk = disk
+        self._is_packed = is_packed
         self.max_bytes = max_bytes
         self.max_arrays = MAX_ARRAYS
         self.budget_bytes = max_bytes  # what memory has room for at the moment, if that is less
@@ -106,7 +86,7 @@ class PrefixStore:
         self.hit_tokens = 0
         self.unkept_tokens = 0  # for which the budget was too small
         self.kept_note = ""  # how much of the latest main conversation was kept, where that is not all
-        self._writes = Writes(self.index, disk) if disk is not None else None
+        self._writes = Writes(self.index, disk, is_packed=is_packed) if disk is not None else None
         self.learnt = self._writes.adopt() if self._writes is not None else []  # of answers before, the latest last
         self._reads = Reads(self.index, disk, layout) if disk is not None else None
 
@@ -367,6 +347,7 @@ class PrefixStore:
         hot = [buffer for buffer in resting if buffer.used][-self._slots :] if self._slots else []
         rest = [buffer for buffer in resting if buffer not in hot]
         self._pack(rest, max_bytes)
+        self._squeeze(rest, max_bytes)
         hot_bytes = sum(buffer.nbytes for buffer in hot)
         if hot_bytes <= max_bytes:
             for buffer in hot:
@@ -376,13 +357,12 @@ class PrefixStore:
                 buffer.is_lent = False
             self._overhead_bytes = None
         self._pack(hot, max_bytes)
+        self._squeeze(hot, max_bytes)
         self._evict(max_bytes, resting)
 
     def _evict(self, max_bytes: int, buffers: list[Buffer]) -> None:
         self._overhead_bytes = None
-        excess = self.nbytes - max_bytes
-        if excess > 0:
-            self.index.evict(self.index.nbytes - excess)
+        while (excess := self.nbytes - max_bytes) > 0 and self.index.evict(self.index.nbytes - excess):
             self._overhead_bytes = None
             self._pack(buffers, max_bytes)
 
@@ -390,9 +370,19 @@ class PrefixStore:
         for buffer in buffers:
             if self.nbytes <= max_bytes:
                 return
-            if (overhead := buffer.overhead_bytes) > 0:
-                buffer.pack()
-                self._overhead_bytes = (self._overhead_bytes or 0) + buffer.overhead_bytes - overhead
+            if buffer.overhead_bytes > 0:
+                self._change(buffer, buffer.pack)
+
+    def _squeeze(self, buffers: list[Buffer], max_bytes: int) -> None:
+        for buffer in buffers if self._is_packed else ():
+            if self.nbytes <= max_bytes:
+                return
+            self._change(buffer, buffer.squeeze)
+
+    def _change(self, buffer: Buffer, change: Callable[[], None]) -> None:
+        before = buffer.overhead_bytes
+        change()
+        self._overhead_bytes = (self._overhead_bytes or 0) + buffer.overhead_bytes - before
 
     @property
     def nbytes(self) -> int:

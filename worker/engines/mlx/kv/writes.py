@@ -43,8 +43,9 @@ def _there(nodes: Mapping[bytes, Node[Segment]]) -> dict[bytes, Node[Segment]]:
 class Writes:
     """Belongs to the engine thread; the tier's threads do the work."""
 
-    def __init__(self, index: PrefixIndex[Segment], disk: DiskTier) -> None:
+    def __init__(self, index: PrefixIndex[Segment], disk: DiskTier, *, is_packed: bool) -> None:
         self._index = index
+        self._is_packed = is_packed
         self._disk = disk
         self._running: dict[bytes, _Write] = {}
         self._later: dict[bytes, Node[Segment]] = {}  # for when there is nothing else to do
@@ -175,7 +176,7 @@ class Writes:
                 is_checkpoint=segment.is_checkpoint,
                 answers=node.answers,
             )
-            export = Export(segment, info)
+            export = Export(segment, info, is_packed=self._is_packed)
             write = _Write(node=node, info=info, pieces=export.pieces(), writing=self._disk.write(export.shape))
             self._running[key] = write
             return write

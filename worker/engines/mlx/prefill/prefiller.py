@@ -20,7 +20,8 @@ from worker.engines.mlx.decode.batch import last_pass_tokens, prefill, prefill_l
 from worker.engines.mlx.kv.buffers import roomy
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
 from worker.engines.mlx.kv.classes import STEP_TOKENS
-from worker.engines.mlx.kv.store import Lease, PrefixStore
+from worker.engines.mlx.kv.lease import Lease
+from worker.engines.mlx.kv.store import PrefixStore
 from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.memory.room import Room
 from worker.engines.mlx.prefill.meter import PrefillMeter

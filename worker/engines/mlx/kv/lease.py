@@ -1,0 +1,32 @@
+"""A sequence's place in the prefix cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worker.engines.mlx.kv.buffers import Buffer
+from worker.engines.mlx.kv.cache import Segment
+from worker.prefix_cache.node import Node
+
+
+@dataclass(slots=True, kw_only=True)
+class Lease:
+    """A sequence's place in the cache.
+
+    `depth` tokens of its prompt can be resumed, of the `common` ones that were known; `restored` of them have to come
+    from the disk. `is_parted` says that what was known goes on differently after `common`. What the sequence computes
+    is inserted from `kept` on, below `node`, which is pinned. `buffer` is lent to its running cache, until it is given
+    back.
+    """
+
+    node: Node[Segment]
+    depth: int
+    kept: int
+    common: int
+    is_parted: bool
+    restored: int
+    weight: float
+    buffer: Buffer | None = None
+    computed: int = 0  # tokens that were to be kept, of `packed`
+    packed: bytes = b""
+    is_fetching: bool = False  # what it needs is held in memory, as soon as it is there
