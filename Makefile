@@ -22,7 +22,7 @@ STATE ?=
 CONFIG ?=
 AGAINST ?=
 
-.PHONY: help up install check format test test-all bench newest clean
+.PHONY: help up install check format test test-all bench bench-placement newest clean
 
 help:
 	@echo "make up [MODEL=path-or-id] [PORT=8080] [STATE=dir]   start everything; point clients at the printed URL"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench       tables of speed         make install     set up .venv for development"
 	@echo "make newest      the newest mlx and mlx-lm against what we rely on, in an environment of its own"
 	@echo "make bench AGAINST=REV   the same figures of revision REV and of this one, in turns"
+	@echo "make bench-placement   where requests go on several simulated Macs, beside other rules"
 
 up: $(RUN)
 	@exec $(BIN)/mlx-gateway up --port $(PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(ENGINE),--engine $(ENGINE)) \
@@ -60,6 +61,9 @@ bench: $(DEV)
 
 newest: $(DEV)
 	$(BIN)/python -m tests.newest
+
+bench-placement: $(DEV)
+	$(BIN)/python -m tests.bench.placement
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -26,6 +26,7 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from prometheus_client.registry import Collector
 
 from gateway.dispatch.fleet import FleetWatcher
+from gateway.dispatch.outcome import Outcome
 from shared.errors import GatewayError, InvalidRequestError
 from shared.events import Event, Failed, Finished, Progress, Started, Usage, known, total_usage
 from shared.process_metrics import ProcessCollector
@@ -60,6 +61,7 @@ _GAP_BUCKETS = (
 )
 _OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _LAG_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_ERROR_BUCKETS = (-60, -30, -10, -5, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _HOT = 0.9  # share of the prompt that was cached
 
 
@@ -194,6 +196,16 @@ class Metrics:
         self._redispatches = Counter(
             "gw_redispatches", "Requests given to another worker after one was lost", ("model",), registry=registry
         )
+        self._moves = Counter(
+            "gw_moves", "Requests that went to another worker's list while they waited", ("model",), registry=registry
+        )
+        self._placement_errors = Histogram(
+            "gw_placement_error_seconds",
+            "What came less what was predicted when a request was placed",
+            ("term",),
+            buckets=_ERROR_BUCKETS,
+            registry=registry,
+        )
         self._register_streams(registry, fleet)
         self._register_process(registry)
         self._begin_at_zero()
@@ -265,6 +277,17 @@ class Metrics:
 
     def returned(self, model: str) -> None:
         self._returned.labels(model).inc()
+
+    def move(self, model: str) -> None:
+        self._moves.labels(model).inc()
+
+    def placement(self, outcome: Outcome) -> None:
+        for term, predicted_s, came_s in (
+            ("wait", outcome.predicted_wait_s, outcome.wait_s),
+            ("first_token", outcome.predicted_first_s, outcome.first_s),
+        ):
+            if came_s is not None:
+                self._placement_errors.labels(term).observe(came_s - predicted_s)
 
     def answer(self, route: str, model: str, outcome: str) -> None:
         self._requests.labels(route, model, outcome).inc()

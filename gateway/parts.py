@@ -16,10 +16,12 @@ from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue
 from gateway.dispatch.limits import Limits
+from gateway.dispatch.outlook import Outlook
 from gateway.dispatch.space import Space
 from gateway.dispatch.streams import FrameHub
 from gateway.intake.intake import Intake
 from gateway.intake.reader import BodyReader
+from gateway.intake.tags import Tagger
 from gateway.metrics import HostPages, Metrics
 from gateway.models.names import ModelNames
 from gateway.models.settings_files import Policies
@@ -76,6 +78,7 @@ def build_parts(settings: Settings) -> Parts:
         hub=hub,
         fleet=fleet,
         jobs=jobs,
+        outlook=Outlook(broker, names, keyring, fleet),
         space=Space(broker),
         limits=Limits.of(settings),
         observer=metrics,
@@ -89,7 +92,7 @@ def build_parts(settings: Settings) -> Parts:
         dispatcher=dispatcher,
         reader=BodyReader(),
         names=model_names,
-        intake=Intake(model_names, policies),
+        intake=Intake(model_names, policies, Tagger(keyring.tags)),
         metrics=metrics,
         host_pages=HostPages(fleet),
         connections=(broker, subscriber),

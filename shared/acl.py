@@ -11,7 +11,8 @@ _ANY = "*"
 _RQ_CHANNELS = "rq:pubsub:*"  # commands to workers
 _GATEWAY_COMMANDS = (
     "ping hello auth select info time multi exec discard smembers sadd srem get mget set del expire llen lrem rpush "
-    "hset hget hmget hgetall hincrby exists lpush ltrim zadd zremrangebyscore xrange evalsha script|load publish "
+    "hset hget hmget hgetall hincrby hdel exists lpush lrange linsert ltrim zadd zmscore zremrangebyscore xrange "
+    "evalsha script|load publish "
     "subscribe unsubscribe type"
 )
 _WORKER_RULES = "+@all -@admin -@dangerous +info +client|list +client|setname +eval +evalsha +script|load"
@@ -24,7 +25,14 @@ def render_users(names: Names) -> str:
 
 def _gateway(names: Names) -> str:
     queue = names.queue(_ANY)
-    keys = (*_shared_keys(names), names.gateways, names.gateway(_ANY), names.home(_ANY), names.run(_ANY, _ANY))
+    keys = (
+        *_shared_keys(names),
+        names.gateways,
+        names.gateway(_ANY),
+        names.home(_ANY),
+        names.run(_ANY, _ANY),
+        names.why(_ANY),
+    )
     rq = ("rq:queues", f"rq:queue:{queue}", "rq:job:*", f"rq:canceled:{queue}")
     channels = (
         names.gateway_channel(_ANY, _ANY),

@@ -22,6 +22,9 @@ RESULT_TTL_S = 60
 FAILURE_TTL_S = 600
 ENDED_TTL_S = 600
 HOME_TTL_S = 3600
+WHY_TTL_S = 900
+RESIDENT_TTL_S = 10
+DISK_TTL_S = 24 * 3600
 LOG_MAXLEN = 512
 LOG_TTL_S = 60
 
@@ -130,8 +133,12 @@ class Names:
         """Worker and turn of a conversation's last move, TTL `HOME_TTL_S`."""
         return self._of("home", conversation)
 
+    def why(self, request_id: str) -> str:
+        """Hash: job -> why it was placed where it was, and `end` -> what became of that, as JSON; TTL `WHY_TTL_S`."""
+        return self._of("why", request_id)
+
     def resident(self, worker: str) -> str:
-        """Sorted set: tag of a prefix -> tokens, of what the worker has in memory."""
+        """Sorted set: tag of a prefix -> tokens, of what the worker has in memory; TTL `RESIDENT_TTL_S`."""
         return self._of("res", worker)
 
     def soon(self, worker: str) -> str:
@@ -139,7 +146,7 @@ class Names:
         return self._of("soon", worker)
 
     def disk(self, host: str, model: str) -> str:
-        """Sorted set: tag -> tokens, of what lies in files of the host."""
+        """Sorted set: tag -> tokens, of what lies in files of the host; TTL `DISK_TTL_S`."""
         return self._of("disk", host, model)
 
     def run(self, tenant: str, key: str) -> str:

@@ -60,8 +60,12 @@ class WorkerLease:
     with its deviation. `beside` are the jobs in the lanes of kinds that are done beside the engine's batch. `template`
     is what a person should know of the model's chat template, by name. `prefill_pass_s` (seconds of each pass),
     `prefill_token_s` (of each token), `prefill_depth_s` (of each token per token before it) and `prefill_pass_tokens`
-    (tokens of a whole pass) are what prefill costs here: `prefill_cost` holds them and predicts with them. `notes`
-    are what a person should know of how it is going.
+    (tokens of a whole pass) are what prefill costs here: `prefill_cost` holds them and predicts with them.
+    Predictions of waits and prefills, alone and beside streams that decode, are to be multiplied by `wait_factor`,
+    `prefill_factor` and `beside_factor`, as this worker has learned. `tokens_per_byte` is what the text of requests
+    takes here, 0 while unknown, and `restore_tokens_per_s` how fast prefixes come from disk, 0 while that is not known
+    to take any time. `notes` are
+    what a person should know of how it is going.
     """
 
     worker: str
@@ -102,6 +106,11 @@ class WorkerLease:
     prefill_depth_s: float = 0.0
     prefill_pass_tokens: int = 0
     notes: tuple[str, ...] = ()
+    wait_factor: float = 1.0
+    prefill_factor: float = 1.0
+    beside_factor: float = 1.0
+    tokens_per_byte: float = 0.0
+    restore_tokens_per_s: float = 0.0
 
     @property
     def prefill_cost(self) -> PrefillCost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from shared.events import Usage
 from shared.messages import Message
@@ -81,9 +81,11 @@ class GenerateRequest:
 
     `id` is unique for ever and safe in an RQ job id (no colon). `model` is the resolved model id.
     `response_schema` asks for JSON that fits the schema ({} asks for any JSON object; None for free text).
-    `session` is the client's name for the conversation, empty when it gave none; `tenant` salts every cache.
+    `session` is the client's name for the conversation (that of its agent included), empty when it gave none;
+    `cache_key` is one that several conversations may share, `user` names a person; `tenant` salts every cache.
     `template_variables` are the client's own for the model's chat template (none of `RESERVED_VARIABLES`).
     `prompt`, where it is not empty, is continued as it is, by no template; there are no messages and no tools then.
+    `trail` names the prefixes of the conversation (`shared.trail`).
     """
 
     id: str
@@ -99,6 +101,9 @@ class GenerateRequest:
     tenant: str = ""
     template_variables: dict[str, Any] = field(default_factory=dict)
     prompt: str = ""
+    trail: bytes = b""
+    cache_key: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +116,46 @@ class Resume:
     prompt_digest: str = ""
 
 
+class Link(NamedTuple):
+    """A prefix: its digest, or the tag that was made of that, and how long its text is."""
+
+    digest: bytes
+    text_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """A conversation's prefixes, as `shared.trail.Trail` has them. `first_user` is the index of the first message of
+    the user, -1 where there is none."""
+
+    tools_first: tuple[Link, ...] = ()
+    system_first: tuple[Link, ...] = ()
+    messages: tuple[Link, ...] = ()
+    tools_bytes: int = 0
+    head_bytes: int = 0
+    text_bytes: int = 0
+    first_user: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """What a conversation and its user are called among gateways; empty where the client says nothing of either."""
+
+    key: str = ""
+    user: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """A conversation and its tools as they travel. `digest` tells them from all others."""
+    """A conversation and its tools as they travel. `digest` tells them from all others; `messages` and `tools` are
+    where each lies in `data`."""
 
     digest: bytes
     data: bytes = field(compare=False, repr=False)
+    messages: tuple[tuple[int, int], ...] = field(default=(), compare=False, repr=False)
+    tools: tuple[tuple[int, int], ...] = field(default=(), compare=False, repr=False)
+    chain: Chain = field(default_factory=Chain, compare=False, repr=False)
+    conversation: Conversation = field(default_factory=Conversation, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

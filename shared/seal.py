@@ -137,5 +137,10 @@ class Keyring:
         """For what gateways say to each other."""
         return self.of(_GATEWAYS)
 
+    @property
+    def tags(self) -> bytes:
+        """With which gateways name conversations and their prefixes."""
+        return hmac.digest(self._secret, b"mlx-gateway/tags", "sha256")
+
     def of_worker(self, worker: str) -> HostKey:
         return self.of(host_of(worker))

@@ -215,11 +215,31 @@ def check_version(data: bytes) -> None:
 
 def pack(given: request.GenerateRequest) -> request.PackedRequest:
     """The request with its conversation and tools encoded. Raises `WireError`."""
-    data = b"".join(_pack(getattr(given, name)) for name in _PACKED)
+    chunks: list[bytes] = []
+    spans = []
+    size = 0
+    for name in _PACKED:
+        places, size = _pack_row(getattr(given, name), chunks, size)
+        spans.append(places)
+    data = b"".join(chunks)
     light = {field.name: getattr(given, field.name) for field in fields(given)} | dict.fromkeys(_PACKED, ())
+    digest = hashlib.blake2b(data, digest_size=20).digest()
     return request.PackedRequest(
-        **light, packed=request.Packed(digest=hashlib.blake2b(data, digest_size=20).digest(), data=data)
+        **light, packed=request.Packed(digest=digest, data=data, messages=spans[0], tools=spans[1])
     )
+
+
+def _pack_row(items: tuple[Any, ...], chunks: list[bytes], size: int) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Add the row to the chunks, `size` bytes so far. Where each item lies, and the size."""
+    packer = msgpack.Packer(default=_marked, buf_size=_BUFFER_BYTES)
+    chunks.append(packer.pack_array_header(len(items)))
+    size += len(chunks[-1])
+    places = []
+    for item in items:
+        chunks.append(packer.pack(item))
+        places.append((size, size + len(chunks[-1])))
+        size = places[-1][1]
+    return tuple(places), size
 
 
 def _encode_packed(envelope: work.Envelope, given: request.PackedRequest) -> bytes:

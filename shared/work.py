@@ -61,7 +61,8 @@ class Envelope:
     `gateway` is where the frames go. `deadline_s` is the time by which somebody must have begun with it, in
     Redis's time (see `shared.clock`).
     `attempt` starts at 1 and is part of every frame that answers it. `codes` are those that the gateway reads; it is
-    sealed for one host, whom gateway records, which only gateways can open, tell nothing.
+    sealed for one host, whom gateway records, which only gateways can open, tell nothing. `wait_s` until the prefill
+    begins and `prefill_s` were predicted at `placed_s`, in Redis's time; 0 where they were not.
     """
 
     work: Work
@@ -69,6 +70,9 @@ class Envelope:
     attempt: int = 1
     deadline_s: float = 0.0
     codes: tuple[int, ...] = ()
+    placed_s: float = 0.0
+    wait_s: float = 0.0
+    prefill_s: float = 0.0
 
     @property
     def kind(self) -> Kind:

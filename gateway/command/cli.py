@@ -12,9 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
+
+from redis.exceptions import RedisError
 
 from gateway.command.agents.registry import AGENTS
 from gateway.command.doctor import examine
+from gateway.command.explain import explanation_lines
 from gateway.command.launching import launch_agent
 from gateway.command.residency import load_model, unload_model
 from gateway.command.runfile import read_running
@@ -70,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     unload.add_argument("model", help="its name, its source, or an alias")
     unload.add_argument("--force", action="store_true", help="also a model that is pinned in models.json")
     command("drain", "Let a worker finish what it holds; its host then starts a new one.").add_argument("worker")
+    command("explain", "Show why a request went to its worker.").add_argument("request", help="its id, in the log")
     command("doctor", "Check what this machine has and lacks.", address)
     launch = command("launch", "Run a coding agent on the local models.")
     launch.add_argument("agent", choices=tuple(AGENTS))
@@ -288,6 +293,23 @@ def _read_fleet(settings: Settings) -> Fleet:
         raise ConfigError(f"nothing answers here: {error}") from error
 
 
+def _explain(settings: Settings, options: argparse.Namespace) -> int:
+    settings = _need_redis(settings)
+
+    async def read() -> dict[bytes, bytes]:
+        async with build_async_redis(settings) as broker:
+            return cast(dict[bytes, bytes], await broker.hgetall(Names(settings.deployment).why(options.request)))
+
+    try:
+        lines = explanation_lines(options.request, asyncio.run(read()))
+    except (RedisError, OSError) as error:
+        raise ConfigError(f"nothing answers here: {error}") from error
+    if not lines:
+        raise ConfigError(f"nothing is known of {options.request}: it was never placed, or more than 15 minutes ago")
+    print("\n".join(lines))
+    return 0
+
+
 _COMMANDS = {
     "up": _up,
     "gateway": _gateway,
@@ -298,6 +320,7 @@ _COMMANDS = {
     "load": _load,
     "unload": _unload,
     "drain": _drain,
+    "explain": _explain,
     "doctor": _doctor,
     "launch": launch_agent,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from gateway.dispatch.place import Placed
+from gateway.dispatch.facts import Placed
 from shared.errors import GatewayError
 from shared.events import ReturnReason
 from shared.keys import host_of
@@ -30,6 +30,7 @@ class Attempt:
         "is_started",
         "next_seq",
         "number",
+        "put_s",
         "resume",
         "returned",
         "worker",
@@ -43,7 +44,7 @@ class Attempt:
         self.resume = resume
         self.worker = ""
         self.epoch = ""
-        self.heard_s = time.monotonic()
+        self.heard_s = self.put_s = time.monotonic()
         self.next_seq = 0
         self.is_running = False  # its prefill has begun
         self.is_started = False

@@ -13,7 +13,7 @@ from typing import Protocol
 from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.decision import Decision, Standing, decide, may_wait
 from gateway.dispatch.estimate import Estimate
-from gateway.dispatch.place import Placed
+from gateway.dispatch.facts import Placed
 from gateway.dispatch.readers import EventReader, Told
 from shared.errors import GatewayError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Returned, Started

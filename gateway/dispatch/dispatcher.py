@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Protocol
@@ -14,11 +15,14 @@ from typing import Protocol
 from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.coalescing import Attachables, may_share
 from gateway.dispatch.dispatch import Dispatch
+from gateway.dispatch.facts import Facts, Pending, Placed, Refused
 from gateway.dispatch.fleet import FleetWatcher
-from gateway.dispatch.jobs import JobQueue, Placement, WorkerGoneError
-from gateway.dispatch.ledger import Ledger
+from gateway.dispatch.jobs import ChangedError, JobQueue, Placement, WorkerGoneError
 from gateway.dispatch.limits import Limits
-from gateway.dispatch.place import Facts, Pending, Placed, Refused, place
+from gateway.dispatch.lookups import conversation_of, text_bytes_of
+from gateway.dispatch.outcome import Outcome, outcome_at
+from gateway.dispatch.outlook import Look, Outlook
+from gateway.dispatch.place import place
 from gateway.dispatch.presence import away_error
 from gateway.dispatch.readers import EventReader
 from gateway.dispatch.reading import Reading, who_reads
@@ -27,6 +31,7 @@ from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.tasks import cancel_all
 from shared import wire
 from shared.errors import GatewayError, OverloadedError
+from shared.events import Usage
 from shared.keys import Names
 from shared.places import NONE
 from shared.registry import Fleet
@@ -38,6 +43,7 @@ logger = logging.getLogger(__name__)
 _RECONNECTION_S = 1.0
 _SETTLED_S = 1.0
 _ASK_EVERY_S = 1.0
+_MOST_CHANGES = 2  # of what was seen, before a place is taken as it is
 _LOOKS_S = (0.3, 0.3, 0.6, 0.0)  # between looks at leases, which are a second old at the most
 
 
@@ -54,6 +60,10 @@ class Observer(Protocol):
 
     def returned(self, model: str) -> None: ...
 
+    def move(self, model: str) -> None: ...
+
+    def placement(self, outcome: Outcome) -> None: ...
+
 
 class Dispatcher:
     """What a gateway's requests share. It is the `Ways` of every `Dispatch`."""
@@ -65,6 +75,7 @@ class Dispatcher:
         hub: FrameHub,
         fleet: FleetWatcher,
         jobs: JobQueue,
+        outlook: Outlook,
         space: Space,
         limits: Limits,
         observer: Observer,
@@ -74,7 +85,9 @@ class Dispatcher:
         self._fleet = fleet
         self._jobs = jobs
         self._space = space
-        self._ledger = Ledger()
+        self._outlook = outlook
+        self._placing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
+        self._versions: dict[str, int] = {}  # of workers, as of the last job that was put there from here
         self.last_model = ""  # the one that answered last
         self._limits = limits
         self._observer = observer
@@ -102,7 +115,7 @@ class Dispatcher:
     async def _admit(self, work: Work) -> Dispatch:
         self._check_broker()
         request = work.request
-        decided = self._decide(work)
+        decided = self._decide(work, look=await self._outlook.look(request))
         if isinstance(decided, Refused):
             decided = await self._decide_again(work)
         if isinstance(decided, Refused):
@@ -116,39 +129,43 @@ class Dispatcher:
         leases, so that nobody is refused for time before those are seen."""
         await self._jobs.settle(_SETTLED_S)
         for pause_s in _LOOKS_S:
-            decided = self._decide(work, counted=await self._fleet_now(work.request.model))
+            await self._fleet.refresh()
+            decided = self._decide(work, look=await self._outlook.look(work.request))
             if isinstance(decided, Placed) or decided.error.details.get("reason") != "wait_too_long":
                 break
             await asyncio.sleep(pause_s)
         return decided
 
-    async def _fleet_now(self, model: str) -> Fleet:
-        """With what lies on the lists of the model's workers at this moment; leases are a little older."""
-        fleet = await self._fleet.refresh()
-        workers = fleet.ready_workers(model)
-        counted = await self._jobs.backlogs(workers)
-        return replace(fleet, workers=tuple(map(self._ledger.up_to, workers, counted)))
-
-    def _decide(
-        self, work: Work, *, avoid: frozenset[str] = frozenset(), counted: Fleet | None = None
-    ) -> Placed | Refused:
-        """On the leases, or where the lists have been `counted` just now, on that: what is on its way to them may be
-        counted there already."""
-        fleet = self._fleet.snapshot if counted is None else counted
+    def _decide(self, work: Work, *, avoid: frozenset[str] = frozenset(), look: Look | None = None) -> Placed | Refused:
+        """On what a look has found, or without one on the last leases: then whoever puts it there looks again."""
+        fleet = self._fleet.snapshot if look is None else look.fleet
         reading = self.reading(work, fleet)
         if reading.refusal is not None:
             return reading.refusal
+        facts = self._facts(work, avoid | reading.unable, look)
+        return place(fleet, self.pending(work.request.model, look), facts)
+
+    def _facts(self, work: Work, avoid: frozenset[str], look: Look | None) -> Facts:
         request, kind = work.request, KINDS[type(work)]
-        facts = Facts(
+        return Facts(
             request_id=request.id,
             model=request.model,
             priority=request.priority,
             may_wait_s=self._limits.deadline_s(kind, request.priority),
             max_waiting=self._limits.max_waiting(kind),
-            avoid=avoid | reading.unable,
+            avoid=avoid,
             kind=kind,
+            text_bytes=text_bytes_of(request),
+            flow=conversation_of(request).key or request.tenant,
+            home=look.home if look is not None and request.priority != "side" else None,
+            user_worker=look.user_worker if look is not None else "",
+            now_s=look.now_s if look is not None else self._fleet.clock.of_unix(time.time()),
         )
-        return place(fleet, self.pending(fleet, request.model, with_coming=counted is None), facts)
+
+    async def place_again(self, dispatch: Dispatch) -> tuple[Look, Placed | Refused]:
+        """Where it would be put now, were it not waiting already. Raises `BrokerUnavailableError`."""
+        look = await self._outlook.look(dispatch.request, but=self._envelope(dispatch).job_id)
+        return look, self._decide(dispatch.work, avoid=dispatch.avoided, look=look)
 
     def reading(self, work: Work, fleet: Fleet) -> Reading:
         """Who of the model's ready workers of the kind reads the work."""
@@ -192,37 +209,57 @@ class Dispatcher:
             raise
 
     async def _submit(self, dispatch: Dispatch) -> None:
-        """To its place; to another one where that worker is gone meanwhile, which says so by itself."""
+        """To its place; decided anew where something was put there meanwhile, or where that worker is gone, which says
+        so by itself. The last try takes the place as it is."""
         gone: set[str] = set()
-        while True:
-            attempt, found = dispatch.attempt, dispatch.attempt.place
-            try:
-                with self._ledger.coming(found.worker, found.lane):
-                    number = await self._write(dispatch, found)
-            except WorkerGoneError:
-                gone.add(found.worker)
-                attempt.place = self._anywhere(dispatch, gone)
-                continue
-            if found.worker:
-                self._ledger.note(found.worker, number, found.lane)
-            return
+        changes = 0
+        async with self._placing[dispatch.model]:  # else a burst would be decided anew again and again
+            while True:
+                attempt, found = dispatch.attempt, dispatch.attempt.place
+                try:
+                    await self._put(dispatch, found if changes < _MOST_CHANGES else replace(found, seen=-1))
+                    attempt.put_s = time.monotonic()
+                    return
+                except ChangedError:
+                    changes += 1
+                except WorkerGoneError:
+                    gone.add(found.worker)
+                attempt.place = await self._anywhere(dispatch, gone)
+
+    async def _put(self, dispatch: Dispatch, to: Placed) -> None:
+        """Raises `ChangedError`, without sending anything where this gateway itself has put something there since, and
+        `WorkerGoneError`."""
+        self._check_broker()  # who waited for others need not wait for Redis in vain, too
+        if 0 <= to.seen < self._versions.get(to.worker, 0):
+            raise ChangedError(to.worker)
+        self._versions[to.worker] = await self._write(dispatch, to)
 
     async def _write(self, dispatch: Dispatch, to: Placed) -> int:
         async with self._space.taken(_body_bytes(dispatch.request)):
-            return await self._jobs.submit(self._envelope(dispatch), to)
+            return await self._jobs.submit(self._envelope(dispatch, to), to)
 
-    def _anywhere(self, dispatch: Dispatch, gone: set[str]) -> Placed:
-        """A place on another worker; without one it waits for the model. It was admitted, so it is not refused now."""
-        decided = self._decide(dispatch.work, avoid=dispatch.tried | gone)
+    def forget_the_gone(self, fleet: Fleet) -> None:
+        alive = {worker.worker for worker in fleet.workers}
+        self._versions = {name: version for name, version in self._versions.items() if name in alive}
+
+    async def _anywhere(self, dispatch: Dispatch, gone: set[str]) -> Placed:
+        """A place as things are now; without one it waits for the model. It was admitted, so it is not refused now."""
+        look = await self._outlook.look(dispatch.request)
+        decided = self._decide(dispatch.work, avoid=dispatch.avoided | gone, look=look)
         return decided if isinstance(decided, Placed) else Placed(lane=dispatch.attempt.place.lane)
 
-    def _envelope(self, dispatch: Dispatch) -> Envelope:
+    def _envelope(self, dispatch: Dispatch, to: Placed | None = None) -> Envelope:
+        prospect = None if to is None else to.prospect
+        now_s = self._fleet.clock.of_unix(time.time())
         return Envelope(
             work=dispatch.work,
             gateway=self._hub.gateway_id,
             attempt=dispatch.attempt.number,
             deadline_s=self._fleet.clock.of_unix(dispatch.deadline_s),
             codes=wire.READER.codes,
+            placed_s=0.0 if prospect is None else now_s,
+            wait_s=0.0 if prospect is None else prospect.raw_wait_s,
+            prefill_s=0.0 if prospect is None else prospect.raw_own_s,
         )
 
     async def _wake(self, model: str) -> None:
@@ -263,29 +300,24 @@ class Dispatcher:
         attempt, was = dispatch.attempt, dispatch.attempt.place
         attempt.allow(to)
         try:
-            with self._ledger.coming(to.worker, to.lane):
-                number = await self._jobs.move(self._envelope(dispatch), was, to)
+            number = await self._jobs.move(self._envelope(dispatch, to), was, to)
         except WorkerGoneError:
             return
         if number:
-            attempt.place = to
-            self._ledger.note(to.worker, number, to.lane)
+            attempt.place, attempt.put_s = to, time.monotonic()
+            self._observer.move(dispatch.model)
             logger.info("request %s moves to %s: %s", dispatch.request_id, to.worker, to.reason)
 
     def waiting(self) -> list[Dispatch]:
         """The requests of which no worker has said anything."""
         return [d for d in self._hub.dispatches.values() if not d.has_ended and not d.attempt.worker]
 
-    def note_fleet(self, fleet: Fleet) -> None:
-        self._ledger.forget(fleet.workers)
-
-    def pending(self, fleet: Fleet, model: str, *, with_coming: bool = True) -> Pending:
+    def pending(self, model: str, look: Look | None = None) -> Pending:
         """What is known beyond the leases."""
         return Pending(
-            since=self._ledger.since(fleet.workers, with_coming=with_coming),
             unplaced=self._fleet.unplaced.get(model, NONE),
-            since_beside=self._ledger.since_beside(fleet.workers, with_coming=with_coming),
             unplaced_beside=self._fleet.unplaced_beside.get(model, {}),
+            sights=look.sights if look is not None else {},
         )
 
     def end(self, dispatch: Dispatch) -> None:
@@ -309,6 +341,8 @@ class Dispatcher:
             return
         attempt = dispatch.attempt
         try:
+            if dispatch.attempt.place.worker:
+                dispatch.attempt.place = await self._anywhere(dispatch, set(dispatch.tried))
             await self._submit(dispatch)
             await self._wake(dispatch.model)
         except GatewayError as error:
@@ -316,6 +350,26 @@ class Dispatcher:
         if not dispatch.is_read or dispatch.attempt is not attempt:
             # Whoever left or went on meanwhile has cancelled what was not there yet.
             self._jobs.cancel_soon(placement_of(dispatch, attempt), "nobody waits for it")
+
+    def note_end(
+        self, dispatch: Dispatch, *, ran_s: float | None, first_token_s: float | None, usage: Usage
+    ) -> Outcome | None:
+        """What became of the prediction, for metrics and `explain`; None where there was none, or the attempt was not
+        the only one. Moments are on the monotonic clock."""
+        attempt = dispatch.attempt
+        if attempt.number > 1:
+            return None
+        outcome = outcome_at(
+            attempt.place,
+            wait_s=None if ran_s is None else max(0.0, ran_s - attempt.put_s),
+            first_s=None if first_token_s is None else max(0.0, first_token_s - attempt.put_s),
+            cached_tokens=usage.cached_tokens or 0,
+            input_tokens=usage.input_tokens or 0,
+        )
+        if outcome is not None:
+            self._observer.placement(outcome)
+            self._jobs.note_end_soon(dispatch.request_id, outcome.encode())
+        return outcome
 
     def note_answer(self, model: str) -> None:
         """A whole answer was given."""

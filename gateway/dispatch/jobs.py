@@ -11,35 +11,35 @@ one for all that it does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
 import zlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import redis.asyncio
-from redis.exceptions import OutOfMemoryError, RedisError
 from rq import Queue
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry
 
 from gateway.dispatch import queue_scripts
+from gateway.dispatch.asking import asking_redis
+from gateway.dispatch.explanation import explain
+from gateway.dispatch.facts import Placed
 from gateway.dispatch.healing import heal
-from gateway.dispatch.place import Placed
-from gateway.dispatch.presence import away_error
+from gateway.dispatch.lookups import conversation_of, lookups_of
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError, OverloadedError
 from shared.keys import Names, host_of, job_id, word
-from shared.registry import WorkerLease
-from shared.request import PRIORITIES, End
+from shared.request import End
 from shared.seal import HostKey, Keyring, Purpose
-from shared.work import LANES, Envelope
+from shared.work import Envelope
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,9 @@ RQ_INTERNALS = (
 )
 
 _NO_TIMEOUT = -1  # how long an answer may take is the client's business; how long it waits, the deadline's
-_PATIENCE_S = 5.0  # with Redis
-_FULL_S = 5  # after which one that is full may have room
+_CHANGED = -2
+_SOON_S = 5.0  # beyond its prefill, that what was placed counts as soon known
 _QUICKLY_SIGNED_BYTES = 1024 * 1024
-_BROKER_ERRORS = (RedisError, OSError, TimeoutError)
 _CANCEL_RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -65,6 +64,10 @@ class JobState:
 
     status: str
     worker: str
+
+
+class ChangedError(Exception):
+    """Something was put on the worker's lists since it was looked at. Nothing was written."""
 
 
 class WorkerGoneError(Exception):
@@ -110,23 +113,10 @@ def job_fields(data: bytes, *, queue: str, description: str, now: datetime) -> d
     }
 
 
-@asynccontextmanager
-async def _asking_redis(purpose: str) -> AsyncIterator[None]:
-    """Raises `BrokerUnavailableError` when the block does not get through to Redis, or not in time, and
-    `OverloadedError` when Redis has no memory for it."""
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            yield
-    except OutOfMemoryError as error:
-        raise OverloadedError(f"{purpose}: Redis is full", retry_after_s=_FULL_S, reason="redis_full") from error
-    except _BROKER_ERRORS as error:
-        raise away_error(purpose, error) from error
-
-
 async def drain(broker: redis.asyncio.Redis, worker: str) -> bool:
     """RQ's shutdown command: the worker finishes what it holds and ends. False when no such worker listens.
     Raises `BrokerUnavailableError`."""
-    async with _asking_redis("the worker could not be told"):
+    async with asking_redis("the worker could not be told"):
         return bool(await broker.publish(PUBSUB_CHANNEL_TEMPLATE % worker, orjson.dumps({"command": "shutdown"})))
 
 
@@ -154,8 +144,9 @@ class JobQueue:
 
     async def submit(self, envelope: Envelope, place: Placed) -> int:
         """Store the body and put the job where it was placed, in one round trip. How many jobs were ever put on the
-        worker's lists, 0 where no worker holds the model yet. Raises `WorkerGoneError`. When another error is raised,
-        the job may have arrived all the same: cancel it."""
+        worker's lists, 0 where no worker holds the model yet. Raises `WorkerGoneError`, and `ChangedError` when
+        something was put there since it was looked at. When another error is raised, the job may have arrived all the
+        same: cancel it."""
         ttl_s = _ttl_s(envelope)
         written = await self._written(envelope, place)
         fields = job_fields(
@@ -164,13 +155,14 @@ class JobQueue:
             description=f"{envelope.kind.name} {envelope.request.model}",
             now=datetime.now(UTC),
         )
-        async with _asking_redis("the request could not be queued"):
+        async with asking_redis("the request could not be queued"):
             if not place.worker:
                 await self._queue_for_any(envelope, place, written, fields, ttl_s)
                 return 0
-            flat = [item for pair in fields.items() for item in pair]
-            arguments = [envelope.job_id, written.body, ttl_s, *flat]
+            arguments = [*_arguments(envelope, place, written.body, ttl_s), *_flat(fields)]
             counter = int(await self._place(self._keys(envelope, place), arguments))
+        if counter == _CHANGED:
+            raise ChangedError(place.worker)
         if counter < 0:
             raise WorkerGoneError(place.worker)
         return counter
@@ -194,15 +186,10 @@ class JobQueue:
         """Take the waiting job to another worker's list, as the same attempt: nothing of it ran. How many jobs were
         ever put on that worker's lists; 0 when the job waits no longer. Raises `WorkerGoneError`."""
         written = await self._written(envelope, place)
-        arguments: list[str | bytes | int] = [
-            envelope.job_id,
-            written.body,
-            _ttl_s(envelope),
-            self._queue(envelope, place),
-            written.data,
-        ]
-        redis_keys = [*self._keys(envelope, place), self._body(envelope, was)]
-        async with _asking_redis("the request could not be moved"):
+        changes = {"origin": self._queue(envelope, place), "data": written.data}
+        arguments = [*_arguments(envelope, place, written.body, _ttl_s(envelope)), *_flat(changes)]
+        redis_keys = [*self._keys(envelope, place), self._body(envelope, was), self._names.placed(was.worker)]
+        async with asking_redis("the request could not be moved"):
             counter = int(await self._move(redis_keys, arguments))
         if counter < 0:
             raise WorkerGoneError(place.worker)
@@ -230,6 +217,10 @@ class JobQueue:
             names.placed(place.worker),
             self._body(envelope, place),
             Job.key_for(envelope.job_id),
+            names.soon(place.worker),
+            names.why(envelope.request.id),
+            names.home(conversation_of(envelope.request).key),
+            names.home(conversation_of(envelope.request).user),
         ]
 
     async def _sealed(self, envelope: Envelope, key: HostKey) -> tuple[bytes, str]:
@@ -249,9 +240,10 @@ class JobQueue:
         names, job = self._names, job_id(work.request_id, work.attempt)
         registry = CanceledJobRegistry.key_template.format(names.queue(work.model, work.place.lane))
         body = names.body(host_of(work.place.worker), work.request_id, work.attempt)
-        async with _asking_redis("the request could not be cancelled"):
+        async with asking_redis("the request could not be cancelled"):
             removed = await self._cancel(
-                [names.ended(work.request_id), Job.key_for(job), body, registry], [job, work.attempt, keys.ENDED_TTL_S]
+                [names.ended(work.request_id), Job.key_for(job), body, registry, names.placed(work.place.worker)],
+                [job, work.attempt, keys.ENDED_TTL_S],
             )
             if not removed:
                 await self._tell_holder(job, End(request_id=work.request_id, attempt=work.attempt, reason=reason))
@@ -279,21 +271,22 @@ class JobQueue:
                 await asyncio.sleep(pause_s)
         logger.warning("request %s could not be cancelled: Redis cannot be reached", work.request_id)
 
-    async def backlogs(self, workers: Sequence[WorkerLease]) -> list[WorkerLease]:
-        """The leases with what lies on the workers' lists at this moment, in one round trip."""
-        async with _asking_redis("the queues could not be read"):
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for worker in workers:
-                    for lane in LANES:
-                        pipe.llen(queue_key(self._names.worker_queue(worker.model, worker.worker, lane)))
-                    pipe.hget(self._names.placed(worker.worker), "v")
-                replies = await pipe.execute()
-        rows = zip(*[iter(replies)] * (len(LANES) + 1), strict=True)
-        return [_with_backlog(worker, queued, placed) for worker, (*queued, placed) in zip(workers, rows, strict=True)]
+    def note_end_soon(self, request_id: str, outcome: bytes) -> None:
+        """Beside the explanation of its placement. Nobody waits for it, and nothing is lost with it but that."""
+        task = asyncio.get_running_loop().create_task(self._note_end(request_id, outcome))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def _note_end(self, request_id: str, outcome: bytes) -> None:
+        key = self._names.why(request_id)
+        with contextlib.suppress(BrokerUnavailableError, OverloadedError):
+            async with asking_redis("the end could not be noted"):
+                await self._redis.hset(key, "end", outcome)
+                await self._redis.expire(key, keys.WHY_TTL_S)
 
     async def states(self, jobs: Sequence[str]) -> list[JobState]:
         """What RQ says about each job, in one round trip."""
-        async with _asking_redis("job states could not be read"):
+        async with asking_redis("job states could not be read"):
             async with self._redis.pipeline(transaction=False) as pipe:
                 for job in jobs:
                     pipe.hmget(Job.key_for(job), "status", "worker_name")
@@ -302,14 +295,14 @@ class JobQueue:
 
     async def request_load(self, model: str) -> None:
         """Ask the hosts to load a model that no worker holds."""
-        async with _asking_redis(f"no host could be asked to load {model}"):
+        async with asking_redis(f"no host could be asked to load {model}"):
             await self._redis.publish(self._names.loads, self._loads.close(wire.encode([model])))
 
     async def request_unload(self, host: str, model: str, *, is_forced: bool) -> None:
         """Tell a host, by its name, to unload a model. `is_forced`: also a pinned one."""
         about = word(host)
         seal = self._keyring.of(about).seal(Purpose.ORDERS, about)
-        async with _asking_redis(f"{host} could not be told to unload {model}"):
+        async with asking_redis(f"{host} could not be told to unload {model}"):
             order = wire.encode(["unload", model, is_forced])
             await self._redis.publish(self._names.host_channel(about), seal.close(order))
 
@@ -319,10 +312,24 @@ class JobQueue:
             await asyncio.wait(tuple(self._cancelling), timeout=timeout_s)
 
 
-def _with_backlog(worker: WorkerLease, queued: Sequence[int], placed: bytes | None) -> WorkerLease:
-    depths = dict(zip(LANES, map(int, queued), strict=True))
-    classes = tuple(depths.pop(priority) for priority in PRIORITIES)
-    return replace(worker, queued=classes, beside=depths, placed=int(placed or 0))
+def _arguments(envelope: Envelope, place: Placed, body: bytes, ttl_s: int) -> list[Any]:
+    """Of PLACE and MOVE, up to the job's fields."""
+    prospect, note = place.prospect, place.note
+    tags = [tag for tag, _ in lookups_of(envelope.request)] if prospect is not None else []
+    will_last_s = math.ceil(_SOON_S + (prospect.first_s if prospect is not None else 0.0))
+    is_cold = prospect is not None and not prospect.cached_tokens
+    has_home = prospect is not None and conversation_of(envelope.request).key and envelope.request.priority != "side"
+    return [
+        *(envelope.job_id, body, ttl_s, place.seen),
+        *((note.text(), note.score) if prospect is not None else ("", "")),
+        *(int(is_cold), will_last_s, explain(place), len(tags), *tags),
+        place.worker if has_home else "",
+        int(bool(conversation_of(envelope.request).user)),
+    ]
+
+
+def _flat(fields: Mapping[Any, Any]) -> list[Any]:
+    return [item for pair in fields.items() for item in pair]
 
 
 def _ttl_s(envelope: Envelope) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.dispatch.place import Refused
+from gateway.dispatch.facts import Refused
 from shared import wire
 from shared.errors import ModelUnavailableError
 from shared.readable import unread_by, unread_in

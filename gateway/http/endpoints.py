@@ -31,7 +31,8 @@ from shared.work import KINDS, Count
 logger = logging.getLogger(__name__)
 
 WARNINGS_HEADER = "x-mlx-gateway-warnings"
-_MAX_WARNINGS = 1000  # characters
+WORKER_HEADER = "x-mlx-gateway-worker"
+_MAX_HEADER = 1000  # characters
 _Told = list[tuple[int, Event]]  # choice, event
 _PATIENCE_S = 3600.0  # between two looks at a request whose client waits without keep-alives
 
@@ -96,9 +97,18 @@ class Generate(_Endpoint):
                 self.metrics.began(request.model, request.priority, record)
             whose = "" if first.request is request else f" of {first.request_id}"
             logger.info("%s %s %s%s: %s", request.id, request.model, outcome, whose, record.summary())
+            if first.request is request and not whose:
+                self._note_placement(first, record)
         if outcome == "ok" and first.request is request:
             self.metrics.finished(request.model, record)
             self.dispatcher.note_answer(request.model)
+
+    def _note_placement(self, dispatch: Dispatch, record: RequestRecord) -> None:
+        found = self.dispatcher.note_end(
+            dispatch, ran_s=record.ran_s, first_token_s=record.first_token_s, usage=record.usage
+        )
+        if found is not None:
+            logger.info("%s %s", dispatch.request_id, found.text)
 
     async def _join(
         self, leaving: contextlib.AsyncExitStack, first: Dispatch, choices: int, record: RequestRecord
@@ -151,6 +161,7 @@ class _Answer:
     ) -> None:
         self.settings = endpoint.settings
         self.reply = parsed.reply
+        self.dispatch = dispatch
         self.reading = reading
         self.record = record
         self.send = send
@@ -173,7 +184,7 @@ class _Answer:
             if self.reading.is_abandoned:
                 return "cancelled"
         answer = self.reply.render([assemble(events) for events in told], self.context)
-        await send_json(self.send, 200, answer, headers=self._warnings())
+        await send_json(self.send, 200, answer, headers=self._headers())
         return "ok"
 
     async def stream_it(self) -> str:
@@ -184,7 +195,7 @@ class _Answer:
         if told and isinstance(told[-1][1], Failed):
             raise told[-1][1].error()
         renderer = self.reply.stream(self.context)
-        warnings = [(name.encode(), text.encode()) for name, text in self._warnings().items()]
+        warnings = [(name.encode(), text.encode()) for name, text in self._headers().items()]
         await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS + warnings})
         try:
             return await self._relay(renderer, told)
@@ -194,10 +205,15 @@ class _Answer:
             await self._write(last, is_last=True)
             return "internal"
 
-    def _warnings(self) -> dict[str, str]:
-        """What of the request is not honoured, in a header: the dialects have no place for it."""
-        text = "; ".join(dict.fromkeys(self.record.warnings)).encode("ascii", "backslashreplace").decode()
-        return {WARNINGS_HEADER: "".join(c for c in text if c.isprintable())[:_MAX_WARNINGS]} if text else {}
+    def _headers(self) -> dict[str, str]:
+        """What dialects have no place for: what of the request is not honoured, and who answers it, and why."""
+        attempt = self.dispatch.attempt
+        worker = attempt.worker or attempt.place.worker
+        found = {
+            WARNINGS_HEADER: "; ".join(dict.fromkeys(self.record.warnings)),
+            WORKER_HEADER: f"{worker}; {attempt.place.reason}" if worker else "",
+        }
+        return {name: _header_text(text) for name, text in found.items() if text}
 
     async def _first_events(self) -> _Told:
         """Until the prompt is known to be good or bad, or the grace is over."""
@@ -243,6 +259,11 @@ class _Answer:
 
     async def _write(self, data: bytes, *, is_last: bool) -> None:
         await self.send({"type": "http.response.body", "body": data, "more_body": not is_last})
+
+
+def _header_text(text: str) -> str:
+    plain = text.encode("ascii", "backslashreplace").decode()
+    return "".join(c for c in plain if c.isprintable())[:_MAX_HEADER]
 
 
 def _settles(event: Event) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gateway.intake.tags import Tagger
 from gateway.models.names import ModelNames
 from gateway.models.sampling import fill_sampling
 from gateway.models.settings_files import Policies
@@ -11,8 +12,9 @@ from shared.request import GenerateRequest
 
 
 class Intake:
-    def __init__(self, names: ModelNames, policies: Policies) -> None:
+    def __init__(self, names: ModelNames, policies: Policies, tagger: Tagger) -> None:
         self.names = names
+        self._tagger = tagger
         self._policies = policies
 
     async def take(self, request: GenerateRequest) -> GenerateRequest:
@@ -20,4 +22,4 @@ class Intake:
         `ModelNames.resolve`."""
         target = await self.names.resolve(request.model)
         sampling = fill_sampling(request.sampling, self._policies.sampling(), target.model)
-        return replace(request, model=target.model, sampling=sampling)
+        return self._tagger.tagged(replace(request, model=target.model, sampling=sampling))

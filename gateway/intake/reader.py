@@ -59,7 +59,7 @@ class BodyReader:
         """The canonical request. Raises `InvalidRequestError`, `WireError`, and `OverloadedError` when the helper dies
         over it."""
         if body.is_small:
-            return read_request(dialect, asked, body.joined())
+            return read_request(dialect, asked, body.joined(), packing=True)
         # Not interrupted by who waits for it: half a message would be taken for the next one's beginning.
         return await asyncio.shield(self._read_there(dialect.name, asked, body.chunks))
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from gateway.canonical import canonicalise
 from gateway.dialects.base import Dialect, Parsed
+from gateway.intake.chain import build_chain
 from gateway.intake.json_text import parse_json
 from shared import wire
 
@@ -43,4 +44,8 @@ def read_request(
         parse_json(body, asked.hint), asked.headers, request_id=asked.request_id, counting=asked.counting
     )
     request = canonicalise(parsed.request)
-    return replace(parsed, request=wire.pack(request) if packing else request)
+    if not packing:
+        return replace(parsed, request=request)
+    packed = wire.pack(request)
+    chain = build_chain(request, packed.packed)
+    return replace(parsed, request=replace(packed, packed=replace(packed.packed, chain=chain)))

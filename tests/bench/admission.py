@@ -2,7 +2,8 @@
 
 A closed loop, simulated: clients ask, wait for the answer and ask again; who is refused asks again when told. A worker
 takes jobs as the real one does: the highest class first, no more than its places, and none while prefills of two
-seconds wait. The gateway sees leases that are a third of a second old. Whoever is refused leaves a ghost in the queue,
+seconds wait. The gateway sees rates of leases that are a third of a
+second old, and the lists as they are. Whoever is refused leaves a ghost in the queue,
 which takes nothing and notes when it would have begun: that is how a refusal is judged.
 
 Nobody gives up while he waits, so that no ghost begins sooner because others have left.
@@ -20,8 +21,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from gateway.dispatch.place import Facts, Pending, Placed, place
-from shared.places import NONE, RESERVED_PLACES, Counts, free_places
+from gateway.dispatch.facts import Facts, Pending, Placed
+from gateway.dispatch.place import place
+from shared.places import RESERVED_PLACES, Counts, free_places
 from shared.registry import Fleet, WorkerLease
 from shared.request import PRIORITIES, Priority
 from tests.bench.report import Table
@@ -93,7 +95,6 @@ class SimulatedWorker:
         self._to_prefill: list[Job] = []
         self._prefilling: Job | None = None
         self._running: list[Job] = []
-        self._placed = 0
         self._service, self._prefill = RunningMean(), RunningMean()
         self._base = WorkerLease(
             worker=name,
@@ -109,12 +110,9 @@ class SimulatedWorker:
         self._will_renew = False
         self._keep_lease()
 
-    def put(self, job: Job) -> int:
-        """How many were ever put here."""
-        self._placed += not job.is_ghost
+    def put(self, job: Job) -> None:
         self._lists[job.priority].append(job)
         self._claim()
-        return self._placed
 
     def _renew_soon(self) -> None:
         """As the real one: a moment after something changed."""
@@ -126,15 +124,16 @@ class SimulatedWorker:
         self._write_lease()
         self._world.after(_LEASE_EVERY_S, self._keep_lease)
 
+    def looked_at(self) -> WorkerLease:
+        """As a gateway finds it: the lists as they are, what was claimed counted where it is, rates of the lease."""
+        waiting = [sum(j.prefill_s for j in self._held_back() if j.priority == p) for p in PRIORITIES]
+        queued = tuple(sum(not job.is_ghost for job in self._lists[p]) for p in PRIORITIES)
+        return replace(self.lease, held=self._held(), queued=queued, waiting_s=tuple(waiting))
+
     def _write_lease(self) -> None:
         self._will_renew = False
-        waiting = [sum(j.prefill_s for j in self._held_back() if j.priority == p) for p in PRIORITIES]
         self.lease = replace(
             self._base,
-            held=self._held(),
-            queued=tuple(sum(not job.is_ghost for job in self._lists[p]) for p in PRIORITIES),
-            placed=self._placed,
-            waiting_s=tuple(waiting),
             prefill_s=self._prefill.mean,
             service_s=self._service.mean,
             service_deviation_s=self._service.deviation,
@@ -231,7 +230,6 @@ class Simulation:
             name: SimulatedWorker(self._world, name, scenario.capacity)
             for name in (f"w{number}" for number in range(scenario.workers))
         }
-        self._mine: dict[str, deque[tuple[int, Priority]]] = {name: deque() for name in self._workers}
         self.outcome = Outcome(may_wait_s=scenario.may_wait_s)
 
     def run(self) -> Outcome:
@@ -254,26 +252,16 @@ class Simulation:
             may_wait_s=scenario.may_wait_s,
             max_waiting=scenario.max_waiting,
         )
-        decided = place(Fleet(workers=tuple(w.lease for w in self._workers.values())), self._pending(), facts)
+        decided = place(Fleet(workers=tuple(w.looked_at() for w in self._workers.values())), Pending(), facts)
         if isinstance(decided, Placed):
             job.predicted_s, job.on_end = decided.wait_s, lambda: self._world.after(0.0, self._asking(priority))
             self.outcome.accepted.append(job)
-            number = self._workers[decided.worker].put(job)
-            self._mine[decided.worker].append((number, priority))
+            self._workers[decided.worker].put(job)
             return
         job.is_ghost = True
         self.outcome.refused.append(job)
         min(self._workers.values(), key=lambda worker: sum(worker.lease.queued)).put(job)
         self._world.after(decided.error.retry_after_s or 1.0, self._asking(priority))
-
-    def _pending(self) -> Pending:
-        return Pending(since={name: self._since(name) for name in self._workers})
-
-    def _since(self, name: str) -> Counts:
-        mine, lease = self._mine[name], self._workers[name].lease
-        while mine and mine[0][0] <= lease.placed:
-            mine.popleft()
-        return tuple(sum(p == priority for _, p in mine) for priority in PRIORITIES) if mine else NONE
 
     def _drawn(self, mean_s: float) -> float:
         spread = self._scenario.spread

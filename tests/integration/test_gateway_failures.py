@@ -108,7 +108,7 @@ def test_a_client_that_leaves_a_stream_stops_its_work(gateway: Served, steady: s
     with gateway.client() as client:
         with gateway.stream(path, ask(ENDLESS, steady, stream=True)) as source:
             next(iter(source))
-            (job_id,) = running_jobs(client, steady)
+            (job_id,) = wait_until(lambda: running_jobs(client, steady), "it runs")
         wait_until(lambda: not running_jobs(client, steady), "the work ends", deadline_s=3)
         assert job_id in cancelled_jobs(client, steady)
 

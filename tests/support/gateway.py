@@ -12,9 +12,9 @@ import redis.asyncio
 
 from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.dispatch import Dispatch, Ways
+from gateway.dispatch.facts import Placed
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue
-from gateway.dispatch.place import Placed
 from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog

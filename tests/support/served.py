@@ -132,7 +132,9 @@ class Served:
         return list(self.get("/ready").json["models"])
 
     @contextlib.contextmanager
-    def worker(self, model: str = "echo", *, engine: str = "echo", **options: object) -> Iterator[Running]:
+    def worker(
+        self, model: str = "echo", *, engine: str = "echo", host: str = "host", **options: object
+    ) -> Iterator[Running]:
         """An echo worker, ready. Options are those of the echo engines; upper-case ones go into its environment.
 
         Give workers of one gateway models of their own where tests must not see each other's jobs.
@@ -140,7 +142,7 @@ class Served:
         env = {**self.env, **{name: str(value) for name, value in options.items() if name.isupper()}}
         arguments = [f"--option={name}={value}" for name, value in options.items() if not name.isupper()]
         log = self.folder / f"worker{next(_numbers)}.log"
-        command = ("-m", "worker", "--model", model, "--engine", engine, "--host", "host", *arguments)
+        command = ("-m", "worker", "--model", model, "--engine", engine, "--host", host, *arguments)
         with running(*command, log=log, env=env) as process:
             wait_until(lambda: self._serves(model, process), f"{model} is ready")
             yield process
@@ -152,8 +154,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(redis_url: str, folder: Path, **settings: object) -> Iterator[Served]:
-    """A gateway on this Redis; settings by their field names in `shared.config.Settings`."""
+def served(
+    redis_url: str, folder: Path, *, module: tuple[str, ...] = ("gateway",), **settings: object
+) -> Iterator[Served]:
+    """A gateway on this Redis; settings by their field names in `shared.config.Settings`. `module` is what is run, with
+    its arguments."""
     port = free_port()
     env = {
         "REDIS_URL": redis_url,
@@ -162,7 +167,7 @@ def served(redis_url: str, folder: Path, **settings: object) -> Iterator[Served]
         "MLX_GATEWAY_STATE_DIR": str(folder / "state"),
         **{f"MLX_GATEWAY_{name.upper()}": str(value) for name, value in settings.items()},
     }
-    with running("-m", "gateway", log=folder / f"gateway{next(_numbers)}.log", env=env) as process:
+    with running("-m", *module, log=folder / f"gateway{next(_numbers)}.log", env=env) as process:
         process.wait_for_line("running on http")
         yield Served(port, redis_url, folder, process, env)
 

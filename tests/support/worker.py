@@ -244,8 +244,10 @@ class TestGateway:
         body_key, job_key = NAMES.body(keys.host_of(worker), request.id, attempt), f"rq:job:{job_id}"
         redis_keys = [NAMES.lease(worker), f"rq:queue:{queue}", NAMES.bell(worker), NAMES.placed(worker)]
         flat = [item for pair in fields.items() for item in pair]
-        placing = [job_id, body, keys.BODY_TTL_S, *flat]
-        if not worker or self.client.eval(PLACE, 6, *redis_keys, body_key, job_key, *placing) == -1:  # type: ignore[arg-type]
+        redis_keys += [body_key, job_key, NAMES.soon(worker), NAMES.why(request.id), NAMES.home("c"), NAMES.home("u")]
+        unplanned = [-1, "", "", 0, 0, "", 0, "", 0]  # nothing was looked at, nothing is noted
+        placing = [job_id, body, keys.BODY_TTL_S, *unplanned, *flat]
+        if not worker or self.client.eval(PLACE, len(redis_keys), *redis_keys, *placing) == -1:  # type: ignore[arg-type]
             self._wait_for_a_worker(envelope, body, fields)
         elif not store_body:
             self.client.delete(body_key)

@@ -22,6 +22,7 @@ from shared.cost import PrefillCost
 from shared.events import Event
 from shared.request import GenerateRequest, Resume
 from shared.work import KINDS, Count, Generate
+from worker.prefix_cache.marks import NOBODY, Residents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,8 @@ class EngineStats:
     """Sampled for the lease, the metrics and before work is taken. Rates in tokens per second; `waiting_s` is the
     predicted time of the prefills to come, by class (`PRIORITIES`), empty while unknown; `prefill_cost` is what it is
     predicted with. `stalled_s` is for how long the engine has worked without a sign of life; None when it keeps no
-    clock, so that the silence of its outbox is what counts."""
+    clock, so that the silence of its outbox is what counts. `residents` are the prefixes that need not be computed,
+    another value whenever they change; those on disk come back at `restore_tokens_per_s` (0: not known)."""
 
     running: int = 0
     waiting: int = 0
@@ -93,6 +95,8 @@ class EngineStats:
     stalled_s: float | None = None
     notes: tuple[str, ...] = ()
     prefill_cost: PrefillCost = field(default_factory=PrefillCost)
+    residents: Residents = NOBODY
+    restore_tokens_per_s: float = 0.0
 
 
 class Outbox(Protocol):

@@ -2,20 +2,20 @@
 
 It is shipped so that the whole stack runs on a laptop without a GPU and in tests, deterministic and quick. It
 keeps the contract of engines to the letter: continuous batching, prefill in chunks, cancellation, pauses, tool calls,
-stop sequences, limits. A token is a word. What it does not prove: templates, tokenizers, tool parsing, caching (it
-never reports cached tokens), memory, sampling, and anything about speed but the stack's own.
+stop sequences, limits. A token is a word. With rates and a cache (`echo_model.EchoOptions`) it passes for a Mac of that
+size, which is how many Macs are tried on one machine. What it does not prove: templates, tokenizers, tool parsing, what
+is in a cache, memory, sampling, and anything about speed but the stack's own and what the rates say.
 
 Lines of the last user message may ask for more than an echo: see `worker.engines.echo_script`. Options of the model
 spec: `step_ms` 0 (time of a step that generates), `prefill_tokens_per_s` 0 (instant), `load_ms` 0, `context_tokens`
-200000.
+200000, and those of the cache, which is off.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 from shared.config import Settings
@@ -38,6 +38,7 @@ class EchoEngine:
         self._running: dict[str, EchoAnswer] = {}
         self._paused: dict[str, EchoAnswer] = {}  # the longest first
         self._thawed = threading.Event()
+        self._stats = self._model.stats()
 
     def open_turns(self) -> Turns | None:
         """There is no device."""
@@ -58,20 +59,27 @@ class EchoEngine:
 
     def submit(self, prepared: Prepared) -> None:
         self._running[prepared.key] = EchoAnswer(prepared, self._model)
+        self._note_stats()
 
     def pause(self, key: str) -> None:
         if key in self._running:
             self._paused[key] = self._running.pop(key)
+            self._note_stats()
 
     def cancel(self, key: str) -> None:
-        self._running.pop(key, None)
-        self._paused.pop(key, None)
+        for answers in (self._running, self._paused):
+            answer = answers.pop(key, None)
+            if answer is not None:
+                answer.leave()
+        self._note_stats()
 
     def step(self, outbox: Outbox, arrive: Callable[[], None] = lambda: None) -> bool:
         self._go_on()
         has_done = self._tell(self._decode(), outbox)
         arrive()
-        return self._tell(self._prefill(), outbox) or has_done
+        has_done = self._tell(self._prefill(), outbox) or has_done
+        self._note_stats()
+        return has_done
 
     def _tell(self, outputs: list[Output], outbox: Outbox) -> bool:
         """Whether there was anything to tell. What is over goes."""
@@ -93,22 +101,21 @@ class EchoEngine:
         """Nothing is ever left over."""
 
     def stats(self) -> EngineStats:
+        return self._stats
+
+    def _note_stats(self) -> None:
         running = list(self._running.values())
         waiting = [answer.uncomputed_tokens for answer in running if answer.uncomputed_tokens]
-        return replace(
+        by_class = dict.fromkeys(PRIORITIES, 0.0)
+        for answer in running:
+            by_class[answer.priority] += answer.waiting_s()
+        self._stats = replace(
             self._model.stats(),
             running=len(running) - len(waiting),
             waiting=len(waiting) + len(self._paused),
             waiting_tokens=sum(waiting),
-            waiting_s=self._waiting_s(running),
+            waiting_s=tuple(by_class.values()),
         )
-
-    def _waiting_s(self, running: Iterable[EchoAnswer]) -> tuple[float, ...]:
-        rate = self._model.options.prefill_tokens_per_s or math.inf
-        by_class = dict.fromkeys(PRIORITIES, 0.0)
-        for answer in running:
-            by_class[answer.priority] += answer.uncomputed_tokens / rate
-        return tuple(by_class.values())
 
     def unload(self) -> None:
         self._thawed.set()
@@ -140,16 +147,18 @@ class EchoEngine:
     def _prefill(self) -> list[Output]:
         """One chunk of one prompt, the first of the highest class, which begins it; where prompts take no time, all
         begin."""
-        if not self._model.options.prefill_tokens_per_s:
+        if not self._model.cost.is_known:
             return [answer.start() for answer in self._running.values() if not answer.is_started]
         answers = (answer for answer in self._running.values() if not answer.is_started or answer.uncomputed_tokens)
         answer = min(answers, key=lambda answer: PRIORITIES.index(answer.priority), default=None)
         if answer is None:
             return []
         if not answer.is_started:
-            return [answer.start()]
-        tokens = self._model.chunk_tokens(answer.uncomputed_tokens)
-        _pause(tokens / self._model.options.prefill_tokens_per_s)
+            outputs = [answer.start()]
+            _pause(answer.restore_s)
+            return outputs
+        tokens = self._model.chunk_tokens(answer.depth, answer.uncomputed_tokens)
+        _pause(self._model.cost.predict_s(answer.depth, answer.depth + tokens))
         return [answer.prefilled(tokens)]
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -81,12 +81,34 @@ def split_words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
+def prompt_words(request: GenerateRequest) -> tuple[list[str], list[int]]:
+    """The words of everything the client sent, at least one: tools, raw prompt, messages. And how many they are up to
+    the end of the tools, and of each message."""
+    words: list[str] = []
+    for tool in request.tools:
+        for text in (tool.name, tool.description, orjson.dumps(tool.parameters).decode()):
+            words += text.split()
+    words += request.prompt.split()
+    ends = [len(words)]
+    for message in request.messages:
+        for text in _texts(message):
+            words += text.split()
+        ends.append(len(words))
+    return words or [""], ends
+
+
 def count_words(request: GenerateRequest) -> int:
     """Words of everything the client sent, at least 1."""
-    texts = [request.prompt, *(text for message in request.messages for text in _texts(message))]
-    for tool in request.tools:
-        texts += [tool.name, tool.description, orjson.dumps(tool.parameters).decode()]
-    return max(1, sum(len(text.split()) for text in texts))
+    return len(prompt_words(request)[0])
+
+
+def said_words(tokens: Sequence[Token]) -> list[str]:
+    """An answer's words as `prompt_words` finds them once the answer is part of the conversation."""
+    words: list[str] = []
+    for token in tokens:
+        words += [event.name for event in token.events if isinstance(event, ToolCallStarted)]
+        words += token.text.split()
+    return words
 
 
 def _demanded_call(request: GenerateRequest) -> list[tuple[str, str]]:

@@ -44,9 +44,10 @@ class EchoSource:
     async def answer(self, prepared: Prepared) -> AsyncGenerator[Output, None]:
         answer = EchoAnswer(prepared, self._model)
         yield answer.start()
+        await asyncio.sleep(answer.restore_s)
         while not answer.is_over and answer.uncomputed_tokens:
-            tokens = self._model.chunk_tokens(answer.uncomputed_tokens)
-            await asyncio.sleep(tokens / self._model.options.prefill_tokens_per_s)
+            tokens = self._model.chunk_tokens(answer.depth, answer.uncomputed_tokens)
+            await asyncio.sleep(self._model.cost.predict_s(answer.depth, answer.depth + tokens))
             yield answer.prefilled(tokens)
         while not answer.is_over:
             await asyncio.sleep(self._model.options.step_ms / 1000)

@@ -64,6 +64,14 @@ class PrefixIndex(Generic[P]):
             root = self._roots[seed] = Node(None, b"", seed=seed)
         return root
 
+    def roots(self) -> Iterator[Node[P]]:
+        """Of all tenants."""
+        yield from self._roots.values()
+
+    @property
+    def is_divisible(self) -> bool:
+        return self._is_divisible
+
     @staticmethod
     def root_above(node: Node[P]) -> Node[P]:
         while node.parent is not None:
@@ -275,6 +283,8 @@ class PrefixIndex(Generic[P]):
         node.tokens = slice_tokens(node.tokens, at, node.end - node.start)
         node.parent, node.start = upper, upper.end
         node.hand_answers(upper)
+        upper.marks = {mark: depth for mark, depth in node.marks.items() if depth <= upper.end}
+        node.marks = {mark: depth for mark, depth in node.marks.items() if depth > upper.end}
         self._siblings(node).append(node)
         self._set_stored(upper, node.stored)
         if payload is not None:

@@ -79,7 +79,7 @@ class Node(Generic[P]):
 
     `is_checkpoint` says whether a prefix may be resumed at `end`, from memory or from the stored copy. A node with
     neither is a hole: its stored copy turned out to be damaged. Whoever computes its tokens again fills it. `answers`
-    are those that end in it.
+    are those that end in it, `marks` names that others have given to prefixes that end in it, by depth.
     """
 
     __slots__ = (
@@ -89,6 +89,7 @@ class Node(Generic[P]):
         "end",
         "holds",
         "is_checkpoint",
+        "marks",
         "parent",
         "payload",
         "pins",
@@ -119,6 +120,7 @@ class Node(Generic[P]):
         self.children: dict[bytes, list[Node[P]]] = {}  # by first token
         self.pins = 0  # while any, the node stays in the tree
         self.holds = 0  # while any, its payload stays in memory
+        self.marks: dict[bytes, int] = {}
         self.uses = 1
         self.weight = 1.0
         self.priority = 0.0

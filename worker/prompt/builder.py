@@ -31,6 +31,7 @@ from worker.prompt.head import Head, Heads
 from worker.prompt.image_files import ImageReader
 from worker.prompt.image_pieces import ImageAlbum, Patch
 from worker.prompt.markers import Markers
+from worker.prompt.marks import marks_of
 from worker.prompt.memory import Spelling
 from worker.prompt.pieces import PieceRenderer
 from worker.prompt.prefill import Prefill, is_prefill
@@ -151,7 +152,8 @@ class PromptBuilder:
         return self._by_whole.build(head, conversation, prefill)
 
     def _of_any_length(self, request: GenerateRequest) -> Prompt:
-        return self._raw(request.prompt) if request.prompt else self._of_conversation(request)
+        prompt = self._raw(request.prompt) if request.prompt else self._of_conversation(request)
+        return replace(prompt, marks=marks_of(request, prompt.boundaries)) if request.trail else prompt
 
     def _raw(self, text: str) -> Prompt:
         """What the client wrote, to be gone on with; the cache shares what it has in common with others."""

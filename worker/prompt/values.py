@@ -26,7 +26,8 @@ class Boundary:
 class Prompt:
     """`in_reasoning` says that the generation header opens a reasoning block; `continues` that the answer goes on
     from an assistant message the client began. `spans` are where the tokens of images stand, in order, and `images`
-    holds these by their digest. `warnings` say what the model sees otherwise than it was sent."""
+    holds these by their digest. `warnings` say what the model sees otherwise than it was sent. `marks` are where the
+    prefixes of the request's trail lie, in tokens."""
 
     tokens: list[int]
     boundaries: tuple[Boundary, ...]
@@ -35,6 +36,7 @@ class Prompt:
     spans: tuple[ImageSpan, ...] = ()
     images: Mapping[bytes, Image] = field(default_factory=dict, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
+    marks: tuple[tuple[bytes, int], ...] = field(default=(), repr=False, compare=False)
     recorder: Callable[[Said, Sequence[int]], Spelling] | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -23,6 +23,7 @@ import redis
 
 from shared.clock import RedisClock
 from shared.keys import Names, host_of
+from shared.notes import read_note
 from shared.places import NONE, Counts
 from shared.request import PRIORITIES, Priority
 from shared.work import LANES, LANES_BESIDE
@@ -39,22 +40,24 @@ _RUN_ONCE_S = 3600  # where a job says nothing of when it ends
 
 # KEYS: the counter of what was put on the lists, then the lists, highest class first. ARGV: worker, now (text),
 # execution TTL (s), what execution ids begin with, the most bytes of bodies to bring along, what keys of bodies, of
-# ended attempts and of attempts that have run begin with, then for each list the queue whose registries its jobs
-# belong to, the group that it is counted in, how many may be started in all, those of the group's lists before it
-# included, and how many bytes of their bodies may have been started before one more is.
-# Gives [time, job per started job, waiting jobs per list, counter], a job being [list's number, job id, execution id,
-# hash, size of its body, body]; the body is missing when it is big. An attempt runs once: who takes it says so for as
-# long as its job could live. What RQ could not have queued is dropped: keys of other types, and names that RQ refuses,
-# which would end whoever makes a job of them. Keys of a wrong type, which nobody of ours wrote, are removed before
-# anything is taken: a script that stops in the middle would have taken jobs and told nobody.
-# The entry in rq:executions ends before its execution or with it: RQ's `job.cancel()` fails at one without a hash.
+# ended attempts and of attempts that have run begin with, what a byte of a body takes (s) where nothing was predicted,
+# then for each list the queue whose registries its jobs belong to, the group that it is counted in, how many may be
+# started in all, those of the group's lists before it included, and how many seconds of their prefill may have been
+# started before one more is. Gives [time, job per started job, waiting jobs per list, counter], a job being [list's
+# number, job id, execution id, hash, size of its body, body, what its placing noted]; the body is missing when it is
+# big. What was noted stays until a lease counts the job, marked with "!": who places meanwhile counts it among those
+# held. An attempt runs once: who takes it says so for as long as its job could live. What RQ could not have queued is
+# dropped: keys of other types, and names that RQ refuses, which would end whoever makes a job of them. Keys of a wrong
+# type, which nobody of ours wrote, are removed before anything is taken: a script that stops in the middle would have
+# taken jobs and told nobody. The entry in rq:executions ends before its execution or with it: RQ's `job.cancel()` fails
+# at one without a hash.
 _HEAL = """local function heal(key, kind)
   local found = redis.call('TYPE', key).ok
   if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
 end"""
 _CLAIM = """
 local worker, text, ttl, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
-local bodies, ends, runs = ARGV[6], ARGV[7], ARGV[8]
+local bodies, ends, runs, per_byte = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 local started, begun, ahead = {}, {}, {}
@@ -64,21 +67,29 @@ heal('rq:queues', 'set')
 heal('rq:worker:' .. worker, 'hash')
 for list = 2, #KEYS do
   heal(KEYS[list], 'list')
-  heal('rq:wip:' .. ARGV[4 * list + 1], 'zset')
+  heal('rq:wip:' .. ARGV[4 * list + 2], 'zset')
 end
-local function refuse(key)
+local function refuse(key, id)
+  redis.call('HDEL', KEYS[1], id)
   redis.call('HSET', key, 'status', 'canceled')
   redis.call('EXPIRE', key, 60)
 end
 local function start(list, id, origin, group)
   local key = 'rq:job:' .. id
-  if not string.match(id, '^[%w_-]+$') or redis.pcall('HGET', key, 'status') ~= 'queued' then return end
+  if not string.match(id, '^[%w_-]+$') or redis.pcall('HGET', key, 'status') ~= 'queued' then
+    redis.call('HDEL', KEYS[1], id)
+    return
+  end
   local request, attempt = string.match(id, '^(.*)%-(%d+)$')
   local ended = redis.pcall('GET', ends .. (request or ''))
-  if type(ended) == 'string' and (tonumber(ended) or math.huge) >= tonumber(attempt or 0) then return refuse(key) end
+  if type(ended) == 'string' and (tonumber(ended) or math.huge) >= tonumber(attempt or 0) then
+    return refuse(key, id)
+  end
   local left = redis.call('TTL', key)
   if left <= 0 then left = RUN_ONCE end
-  if not redis.call('SET', runs .. id, worker, 'NX', 'EX', left) then return refuse(key) end
+  if not redis.call('SET', runs .. id, worker, 'NX', 'EX', left) then return refuse(key, id) end
+  local noted = redis.call('HGET', KEYS[1], id) or ''
+  if noted ~= '' then redis.call('HSET', KEYS[1], id, '!' .. noted) end
   local hash = redis.call('HGETALL', key)
   local execution = string.format('%s%04x', ARGV[4], #started)
   local both = id .. ':' .. execution
@@ -101,12 +112,14 @@ local function start(list, id, origin, group)
     room = room - size
   end
   begun[group] = (begun[group] or 0) + 1
-  ahead[group] = (ahead[group] or 0) + size
-  started[#started + 1] = {list, id, execution, hash, size, body}
+  local seconds = tonumber(string.match(noted, '^[^ ]* ([^ ]*)') or '') or 0
+  if seconds <= 0 then seconds = size * per_byte end
+  ahead[group] = (ahead[group] or 0) + seconds
+  started[#started + 1] = {list, id, execution, hash, size, body, noted}
 end
 local waiting = {}
 for list = 2, #KEYS do
-  local at = 4 * list + 1
+  local at = 4 * list + 2
   local origin, group, most, budget = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   while (begun[group] or 0) < most and (ahead[group] or 0) < budget do
     local id = redis.call('LPOP', KEYS[list])
@@ -181,7 +194,8 @@ return moved
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """A job that is ours now, of `queue`, which holds its registries. `fields` is its hash as it was on the list,
-    `body` what Redis holds under its id; None when that is for another round trip."""
+    `body` what Redis holds under its id; None when that is for another round trip. `prefill_s` is its predicted
+    prefill, 0 where nothing was predicted."""
 
     queue: str
     lane: str
@@ -190,6 +204,7 @@ class Claimed:
     fields: dict[bytes, bytes]
     body_bytes: int = 0
     body: Body | None = None
+    prefill_s: float = 0.0
 
     @property
     def priority(self) -> Priority | None:
@@ -262,14 +277,16 @@ class Claims:
         self._claim = client.register_script(_CLAIM)
         self._beat = client.register_script(_BEAT)
 
-    def claim(self, quotas: Sequence[Quota], now: datetime) -> Taken:
-        """Start what waits, the highest class first, within the quota of each lane."""
+    def claim(self, quotas: Sequence[Quota], now: datetime, *, s_per_byte: float = 0.0) -> Taken:
+        """Start what waits, the highest class first, within the quota of each lane. `s_per_byte` is what a byte of a
+        body takes where nothing was predicted, 0 while unknown."""
         names = self._names
         arguments: list[Any] = [self._worker, now.strftime(_TIME), self._ttl_s, uuid4().hex[:-4], _MAX_BODY_BYTES]
         arguments += [names.body_prefix(host_of(self._worker)), names.ended_prefix(), names.run_once_prefix()]
+        arguments.append(s_per_byte)
         for queue, lane, quota in zip(self._queues, LANES, quotas, strict=True):
             group = lane if lane in LANES_BESIDE else _IN_BATCH
-            arguments += [queue, group, quota.most, quota.ahead_bytes]
+            arguments += [queue, group, quota.most, quota.ahead_s]
         sent_s = time.monotonic()
         now_reply, jobs, *backlog = cast(list[Any], self._claim(self._keys, arguments))
         self._clock.note(now_reply, sent_s, time.monotonic())
@@ -290,7 +307,7 @@ class Claims:
         return Pulse(bool(is_suspended), tuple(status.decode() for status in statuses), _backlog(waiting, placed))
 
     def _claimed(self, row: list[Any]) -> Claimed:
-        number, job, execution, flat, body_bytes, data = row
+        number, job, execution, flat, body_bytes, data, noted = row
         return Claimed(
             self._queues[number],
             LANES[number],
@@ -299,6 +316,7 @@ class Claims:
             dict(zip(flat[::2], flat[1::2], strict=True)),
             body_bytes,
             None if data is None else Body(data=data),
+            read_note(noted.decode(errors="replace")).prefill_s,
         )
 
 

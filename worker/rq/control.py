@@ -102,7 +102,15 @@ class ControlLoop:
         self._status = status
         self._on_stop = on_stop
         self._lease = replace(lease, queues=tuple(queue.name for queue in self.rq.own_queues))
-        self._keeper = LeaseKeeper(client, names, key, self.describe, execution_ttl_s=execution_ttl_s)
+        self._keeper = LeaseKeeper(
+            client,
+            names,
+            key,
+            self.describe,
+            execution_ttl_s=execution_ttl_s,
+            residents=lambda: runner.stats().residents,
+            held_jobs=lambda: self._jobs.claimed(),
+        )
         self._claims = Claims(
             client, names, model, name, clock=clock, execution_ttl_s=execution_ttl_s, worker_ttl_s=WORKER_TTL_S
         )
@@ -149,8 +157,11 @@ class ControlLoop:
     def describe(self) -> WorkerLease:
         """The lease as of now (from any thread)."""
         held = self._jobs.held()
+        lease = with_figures(self._lease, self._runner, stall_s=self._stall_s)
+        coming_s = self._jobs.on_the_way_s(s_per_byte_at(lease.prefill_tokens_per_s))
         return replace(
-            with_figures(self._lease, self._runner, stall_s=self._stall_s),
+            lease,
+            waiting_s=prefill_ahead_s(lease.waiting_s, coming_s) if lease.waiting_s or any(coming_s) else (),
             in_flight=sum(held),
             held=held,
             queued=self._backlog.waiting,
@@ -273,14 +284,13 @@ class ControlLoop:
             capacity=self._lease.capacity,
             reserved=self._lease.reserved_places,
             held=self._jobs.held(),
-            ahead_s=prefill_ahead_s(stats.waiting_s, self._jobs.bytes_on_the_way(), s_per_byte),
-            s_per_byte=s_per_byte,
+            ahead_s=prefill_ahead_s(stats.waiting_s, self._jobs.on_the_way_s(s_per_byte)),
         )
         allowed = [*in_batch, *quotas_beside(THREADS_BESIDE, self._jobs.held_beside())]
-        if not any(quota.most and quota.ahead_bytes for quota in allowed):
+        if not any(quota.most and quota.ahead_s for quota in allowed):
             return
         with self._patience("claim jobs"):
-            taken = self._claims.claim(allowed, now())
+            taken = self._claims.claim(allowed, now(), s_per_byte=s_per_byte)
             has_changed = bool(taken.jobs) or taken.backlog != self._backlog
             for claimed in taken.jobs:
                 self._start(claimed)
@@ -306,6 +316,7 @@ class ControlLoop:
                 raise WireError("this attempt of the request has run here already")
         except WireError as refusal:
             log.error("job %s refused: %s", slot.job_id, refusal)  # noqa: TRY400 - no fault of ours to trace
+            self._jobs.note_gone(slot.job_id)
             self._record(slot, Ended(slot.ticket, refusal, Usage()))
             return
         self._jobs.add(slot)

@@ -16,6 +16,7 @@ class InFlight:
     def __init__(self) -> None:
         self._slots: dict[str, Slot] = {}
         self._jobs: dict[Ticket, str] = {}
+        self._gone: list[str] = []
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -27,7 +28,19 @@ class InFlight:
     def release(self, ticket: Ticket) -> Slot | None:
         """The slot that is no more; None where there was none."""
         job_id = self._jobs.pop(ticket, None)
-        return None if job_id is None else self._slots.pop(job_id, None)
+        if job_id is None:
+            return None
+        self.note_gone(job_id)
+        return self._slots.pop(job_id, None)
+
+    def note_gone(self, job_id: str) -> None:
+        """A job that was claimed is none of ours any more."""
+        self._gone.append(job_id)
+
+    def claimed(self) -> list[str]:
+        """The jobs that are here, and those that have gone since this was asked last (from any thread)."""
+        gone, self._gone = self._gone, []
+        return [*gone, *(slot.job_id for slot in self.slots())]
 
     def of_ticket(self, ticket: Ticket) -> Slot | None:
         return self._slots.get(self._jobs.get(ticket, ""))
@@ -56,11 +69,12 @@ class InFlight:
         classes = {slot.job_id: slot.claimed.priority for slot in self._slots.values()}
         return {job: priority for job, priority in classes.items() if priority is not None}
 
-    def bytes_on_the_way(self) -> list[int]:
-        """Of bodies whose prompts the engine does not have yet, by class."""
-        found = [0] * len(PRIORITIES)
-        for slot in self._slots.values():
-            priority = slot.claimed.priority
-            if priority is not None and not slot.is_in_engine:
-                found[PRIORITIES.index(priority)] += slot.claimed.body_bytes
+    def on_the_way_s(self, s_per_byte: float) -> list[float]:
+        """Predicted prefill of prompts that the engine does not have yet, by class (from any thread)."""
+        found = [0.0] * len(PRIORITIES)
+        for slot in self.slots():
+            claimed = slot.claimed
+            if claimed.priority is not None and not slot.is_in_engine:
+                seconds = claimed.prefill_s or claimed.body_bytes * s_per_byte
+                found[PRIORITIES.index(claimed.priority)] += seconds
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from shared.errors import GatewayError
 from shared.events import EventOrder, ReturnReason, Usage
@@ -10,6 +11,17 @@ from shared.readable import NOTHING
 from shared.request import Resume
 from shared.work import KINDS_BY_NAME, Kind
 from worker.serving.ticket import Ticket
+
+
+class Expected(NamedTuple):
+    """What its gateway predicted when it was placed, at `placed_s` in Redis's time; 0 where it did not."""
+
+    placed_s: float = 0.0
+    wait_s: float = 0.0
+    prefill_s: float = 0.0
+
+
+UNEXPECTED = Expected()
 
 
 @dataclass(slots=True)
@@ -35,6 +47,8 @@ class Attempt:
     resume: Resume | None = None
     prompt_digest: str = ""
     unread: frozenset[int] = NOTHING  # codes that the gateway does not read
+    expected: Expected = UNEXPECTED
+    is_beside: bool = False  # its prefill began while others decoded
 
     def __post_init__(self) -> None:
         self.order = EventOrder(self.kind.begins)

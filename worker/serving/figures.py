@@ -38,6 +38,11 @@ def with_figures(lease: WorkerLease, runner: Runner, *, stall_s: float) -> Worke
         prefill_s=pace.prefill_s.mean,
         service_s=pace.service_s.mean,
         service_deviation_s=pace.service_s.deviation,
+        wait_factor=runner.drift.wait.value,
+        prefill_factor=runner.drift.alone.value,
+        beside_factor=runner.drift.beside.value,
+        tokens_per_byte=pace.tokens_per_byte.mean,
+        restore_tokens_per_s=stats.restore_tokens_per_s,
         metrics=_metrics(runner, stats),
     )
 

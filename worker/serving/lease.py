@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import redis
 from redis.exceptions import OutOfMemoryError
 
 from shared import keys
-from shared.keys import Names
+from shared.keys import Names, host_of
 from shared.registry import WorkerLease
 from shared.seal import HostKey, Purpose
 from shared.wire import encode
+from worker.prefix_cache.marks import NOBODY, Residents
+from worker.serving.residency import Residency
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +24,9 @@ _LEAST_TTL_S = 2 * keys.LEASE_EVERY_S
 
 
 class LeaseKeeper:
-    """Writes what `describe` says every `keys.LEASE_EVERY_S`, and soon after `renew`. Who is silent for
-    `execution_ttl_s` has lost its jobs, so that no lease lasts longer."""
+    """Writes what `describe` says every `keys.LEASE_EVERY_S`, and soon after `renew`, with the prefixes that need not
+    be computed (`residents`). `held_jobs` are those that the lease counts: what is noted of them as placed goes in the
+    same write. Who is silent for `execution_ttl_s` has lost its jobs, so that no lease lasts longer."""
 
     def __init__(
         self,
@@ -33,11 +36,17 @@ class LeaseKeeper:
         describe: Callable[[], WorkerLease],
         *,
         execution_ttl_s: float,
+        residents: Callable[[], Residents] = lambda: NOBODY,
+        held_jobs: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._client = client
         self._names = names
         self._key = key
         self._describe = describe
+        self._residents = residents
+        self._held_jobs = held_jobs
+        self._residency: Residency | None = None
+        self._uncounted: list[str] = []
         self._ttl_ms = round(1000 * max(_LEAST_TTL_S, min(keys.LEASE_TTL_S, execution_ttl_s)))
         self._nudge = threading.Event()
         self._stopping = threading.Event()
@@ -54,16 +63,32 @@ class LeaseKeeper:
     def write(self) -> None:
         """Write now, on this thread. Raises `redis.RedisError`. Where Redis is full, the lease that it has is made to
         last: that takes no memory, and who lives must not look dead for want of it."""
+        jobs = self._uncounted = [*self._uncounted, *self._held_jobs()]  # first: the lease counts all of these
         lease = self._describe()
         name = self._names.lease(lease.worker)
-        with self._client.pipeline(transaction=False) as pipe:
+        residency = self._residency_of(lease)
+        with self._client.pipeline(transaction=bool(jobs)) as pipe:
             pipe.set(name, self._key.seal(Purpose.LEASE, lease.worker).close(encode(lease)), px=self._ttl_ms)
             pipe.sadd(self._names.workers, lease.worker)
+            if jobs:
+                pipe.hdel(self._names.placed(lease.worker), *jobs)
+            residency.queue(pipe, self._residents())
             try:
-                pipe.execute()
+                residency.note(pipe.execute())
+                self._uncounted = []
             except OutOfMemoryError:
+                residency.forget()
                 if not self._client.pexpire(name, self._ttl_ms):
                     raise
+            except redis.RedisError:
+                residency.forget()
+                raise
+
+    def _residency_of(self, lease: WorkerLease) -> Residency:
+        if self._residency is None:
+            host = host_of(lease.worker)
+            self._residency = Residency(self._names, worker=lease.worker, host=host, model=lease.model)
+        return self._residency
 
     def release(self) -> None:
         """End the lease: this worker holds nothing any more. Raises `redis.RedisError`."""
@@ -71,9 +96,11 @@ class LeaseKeeper:
         self._nudge.set()
         if self._thread.is_alive():
             self._thread.join(keys.LEASE_EVERY_S)
-        worker = self._describe().worker
+        lease = self._describe()
+        worker = lease.worker
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.delete(self._names.lease(worker))
+            pipe.delete(self._names.lease(worker), self._names.placed(worker))
+            self._residency_of(lease).queue_end(pipe)
             pipe.srem(self._names.workers, worker)
             pipe.execute()
 

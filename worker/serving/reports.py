@@ -24,7 +24,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The engine has the request's prompt."""
+    """The engine has the request's prompt, and counts it among those that wait for it."""
 
     ticket: Ticket
 

@@ -39,11 +39,13 @@ from shared.events import Event, Failed, Finished, Progress, Started, Usage
 from shared.readable import readable_events, unread_by
 from shared.request import GenerateRequest, Resume
 from shared.seal import HostKey
+from shared.trail import decode_trail
 from shared.wire import FrameEntry, decode_envelope
 from shared.work import KINDS, Generate, Work
 from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
-from worker.serving.attempt import Attempt
+from worker.serving.attempt import Attempt, Expected
 from worker.serving.bodies import Bodies, Body, check_envelope
+from worker.serving.drift import Drift
 from worker.serving.handlers import HANDLERS, Beside
 from worker.serving.publisher import Publisher
 from worker.serving.reports import Accepted, Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
@@ -92,6 +94,7 @@ class Runner:
         self.info: EngineInfo | None = None
         self.totals = Totals()
         self.pace = Pace()
+        self.drift = Drift()
 
     def start(self) -> None:
         """Load the model, reporting `Loading`, then `Loaded` or `LoadFailed`."""
@@ -230,6 +233,7 @@ class Runner:
             raise WireError("the request's body is gone")
         envelope = decode_envelope(body.data)
         work.unread = unread_by(envelope.codes)
+        work.expected = Expected(envelope.placed_s, envelope.wait_s, envelope.prefill_s)
         ended = self._know(work, envelope.gateway, envelope.deadline_s)
         try:
             check_envelope(envelope, work.ticket, body.data, self._key, self._clock.now_s())
@@ -254,10 +258,17 @@ class Runner:
         if task.resume is None:
             prepared = self._engine.prepare(task.request)
             total_tokens, warnings = prepared.prompt_tokens or 0, prepared.warnings
+            self._note_size(task.request, total_tokens)
             self._tell(work, (Progress(phase="queued", total_tokens=total_tokens, warnings=warnings),))
         else:
             prepared = self._resumed(work, task.request, task.resume)
         self._hand_over(work, prepared)
+
+    def _note_size(self, request: GenerateRequest, prompt_tokens: int) -> None:
+        text_bytes = decode_trail(request.trail).text_bytes
+        if text_bytes and prompt_tokens:
+            with self._lock:
+                self.pace.tokens_per_byte.observe(prompt_tokens / text_bytes)
 
     def _resumed(self, work: Attempt, request: GenerateRequest, resume: Resume) -> Prepared:
         if self.info is not None and not self.info.gives_token_ids:
@@ -304,6 +315,7 @@ class Runner:
             work.prompt_digest = prepared.prompt_digest
             self._in_engine[work.key] = work
             self._engine.submit(replace(prepared, key=work.key))
+        self._report(Accepted(work.ticket))
 
     def _end(self, work: Attempt, error: GatewayError, *, is_leaving: bool = False, unless_begun: bool = False) -> bool:
         """End a request from our side: tell its gateway, take it out of the engine, report. False when it was over."""
@@ -420,7 +432,7 @@ class Runner:
             if isinstance(event, Started):
                 work.is_begun = True
                 work.usage, work.first_s = event.usage, work.first_s or time.monotonic()
-                self._report(Accepted(work.ticket))
+                self._note_beginning(work)
                 opening = replace(event, worker=self._worker, prompt_digest=work.prompt_digest)
                 events = (*events[:index], opening, *events[index + 1 :])
             elif isinstance(event, Finished):
@@ -431,11 +443,22 @@ class Runner:
                 events = (*events[:index], last_event(work, work.error))
         return events
 
+    def _note_beginning(self, work: Attempt) -> None:
+        """Its prefill begins."""
+        work.is_beside = self.stats().running > 0
+        if work.resume is None and work.expected.placed_s:
+            waited_s = self._clock.now_s() - work.expected.placed_s
+            self.drift.wait.observe(predicted_s=work.expected.wait_s, actual_s=waited_s)
+
     def _note_pace(self, work: Attempt, *, has_tokens: bool) -> None:
         now_s = time.monotonic()
         if has_tokens and not work.is_prefilled:
             work.is_prefilled = True
             self.pace.prefill_s.observe(now_s - work.first_s)
+            if work.resume is None:
+                self.drift.note_prefill(
+                    predicted_s=work.expected.prefill_s, actual_s=now_s - work.first_s, is_beside=work.is_beside
+                )
         if work.is_prefilled and work.order.ended:
             self.pace.service_s.observe(now_s - work.first_s)
 

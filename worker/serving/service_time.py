@@ -31,7 +31,9 @@ class RunningMean:
 
 @dataclass(slots=True)
 class Pace:
-    """Seconds that this worker's requests take: their prefill, and from its start to their end."""
+    """Seconds that this worker's requests take: their prefill, and from its start to their end. And the tokens that a
+    byte of their text takes."""
 
     prefill_s: RunningMean = field(default_factory=RunningMean)
     service_s: RunningMean = field(default_factory=RunningMean)
+    tokens_per_byte: RunningMean = field(default_factory=RunningMean)

@@ -81,6 +81,7 @@ def _parse(
         response_schema=schema,
         priority=asked_priority(headers) or _priority(body, headers, messages, schema),
         session=_session(headers),
+        user=_user(body.get("metadata")),
     )
     return Parsed(
         request=request,
@@ -159,3 +160,9 @@ def _is_suggestion(messages: tuple[Message, ...]) -> bool:
 def _session(headers: Mapping[str, str]) -> str:
     ids = (headers.get(HEADER_SESSION, ""), headers.get(HEADER_AGENT, ""))
     return "/".join(i for i in ids if i)[:_MAX_SESSION_LENGTH]
+
+
+def _user(metadata: Any) -> str:
+    """Whatever its type: it is only a hint."""
+    name = metadata.get("user_id") if isinstance(metadata, Mapping) else None
+    return name[:_MAX_SESSION_LENGTH] if isinstance(name, str) else ""

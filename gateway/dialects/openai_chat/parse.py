@@ -13,7 +13,7 @@ from gateway.dialects.openai.choice import named_choice, worded_choice
 from gateway.dialects.openai.effort import EFFORTS, parse_effort
 from gateway.dialects.openai.notation import in_brackets
 from gateway.dialects.openai.schema import MAX_TOP_LOGPROBS
-from gateway.dialects.openai.session import session_of
+from gateway.dialects.openai.session import cache_key_of, session_of, user_of
 from gateway.dialects.openai_chat.content import parse_messages
 from gateway.dialects.openai_chat.render import ChatReply
 from gateway.dialects.openai_chat.schema import (
@@ -60,7 +60,9 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
         reasoning=_parse_reasoning(body, template),
         response_schema=schema,
         priority=asked_priority(headers) or _priority(body),
-        session=session_of(body, headers),
+        session=session_of(headers),
+        cache_key=cache_key_of(body),
+        user=user_of(body),
         template_variables=template,
     )
     stream_options = fields.optional_mapping(body.get("stream_options"), "stream_options")

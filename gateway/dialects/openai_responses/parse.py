@@ -11,7 +11,7 @@ from gateway.dialects.openai.budget import parse_budget
 from gateway.dialects.openai.effort import EFFORTS, parse_effort
 from gateway.dialects.openai.notation import in_brackets
 from gateway.dialects.openai.schema import MAX_TOP_LOGPROBS
-from gateway.dialects.openai.session import session_header, session_of
+from gateway.dialects.openai.session import cache_key_of, session_of, user_of
 from gateway.dialects.openai_responses.choice import parse_tool_choice
 from gateway.dialects.openai_responses.compaction import request_message
 from gateway.dialects.openai_responses.items import ItemReader
@@ -87,7 +87,9 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
         reasoning=_parse_reasoning(body, reasoning),
         response_schema=_parse_format(body),
         priority=asked_priority(headers) or _priority(body, headers, has_tools=bool(tools)),
-        session=session_of(body, headers),
+        session=session_of(headers),
+        cache_key=cache_key_of(body),
+        user=user_of(body),
     )
     is_stored = fields.boolean(body.get("store"), "store", default=True)
     return Parsed(
@@ -101,7 +103,7 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
             wraps_reasoning=not is_stored or INCLUDE_REASONING in include,
             logprobs=top_logprobs is not None,
         ),
-        is_repeatable=is_retry(headers) or bool(session_header(headers)),
+        is_repeatable=is_retry(headers) or bool(session_of(headers)),
         warnings=_warnings(reader),
     )
 
@@ -198,7 +200,7 @@ def _priority(body: Mapping[str, Any], headers: Mapping[str, str], *, has_tools:
     if body.get("service_tier") == "flex":
         return "batch"
     agent = headers.get(SUBAGENT_HEADER, "")
-    if agent == COMPACTING or (session_header(headers) and not has_tools):
+    if agent == COMPACTING or (session_of(headers) and not has_tools):
         return "side"
     return "subagent" if agent else "interactive"
 

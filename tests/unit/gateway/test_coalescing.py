@@ -9,7 +9,7 @@ import pytest
 
 from gateway.dispatch.coalescing import Attachables, may_share
 from gateway.dispatch.dispatch import Dispatch
-from gateway.dispatch.place import Placed
+from gateway.dispatch.facts import Placed
 from shared import wire
 from shared.errors import OverloadedError
 from shared.messages import Message, TextPart

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.dispatch.decision import MOST_ATTEMPTS, MOST_BUSY
 from gateway.dispatch.dispatch import Dispatch
-from gateway.dispatch.place import Placed
+from gateway.dispatch.facts import Placed
 from shared.errors import GatewayError, InternalError, OverloadedError, WireError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, ReasoningDelta, Returned, Started, Usage, assemble
 from shared.request import Resume

@@ -19,6 +19,7 @@ from rq.job import Job
 from rq.registry import CanceledJobRegistry
 from rq.utils import utcparse
 
+from gateway.dispatch.facts import Placed
 from gateway.dispatch.jobs import (
     RQ_VERSION,
     JobQueue,
@@ -29,7 +30,6 @@ from gateway.dispatch.jobs import (
     job_id,
     queue_key,
 )
-from gateway.dispatch.place import Placed
 from gateway.dispatch.presence import away_error
 from gateway.parts import connect_broker
 from shared import keys, wire

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dispatch.place import Facts, Pending, Placed, Refused, place, wait_on
+from gateway.dispatch.facts import Facts, Pending, Placed, Refused
+from gateway.dispatch.place import place
+from gateway.dispatch.waits import wait_on
 from shared.errors import GatewayError
 from shared.places import RESERVED_PLACES, free_places
 from shared.registry import Fleet, WorkerLease
@@ -95,9 +97,8 @@ def test_a_worker_that_has_measured_nothing_gets_its_share() -> None:
     assert placed(known, fresh, priority="batch").worker == "b"
 
 
-def test_what_this_gateway_has_just_placed_counts_before_a_lease_shows_it() -> None:
-    pending = Pending(since={"a": counts(interactive=5)})
-    assert placed(worker("a"), worker("b", held=counts(interactive=3)), pending=pending).worker == "b"
+def test_what_waits_on_its_lists_makes_a_worker_busy() -> None:
+    assert placed(worker("a", queued=counts(interactive=5)), worker("b", held=counts(interactive=3))).worker == "b"
 
 
 @pytest.mark.parametrize("kind", [KINDS[Generate], KINDS[Count]])
@@ -112,10 +113,10 @@ def test_a_burst_is_spread_over_equal_workers_though_nobody_sees_the_others_choi
 
 def test_only_the_same_class_and_those_before_it_are_ahead() -> None:
     full = worker(held=counts(batch=4), queued=counts(batch=100), waiting_s=(0.0, 0.0, 0.0, 500.0))
-    wait = wait_on(full, Pending(), "interactive")
+    wait = wait_on(full, "interactive")
     assert wait is not None
     assert wait.expected_s == 0.0
-    behind = wait_on(full, Pending(), "batch")
+    behind = wait_on(full, "batch")
     assert behind is not None
     assert behind.expected_s >= 500.0
 
@@ -129,7 +130,7 @@ def test_the_first_class_passes_the_capacity_where_others_can_be_paused() -> Non
 
 def test_a_place_becomes_free_once_per_service_time_and_capacity() -> None:
     full = worker(held=counts(interactive=4), queued=counts(interactive=7), service_s=8.0)
-    wait = wait_on(full, Pending(), "interactive")
+    wait = wait_on(full, "interactive")
     assert wait is not None
     assert wait.expected_s == pytest.approx(7.5 * 2.0)  # the first on average after half a turn
 
@@ -193,7 +194,7 @@ WORKERS = st.lists(
 def test_a_higher_class_never_waits_longer(workers: list[WorkerLease], priority: Priority) -> None:
     higher = PRIORITIES[max(0, PRIORITIES.index(priority) - 1)]
     for one in workers:
-        first, second = wait_on(one, Pending(), higher), wait_on(one, Pending(), priority)
+        first, second = wait_on(one, higher), wait_on(one, priority)
         if first is not None and second is not None:
             assert first.expected_s <= second.expected_s + 1e-9
 
@@ -243,13 +244,11 @@ def test_a_count_goes_to_a_worker_however_busy_its_engine_is() -> None:
 def test_a_count_goes_where_the_fewest_wait_to_be_counted() -> None:
     here, there = worker("a", beside={"count": 3}), worker("b", beside={"count": 1})
     assert placed(here, there, kind=COUNT).worker == "b"
-    pending = Pending(since_beside={"b": {"count": 3}})
-    assert placed(here, there, kind=COUNT, pending=pending).worker == "a"
 
 
 def test_counts_are_bounded_by_their_own_number_alone() -> None:
-    waiting = worker("w", beside={"count": 3}, queued=counts(batch=50))
-    pending = Pending(since_beside={"w": {"count": 2}}, unplaced_beside={"count": 2}, unplaced=counts(side=9))
+    waiting = worker("w", beside={"count": 5}, queued=counts(batch=50))
+    pending = Pending(unplaced_beside={"count": 2}, unplaced=counts(side=9))
     assert placed(waiting, kind=COUNT, pending=pending, max_waiting=8).worker == "w"
     error = refusal(waiting, kind=COUNT, pending=pending, max_waiting=7)
     assert (error.retryable, error.details["reason"], error.retry_after_s) == (True, "queue_full", 1)
@@ -258,7 +257,7 @@ def test_counts_are_bounded_by_their_own_number_alone() -> None:
 
 def test_counts_are_not_in_the_way_of_requests() -> None:
     busy = worker("w", beside={"count": 500})
-    pending = Pending(since_beside={"w": {"count": 500}}, unplaced_beside={"count": 500})
+    pending = Pending(unplaced_beside={"count": 500})
     assert placed(busy, pending=pending, max_waiting=1).wait_s == 0.0
 
 

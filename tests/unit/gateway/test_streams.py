@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.dispatch.place import Placed
+from gateway.dispatch.facts import Placed
 from gateway.dispatch.readers import EventReader
 from shared import wire
 from shared.errors import OverloadedError

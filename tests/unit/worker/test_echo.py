@@ -17,6 +17,7 @@ from shared.registry import ModelSpec
 from shared.request import GenerateRequest, ReasoningOptions, SamplingParams, ToolChoice, ToolDefinition
 from worker.engines.base import Output
 from worker.engines.echo import EchoEngine
+from worker.engines.echo_cache import pack_words
 from worker.engines.echo_script import split_words
 
 WEATHER = ToolDefinition(name="weather", parameters={"type": "object"})
@@ -253,3 +254,55 @@ def test_loading_reports_progress_to_the_end() -> None:
 def test_a_bad_option_is_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         build(**options)
+
+
+# --- as a Mac of set speed ------------------------------------------------------------------------------------------
+
+MAC = {"prefill_tokens_per_s": 1_000_000, "cache_tokens": 10_000}
+
+
+def talk(engine: EchoEngine, *texts: str, request_id: str = "r") -> Finished:
+    roles: Any = ("user", "assistant")
+    messages = tuple(Message(role=roles[number % 2], parts=(TextPart(text=text),)) for number, text in enumerate(texts))
+    engine.submit(engine.prepare(GenerateRequest(id=request_id, model="echo", messages=messages)))
+    return [event for output in steps(engine) for event in output.events if isinstance(event, Finished)][-1]
+
+
+def test_a_next_turn_computes_only_what_is_new_and_so_does_a_fork() -> None:
+    engine = build(**MAC)
+    words = " ".join(f"w{number}" for number in range(500))
+    assert talk(engine, words).usage.cached_tokens == 0
+    assert talk(engine, words, words, "and now").usage.cached_tokens == 1000, "the answer as it was said, too"
+    assert 480 <= talk(engine, words + " another").usage.cached_tokens <= 500
+    assert build(prefill_tokens_per_s=1e6).stats().residents.memory == {}
+
+
+def test_what_has_no_room_in_memory_comes_from_disk() -> None:
+    engine = build(prefill_tokens_per_s=1_000_000, cache_tokens=1200, disk_tokens=9000, disk_tokens_per_s=1_000_000)
+    first, other = (" ".join(f"{name}{number}" for number in range(500)) for name in "ab")
+    talk(engine, first)
+    talk(engine, other)
+    again = talk(engine, first, "no", "more")
+    assert again.usage.restored_tokens >= 480
+    assert again.usage.cached_tokens == 500
+
+
+def test_the_lease_knows_what_prefill_costs_and_what_waits_for_it() -> None:
+    engine = build(prefill_tokens_per_s=1000, slow_at_tokens=2000, cache_tokens=10_000)
+    cost = engine.stats().prefill_cost
+    assert cost.predict_s(0, 100) == pytest.approx(0.1, rel=0.05)
+    assert cost.predict_s(2000, 2100) == pytest.approx(0.2, rel=0.05)
+    engine._model.cache.keep("", pack_words(f"w{number}" for number in range(400)))
+    engine.submit(engine.prepare(ask(" ".join(f"w{number}" for number in range(500)), priority="side")))
+    waiting_s = engine.stats().waiting_s
+    assert waiting_s[:2] == (0.0, 0.0)
+    assert waiting_s[2] == pytest.approx(cost.predict_s(400, 500), rel=0.1), "what is cached need not be waited for"
+
+
+def test_who_leaves_while_its_prompt_is_prefilled_leaves_what_was_computed() -> None:
+    engine = build(prefill_tokens_per_s=100_000, cache_tokens=100_000)
+    engine.submit(engine.prepare(ask(" ".join(f"w{number}" for number in range(30_000)))))
+    for _ in range(2):  # it begins; its first chunk
+        step(engine)
+    engine.cancel("r1")
+    assert engine._model.cache.tokens > 0

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.request import PRIORITIES, Priority
-from worker.rq.gate import AHEAD_S, UNBOUNDED, Quota, quotas
+from worker.rq.gate import AHEAD_S, Quota, quotas
 from worker.rq.once import RunOnce
 from worker.rq.pauses import Pauses
 from worker.serving.service_time import RunningMean
@@ -20,13 +20,12 @@ def gate(
     ahead_s: tuple[float, ...] = QUIET,
     *,
     reserved: int = 2,
-    s_per_byte: float = 0,
 ) -> list[Quota]:
-    return quotas(capacity=4, reserved=reserved, held=held, ahead_s=ahead_s, s_per_byte=s_per_byte)
+    return quotas(capacity=4, reserved=reserved, held=held, ahead_s=ahead_s)
 
 
 def test_an_idle_worker_takes_as_many_as_it_has_places() -> None:
-    assert gate() == [Quota(4, UNBOUNDED)] * 4
+    assert gate() == [Quota(4, AHEAD_S)] * 4
 
 
 def test_the_first_class_may_take_reserved_places_from_those_that_can_be_paused() -> None:
@@ -36,13 +35,12 @@ def test_the_first_class_may_take_reserved_places_from_those_that_can_be_paused(
 
 
 def test_prefill_of_its_own_class_and_of_those_before_it_closes_the_gate_for_a_class() -> None:
-    ahead = [quota.ahead_bytes for quota in gate(ahead_s=(0.0, AHEAD_S, 0.0, 0.0))]
-    assert ahead == [UNBOUNDED, 0, 0, 0]
+    ahead = [quota.ahead_s for quota in gate(ahead_s=(0.0, AHEAD_S, 0.0, 0.0))]
+    assert ahead == [AHEAD_S, 0, 0, 0]
 
 
 def test_what_may_be_taken_shrinks_with_what_is_ahead() -> None:
-    assert gate(ahead_s=(AHEAD_S / 2, 0, 0, 0), s_per_byte=0.001)[0].ahead_bytes == 1000
-    assert gate(s_per_byte=0.001)[0].ahead_bytes == 2000
+    assert gate(ahead_s=(AHEAD_S / 2, 0, 0, 0))[0].ahead_s == AHEAD_S / 2
 
 
 def test_the_latest_of_the_lowest_class_is_paused_and_goes_on_first_when_there_is_a_place() -> None:

@@ -25,6 +25,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 from shared import keys
 from shared.clock import RedisClock
 from shared.errors import WireError
+from shared.notes import Note, read_note
 from shared.registry import ModelSpec
 from shared.request import PRIORITIES
 from shared.wire import JobSerializer
@@ -37,7 +38,7 @@ from worker.__main__ import Worker
 from worker.rq import worker as rq_worker
 from worker.rq.claims import Backlog, Claimed, Claims, Held, move_jobs
 from worker.rq.control import ControlLoop
-from worker.rq.gate import UNBOUNDED, Quota
+from worker.rq.gate import UNBOUNDED_S, Quota
 from worker.rq.reaping import reap, reap_expired
 from worker.rq.records import Slot
 from worker.rq.safe_job import SafeJob, SafeQueue, ticket_of
@@ -74,7 +75,7 @@ def claims_of(client: redis.Redis, worker: str = ME, ttl_s: float = 6) -> Claims
 
 def claim(claims: Claims, most: int, at: datetime | None = None) -> list[Claimed]:
     """As many as that, of any class."""
-    quota = Quota(most, UNBOUNDED)
+    quota = Quota(most, UNBOUNDED_S)
     return list(claims.claim([quota] * len(LANES), at or now()).jobs)
 
 
@@ -191,7 +192,7 @@ def test_the_highest_class_is_claimed_first_and_each_class_in_its_order(redis_cl
 def test_no_more_is_claimed_than_each_class_has_places_for(redis_client: redis.Redis) -> None:
     for priority in PRIORITIES:
         enqueue(redis_client, *(f"{priority}{number}" for number in range(3)), queue=own(priority))
-    most = [Quota(count, UNBOUNDED) for count in (2, 4, 4, 4, 0)]
+    most = [Quota(count, UNBOUNDED_S) for count in (2, 4, 4, 4, 0)]
     taken = claims_of(redis_client).claim(most, now())
     assert ids(list(taken.jobs)) == ["interactive0", "interactive1", "subagent0", "subagent1"]
     assert taken.backlog.waiting == (1, 1, 3, 3)
@@ -200,7 +201,7 @@ def test_no_more_is_claimed_than_each_class_has_places_for(redis_client: redis.R
 def test_what_is_done_beside_the_batch_has_a_quota_of_its_own(redis_client: redis.Redis) -> None:
     for lane in ("interactive", "count"):
         enqueue(redis_client, *(f"{lane}{number}" for number in range(4)), queue=own(lane))
-    none, some = Quota(0, 0), Quota(3, UNBOUNDED)
+    none, some = Quota(0, 0), Quota(3, UNBOUNDED_S)
     taken = claims_of(redis_client).claim([none, none, none, none, some], now())
     assert ids(list(taken.jobs)) == ["count0", "count1", "count2"], "full places and long prompts hold nothing back"
     assert [(job.lane, job.priority, job.queue) for job in taken.jobs[:1]] == [
@@ -215,16 +216,29 @@ def test_no_more_is_claimed_than_can_be_begun_soon(redis_client: redis.Redis) ->
     for name, size in (("a-1", 40), ("b-1", 70), ("c-1", 10)):
         enqueue(redis_client, name)
         redis_client.set(NAMES.body("host", name[0], 1), bytes(size))
-    quotas = [Quota(9, 100)] * len(LANES)
-    assert ids(list(claims_of(redis_client).claim(quotas, now()).jobs)) == ["a-1", "b-1"]
+    quotas = [Quota(9, 1.0)] * len(LANES)
+    per_byte = 0.01
+    assert ids(list(claims_of(redis_client).claim(quotas, now(), s_per_byte=per_byte).jobs)) == ["a-1", "b-1"]
     assert ids(list(claims_of(redis_client).claim([Quota(9, 0)] * len(LANES), now()).jobs)) == []
-    assert ids(list(claims_of(redis_client).claim(quotas, now()).jobs)) == ["c-1"]
+    assert ids(list(claims_of(redis_client).claim(quotas, now(), s_per_byte=per_byte).jobs)) == ["c-1"]
+
+
+def test_what_was_predicted_of_a_prefill_counts_for_more_than_the_size_of_its_body(redis_client: redis.Redis) -> None:
+    """Of a long conversation only the end is computed."""
+    for name, seconds in (("a-1", 0.4), ("b-1", 0.7), ("c-1", 0.1)):
+        enqueue(redis_client, name)
+        redis_client.set(NAMES.body("host", name[0], 1), bytes(1000))
+        redis_client.hset(NAMES.placed(ME), name, Note(lane="interactive", prefill_s=seconds, score=1.0).text())
+    taken = claims_of(redis_client).claim([Quota(9, 1.0)] * len(LANES), now(), s_per_byte=0.01)
+    assert [(job.job_id, job.prefill_s) for job in taken.jobs] == [("a-1", 0.4), ("b-1", 0.7)]
+    notes = {job: read_note(note.decode()) for job, note in redis_client.hgetall(NAMES.placed(ME)).items()}
+    assert [notes[job].is_claimed for job in (b"a-1", b"b-1", b"c-1")] == [True, True, False]
 
 
 def test_what_is_left_is_counted_with_all_that_was_ever_put_there(redis_client: redis.Redis) -> None:
     enqueue(redis_client, "a", "b", "c")
     redis_client.hset(NAMES.placed(ME), "v", 7)
-    assert claims_of(redis_client).claim([Quota(1, UNBOUNDED)] * len(LANES), now()).backlog == Backlog(
+    assert claims_of(redis_client).claim([Quota(1, UNBOUNDED_S)] * len(LANES), now()).backlog == Backlog(
         (2, 0, 0, 0), 7, {"count": 0}
     )
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 
 import mlx.core as mx
 
@@ -278,6 +279,7 @@ class MlxEngine:
         self._relieve()
         self.store.collect(is_idle=True)
         self._room.tell(is_idle=True)
+        self._stats = replace(self._stats, residents=self.store.residents())
 
     def wait(self) -> None:
         """For what others compute for this thread, or until they, whose turn it may be, have given memory up."""
@@ -472,6 +474,7 @@ class MlxEngine:
             decode_tokens_per_s=self._decoder.tokens_per_s,
             cache_bytes=self.store.nbytes,
             notes=(self.store.kept_note,) if self.store.kept_note else (),
+            residents=self.store.residents(),
             metrics={
                 **self.store.metrics,
                 **{f"computed_tokens_{why}": n for why, n in self._prefiller.computed_tokens.items()},

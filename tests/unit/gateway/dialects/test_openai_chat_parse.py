@@ -59,8 +59,6 @@ def test_fields_that_mean_nothing_here_are_accepted() -> None:
     ignored = {
         "store": True,
         "metadata": {"a": "b"},
-        "user": "u",
-        "safety_identifier": "s",
         "prediction": {"type": "content", "content": "x"},
         "verbosity": "low",
         "modalities": ["text"],
@@ -68,6 +66,11 @@ def test_fields_that_mean_nothing_here_are_accepted() -> None:
         "prompt_cache_options": {},
     }
     assert parse(**ignored) == parse()
+
+
+def test_a_user_is_a_hint_whatever_its_type() -> None:
+    assert [parse(user=name).request.user for name in ("u", "", None, 5, {})] == ["u", "", "", "", ""]
+    assert parse(user="u", safety_identifier="s").request.user == "s"
 
 
 def test_flexible_requests_are_batch_work_unless_the_header_names_another_class() -> None:
@@ -353,7 +356,8 @@ def test_an_effort_that_nobody_knows_is_refused_with_those_that_are_known() -> N
 def test_the_session_comes_from_headers_or_the_cache_key() -> None:
     assert parse({"x-session-id": "a", "x-session-affinity": "b"}, prompt_cache_key="c").request.session == "a"
     assert parse({"x-session-affinity": "b"}, prompt_cache_key="c").request.session == "b"
-    assert parse(prompt_cache_key="c").request.session == "c"
+    keyed = parse(prompt_cache_key="c", user="somebody").request
+    assert (keyed.session, keyed.cache_key, keyed.user) == ("", "c", "somebody"), "conversations may share a cache key"
 
 
 def test_usage_in_the_stream_is_asked_for() -> None:

@@ -16,7 +16,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +44,8 @@ class OtherFormatError(DamagedFileError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileInfo:
     """What a file holds: tokens `start..end` of a prefix, continuing file `parent` (empty at the root) at `start`.
-    `answers` are those that end in it. `used_s` is when it was last written or read, in seconds since the epoch."""
+    `answers` are those that end in it, `marks` names that others have for prefixes that end in it, by depth. `used_s`
+    is when it was last written or read, in seconds since the epoch."""
 
     key: bytes
     parent: bytes
@@ -53,6 +54,7 @@ class FileInfo:
     tokens: bytes
     is_checkpoint: bool
     answers: tuple[AnswerSpan, ...] = ()
+    marks: Mapping[bytes, int] = field(default_factory=dict, compare=False)
     nbytes: int = 0
     used_s: float = 0.0
 
@@ -161,6 +163,7 @@ def _metadata(info: FileInfo, states: str, sums: str) -> dict[str, str]:
         "seed": info.seed.hex(),
         "start": str(info.start),
         "is_checkpoint": str(int(info.is_checkpoint)),
+        "marks": json.dumps({tag.hex(): depth for tag, depth in info.marks.items()}),
         "answers": json.dumps([[a.key.hex(), a.reasoning.hex(), a.start, a.end, *a.rest] for a in info.answers]),
         "states": states,
         "sums": sums,
@@ -279,6 +282,7 @@ def _info(header: Mapping[str, Any], tokens: bytes, status: os.stat_result) -> F
         tokens=tokens,
         is_checkpoint=metadata["is_checkpoint"] == "1",
         answers=tuple(_answers(metadata["answers"])),
+        marks={bytes.fromhex(tag): int(at) for tag, at in json.loads(metadata.get("marks", "{}")).items()},
         nbytes=status.st_size,
         used_s=status.st_mtime,
     )

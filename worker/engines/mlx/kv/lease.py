@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from worker.engines.mlx.kv.buffers import Buffer
 from worker.engines.mlx.kv.cache import Segment
+from worker.prefix_cache.marks import Mark
 from worker.prefix_cache.node import Node
 
 
@@ -16,7 +17,7 @@ class Lease:
     `depth` tokens of its prompt can be resumed, of the `common` ones that were known; `restored` of them have to come
     from the disk. `is_parted` says that what was known goes on differently after `common`. What the sequence computes
     is inserted from `kept` on, below `node`, which is pinned. `buffer` is lent to its running cache, until it is given
-    back.
+    back. `marks` name prefixes of its prompt.
     """
 
     node: Node[Segment]
@@ -29,4 +30,5 @@ class Lease:
     buffer: Buffer | None = None
     computed: int = 0  # tokens that were to be kept, of `packed`
     packed: bytes = b""
+    marks: tuple[Mark, ...] = ()
     is_fetching: bool = False  # what it needs is held in memory, as soon as it is there

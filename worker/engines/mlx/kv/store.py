@@ -23,6 +23,7 @@ from worker.engines.mlx.kv.passing import MAX_BYTES, Passing
 from worker.engines.mlx.kv.reads import Reads
 from worker.engines.mlx.kv.writes import Writes
 from worker.prefix_cache.index import PrefixIndex
+from worker.prefix_cache.marks import Residents, find_residents, mark
 from worker.prefix_cache.node import MAIN_WEIGHT, Match, Node, Stored
 from worker.prefix_cache.tokens import count_tokens, slice_tokens
 from worker.prompt import Spelling
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _LAST_WRITES_S = 5.0
 MAX_ARRAYS = 200_000  # Metal ends at 499,000 live buffers, those of weights and of running requests among them
+_TELL_EVERY_S = 0.5
 _ARRAYS_STEP = 0.95  # of the bytes kept, when there are too many
 
 
@@ -81,6 +83,8 @@ class PrefixStore:
         self._returns = 0  # of buffers that were lent
         self._overhead_bytes: int | None = 0  # of the buffers beyond what the index counts; None when to be counted
         self.version = 0  # changes whenever a look-up could come out differently
+        self._residents = Residents()
+        self._told, self._told_s = (-1, 0), 0.0
         self.hits = 0
         self.misses = 0
         self.hit_tokens = 0
@@ -246,6 +250,14 @@ class PrefixStore:
             self.index.release(lease.node)
         self.index.unpin(lease.node)
 
+    def residents(self) -> Residents:
+        """Which of the prefixes that others know by tags could be resumed: as of a second ago at the most."""
+        state, now_s = (self.version, self.index.stored_bytes), time.monotonic()
+        if state != self._told and now_s - self._told_s >= _TELL_EVERY_S:
+            self._told, self._told_s = state, now_s
+            self._residents = find_residents(self.index)
+        return self._residents
+
     # -- keeping --------------------------------------------------------------------------------------------------
 
     def commit(self, lease: Lease, packed: bytes, end: int, capture: Callable[[int, int], Segment]) -> None:
@@ -278,6 +290,7 @@ class PrefixStore:
         if is_passing:
             self._passing.add(node, start, min(needed_bytes, self.index.nbytes - before_bytes))
         self.index.raise_weight(node, lease.weight)
+        mark(self.index, node, lease.marks)
         self._changed()
         if self._writes is None:
             self.index.changed.clear()

@@ -175,6 +175,7 @@ class Writes:
                 tokens=node.tokens,
                 is_checkpoint=segment.is_checkpoint,
                 answers=node.answers,
+                marks=dict(node.marks),
             )
             export = Export(segment, info, is_packed=self._is_packed)
             write = _Write(node=node, info=info, pieces=export.pieces(), writing=self._disk.write(export.shape))
@@ -201,6 +202,7 @@ class Writes:
                 self._disk.delete(info.key)
             else:
                 nodes[info.key] = node
+                node.marks.update({tag: at for tag, at in info.marks.items() if node.start < at <= node.end})
         latest_last = sorted((info for info in infos if info.key in nodes), key=lambda info: info.used_s)
         learnt = [spelling_of(span, nodes[info.key]) for info in latest_last for span in info.answers]
         self._index.evict_stored(self._disk.max_bytes)

@@ -179,6 +179,7 @@ class Prefiller:
             sequence.fetching = lease
             return False
         sequence.lease = lease
+        lease.marks = sequence.prompt.marks
         sequence.cache = self._store.restore(
             lease, needed=self.expected_tokens(sequence), room=self._room_tokens(sequence)
         )
