@@ -26,7 +26,7 @@ from tests.support.processes import REPOSITORY
 
 ROUNDS = 5
 HERE = "this revision"
-_COLD_TOKENS = 6_000
+_COLD_TOKENS = 9_000
 _TURNS = 3
 _STREAMS = (1, 8, 16)
 _STREAM_TOKENS = 96
