@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.contenders import Contender, Stack
-from tests.bench.prompts import Renderer, append_turn, build_head, build_short
+from tests.bench.prompts import Renderer, Request, append_turn, build_head, build_short
 from tests.bench.report import Table, median, ratio
 from tests.bench.stalls import longest_gap
 from tests.support.processes import REPOSITORY
@@ -28,9 +28,9 @@ ROUNDS = 5
 HERE = "this revision"
 _COLD_TOKENS = 9_000
 _TURNS = 3
-_STREAMS = (1, 8, 16)
-_STREAM_TOKENS = 96
-_BESIDE, _BESIDE_TOKENS, _LONG_AT_S = 2, 400, 0.4
+_STREAMS = (1, 4, 16)
+_STREAM_TOKENS = 64
+_BESIDE, _BESIDE_TOKENS, _LONG_AT_S = 2, 300, 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +73,9 @@ async def measure_against(contenders: Sequence[Contender], renderer: Renderer) -
     rounds: dict[str, list[Figures]] = {contender.name: [] for contender in contenders}
     for number in range(ROUNDS):
         label = secrets.token_hex(3)
+        heads = [build_head(renderer, _COLD_TOKENS, salt=f"{name}-{label}") for name in ("alone", "beside")]
         for contender in contenders if number % 2 else reversed(contenders):
-            rounds[contender.name].append(await _round(contender, renderer, label))
+            rounds[contender.name].append(await _round(contender, heads, label))
     return compared(rounds)
 
 
@@ -104,16 +105,17 @@ def _spread(values: Sequence[float]) -> str:
     return f"{median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
 
 
-async def _round(contender: Contender, renderer: Renderer, label: str) -> Figures:
+async def _round(contender: Contender, heads: Sequence[Request], label: str) -> Figures:
+    alone, beside = heads
     return {
-        **await _turns(contender, renderer, label),
+        **await _turns(contender, alone),
         **await _streams(contender, label),
-        **await _beside(contender, renderer, label),
+        **await _beside(contender, beside, label),
     }
 
 
-async def _turns(contender: Contender, renderer: Renderer, label: str) -> Figures:
-    request, first_s = build_head(renderer, _COLD_TOKENS, salt=label), []
+async def _turns(contender: Contender, request: Request) -> Figures:
+    first_s = []
     for turn in range(_TURNS + 1):
         (answer,) = await contender.answers([request])
         first_s.append(answer.first_s)
@@ -131,9 +133,8 @@ async def _streams(contender: Contender, label: str) -> Figures:
     return rates
 
 
-async def _beside(contender: Contender, renderer: Renderer, label: str) -> Figures:
+async def _beside(contender: Contender, head: Request, label: str) -> Figures:
     streams = [build_short(f"{label}-beside-{n}", max_tokens=_BESIDE_TOKENS) for n in range(_BESIDE)]
-    head = build_head(renderer, _COLD_TOKENS, salt=f"beside-{label}")
     long = replace(head, max_tokens=4, conversation="", at_s=_LONG_AT_S)
     *running, answer = await contender.answers([*streams, long])
     until_s = _LONG_AT_S + answer.first_s

@@ -19,8 +19,8 @@ from tests.bench.report import Table, median, ratio
 from tests.support.processes import REPOSITORY
 
 COUNTS = (1, 16)
-ROUNDS = 5
-TOKENS = 160
+ROUNDS = 3
+TOKENS = 96
 STEP_S = 0.008
 _ENGINE, _REST = {0}, {1}
 
