@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -450,8 +451,11 @@ def test_what_goes_to_disk_does_not_depend_on_room_in_memory(
     folder = random_checkpoint("full")
     settings: dict[str, Any] = {"state_dir": tmp_path, "ssd_cache_bytes": 1 << 30, "cache_bytes": 300 * 256}
     driver = Driver(folder, **settings)
-    driver.run(request("a", conversation("one")))
+    (first,) = driver.run(request("a", conversation("one")))
     assert driver.engine.store.nbytes <= 300 * 256
+    (note,) = driver.engine.stats().notes
+    computed = first.usage.input_tokens + first.usage.output_tokens
+    assert re.match(f"kept 300 of ({computed - 1}|{computed}) tokens: the budget is .* the rest goes to the disk", note)
     driver.engine.store.flush(10)
     assert driver.engine.store.nbytes <= 300 * 256
     (again,) = driver.run(request("b", conversation("one")))

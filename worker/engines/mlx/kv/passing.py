@@ -30,6 +30,11 @@ class Passing:
     def nbytes(self) -> int:
         return sum(each.nbytes for each in self._segments)
 
+    def leads_to(self, node: Node[Segment]) -> bool:
+        """Whether something on the way to `node` passes."""
+        path = self._index.path(node)
+        return any(each.node in path for each in self._segments)
+
     def add(self, node: Node[Segment], start: int, nbytes: int) -> None:
         """What is kept of the tokens from `start` to the end of `node` takes so many bytes more than there is room."""
         self._hold(node, start, 1)

@@ -213,8 +213,10 @@ class PrefixStore:
 
     def close(self, lease: Lease) -> None:
         """The sequence is over."""
-        if not self._lend_to_writer(lease):
+        is_beyond = self._lend_to_writer(lease)
+        if not is_beyond:
             self._take_back(lease)
+            is_beyond = self._passing.leads_to(lease.node)
         if lease.weight >= MAIN_WEIGHT:
             path = self.index.path(lease.node)
             others = [node for node in self._latest if node not in path and node.parent is not None]
@@ -224,7 +226,7 @@ class PrefixStore:
         self.release(lease)
         self.shrink(self.room_bytes, weight=lease.weight)
         self._bound_arrays()
-        self._tell_kept(root, lease)
+        self._tell_kept(root, lease, is_beyond=is_beyond)
 
     def _bound_arrays(self) -> None:
         """Short prefixes may be many long before they are large."""
@@ -232,14 +234,17 @@ class PrefixStore:
             if not self.shrink(int(self.nbytes * _ARRAYS_STEP)):
                 return
 
-    def _tell_kept(self, root: Node[Segment], lease: Lease) -> None:
-        """Nobody should have to guess why the next turn is computed again."""
-        kept = self.index.known(root, slice_tokens(lease.packed, 0, lease.computed))
+    def _tell_kept(self, root: Node[Segment], lease: Lease, *, is_beyond: bool) -> None:
+        """Nobody should have to guess why the next turn is computed again, or read back. `is_beyond`: what memory has
+        no room for is there until it is written."""
+        known = self.index.known(root, slice_tokens(lease.packed, 0, lease.computed))
         fitting = self.room_bytes // max(1, self._segment_bytes(1024) // 1024)
-        budget = f"the budget is {self.room_bytes >> 20} MB, about {fitting} tokens"
-        note = f"kept {kept} of {lease.computed} tokens: {budget}" if kept < lease.computed else ""
+        kept = min(known, fitting) if is_beyond else known
+        note = f"the budget is {self.room_bytes >> 20} MB, about {fitting} tokens"
+        note += "; the rest goes to the disk" if known == lease.computed else ""
+        note = f"kept {kept} of {lease.computed} tokens: {note}" if kept < lease.computed else ""
         if note:
-            self.unkept_tokens += lease.computed - kept
+            self.unkept_tokens += lease.computed - known
             log.warning("%s", note)
         if lease.weight >= MAIN_WEIGHT and lease.computed:
             self.kept_note = note
