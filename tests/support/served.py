@@ -133,7 +133,13 @@ class Served:
 
     @contextlib.contextmanager
     def worker(
-        self, model: str = "echo", *, engine: str = "echo", host: str = "host", **options: object
+        self,
+        model: str = "echo",
+        *,
+        engine: str = "echo",
+        host: str = "host",
+        module: str = "worker",
+        **options: object,
     ) -> Iterator[Running]:
         """An echo worker, ready. Options are those of the echo engines; upper-case ones go into its environment.
 
@@ -142,7 +148,7 @@ class Served:
         env = {**self.env, **{name: str(value) for name, value in options.items() if name.isupper()}}
         arguments = [f"--option={name}={value}" for name, value in options.items() if not name.isupper()]
         log = self.folder / f"worker{next(_numbers)}.log"
-        command = ("-m", "worker", "--model", model, "--engine", engine, "--host", host, *arguments)
+        command = ("-m", module, "--model", model, "--engine", engine, "--host", host, *arguments)
         with running(*command, log=log, env=env) as process:
             wait_until(lambda: self._serves(model, process), f"{model} is ready")
             yield process
