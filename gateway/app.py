@@ -15,13 +15,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from gateway.dialects.registry import COUNTING_DIALECTS, DIALECTS
+from gateway.dialects.registry import COUNTING_DIALECTS, DIALECTS, KEEPING_DIALECTS
 from gateway.dispatch.moves import keep_moving
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
 from gateway.http.auth import Authentication
 from gateway.http.cross_origin import CrossOrigin
 from gateway.http.endpoints import CountTokens, Generate
+from gateway.http.kept import KeptAnswers
 from gateway.http.middleware import BodyLimit, Counted, ErrorAnswers, RequestContext
 from gateway.http.routes import ROUTES, Route, Work
 from gateway.http.status import Greeting, Health, HostMetrics, MetricsPage, Model, Models, Ready, Status, Targets
@@ -104,6 +105,7 @@ def create_app(settings: Settings) -> GatewayApp:
 _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "generate": lambda parts, route: Generate(parts, DIALECTS[route.dialect]),
     "count": lambda parts, route: CountTokens(parts, COUNTING_DIALECTS[route.dialect]),
+    "kept": lambda parts, route: KeptAnswers(parts, KEEPING_DIALECTS[route.dialect]),
     "models": lambda parts, _: Models(parts),
     "model": lambda parts, _: Model(parts),
     "health": lambda *_: Health(),

@@ -22,6 +22,7 @@ from gateway.dispatch.streams import FrameHub
 from gateway.intake.intake import Intake
 from gateway.intake.reader import BodyReader
 from gateway.intake.tags import Tagger
+from gateway.kept.store import AnswerStore
 from gateway.metrics import HostPages, Metrics
 from gateway.models.names import ModelNames
 from gateway.models.settings_files import Policies
@@ -47,6 +48,7 @@ class Parts:
     intake: Intake
     metrics: Metrics
     host_pages: HostPages
+    answers: AnswerStore
     connections: tuple[redis.asyncio.Redis, ...]
 
     async def aclose(self) -> None:
@@ -95,6 +97,7 @@ def build_parts(settings: Settings) -> Parts:
         intake=Intake(model_names, policies, Tagger(keyring.tags)),
         metrics=metrics,
         host_pages=HostPages(fleet),
+        answers=AnswerStore(broker, names, keyring),
         connections=(broker, subscriber),
     )
 

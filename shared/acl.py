@@ -11,7 +11,7 @@ _ANY = "*"
 _RQ_CHANNELS = "rq:pubsub:*"  # commands to workers
 _GATEWAY_COMMANDS = (
     "ping hello auth select info time multi exec discard smembers sadd srem get mget set del expire llen lrem rpush "
-    "hset hget hmget hgetall hincrby hdel exists lpush lrange linsert ltrim zadd zmscore zremrangebyscore xrange "
+    "hset hget hmget hgetall hincrby hdel exists lpush rpop lrange linsert ltrim zadd zmscore zremrangebyscore xrange "
     "evalsha script|load publish "
     "subscribe unsubscribe type"
 )
@@ -32,6 +32,8 @@ def _gateway(names: Names) -> str:
         names.home(_ANY),
         names.run(_ANY, _ANY),
         names.why(_ANY),
+        names.kept(_ANY, _ANY),
+        names.kept_order(_ANY),
     )
     rq = ("rq:queues", f"rq:queue:{queue}", "rq:job:*", f"rq:canceled:{queue}")
     channels = (

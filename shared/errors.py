@@ -8,6 +8,7 @@ GatewayError
 │   ├── UnsupportedContentError    an image or document the model cannot read
 │   ├── UnsupportedWorkError       a kind of work that the model's engine does not do
 │   ├── RouteNotFoundError         no such path
+│   ├── AnswerNotFoundError        no answer is kept under this id
 │   ├── MethodNotAllowedError      the path exists, the method does not
 │   └── UpgradeRefusedError        the path exists, the protocol that is asked for does not
 ├── AuthenticationError            no key or a wrong key
@@ -104,6 +105,10 @@ class RouteNotFoundError(InvalidRequestError):
     code = "route_not_found"
 
 
+class AnswerNotFoundError(InvalidRequestError):
+    code = "answer_not_found"
+
+
 class MethodNotAllowedError(InvalidRequestError):
     """`allow` in details lists the methods that are possible, e.g. `GET, HEAD`."""
 
@@ -186,6 +191,7 @@ _BY_CODE: dict[str, type[GatewayError]] = {
         UnsupportedContentError,
         UnsupportedWorkError,
         RouteNotFoundError,
+        AnswerNotFoundError,
         MethodNotAllowedError,
         UpgradeRefusedError,
         AuthenticationError,

@@ -153,6 +153,14 @@ class Names:
         """Id, attempt, worker and owner of a request that may be joined by its idempotency key."""
         return self._of("run", tenant, key)
 
+    def kept(self, tenant: str, answer: str) -> str:
+        """An answer that its client may ask for again, with its conversation."""
+        return self._of("kept", tenant, answer)
+
+    def kept_order(self, tenant: str) -> str:
+        """List of the ids of a tenant's kept answers, the latest first."""
+        return self._of("keptorder", tenant)
+
     # --- answers and signals -------------------------------------------------------------------------------------
 
     def gateway_channel(self, gateway: str, host: str) -> str:

@@ -36,6 +36,7 @@ class Purpose(Enum):
     CONTROL = "control"  # about the worker
     LOADS = "loads"
     ORDERS = "orders"  # about the host
+    KEPT = "kept"  # about the tenant and the answer
 
 
 class Seal:

@@ -50,6 +50,7 @@ class Reply(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
     """`request.model` is still the client's name for it. `choices` is how many answers it wants at once.
+    `items` is the conversation that its client wants kept with the answer, in the client's own form; None: nothing is.
     `is_repeatable`: the client's headers say that who asks the same again wants the same answer. `warnings` say what
     of the request is not honoured."""
 
@@ -59,6 +60,7 @@ class Parsed:
     choices: int = 1
     is_repeatable: bool = False
     warnings: tuple[str, ...] = ()
+    items: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,23 @@ class Dialect(Protocol):
         """One model under the name by which its client asked."""
 
     def render_error(self, error: GatewayError, *, request_id: str) -> RenderedError: ...
+
+
+class KeepingDialect(Dialect, Protocol):
+    """A dialect whose clients may leave their answers here and go on from them."""
+
+    def earlier(self, body: bytes) -> str:
+        """The id of the answer that the body goes on from; empty for none. Raises `InvalidRequestError`."""
+
+    def continued(self, body: bytes, answer: Mapping[str, Any], items: Sequence[Any]) -> bytes:
+        """The body with all of the conversation in it."""
+
+    def render_kept(self, answer: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def render_deleted(self, answer_id: str) -> dict[str, Any]: ...
+
+    def render_items(self, items: Sequence[Any], answer_id: str, query: Mapping[str, str]) -> dict[str, Any]:
+        """What the answer answers, a page of it. Raises `InvalidRequestError`."""
 
 
 class CountingDialect(Dialect, Protocol):

@@ -8,7 +8,7 @@ from typing import Final
 
 from gateway.dialects.anthropic.dialect import AnthropicDialect
 from gateway.dialects.anthropic.schema import NAMES
-from gateway.dialects.base import CountingDialect, Dialect
+from gateway.dialects.base import CountingDialect, Dialect, KeepingDialect
 from gateway.dialects.openai_chat.dialect import OpenAIChatDialect
 from gateway.dialects.openai_responses.dialect import OpenAIResponsesDialect
 from gateway.models.resolve import VendorNames
@@ -16,6 +16,8 @@ from gateway.models.resolve import VendorNames
 ANTHROPIC: Final = AnthropicDialect()
 OPENAI_CHAT: Final = OpenAIChatDialect()
 OPENAI_RESPONSES: Final = OpenAIResponsesDialect()
+
+KEEPING_DIALECTS: Final[Mapping[str, KeepingDialect]] = MappingProxyType({OPENAI_RESPONSES.name: OPENAI_RESPONSES})
 
 COUNTING_DIALECTS: Final[Mapping[str, CountingDialect]] = MappingProxyType(
     {dialect.name: dialect for dialect in (ANTHROPIC, OPENAI_RESPONSES)}

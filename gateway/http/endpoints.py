@@ -20,6 +20,7 @@ from gateway.dialects.base import CountingDialect, Dialect, Parsed, RenderContex
 from gateway.dispatch.choices import ChoiceReaders, requests_of
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.readers import EventReader
+from gateway.http.kept import keep, with_earlier
 from gateway.http.replies import ClientDisconnectedError, header, headers_of, read_body, request_id_of, send_json
 from gateway.intake.reading import Asked
 from gateway.metrics import RequestRecord, outcome_of
@@ -52,10 +53,11 @@ class _Endpoint:
         self.intake = parts.intake
         self.dispatcher = parts.dispatcher
         self.metrics = parts.metrics
+        self.answers = parts.answers
         self.dialect = dialect
 
     async def parse(self, scope: Scope, receive: Receive, *, counting: bool) -> Parsed:
-        body = await read_body(receive)
+        body = await with_earlier(self.dialect, self.answers, await read_body(receive))
         asked = Asked(
             headers=headers_of(scope),
             request_id=request_id_of(scope),
@@ -162,6 +164,8 @@ class _Answer:
         self.settings = endpoint.settings
         self.reply = parsed.reply
         self.dispatch = dispatch
+        self.items = parsed.items
+        self.answers = endpoint.answers
         self.reading = reading
         self.record = record
         self.send = send
@@ -184,6 +188,7 @@ class _Answer:
             if self.reading.is_abandoned:
                 return "cancelled"
         answer = self.reply.render([assemble(events) for events in told], self.context)
+        await keep(self.answers, answer, self.items)
         await send_json(self.send, 200, answer, headers=self._headers())
         return "ok"
 
@@ -248,6 +253,8 @@ class _Answer:
                 spoke_s = time.monotonic()
             if not data and time.monotonic() - wrote_s >= keepalive_s:
                 data = renderer.keepalive(time.monotonic() - spoke_s)
+        # First: who has read the end may go on from it at once.
+        await keep(self.answers, getattr(renderer, "answer", None), self.items)
         await self._write(data, is_last=True)
         last = told[-1][1]
         return outcome_of(last.error()) if isinstance(last, Failed) else "ok"

@@ -21,6 +21,7 @@ Work = Literal[
     "host_metrics",
     "targets",
     "greeting",
+    "kept",
 ]
 
 _POST, _READ = ("POST",), ("GET", "HEAD")
@@ -59,6 +60,8 @@ ROUTES: Final = (
     Route(path="/v1/chat/completions", work="generate", name="chat_completions", methods=_POST, dialect="openai_chat"),
     _responses("/v1/responses", "generate", "responses"),
     _responses("/v1/responses/input_tokens", "count", "input_tokens"),
+    # One response, its /input_items and its /cancel.
+    _responses("/v1/responses" + _ID, "kept", "response", ("GET", "HEAD", "DELETE", "POST")),
     Route(path="/v1/models", work="models", name="models"),
     Route(path="/v1/models/", work="models", name="models"),
     Route(path="/v1/models" + _ID, work="model", name="model"),

@@ -66,3 +66,40 @@ def test_a_websocket_is_refused_so_that_codex_goes_on_with_http(gateway: Served,
     assert reply.headers["allow"] == "POST"
     assert reply.json["error"]["code"] == "upgrade_refused"
     assert gateway.get(path).status == 405
+
+
+def test_an_answer_that_is_stored_is_had_again_gone_on_from_and_deleted(gateway: Served) -> None:
+    first = gateway.post(PATH, {"model": "echo", "input": "one", "instructions": "be brief"}).json
+    with gateway.stream(
+        PATH, {"model": "echo", "input": "two", "previous_response_id": first["id"], "stream": True}
+    ) as s:
+        second = json.loads(list(s)[-1][1])["response"]
+    third = gateway.post(PATH, {"model": "echo", "input": "three", "previous_response_id": second["id"]}).json
+    assert (first["store"], second["previous_response_id"]) == (True, first["id"])
+    assert gateway.get(f"{PATH}/{second['id']}").json == second
+    assert third["usage"]["input_tokens"] == second["usage"]["input_tokens"] + 2, "an answer and a word"
+    items = gateway.get(f"{PATH}/{third['id']}/input_items?order=asc").json
+    assert [item["content"][0]["text"] for item in items["data"]] == ["one", "one", "two", "two", "three"]
+    page = gateway.get(f"{PATH}/{third['id']}/input_items?limit=2&after={items['last_id']}").json
+    assert [item["content"][0]["text"] for item in page["data"]] == ["two", "two"]
+    assert page["has_more"]
+    counted = gateway.post(
+        PATH + "/input_tokens", {"model": "echo", "input": "three", "previous_response_id": second["id"]}
+    )
+    assert counted.json["input_tokens"] == third["usage"]["input_tokens"]
+    assert gateway.post(f"{PATH}/{third['id']}/cancel", {}).status == 400
+    gone = gateway.call("DELETE", f"{PATH}/{first['id']}")
+    assert gone.json == {"id": first["id"], "object": "response", "deleted": True}
+    for reply in (
+        gateway.get(f"{PATH}/{first['id']}"),
+        gateway.post(PATH, {"model": "echo", "input": "x", "previous_response_id": first["id"]}),
+        gateway.post(f"{PATH}/{first['id']}/cancel", {}),
+    ):
+        assert (reply.status, reply.json["error"]["type"]) == (404, "invalid_request_error")
+    assert gateway.get(f"{PATH}/{second['id']}").status == 200, "what went on from it stays whole"
+
+
+def test_an_answer_that_is_not_to_be_stored_is_not(gateway: Served) -> None:
+    answer = gateway.post(PATH, asked("secret")).json
+    assert gateway.get(f"{PATH}/{answer['id']}").status == 404
+    assert gateway.post(f"{PATH}/x", {}).status == 405

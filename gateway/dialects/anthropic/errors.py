@@ -16,6 +16,7 @@ STATUSES: Final[dict[str, tuple[int, str]]] = {
     "unsupported_content": (400, "invalid_request_error"),
     "unsupported_work": (400, "invalid_request_error"),
     "route_not_found": (404, "not_found_error"),
+    "answer_not_found": (404, "not_found_error"),
     "method_not_allowed": (405, "invalid_request_error"),
     "upgrade_refused": (426, "invalid_request_error"),
     "request_too_large": (413, "request_too_large"),

@@ -15,6 +15,7 @@ from gateway.dialects.openai.session import cache_key_of, session_of, user_of
 from gateway.dialects.openai_responses.choice import parse_tool_choice
 from gateway.dialects.openai_responses.compaction import request_message
 from gateway.dialects.openai_responses.items import ItemReader
+from gateway.dialects.openai_responses.keeping import CONTINUED, PREVIOUS, kept_items
 from gateway.dialects.openai_responses.render import ResponsesReply
 from gateway.dialects.openai_responses.schema import (
     COMPACTING,
@@ -53,7 +54,11 @@ _ECHOED: Final[Mapping[str, Any]] = {
     "truncation": "disabled",
     "user": None,
 }
-_UNSERVED: Final = ("previous_response_id", "conversation", "prompt")
+_UNSERVED: Final = {
+    PREVIOUS: "it could not be found",
+    "conversation": "conversations are not kept here; go on from a response, or send the whole conversation as `input`",
+    "prompt": "prompts are not kept here; send the whole conversation as `input`",
+}
 
 
 def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str) -> Parsed:
@@ -96,7 +101,7 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
         request=request,
         stream=fields.boolean(body.get("stream"), "stream"),
         reply=ResponsesReply(
-            echo={key: body[key] if body.get(key) is not None else default for key, default in _ECHOED.items()},
+            echo=_echo(body),
             origins=box.origins,
             is_summary=reader.wants_summary,
             shows_summary=_asks_summary(reasoning),
@@ -105,13 +110,21 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
         ),
         is_repeatable=is_retry(headers) or bool(session_of(headers)),
         warnings=_warnings(reader),
+        items=kept_items(body) if is_stored else None,
     )
 
 
+def _echo(body: Mapping[str, Any]) -> dict[str, Any]:
+    echo = {key: body[key] if body.get(key) is not None else default for key, default in _ECHOED.items()}
+    return echo | {PREVIOUS: body.get(CONTINUED)}
+
+
 def _refuse_unserved(body: Mapping[str, Any]) -> None:
-    for key in _UNSERVED:
+    for key, problem in _UNSERVED.items():
         if body.get(key) is not None:
-            fields.refuse("answers are not kept here; send the whole conversation as `input`", key)
+            fields.refuse(problem, key)
+    if fields.boolean(body.get("background"), "background"):
+        fields.refuse("answers are given to who waits for them; send it without `background`", "background")
 
 
 def _parse_messages(body: Mapping[str, Any], reader: ItemReader) -> tuple[Message, ...]:

@@ -182,6 +182,7 @@ class ResponseStream:
         self._number = 0
         self._started = False
         self._ended = False
+        self.answer: dict[str, Any] | None = None  # the whole one, once it has ended well
         self._item: Item | None = None
         self._output: list[dict[str, Any]] = []
 
@@ -276,6 +277,7 @@ class ResponseStream:
         opening = self._summarise(event) if self._reply.is_summary else b""
         data = opening + self._close("incomplete" if event.reason in INCOMPLETE else None)
         ended = self._reply.ended(self._context, self._output, event.reason, event.usage)
+        self.answer = ended
         return data + self._number_event(f"response.{ended['status']}", {"response": ended})
 
     def _fail(self, error: GatewayError) -> bytes:

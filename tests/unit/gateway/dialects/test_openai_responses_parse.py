@@ -379,3 +379,27 @@ def test_logprobs_are_asked_for_in_two_ways() -> None:
     assert parse().request.sampling.top_logprobs is None
     assert parse(include=["message.output_text.logprobs"]).request.sampling.top_logprobs == 0
     assert parse(top_logprobs=3).request.sampling.top_logprobs == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        ({"input": "hi"}, ({"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},)),
+        ({"input": [USER]}, (USER,)),
+        ({"store": False}, None),
+    ],
+)
+def test_a_conversation_is_kept_with_its_answer_unless_the_client_keeps_it(body: dict[str, Any], kept: Any) -> None:
+    assert parse(**body).items == kept
+
+
+@pytest.mark.parametrize("key", ["previous_response_id", "conversation", "prompt"])
+def test_what_is_not_here_is_refused_and_named(key: str) -> None:
+    with pytest.raises(InvalidRequestError) as raised:
+        parse(**{key: "x"})
+    assert raised.value.details["param"] == key
+
+
+def test_what_would_run_in_the_background_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="background"):
+        parse(background=True)

@@ -1,0 +1,97 @@
+"""Responses that are kept: what is stored of a request, how one goes on, and how both are shown again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+
+from shared.errors import InvalidRequestError
+
+PREVIOUS: Final = "previous_response_id"
+CONTINUED: Final = "continued_response_id"  # in its place where the conversation has been put in
+_MOST_ITEMS: Final = 100
+_USUAL_ITEMS: Final = 20
+
+
+def earlier(body: bytes) -> str:
+    """Few bodies name an earlier answer, and they are short: only those are read here."""
+    if PREVIOUS.encode() not in body:
+        return ""
+    value = _read(body).get(PREVIOUS)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value:
+        raise InvalidRequestError(f"{PREVIOUS}: Input should be the id of a response", param=PREVIOUS)
+    return value
+
+
+def continued(body: bytes, answer: Mapping[str, Any], items: Sequence[Any]) -> bytes:
+    """Instructions are not carried over, as the API has it."""
+    read = _read(body)
+    own = read.get("input")
+    new = own if isinstance(own, list) else [] if own is None else [_item(own)]
+    rest = {name: value for name, value in read.items() if name != PREVIOUS}
+    return orjson.dumps({**rest, CONTINUED: read[PREVIOUS], "input": [*items, *answer.get("output", ()), *new]})
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    """Empty for what is none: whoever reads it next says what is wrong."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def kept_items(body: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The conversation as items, whatever form its client gave it."""
+    value = body.get("input")
+    return tuple(value) if isinstance(value, list) else (_item(value),)
+
+
+def _item(text: Any) -> Any:
+    content = [{"type": "input_text", "text": text}] if isinstance(text, str) else text
+    return {"type": "message", "role": "user", "content": content}
+
+
+def render_deleted(answer_id: str) -> dict[str, Any]:
+    return {"id": answer_id, "object": "response", "deleted": True}
+
+
+def render_items(items: Sequence[Any], answer_id: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """The latest first unless `order` is asc; each has an id, also where its client gave none."""
+    shown = [_with_id(item, f"item_{answer_id}_{number}") for number, item in enumerate(items)]
+    if query.get("order", "desc") != "asc":
+        shown.reverse()
+    ids = [item["id"] for item in shown]
+    start = _place(ids, query["after"]) + 1 if query.get("after") else 0
+    end = start + _limit(query.get("limit", ""))
+    page = shown[start:end]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": end < len(shown),
+    }
+
+
+def _with_id(item: Any, item_id: str) -> dict[str, Any]:
+    whole = item if isinstance(item, dict) else _item(item)
+    return {"type": "message", **whole, "id": whole.get("id") or item_id}
+
+
+def _place(ids: Sequence[str], item_id: str) -> int:
+    if item_id not in ids:
+        raise InvalidRequestError(f"after: there is no item {item_id!r}", param="after")
+    return ids.index(item_id)
+
+
+def _limit(text: str) -> int:
+    if not text:
+        return _USUAL_ITEMS
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MOST_ITEMS):
+        raise InvalidRequestError(f"limit: Input should be a number from 1 to {_MOST_ITEMS}", param="limit")
+    return int(text)

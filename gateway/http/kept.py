@@ -1,0 +1,84 @@
+"""Answers that are kept: put away as they end, gone on from, and asked for again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import QueryParams
+from starlette.types import Receive, Scope, Send
+
+from gateway.dialects.base import Dialect, KeepingDialect
+from gateway.dialects.registry import KEEPING_DIALECTS
+from gateway.http.replies import send_json
+from gateway.intake.reader import Body
+from gateway.kept.store import AnswerStore, Kept
+from gateway.parts import Parts
+from shared.errors import GatewayError, InvalidRequestError, MethodNotAllowedError
+
+logger = logging.getLogger(__name__)
+
+_TENANT = ""  # of all who have the one key
+_BYTES_PER_VALUE = 16  # about: large conversations are read in the helper
+_CONVERSATION, _CANCEL = "/input_items", "/cancel"
+
+
+async def with_earlier(dialect: Dialect, store: AnswerStore, body: Body) -> Body:
+    """The body with the conversation that it goes on from. Raises the errors of `AnswerStore.get`."""
+    keeping = KEEPING_DIALECTS.get(dialect.name)
+    if keeping is None:
+        return body
+    data = body.joined()
+    answer_id = keeping.earlier(data)
+    if not answer_id:
+        return body
+    kept = await store.get(_TENANT, answer_id)
+    whole = keeping.continued(data, kept.answer, kept.items)
+    return Body(chunks=[whole], values=body.values + len(whole) // _BYTES_PER_VALUE)
+
+
+async def keep(store: AnswerStore, answer: Mapping[str, Any] | None, items: tuple[Any, ...] | None) -> None:
+    """An answer that cannot be kept is an answer all the same; who asks for it again hears that it is not there."""
+    if answer is None or items is None:
+        return
+    try:
+        is_kept = await store.put(_TENANT, Kept(answer=answer, items=items))
+    except GatewayError as error:
+        logger.warning("%s is not kept: %s", answer["id"], error)
+        return
+    if not is_kept:
+        logger.info("%s is not kept: it is too large", answer["id"])
+
+
+class KeptAnswers:
+    """`GET` and `DELETE /v1/responses/{id}`, its items, and `cancel`. An ASGI application."""
+
+    def __init__(self, parts: Parts, dialect: KeepingDialect) -> None:
+        self._store = parts.answers
+        self._dialect = dialect
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path_params"]["id"]
+        query = QueryParams(scope["query_string"])
+        await send_json(send, 200, await self._answer(scope["method"], path, query))
+
+    async def _answer(self, method: str, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+        if method == "POST":
+            return await self._cancel(path)
+        if method == "DELETE":
+            await self._store.delete(_TENANT, path)
+            return self._dialect.render_deleted(path)
+        answer_id = path.removesuffix(_CONVERSATION)
+        kept = await self._store.get(_TENANT, answer_id)
+        if path.endswith(_CONVERSATION):
+            return self._dialect.render_items(kept.items, answer_id, query)
+        return self._dialect.render_kept(kept.answer)
+
+    async def _cancel(self, path: str) -> dict[str, Any]:
+        """What is kept has ended; what runs is cancelled by leaving it."""
+        if not path.endswith(_CANCEL):
+            raise MethodNotAllowedError(f"POST is not allowed on /v1/responses/{path}", allow="GET, HEAD, DELETE")
+        answer_id = path.removesuffix(_CANCEL)
+        await self._store.get(_TENANT, answer_id)
+        raise InvalidRequestError(f"{answer_id} has ended: only what runs in the background can be cancelled")
