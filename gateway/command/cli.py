@@ -27,7 +27,7 @@ from gateway.dialects.registry import TIERS, VENDOR_NAMES
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import drain
 from gateway.models.dead_names import find_dead_names
-from gateway.models.settings_files import Policies
+from gateway.models.settings_files import Policies, find_faults
 from shared.config import Settings, child_environment, load_secret, load_settings
 from shared.connections import build_async_redis
 from shared.errors import BrokerUnavailableError, ConfigError, GatewayError
@@ -104,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if settings.config_dir is not None and not settings.config_dir.is_dir():
             raise ConfigError(f"--config {settings.config_dir}: there is no such folder")
         if options.command in _STARTING:
-            _tell_slips(settings)
+            _check_settings(settings)
+        else:
+            settings = _with_running_settings(settings)
         return _COMMANDS[options.command](settings, options)
     except GatewayError as error:
         print(f"mlx-gateway: {error}", file=sys.stderr)
@@ -163,7 +165,7 @@ def _status(settings: Settings, _: argparse.Namespace) -> int:
     fleet = _read_fleet(settings)
     running = read_running(settings.state_dir)
     if running is not None:
-        print(f"gateway  {running.url}  (pid {running.pid})")
+        print(f"gateway  {running.url}  (of `up`, pid {running.pid})")
     for host in fleet.hosts:
         print(f"host     {host.host}  (pid {host.pid})")
         for model in host.models:
@@ -252,13 +254,28 @@ def _examine_running(settings: Settings) -> None:
     for lease in fleet.workers:
         mark = "note" if lease.template.keys() & {"missing", "unread"} else "ok  "
         print(f"{mark} chat template of {lease.model}: {describe_template(lease.template)}")
-    for line in find_dead_names(fleet, Policies(settings).routes(), VENDOR_NAMES):
+    if any(find_faults(settings)):
+        return  # which has been told
+    policies = Policies(settings)
+    for line in find_dead_names(fleet, policies.routes(), VENDOR_NAMES, sampled=policies.sampling().keys()):
         print(f"note names: {line}")
 
 
-def _tell_slips(settings: Settings) -> None:
+def _check_settings(settings: Settings) -> None:
+    """Raises `ConfigError` for files that cannot be used, and tells what in them nobody reads."""
+    faults = list(find_faults(settings))
+    if faults:
+        raise ConfigError("; ".join(faults))
     for slip in find_slips(settings, TIERS):
         print(f"mlx-gateway: note: {slip}", file=sys.stderr)
+
+
+def _with_running_settings(settings: Settings) -> Settings:
+    """With the settings files of the `up` that runs on this state folder, when no others were given."""
+    running = read_running(settings.state_dir)
+    if settings.config_dir is not None or running is None or not running.config_dir:
+        return settings
+    return replace(settings, config_dir=Path(running.config_dir))
 
 
 def _with_running_redis(settings: Settings) -> Settings:

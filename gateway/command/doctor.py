@@ -13,6 +13,7 @@ from pathlib import Path
 from gateway.command.runfile import read_running
 from gateway.command.stack import check_redis, listen
 from gateway.dialects.registry import TIERS
+from gateway.models.settings_files import find_faults
 from shared.config import Settings, model_folders
 from shared.errors import ConfigError
 from shared.redis_server import find_redis, redis_version
@@ -63,7 +64,7 @@ def _redis(settings: Settings) -> Finding:
 def _port(settings: Settings) -> Finding:
     running = read_running(settings.state_dir)
     if running is not None and running.url.endswith(f":{settings.port}"):
-        return Finding(subject="port", is_fine=True, text=f"{running.url} is this gateway (pid {running.pid})")
+        return Finding(subject="port", is_fine=True, text=f"{running.url} is this gateway (of `up`, pid {running.pid})")
     try:
         listen(settings).close()
     except ConfigError as error:
@@ -96,9 +97,9 @@ def _state(settings: Settings) -> Finding:
 
 
 def _settings(settings: Settings) -> Finding:
-    slips = list(find_slips(settings, TIERS))
-    text = "".join(f"\n    {slip}" for slip in slips) or "everything that is set is read"
-    return Finding(subject="settings", is_fine=not slips, is_needed=False, text=text)
+    faults, slips = list(find_faults(settings)), list(find_slips(settings, TIERS))
+    text = "".join(f"\n    {line}" for line in (*faults, *slips)) or "everything that is set is read"
+    return Finding(subject="settings", is_fine=not (faults or slips), is_needed=bool(faults), text=text)
 
 
 def _models() -> Finding:

@@ -155,7 +155,13 @@ class Stack:
         return f"http://{host}:{self.settings.port}"
 
     def _running(self) -> Running:
-        return Running(pid=os.getpid(), url=self.url, redis_url=self.settings.redis_url, is_ready=self._is_ready)
+        return Running(
+            pid=os.getpid(),
+            url=self.url,
+            redis_url=self.settings.redis_url,
+            is_ready=self._is_ready,
+            config_dir=str(self.settings.config_dir or ""),
+        )
 
     async def _supervise(self, listener: socket.socket, note: Path, server: RedisServer | None) -> None:
         logs = self.settings.state_dir / "logs"

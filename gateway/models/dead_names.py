@@ -3,16 +3,18 @@ when a client asks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from gateway.models.resolve import Routes, VendorNames, resolve
 from shared.errors import GatewayError, ModelNotFoundError
 from shared.registry import Fleet
 
 
-def find_dead_names(fleet: Fleet, routes: Routes, vendors: Sequence[VendorNames]) -> Iterator[str]:
-    """One line for each alias, tier and default; none while nothing is served, or a host is there that we do not
-    understand: it may serve the model."""
+def find_dead_names(
+    fleet: Fleet, routes: Routes, vendors: Sequence[VendorNames], *, sampled: Collection[str] = ()
+) -> Iterator[str]:
+    """One line for each alias, tier and default, and for each model that has sampling defaults (`sampled`); none while
+    nothing is served, or a host is there that we do not understand: it may serve the model."""
     if not fleet.model_ids() or fleet.strangers:
         return
     for name, what in _names(routes):
@@ -22,6 +24,10 @@ def find_dead_names(fleet: Fleet, routes: Routes, vendors: Sequence[VendorNames]
             yield f"{what} leads nowhere: {error}"
         except GatewayError:
             continue  # it leads to a model, which fails for another reason that others tell
+    known = {record.id for host in fleet.hosts for record in host.models} | set(fleet.model_ids())
+    there = ", ".join(sorted(known))
+    for model in sorted(set(sampled) - known - {""}):
+        yield f"inference_settings.json has defaults for {model!r}, which is not served; there are: {there}"
 
 
 def _names(routes: Routes) -> Iterator[tuple[str, str]]:

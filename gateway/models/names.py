@@ -52,7 +52,11 @@ class ModelNames:
 
     def dead(self) -> frozenset[str]:
         """What the settings files name and nobody serves, a line each."""
-        return frozenset(find_dead_names(self._fleet.snapshot, self._policies.routes(), self._vendors))
+        policies = self._policies
+        found = find_dead_names(
+            self._fleet.snapshot, policies.routes(), self._vendors, sampled=policies.sampling().keys()
+        )
+        return frozenset(found)
 
     def _resolve(self, name: str) -> Target:
         routes, last_used = self._policies.routes(), self._last_used()

@@ -186,6 +186,17 @@ class _Resolver:
             return OverloadedError(self._strangers(), retry_after_s=_RETRY_AFTER_S)
         return OverloadedError("no worker or host is up at the moment", retry_after_s=_RETRY_AFTER_S)
 
+    def _leads(self, name: str) -> bool:
+        """Whether the name stands for a model that is served, by however many others."""
+        for _ in range(_LONGEST_CHAIN):
+            if name in self.ids or name in self.by_source:
+                return True
+            following = self._mapped(name)
+            if following is None:
+                return False
+            name = following.model
+        return False
+
     def _existing(self) -> str:
-        exact = (alias for alias in self.routes.aliases if not any(c in alias for c in "*?["))
+        exact = (alias for alias in self.routes.aliases if not any(c in alias for c in "*?[") and self._leads(alias))
         return "there are: " + ", ".join(dict.fromkeys((*self.ids, *exact)))

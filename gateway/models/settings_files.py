@@ -7,13 +7,14 @@ content stays in force, so that a slip of the pen never takes the gateway down.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from gateway.models.resolve import Routes, parse_aliases
 from gateway.models.sampling import parse_sampling
 from shared.config import Settings, SettingsFile
 from shared.errors import ConfigError
+from shared.registry import parse_models
 from shared.routing import parse_tiers
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,23 @@ class _ParsedFile(Generic[_T]):
             logger.error("%s; its last good content stays in force", error)  # noqa: TRY400 the text says it all
             return False
         return True
+
+
+_PARSERS: Mapping[str, Callable[[Any], Any]] = {
+    "models.json": lambda data: parse_models(data) if data else (),
+    "model_aliases.json": parse_aliases,
+    "claude_routing.json": parse_tiers,
+    "inference_settings.json": parse_sampling,
+}
+
+
+def find_faults(settings: Settings) -> Iterator[str]:
+    """One line for each settings file that cannot be used: whoever reads it would not start."""
+    for name, parse in _PARSERS.items():
+        try:
+            parse(SettingsFile(settings, name).load())
+        except ConfigError as error:
+            yield str(error)
 
 
 class Policies:

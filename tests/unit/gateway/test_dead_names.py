@@ -40,6 +40,11 @@ def test_an_alias_a_pattern_a_tier_and_a_default_that_lead_nowhere_are_told() ->
     assert all("there are: qwen" in line for line in lines)
 
 
+def test_defaults_of_a_model_that_nobody_serves_are_told() -> None:
+    (line,) = find_dead_names(FLEET, Routes(), VENDOR_NAMES, sampled=["", "qwen", "broken", "qwne"])
+    assert "'qwne'" in line
+
+
 def test_names_that_lead_to_a_model_are_not_told_by_id_by_source_or_through_others() -> None:
     routes = Routes(
         aliases={"a": "qwen", "b": "maker/Qwen", "c": "a", "d*": "c", "x": "haiku"}, tiers={"haiku": Target(model="c")}

@@ -34,3 +34,15 @@ def test_a_port_that_is_taken_is_a_fault_and_a_missing_model_is_not(tmp_path: Pa
     assert findings["redis"].is_fine
     assert findings["python"].is_fine
     assert not findings["models"].is_needed
+
+
+def test_a_settings_file_that_cannot_be_used_is_a_fault_and_a_misspelt_one_a_remark(tmp_path: Path) -> None:
+    settings = load_settings({"config_dir": tmp_path, "state_dir": tmp_path}, environ={})
+    (tmp_path / "model_alias.json").write_text("{}")
+    remark = next(finding for finding in examine(settings) if finding.subject == "settings")
+    assert (remark.is_fine, remark.is_needed) == (False, False)
+    (tmp_path / "inference_settings.json").write_text('{"defaults": {"temprature": 1}}')
+    (tmp_path / "model_aliases.json").write_text('{"a": ')
+    fault = next(finding for finding in examine(settings) if finding.subject == "settings")
+    assert (fault.is_fine, fault.is_needed) == (False, True)
+    assert all(word in fault.text for word in ("temprature", "model_aliases.json", "model_alias.json"))

@@ -201,3 +201,9 @@ def test_alias_files_that_can_not_be_used_are_refused(data: object) -> None:
 def test_routing_files_that_can_not_be_used_are_refused(data: object) -> None:
     with pytest.raises(ConfigError, match=r"claude_routing\.json"):
         parse_tiers(data)
+
+
+def test_names_that_lead_nowhere_are_not_offered() -> None:
+    routes = Routes(aliases={"dead": "gone", "good": "second", "second": "tiny", "round": "round"})
+    with pytest.raises(ModelNotFoundError, match=r"there are: coder, tiny, good, second$"):
+        model_of("nobody", routes=routes)
