@@ -30,7 +30,9 @@ def parse_authority(text: str) -> Authority | None:
 def is_loopback(name: str) -> bool:
     """Whether a name (as in `Authority`) can mean nothing but the machine that uses it: a loopback address, and
     `localhost` with all names below it, which RFC 6761 keeps out of the DNS."""
-    return name == "localhost" or name.endswith(".localhost") or is_loopback_address(name)
+    return (
+        name == "localhost" or (name.endswith(".localhost") and not name.startswith(".")) or is_loopback_address(name)
+    )
 
 
 def is_loopback_address(text: str) -> bool:

@@ -94,8 +94,8 @@ MOVE = (
     _HEAL
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
-local origin = redis.call('HGET', KEYS[6], 'origin')
-if not origin or redis.call('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) == 0 then return 0 end
+local origin = redis.pcall('HGET', KEYS[6], 'origin')
+if type(origin) ~= 'string' or redis.pcall('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) ~= 1 then return 0 end
 redis.call('DEL', KEYS[11])
 redis.pcall('HDEL', KEYS[12], ARGV[1])
 redis.call('SET', KEYS[5], ARGV[2], 'EX', ARGV[3])
@@ -114,8 +114,10 @@ local ended = redis.pcall('GET', KEYS[1])
 if type(ended) ~= 'string' or (tonumber(ended) or 0) < tonumber(ARGV[2]) then
   redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 end
-local origin = redis.call('HGET', KEYS[2], 'origin')
-if not origin or redis.call('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) == 0 then return 0 end
+local origin = redis.pcall('HGET', KEYS[2], 'origin')
+if type(origin) ~= 'string' or redis.pcall('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) ~= 1 then return 0 end
+local registry = redis.call('TYPE', KEYS[4]).ok
+if registry ~= 'zset' and registry ~= 'none' then redis.call('DEL', KEYS[4]) end
 redis.pcall('HDEL', KEYS[5], ARGV[1])
 local now = tonumber(redis.call('TIME')[1])
 redis.call('HSET', KEYS[2], 'status', 'canceled')

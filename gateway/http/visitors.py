@@ -18,6 +18,7 @@ from shared.errors import InvalidRequestError, PermissionDeniedError
 from shared.hosts import Authority, is_loopback, matches, parse_authority
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_NO_ORIGINS = ("javascript", "data", "blob", "vbscript")  # schemes without an origin of their own (HTML, 7.1.1)
 _SHOWN = 100  # characters of what a client sent
 
 
@@ -84,7 +85,7 @@ def _normal(origin: str) -> str:
 def _authority_of(origin: str) -> Authority | None:
     """None for `null`, which any page can have itself called, and for what is no origin."""
     scheme, separator, rest = origin.partition("://")
-    return parse_authority(rest) if scheme and separator else None
+    return parse_authority(rest) if scheme and separator and scheme not in _NO_ORIGINS else None
 
 
 def _with_port(origin: str, host: str) -> Authority | None:

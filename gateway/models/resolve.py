@@ -64,6 +64,13 @@ class VendorNames:
 _MARK = re.compile(r"\[[^\]]*\]$")
 
 
+_SHOWN = 200  # characters of what a client sent
+
+
+def _shown(name: str) -> str:
+    return repr(name) if len(name) <= _SHOWN else f"{name[:_SHOWN]!r}…"
+
+
 def _words(text: str) -> str:
     """The words of a name, each between two blanks."""
     return f" {' '.join(re.findall('[a-z0-9]+', text))} "
@@ -112,7 +119,7 @@ class _Resolver:
             return self._default()
         if not self.ids:
             raise self._nothing_served()
-        raise self._unknown(name, f"model {name!r} does not exist; {self._existing()}")
+        raise self._unknown(name, f"model {_shown(name)} does not exist; {self._existing()}")
 
     def _follow(self, name: str) -> Target | None:
         """Through aliases and tiers to a served model; None when the name says nothing."""
@@ -131,7 +138,7 @@ class _Resolver:
             return self._current()
         if not self.ids:
             raise self._nothing_served()
-        text = f"model {name!r} stands for {target.model!r}, which is not served; {self._existing()}"
+        text = f"model {_shown(name)} stands for {target.model!r}, which is not served; {self._existing()}"
         raise self._unknown(name, text)
 
     def _unknown(self, name: str, text: str) -> GatewayError:

@@ -85,6 +85,7 @@ local function start(list, id, origin, group)
   if type(ended) == 'string' and (tonumber(ended) or math.huge) >= tonumber(attempt or 0) then
     return refuse(key, id)
   end
+  heal('rq:executions:' .. id, 'zset')
   local left = redis.call('TTL', key)
   if left <= 0 then left = RUN_ONCE end
   if not redis.call('SET', runs .. id, worker, 'NX', 'EX', left) then return refuse(key, id) end
@@ -154,8 +155,12 @@ for list = 2, #KEYS do waiting[#waiting + 1] = has_lists and redis.call('LLEN', 
 for i = 6, #ARGV, 3 do
   local queue, id, execution = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local both = id .. ':' .. execution
-  local status = redis.call('HGET', 'rq:job:' .. id, 'status')
+  local status = redis.pcall('HGET', 'rq:job:' .. id, 'status')
+  if type(status) ~= 'string' then status = '' end
   if status == 'started' then
+    heal('rq:executions:' .. id, 'zset')
+    heal('rq:execution:' .. both, 'hash')
+    heal('rq:wip:' .. queue, 'zset')
     redis.call('HSET', 'rq:execution:' .. both, 'id', execution, 'last_heartbeat', now, 'worker_name', worker)
     redis.call('HSETNX', 'rq:execution:' .. both, 'created_at', now)
     redis.call('ZADD', 'rq:executions:' .. id, now + ttl, execution)
@@ -167,7 +172,7 @@ for i = 6, #ARGV, 3 do
     local ended = redis.pcall('GET', ARGV[5] .. (request or ''))
     if type(ended) == 'string' and (tonumber(ended) or math.huge) >= tonumber(attempt or 0) then status = 'canceled' end
   end
-  statuses[#statuses + 1] = status or ''
+  statuses[#statuses + 1] = status
 end
 return {time, redis.call('EXISTS', 'rq:suspended'), waiting, tonumber(redis.call('HGET', KEYS[1], 'v') or 0), statuses}
 """.replace("HEAL", _HEAL)

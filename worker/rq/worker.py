@@ -17,10 +17,12 @@ from typing import Any
 import redis
 from rq.executions import Execution
 from rq.worker import BaseWorker, WorkerStatus
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from shared.keys import Names
 from shared.wire import JobSerializer
 from shared.work import LANES
+from worker.rq.healing import heal
 from worker.rq.records import Slot
 from worker.rq.safe_job import SafeJob, SafeQueue
 from worker.status import EXIT_STOPPED
@@ -107,13 +109,20 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
 
     def begin(self) -> None:
         """Register. Raises `redis.RedisError`."""
+        self._heal_registries()
         self.register_birth()
         self.set_state(WorkerStatus.STARTED)
+
+    def _heal_registries(self) -> None:
+        """What registering writes to: no worker could begin while one of them holds something else."""
+        by_queue = [WORKERS_BY_QUEUE_KEY % name for name in self.queue_names()]
+        heal(self.connection, {**dict.fromkeys((self.redis_workers_keys, *by_queue), "set"), self.key: "hash"})
 
     def register_again(self, slots: Sequence[Slot], execution_ttl_s: float, *, resting: WorkerStatus) -> None:
         """After Redis came back empty: the worker, and each job in `slots` (oldest first) as it runs here, except those
         that somebody else has ended. Raises `redis.RedisError`."""
         self.connection.delete(self.key)
+        self._heal_registries()
         self.register_birth()
         for slot in slots:
             job = slot.job(self)

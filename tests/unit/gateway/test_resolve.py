@@ -207,3 +207,9 @@ def test_names_that_lead_nowhere_are_not_offered() -> None:
     routes = Routes(aliases={"dead": "gone", "good": "second", "second": "tiny", "round": "round"})
     with pytest.raises(ModelNotFoundError, match=r"there are: coder, tiny, good, second$"):
         model_of("nobody", routes=routes)
+
+
+def test_what_a_client_sent_as_a_name_is_shown_in_part() -> None:
+    with pytest.raises(ModelNotFoundError) as raised:
+        model_of("x" * 2_000_000)
+    assert len(raised.value.message) < 400

@@ -19,7 +19,7 @@ from rq.job import Callback, Job, JobStatus
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcformat
-from rq.worker import BaseWorker
+from rq.worker import BaseWorker, WorkerStatus
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from shared import keys
@@ -645,7 +645,15 @@ def test_jobs_are_never_run_the_stock_way(loop: ControlLoop) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    [f"rq:wip:{QUEUE}", f"rq:queue:{own('batch')}", "rq:queues", NAMES.placed(ME), f"rq:worker:{ME}", NAMES.bell(ME)],
+    [
+        f"rq:wip:{QUEUE}",
+        f"rq:queue:{own('batch')}",
+        "rq:queues",
+        "rq:executions:j",
+        NAMES.placed(ME),
+        f"rq:worker:{ME}",
+        NAMES.bell(ME),
+    ],
 )
 def test_a_key_of_a_wrong_type_stops_no_claim_and_loses_no_job(redis_client: redis.Redis, key: str) -> None:
     enqueue(redis_client, "j")
@@ -655,3 +663,28 @@ def test_a_key_of_a_wrong_type_stops_no_claim_and_loses_no_job(redis_client: red
     [job] = claim(claims, 1)
     redis_client.hset(f"rq:worker:{ME}", "birth", "x")
     assert claims.beat([Held(job.queue, job.job_id, job.execution_id)], now()) is not None
+
+
+@pytest.mark.parametrize("key", ["rq:executions:{0}", "rq:execution:{0}:{1}", "rq:job:{0}", f"rq:wip:{QUEUE}"])
+def test_a_key_of_a_wrong_type_stops_the_beat_of_no_other_job(redis_client: redis.Redis, key: str) -> None:
+    enqueue(redis_client, "a", "b")
+    claims = claims_of(redis_client)
+    bad, good = claim(claims, 2)
+    key = key.format(bad.job_id, bad.execution_id)
+    redis_client.delete(key)
+    redis_client.lpush(key, "foreign")
+    redis_client.hset(f"rq:worker:{ME}", "birth", "x")
+    pulse = claims.beat([Held(job.queue, job.job_id, job.execution_id) for job in (bad, good)], now())
+    assert pulse is not None
+    assert pulse.statuses[1] == "started"
+    assert pulse.statuses[0] == ("" if key.startswith("rq:job:") else "started")
+
+
+def test_a_worker_begins_whatever_the_registries_of_workers_hold(redis_client: redis.Redis, loop: ControlLoop) -> None:
+    registries = ["rq:workers", *(f"rq:workers:{name}" for name in loop.rq.queue_names())]
+    for begin in (loop.rq.begin, lambda: loop.rq.register_again([], 6, resting=WorkerStatus.IDLE)):
+        for key in registries:
+            redis_client.delete(key)
+            redis_client.hset(key, "foreign", "x")
+        begin()
+        assert all(redis_client.sismember(key, loop.rq.key) for key in registries)
