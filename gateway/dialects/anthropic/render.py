@@ -14,6 +14,7 @@ Two things no client should have to see:
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -45,6 +46,8 @@ from shared.events import (
 from shared.messages import Part, ReasoningPart, TextPart, ToolCallPart
 
 _PING = encode_event("ping", {"type": "ping"})
+# Of a number that 64 bits may not hold exactly: many digits, or an exponent.
+_LONG_NUMBER = re.compile(r"[0-9.]{16}|[0-9.][eE][+-]?[0-9]")
 
 _Block = Literal["text", "thinking", "tool_use"]
 
@@ -152,7 +155,7 @@ def _render_part(part: Part) -> dict[str, Any]:
     raise TypeError(f"{type(part).__name__} is no part of an answer")
 
 
-def _render_input(arguments: str) -> dict[str, Any]:
+def _render_input(arguments: str) -> dict[str, Any] | orjson.Fragment:
     raw = arguments.lstrip()
     if not raw:
         return {}
@@ -160,7 +163,9 @@ def _render_input(arguments: str) -> dict[str, Any]:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
         value = None
-    return value if isinstance(value, dict) else {UNPARSED_INPUT: {"raw": raw, "len": len(raw)}}
+    if not isinstance(value, dict):
+        return {UNPARSED_INPUT: {"raw": raw, "len": len(raw)}}
+    return orjson.Fragment(raw.rstrip()) if _LONG_NUMBER.search(raw) else value  # as in the stream, to the last digit
 
 
 class MessageStream:

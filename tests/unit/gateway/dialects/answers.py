@@ -8,6 +8,7 @@ from typing import Any
 import anthropic
 import httpx2
 import openai
+import orjson
 from hypothesis import strategies as st
 
 from gateway.dialects.anthropic.render import MessageReply
@@ -130,6 +131,11 @@ def anthropic_client(body: bytes, content_type: str = "text/event-stream") -> an
 def openai_client(body: bytes, content_type: str = "text/event-stream") -> openai.OpenAI:
     http = openai.DefaultHttpxClient(transport=_transport(body, content_type))
     return openai.OpenAI(api_key="k", base_url="http://test/v1", http_client=http, max_retries=0)
+
+
+def as_sent(rendered: Any) -> Any:
+    """A whole answer as its client reads it."""
+    return orjson.loads(orjson.dumps(rendered))
 
 
 def parse_sse(body: bytes) -> list[tuple[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 
@@ -28,7 +29,7 @@ from shared.events import (
     assemble,
 )
 from shared.messages import Message, Part, ReasoningPart, TextPart, ToolCallPart
-from tests.unit.gateway.dialects.answers import REPLIES, answers, anthropic_client, context, parse_sse
+from tests.unit.gateway.dialects.answers import REPLIES, answers, anthropic_client, as_sent, context, parse_sse
 
 ANTHROPIC = DIALECTS["anthropic"]
 USAGE = Usage(input_tokens=120, cached_tokens=100)
@@ -184,7 +185,7 @@ def test_anthropic_streams_keep_the_order_of_the_vendor(events: list[Event]) -> 
 def test_what_we_answer_comes_back_as_what_was_generated(events: list[Event]) -> None:
     """The whole answer, sent back as history, is the same parts again: no filler, the very text of bad arguments."""
     completion = assemble(events)
-    content = MessageReply().render([completion], context())["content"]
+    content = as_sent(MessageReply().render([completion], context()))["content"]
     user = {"role": "user", "content": "go"}
     body = {"model": "m", "max_tokens": 1, "messages": [user, {"role": "assistant", "content": content}]}
 
@@ -239,7 +240,7 @@ def test_a_search_that_is_not_done_here_fails_in_the_vendors_words(events: list[
     body = b"".join(renderer.feed(event) for event in events)
     with anthropic_client(body).messages.stream(model="m", max_tokens=9, messages=[]) as stream:
         streamed = stream.get_final_message()
-    whole = asked.render([assemble(events)], context())
+    whole = as_sent(asked.render([assemble(events)], context()))
     assert [block.type for block in streamed.content] == [block["type"] for block in whole["content"]]
     call, failure, *rest = whole["content"]
     assert (call["name"], call["input"]) == ("web_search", {"query": "blue lamps"})
@@ -247,7 +248,7 @@ def test_a_search_that_is_not_done_here_fails_in_the_vendors_words(events: list[
     assert failure["tool_use_id"] == call["id"] == streamed.content[1].tool_use_id
     assert failure["content"] == {"type": "web_search_tool_result_error", "error_code": "unavailable"}
     assert streamed.content[1].content.error_code == "unavailable"
-    assert rest == MessageReply().render([assemble(events)], context())["content"]
+    assert rest == as_sent(MessageReply().render([assemble(events)], context()))["content"]
 
     def parse(content: Any) -> tuple[Message, ...]:
         body = {"model": "m", "max_tokens": 9, "messages": [{"role": "assistant", "content": content}]}
@@ -284,3 +285,29 @@ def test_filling_the_cache_answers_nothing(events: list[Event]) -> None:
     assert streamed.stop_reason == whole["stop_reason"] == "max_tokens"
     assert streamed.usage.output_tokens == whole["usage"]["output_tokens"] == 0
     assert streamed.usage.cache_read_input_tokens == whole["usage"]["cache_read_input_tokens"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"n": 123456789012345678901234567890}',
+        '{"n": -9223372036854775809, "text": "1e40"}',
+        '{"x": 0.1234567890123456789}',
+        '{"path": "a b", "deep": {"n": [18446744073709551616]}}',
+    ],
+)
+def test_a_whole_anthropic_message_keeps_every_digit_of_a_calls_numbers(arguments: str) -> None:
+    call = ToolCallPart(id="c1", name="f", arguments=arguments)
+    completion = Completion(parts=(call,), reason="tool_calls", usage=USAGE)
+    body = orjson.dumps(MessageReply().render([completion], context()))
+    assert f'"input":{arguments}'.encode() in body
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"n": 12345678901234567890', '["12345678901234567890"]', '{"n": NaN, "m": 1e999}']
+)
+def test_what_is_no_object_is_wrapped_whatever_its_numbers(arguments: str) -> None:
+    call = ToolCallPart(id="c1", name="f", arguments=arguments)
+    completion = Completion(parts=(call,), reason="tool_calls", usage=USAGE)
+    (block,) = MessageReply().render([completion], context())["content"]
+    assert block["input"] == {"__unparsedToolInput": {"raw": arguments, "len": len(arguments)}}

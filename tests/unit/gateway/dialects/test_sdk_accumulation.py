@@ -27,7 +27,15 @@ from shared.events import (
     Usage,
     assemble,
 )
-from tests.unit.gateway.dialects.answers import REPLIES, answers, anthropic_client, context, openai_client, parse_sse
+from tests.unit.gateway.dialects.answers import (
+    REPLIES,
+    answers,
+    anthropic_client,
+    as_sent,
+    context,
+    openai_client,
+    parse_sse,
+)
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -56,7 +64,7 @@ def read_openai_stream(body: bytes) -> Any:
 @settings(deadline=None)
 @given(events=answers(), start_first=st.booleans())
 def test_anthropic_stream_accumulates_to_the_whole_answer(events: list[Event], start_first: bool) -> None:
-    whole = MessageReply().render([assemble(events)], context())
+    whole = as_sent(MessageReply().render([assemble(events)], context()))
 
     message = read_anthropic_stream(streamed(MessageReply(), events, start_first=start_first))
 
@@ -70,7 +78,7 @@ def test_anthropic_stream_accumulates_to_the_whole_answer(events: list[Event], s
 @settings(deadline=None)
 @given(events=answers())
 def test_anthropic_whole_answer_is_read_by_the_sdk_unchanged(events: list[Event]) -> None:
-    whole = MessageReply().render([assemble(events)], context())
+    whole = as_sent(MessageReply().render([assemble(events)], context()))
     client = anthropic_client(orjson.dumps(whole), "application/json")
 
     message = client.messages.create(model="m", max_tokens=9, messages=MESSAGES)
@@ -82,7 +90,7 @@ def test_anthropic_whole_answer_is_read_by_the_sdk_unchanged(events: list[Event]
 @settings(deadline=None)
 @given(events=answers(valid_only=False))
 def test_anthropic_arguments_that_do_not_parse_say_the_same_both_ways(events: list[Event]) -> None:
-    whole = MessageReply().render([assemble(events)], context())
+    whole = as_sent(MessageReply().render([assemble(events)], context()))
     texts: dict[int, str] = {}
     for name, data in parse_sse(streamed(MessageReply(), events)):
         if name == "content_block_start" and data["content_block"]["type"] == "tool_use":
