@@ -149,7 +149,7 @@ def test_a_page_may_read_a_refusal_too(gateway: Served, keyed: Served) -> None:
         assert reply.headers["access-control-allow-origin"] == LOCAL
 
 
-@pytest.mark.parametrize(("origin", "status"), [(EVIL, 403), (LOCAL, 405)])
+@pytest.mark.parametrize(("origin", "status"), [(EVIL, 403), (LOCAL, 426)])
 def test_a_page_that_asks_for_a_websocket_is_treated_as_any_other(gateway: Served, origin: str, status: int) -> None:
     upgrade = {
         "host": "localhost:8080",
