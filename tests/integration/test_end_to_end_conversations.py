@@ -110,6 +110,7 @@ def test_a_next_turn_computes_only_what_is_new(stack: Stack, which: str) -> None
         before = usage
 
 
+@pytest.mark.slow
 def test_reasoning_that_a_client_keeps_back_is_found_again_by_a_worker_that_was_restarted(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -86,6 +86,7 @@ def room_for_one(checkpoint: Path) -> dict[str, Any]:
     return {"memory_bytes": weights * 3 // 2, "ssd_cache_bytes": -1}
 
 
+@pytest.mark.slow
 def test_a_model_that_is_asked_for_takes_the_place_of_an_idle_one(
     redis_url: str, tmp_path: Path, random_checkpoint: CheckpointMaker
 ) -> None:

@@ -62,6 +62,7 @@ def _claim(folder: Path, together: multiprocessing.synchronize.Barrier, said: Qu
     end.get()
 
 
+@pytest.mark.slow
 def test_of_many_that_claim_at_the_same_moment_one_gets_the_memory(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     together, said, end = context.Barrier(_WORKERS), context.Queue(), context.Queue()

@@ -401,7 +401,9 @@ def test_byte_budget_holds_and_the_side_request_goes_first(full: Path) -> None:
     assert again.usage.cached_tokens == again.usage.input_tokens - 1
 
 
-@pytest.mark.parametrize(("preset", "priority"), [("full", "side"), ("window", "subagent")])
+@pytest.mark.parametrize(
+    ("preset", "priority"), [("full", "side"), pytest.param("window", "subagent", marks=pytest.mark.slow)]
+)
 def test_lesser_requests_push_out_nothing_of_the_latest_conversations(
     random_checkpoint: CheckpointMaker, preset: str, priority: Priority
 ) -> None:
