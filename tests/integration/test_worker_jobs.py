@@ -112,7 +112,7 @@ def test_the_lease_says_what_the_worker_is(worker: Running, gateway: TestGateway
 
 def test_sixteen_jobs_run_at_once_and_rq_says_so(worker: Running, gateway: TestGateway, shared_url: str) -> None:
     for number in range(16):
-        gateway.ask("echo:words 400", f"r{number}")
+        gateway.ask("echo:words 1000", f"r{number}")
     for number in range(16):
         gateway.wait_for(Started, f"r{number}")
     assert started(gateway) == 16
@@ -123,7 +123,7 @@ def test_sixteen_jobs_run_at_once_and_rq_says_so(worker: Running, gateway: TestG
     assert " busy " in said
     assert f"{MODEL}@" in said
     for number in range(16):
-        assert gateway.completion(f"r{number}", 20).usage.output_tokens == 400
+        assert gateway.completion(f"r{number}", 20).usage.output_tokens == 1000
     wait_until(lambda: started(gateway) == 0, "the records")
 
 
