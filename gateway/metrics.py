@@ -180,6 +180,13 @@ class Metrics:
             for kind in ("prompt", "cached", "output")
         }
         self.inflight = Gauge("gw_inflight", "Requests under way", registry=registry)
+        self._register_ways(registry)
+        self._register_streams(registry, fleet)
+        self._register_process(registry)
+        self._begin_at_zero()
+
+    def _register_ways(self, registry: CollectorRegistry) -> None:
+        """What becomes of requests on their way to a worker."""
         self._rejections = Counter(
             "gw_admission_rejections", "Requests refused before they waited", ("reason",), registry=registry
         )
@@ -206,9 +213,6 @@ class Metrics:
             buckets=_ERROR_BUCKETS,
             registry=registry,
         )
-        self._register_streams(registry, fleet)
-        self._register_process(registry)
-        self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
         """A counter whose first value is 1 never shows an increase."""
