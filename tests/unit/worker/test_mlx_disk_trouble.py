@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from shared.messages import Message
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import REPOSITORY, CheckpointMaker
+from worker.engines.mlx.kv.disk import DiskTier
 from worker.engines.mlx.kv.file_format import DamagedFileError, check_file, read_info
 
 HEAD = message("system", standard_library_text(3000))
@@ -299,3 +301,18 @@ def test_the_cache_stays_within_its_bytes_while_requests_run(preset: str, random
     assert 600_000 < most <= 700_000
     assert driver.engine.stats().metrics["prefix_cache_unkept_tokens"] > 0, "they need more"
     driver.check()
+
+
+def test_files_that_were_to_go_go_also_when_the_tier_is_closed_before_it_came_to_them(tmp_path: Path) -> None:
+    tier = DiskTier(tmp_path, max_bytes=1)
+    blocked, keys = threading.Event(), [bytes([number]) * 16 for number in range(3)]
+    for key in keys:
+        (tmp_path / f"{key.hex()}.safetensors").touch()
+    tier._writer.submit(blocked.wait)
+    for key in keys:
+        tier.delete(key)
+    closing = threading.Thread(target=tier.close)
+    closing.start()
+    blocked.set()
+    closing.join(10)
+    assert list(tmp_path.iterdir()) == []

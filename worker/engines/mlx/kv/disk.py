@@ -172,6 +172,7 @@ class DiskTier:
         self.pause_s = _PAUSE_S
         self._paused_until_s = 0.0
         self._writings: list[Writing] = []
+        self._deleting: deque[bytes] = deque()  # in the order asked for
         self._writer = ThreadPoolExecutor(1, "cache-writer")
         self._reader = ThreadPoolExecutor(1, "cache-reader")
         self.progress = threading.Event()  # set whenever a reading has more to give
@@ -244,14 +245,20 @@ class DiskTier:
             self.max_bytes = min(self.max_bytes, int(stored_bytes * _FULL_SHARE))
 
     def delete(self, key: bytes) -> None:
-        self._writer.submit(self._delete, key)
+        self._deleting.append(key)
+        self._writer.submit(self._delete_next)
 
     def close(self) -> None:
-        """End both threads; what they have not begun is given up."""
+        """End both threads; what they have not begun to read or write is given up, what was to go goes."""
         for executor in (self._reader, self._writer):
             executor.shutdown(wait=True, cancel_futures=True)
         for writing in self._writings:
             writing.give_up()
+        while self._deleting:
+            self._delete_next()
+
+    def _delete_next(self) -> None:
+        self._delete(self._deleting.popleft())
 
     def _delete(self, key: bytes) -> None:
         try:

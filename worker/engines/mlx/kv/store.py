@@ -505,4 +505,6 @@ class PrefixStore:
         """Write what is left, for a moment at most, and end the disk's threads."""
         if self._disk is not None:
             self.flush(_LAST_WRITES_S, turn)
+            if self._writes is not None:
+                self._writes.delete_dropped()
             self._disk.close()

@@ -91,7 +91,7 @@ class Writes:
             self._disk.write_failed(error, self._index.stored_bytes)
             self._index.note_unstored(write.node)
             self._index.evict_stored(self._disk.max_bytes)
-            self._delete_dropped()
+            self.delete_dropped()
             return
         info = write.info
         if write.node.parent is None or write.node.key != info.key:
@@ -106,9 +106,10 @@ class Writes:
                 self._index.set_stored(node, stored)
                 self._index.changed.pop(node.key, None)
         self._index.evict_stored(self._disk.max_bytes)
-        self._delete_dropped()
+        self.delete_dropped()
 
-    def _delete_dropped(self) -> None:
+    def delete_dropped(self) -> None:
+        """Remove the files that nothing in the tree needs any more."""
         for stored in self._index.dropped:
             if stored.key not in self._running:
                 self._disk.delete(stored.key)
@@ -117,7 +118,7 @@ class Writes:
     def go_on(self, *, is_idle: bool) -> None:
         """Hand new segments to the writer, as far as it keeps up, and not too much between two steps: those of main
         conversations, and the others when the engine is idle, if they are still there then."""
-        self._delete_dropped()
+        self.delete_dropped()
         if is_idle:
             self._index.changed.update(_there(self._later))
             self._later.clear()
@@ -206,7 +207,7 @@ class Writes:
         latest_last = sorted((info for info in infos if info.key in nodes), key=lambda info: info.used_s)
         learnt = [spelling_of(span, nodes[info.key]) for info in latest_last for span in info.answers]
         self._index.evict_stored(self._disk.max_bytes)
-        self._delete_dropped()
+        self.delete_dropped()
         if nodes:
             log.info("found %d stored prefixes, %d MB", len(nodes), self._index.stored_bytes >> 20)
         return learnt
