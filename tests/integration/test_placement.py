@@ -81,6 +81,13 @@ def share(talks: Sequence[Talk]) -> float:
     return sum(each.cached for each in talks) / sum(each.tokens for each in talks)
 
 
+def heads(talks: Sequence[Talk]) -> float:
+    """What each host but the first has to compute of the head that all share, as a part of all tokens: on a busy
+    machine a conversation may begin sooner on another."""
+    hosts = {worker.partition(".")[0] for each in talks for worker in each.workers}
+    return (len(hosts) - 1) * len(_HEAD.split()) / sum(each.tokens for each in talks)
+
+
 def test_twelve_conversations_through_two_gateways_on_three_hosts_are_as_warm_as_on_one(
     gateways: tuple[Served, Served],
 ) -> None:
@@ -95,7 +102,7 @@ def test_twelve_conversations_through_two_gateways_on_three_hosts_are_as_warm_as
         print("hosts", sorted({worker.partition(".")[0] for each in several for worker in each.workers}))
         print("share", share(several), share(single))
         assert sum(each.moves for each in several) == 0
-        assert share(several) > share(single) - 0.01
+        assert share(several) > share(single) - 0.01 - heads(several)
         explained = explain(gateways[0], several[0].turn(gateways[1], 10))
     assert re.search(r"attempt 1 went to (one|two|three)\.several\.\w+: home", explained)
     assert len(re.findall(r"^  (?:one|two|three)\.several\.", explained, re.MULTILINE)) == 3
