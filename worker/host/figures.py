@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+from worker.host.pressure import Level, Pressure
+
 EVERY_S: Final = 10.0
-_SYSCTL_S: Final = 2.0
+_LEVELS: Final[Mapping[Level, float]] = {"normal": 1.0, "warning": 2.0, "critical": 4.0}  # in macOS's own numbers
 
 
 class MachineFigures:
     """`state_dir` names the disk that is watched. `read` may block for moments, and asks the machine every `EVERY_S`
     at most."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, pressure: Pressure) -> None:
         self._folder = state_dir
+        self._pressure = pressure
         self._read_s = -EVERY_S
         self._figures: dict[str, float] = {}
 
@@ -28,7 +30,8 @@ class MachineFigures:
         now_s = time.monotonic()
         if now_s - self._read_s >= EVERY_S:
             self._read_s = now_s
-            self._figures = {**_memory(), **_disk(self._folder), **_battery(), **_pressure()}
+            pressure = {"memory_pressure": _LEVELS[self._pressure.level()]}
+            self._figures = {**_memory(), **_disk(self._folder), **_battery(), **pressure}
         return self._figures
 
 
@@ -52,15 +55,3 @@ def _disk(folder: Path) -> dict[str, float]:
 def _battery() -> dict[str, float]:
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     return {} if battery is None else {"on_battery": float(not battery.power_plugged)}
-
-
-def _pressure() -> dict[str, float]:
-    """macOS's own signal. Source: `kern.memorystatus_vm_pressure_level` of sysctl(8), 1, 2 or 4."""
-    if sys.platform != "darwin":
-        return {}
-    command = ["/usr/sbin/sysctl", "-n", "kern.memorystatus_vm_pressure_level"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=_SYSCTL_S, check=True).stdout
-        return {"memory_pressure": float(said)}
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return {}

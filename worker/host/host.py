@@ -137,7 +137,6 @@ class Host:
         self._supervisors: dict[str, tuple[ModelSupervisor, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._figures = MachineFigures(settings.state_dir)
         self._broken = False
         self._surroundings = Surroundings(
             host=name,
@@ -150,7 +149,9 @@ class Host:
             entrance=asyncio.Lock(),
         )
         self._device = settings.state_dir / "device"
-        self._memory = MemoryKeeper(self._device, _Supervised(self._supervisors), build_pressure(self._device))
+        pressure = build_pressure(self._device)
+        self._figures = MachineFigures(settings.state_dir, pressure)
+        self._memory = MemoryKeeper(self._device, _Supervised(self._supervisors), pressure)
 
     def stop(self) -> None:
         """Ask once to end everything politely, twice to end it at once."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, generate_latest
 
 from shared.registry import HostRecord, ModelRecord
 from shared.worker_metrics import FIGURES, HOST_FIGURES, HostCollector, Shown
 from tests.support.fleet import lease
+from worker.host.figures import MachineFigures
+from worker.host.pressure import build_pressure
 
 
 def page(shown: Shown) -> list[str]:
@@ -72,12 +76,10 @@ def test_what_an_engine_of_another_version_says_is_shown_too() -> None:
     )
 
 
-def test_this_machine_tells_its_memory_and_its_disk() -> None:
-    from pathlib import Path
-
-    from worker.host.figures import MachineFigures
-
-    told = MachineFigures(Path("/")).read()
+def test_this_machine_tells_its_memory_and_its_disk(tmp_path: Path) -> None:
+    (tmp_path / "memory_pressure").write_text("warning")
+    told = MachineFigures(tmp_path, build_pressure(tmp_path)).read()
+    assert told["memory_pressure"] == 2.0
     assert set(told) <= set(HOST_FIGURES)
     assert told["memory_total_bytes"] > told["memory_available_bytes"] > 0
     assert told["disk_total_bytes"] > told["disk_free_bytes"] > 0
