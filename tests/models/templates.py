@@ -37,8 +37,8 @@ from gateway.canonical import canonicalise
 from shared.messages import Message, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 from shared.request import GenerateRequest, ReasoningOptions, ToolDefinition
 from tests.bench.report import Table
-from worker.engines.mlx.call_trip import SAMPLES, failed_trips
-from worker.engines.mlx.template_report import report_template
+from worker.engines.tokens.call_trip import SAMPLES, failed_trips
+from worker.engines.tokens.template_report import report_template
 from worker.prompt import Prompt, PromptBuilder
 from worker.prompt.sequences import common_length
 

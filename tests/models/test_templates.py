@@ -14,7 +14,7 @@ import pytest
 
 from tests.models.templates import broken_law, difference, own_losses, tokenizer_for
 from tests.unit.worker.prompt_models import FAMILIES, TEMPLATES
-from worker.engines.mlx.call_trip import failed_trips
+from worker.engines.tokens.call_trip import failed_trips
 from worker.prompt import PromptBuilder
 
 VARIABLE = "MLX_GATEWAY_TEST_TEMPLATES"

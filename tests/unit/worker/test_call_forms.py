@@ -21,7 +21,7 @@ from shared.request import GenerateRequest, ToolChoice, ToolDefinition
 from tests.support.call_writers import WRITERS, Writer
 from tests.support.examples import examples
 from tests.support.schemas import validate
-from worker.engines.mlx.decode.constraint import Constraint, ConstraintCompiler, Grammar, Markers
+from worker.engines.tokens.constraint import Constraint, ConstraintCompiler, Grammar, Markers
 from worker.formats.families import FAMILIES as TABLE
 from worker.formats.families import Braces, Headed, Objects, Python, Tagged
 from worker.formats.grammars import CALL_FORMS

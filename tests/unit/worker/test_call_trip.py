@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.mlx_engine import Driver
 from tests.unit.worker.prompt_models import tokenizer_of
-from worker.engines.mlx.call_trip import failed_trips
-from worker.engines.mlx.template_report import report_template
+from worker.engines.tokens.call_trip import failed_trips
+from worker.engines.tokens.template_report import report_template
 from worker.prompt import PromptBuilder
 
 

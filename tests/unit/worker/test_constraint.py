@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from shared.errors import InvalidRequestError
 from shared.messages import Message, TextPart, ToolReferencePart, ToolResultPart
 from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
-from worker.engines.mlx.decode.constraint import ConstraintCompiler, Grammar, Markers
+from worker.engines.tokens.constraint import ConstraintCompiler, Grammar, Markers
 
 MODEL = Path(__file__).parents[2] / "models" / "agent-full"
 BASH = ToolDefinition(

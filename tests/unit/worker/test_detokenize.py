@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tests.unit.worker.prompt_models import tokenizer_of
-from worker.engines.mlx.decode.detokenize import TokenTexts, byte_level_table
+from worker.engines.tokens.detokenize import TokenTexts, byte_level_table
 
 SENTENCES = ["Hello, world", "the quick brown fox", "naïve café", "你好世界", "a b  c", "x = [1, 2]\n\treturn x"]
 

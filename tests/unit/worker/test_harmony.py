@@ -28,7 +28,7 @@ from shared.events import (
 from shared.messages import Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 from shared.request import GenerateRequest, ReasoningOptions, SamplingParams, ToolChoice, ToolDefinition
 from tests.unit.worker.prompt_models import tokenizer_of
-from worker.engines.mlx.output import OutputStream
+from worker.engines.tokens.output import OutputStream
 from worker.formats.harmony import Closed, Opened, Said, Step, Turn, end_tokens, is_harmony
 from worker.prompt import Prompt, PromptBuilder
 

@@ -17,7 +17,7 @@ from shared.messages import TextPart, ToolCallPart
 from shared.request import ReasoningOptions, SamplingParams, ToolChoice, ToolDefinition
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
-from worker.engines.mlx.decode.constraint import Constraint
+from worker.engines.tokens.constraint import Constraint
 from worker.formats.families import FAMILIES
 from worker.formats.grammars import CALL_FORMS
 

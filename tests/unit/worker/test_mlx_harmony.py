@@ -16,7 +16,7 @@ from shared.request import ToolChoice, ToolDefinition
 from tests.models.random_checkpoint import SPECIAL, build_checkpoint
 from tests.support.mlx_engine import Driver, message, request
 from tests.unit.worker.prompt_models import TEMPLATES
-from worker.engines.mlx.decode.constraint import Grammar
+from worker.engines.tokens.constraint import Grammar
 
 # The control tokens take the places of the preset's own; the files say that <|end|> ends an answer, as some do.
 RENAMED = dict(

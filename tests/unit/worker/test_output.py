@@ -32,7 +32,7 @@ from shared.messages import ReasoningPart, TextPart, ToolCallPart
 from shared.request import GenerateRequest, SamplingParams, ToolChoice, ToolDefinition
 from tests.support.examples import examples
 from tests.unit.worker.prompt_models import MODEL, tokenizer_of
-from worker.engines.mlx.output import OutputStream
+from worker.engines.tokens.output import OutputStream
 from worker.prompt import Prompt
 
 TOOLS = (

@@ -35,7 +35,7 @@ from shared.messages import (
 from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
 from tests.support.examples import examples
 from tests.unit.worker.prompt_models import FAMILIES, tokenizer_of
-from worker.engines.mlx.output import OutputStream
+from worker.engines.tokens.output import OutputStream
 from worker.prompt import Prompt, PromptBuilder
 
 each_family = pytest.mark.parametrize("name", FAMILIES)

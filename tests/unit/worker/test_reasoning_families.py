@@ -18,9 +18,9 @@ from tests.models.templates import control_tokens, tokenizer_for
 from tests.support.mlx_engine import Driver, message, request
 from worker.answers.reasoning import Markup
 from worker.answers.stream import AnswerFormat, AnswerStream, Beginning
-from worker.engines.mlx.constraints import Constraints
-from worker.engines.mlx.output import output_format
-from worker.engines.mlx.template_report import report_template
+from worker.engines.tokens.constraints import Constraints
+from worker.engines.tokens.output import output_format
+from worker.engines.tokens.template_report import report_template
 from worker.formats.families import ASKED
 from worker.formats.readers import CallFormat
 from worker.formats.reasoning import REASONING_FAMILIES, Reasoning, shown_reasoning

@@ -16,7 +16,7 @@ from tests.models.call_templates import template_of
 from tests.models.scripted_checkpoint import build_scripted, cue
 from tests.support.call_writers import holds_several, write_answer
 from tests.support.mlx_engine import Driver, message, request
-from worker.engines.mlx.output import output_format
+from worker.engines.tokens.output import output_format
 from worker.formats.families import FAMILIES, Family, Nested, Python, Tagged
 
 # Whose shape another family has, too: tried by `make test-all`.

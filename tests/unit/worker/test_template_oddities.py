@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.models.templates import call, conversation, prompts, request_of, result, said, text, tokenizer_for
-from worker.engines.mlx.template_report import report_template
+from worker.engines.tokens.template_report import report_template
 from worker.prompt import PromptBuilder
 from worker.prompt.growth import NotLocalError, grown
 from worker.prompt.markers import Markers

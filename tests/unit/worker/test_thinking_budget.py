@@ -21,7 +21,7 @@ from tests.unit.worker.test_mlx_resume import GREEDY, SCHEMA, SEEDED, SHELL, joi
 from tests.unit.worker.test_reasoning_families import ALIKE, control_of, template_of, thought, wrapped
 from worker.engines.mlx.decode.thinking import Closing, ThinkingBudget
 from worker.engines.mlx.model.models import load
-from worker.engines.mlx.output import OutputStream, output_format
+from worker.engines.tokens.output import OutputStream, output_format
 from worker.formats.harmony import ANALYSIS, MESSAGE
 from worker.formats.reasoning import REASONING_FAMILIES, Reasoning
 from worker.prompt import PromptBuilder

@@ -24,7 +24,6 @@ from worker.answers.stream import EndReason
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turn, Turns
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
-from worker.engines.mlx.constraints import Constraints
 from worker.engines.mlx.decode.batch import Token, first_token
 from worker.engines.mlx.decode.decoder import Decoder
 from worker.engines.mlx.decode.parameters import named_logprob
@@ -35,14 +34,15 @@ from worker.engines.mlx.kv.store import PrefixStore
 from worker.engines.mlx.loading import load_whole
 from worker.engines.mlx.memory.room import Room
 from worker.engines.mlx.model.models import LoadedModel
-from worker.engines.mlx.output import output_format
 from worker.engines.mlx.prefill.meter import PrefillMeter
 from worker.engines.mlx.prefill.prefiller import Prefiller
 from worker.engines.mlx.prefill.sequence import Sequence
 from worker.engines.mlx.prefill.vision import Vision
 from worker.engines.mlx.preparing import Payload, Preparing
 from worker.engines.mlx.samplers import build_sampler
-from worker.engines.mlx.template_report import report_template
+from worker.engines.tokens.constraints import Constraints
+from worker.engines.tokens.output import output_format
+from worker.engines.tokens.template_report import report_template
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import PromptBuilder
 from worker.prompt.image_files import ImageReader

@@ -9,13 +9,13 @@ from hashlib import blake2b
 from shared.events import Event, Started
 from shared.request import GenerateRequest, Resume, SamplingParams
 from worker.engines.base import Prepared
-from worker.engines.mlx.answer import Answer
-from worker.engines.mlx.constraints import Constraints
-from worker.engines.mlx.decode.constraint import Grammar
 from worker.engines.mlx.decode.parameters import row_params
 from worker.engines.mlx.decode.sampling import RowParams
 from worker.engines.mlx.model.models import LoadedModel
-from worker.engines.mlx.output import output_format
+from worker.engines.tokens.answer import Answer
+from worker.engines.tokens.constraint import Grammar
+from worker.engines.tokens.constraints import Constraints
+from worker.engines.tokens.output import output_format
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import Prompt, PromptBuilder
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from worker.answers.stream import call_ids
-from worker.engines.mlx.constraints import Constraints
 from worker.engines.mlx.decode.sampling import RowSampler
 from worker.engines.mlx.decode.thinking import ThinkingBudget
 from worker.engines.mlx.model.models import LoadedModel
-from worker.engines.mlx.output import OutputStream, output_format
 from worker.engines.mlx.prefill.sequence import Sequence
+from worker.engines.tokens.constraints import Constraints
+from worker.engines.tokens.output import OutputStream, output_format
 
 
 def build_sampler(model: LoadedModel, constraints: Constraints, sequence: Sequence) -> RowSampler:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from shared.errors import InvalidRequestError
 from shared.events import TokenLogprob
 from shared.request import SamplingParams
-from worker.engines.mlx.decode.detokenize import TokenTexts
 from worker.engines.mlx.decode.sampling import Logprobs, RowParams
 from worker.engines.mlx.model.sampling_defaults import SamplingDefaults
+from worker.engines.tokens.detokenize import TokenTexts
 
 _STRONGEST = 1e4  # bias or penalty: more changes nothing, and infinities would
 

@@ -19,9 +19,9 @@ from typing import Any
 import mlx.core as mx
 
 from shared.errors import WorkerLostError
-from worker.engines.mlx.decode.constraint import Constraint
 from worker.engines.mlx.decode.drawing import Filters, Method, drawing, penalised, repeated
 from worker.engines.mlx.decode.thinking import ThinkingBudget
+from worker.engines.tokens.constraint import Constraint
 
 _ALMOST_ONE = 1.0 - 2.0**-24
 _LEAST_TEMPERATURE = 1e-4  # below, logits would overflow, and the likeliest token is taken anyway

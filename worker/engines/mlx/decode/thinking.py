@@ -8,20 +8,13 @@ of the budget.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import mlx.core as mx
 
+from worker.engines.tokens.closing import Closing
+
 _RUN_TOKENS = 32  # more than are ever drafted at once
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """How reasoning is closed: of each step's tokens one must come. `barred` would begin it again."""
-
-    steps: tuple[tuple[int, ...], ...]
-    barred: tuple[int, ...] = ()
 
 
 class Reader(Protocol):

@@ -10,10 +10,10 @@ import mlx.core as mx
 
 from shared.events import Usage, known
 from shared.request import GenerateRequest
-from worker.engines.mlx.answer import Answer
-from worker.engines.mlx.decode.constraint import Grammar
 from worker.engines.mlx.decode.sampling import RowParams, RowSampler
 from worker.engines.mlx.kv.lease import Lease
+from worker.engines.tokens.answer import Answer
+from worker.engines.tokens.constraint import Grammar
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import Prompt
 from worker.prompt.image_files import Pixels

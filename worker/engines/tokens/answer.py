@@ -8,7 +8,7 @@ from shared.errors import WorkerLostError
 from shared.events import Event, FinishReason, TokenLogprob
 from shared.request import GenerateRequest, Resume
 from worker.answers.stream import EndReason, call_ids
-from worker.engines.mlx.output import OutputStream
+from worker.engines.tokens.output import OutputStream
 from worker.prompt import Prompt, Spelling
 
 _UNKNOWN = TokenLogprob(token="", logprob=0.0)  # of a token that another worker sampled

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from worker.engines.mlx.decode.thinking import Closing
 from worker.formats import harmony
 from worker.formats.reasoning import Reasoning
 
 # The channels on which an answer goes on after reasoning: what is called for begins on one, what is said on the other.
 _CHANNELS = ("commentary", "final")
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How reasoning is closed: of each step's tokens one must come. `barred` would begin it again."""
+
+    steps: tuple[tuple[int, ...], ...]
+    barred: tuple[int, ...] = ()
 
 
 def find_closing(tokenizer: Any, reasoning: Reasoning | None, *, is_harmony: bool) -> Closing | None:

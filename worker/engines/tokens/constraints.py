@@ -6,8 +6,8 @@ import threading
 from typing import Any
 
 from shared.request import GenerateRequest
-from worker.engines.mlx.decode.constraint import Constraint, ConstraintCompiler, Grammar, Markers, is_demanding
-from worker.engines.mlx.output import output_format
+from worker.engines.tokens.constraint import Constraint, ConstraintCompiler, Grammar, Markers, is_demanding
+from worker.engines.tokens.output import output_format
 from worker.formats import harmony
 from worker.formats.grammars import HARMONY
 

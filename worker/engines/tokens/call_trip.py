@@ -11,7 +11,7 @@ from shared.errors import GatewayError
 from shared.events import Event, Finished, Started, Usage, assemble
 from shared.messages import Message, TextPart, ToolCallPart, ToolResultPart
 from shared.request import GenerateRequest, ToolDefinition
-from worker.engines.mlx.output import OutputStream
+from worker.engines.tokens.output import OutputStream
 from worker.prompt import PromptBuilder
 from worker.prompt.sequences import common_length
 

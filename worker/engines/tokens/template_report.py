@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from worker.engines.mlx.call_trip import failed_trips
-from worker.engines.mlx.output import OutputFormat, output_format
+from worker.engines.tokens.call_trip import failed_trips
+from worker.engines.tokens.output import OutputFormat, output_format
 from worker.prompt import PromptBuilder
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from shared.request import GenerateRequest
 from worker.answers.harmony_stream import HarmonyStream
 from worker.answers.reasoning import TEXT, Markup
 from worker.answers.stream import AnswerFormat, AnswerStream, Beginning, EndReason
-from worker.engines.mlx.closing import find_closing
-from worker.engines.mlx.decode.detokenize import TokenTexts
+from worker.engines.tokens.closing import find_closing
+from worker.engines.tokens.detokenize import TokenTexts
 from worker.formats.families import ASKED, FAMILIES, Family
 from worker.formats.harmony import START, is_harmony
 from worker.formats.readers import CallFormat, shown_format

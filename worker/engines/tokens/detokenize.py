@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
-
-from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer
 
 _SPM_SPACE = "\u2581".encode()
 _REPLACEMENT = "\ufffd"
@@ -20,7 +19,7 @@ _WINDOW_TOKENS = 8
 
 
 class Tokenizer(Protocol):
-    """The parts of mlx-lm's tokenizer wrapper that detokenising needs."""
+    """The parts of mlx-lm's tokenizer wrapper that detokenising needs; see `ByteTable` for others."""
 
     detokenizer: Any
 
@@ -35,19 +34,41 @@ class Detokenizer(Protocol):
         """What is left at the end; a character that never became whole is not."""
 
 
+@dataclass(frozen=True, slots=True)
+class ByteTable:
+    """A vocabulary whose tokens are fixed bytes, by id. `trims` drops the one space that SentencePiece puts before the
+    first word. A tokenizer that is not mlx-lm's gives it as its `detokenizer`."""
+
+    pieces: Sequence[bytes]
+    trims: bool = False
+
+
+def find_table(tokenizer: Tokenizer) -> ByteTable | None:
+    """The table that the tokenizer gives, or that mlx-lm's detokenizer knows; None where tokens are no fixed bytes."""
+    stream = tokenizer.detokenizer
+    return stream if isinstance(stream, ByteTable) else _table_of_mlx_lm(stream)
+
+
+def _table_of_mlx_lm(stream: Any) -> ByteTable | None:
+    # Only here, because engines without mlx-lm have tables of their own.
+    from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer
+
+    if isinstance(stream, BPEStreamingDetokenizer):
+        return ByteTable(byte_level_table(stream.tokenmap))
+    if isinstance(stream, SPMStreamingDetokenizer):
+        return ByteTable([piece.replace(_SPM_SPACE, b" ") for piece in stream.tokenmap], bool(stream.trim_space))
+    return None
+
+
 class TokenTexts:
     """What the tokens of one vocabulary are made of. Build it once per model, because the byte table costs a pass over
     the vocabulary."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        stream = tokenizer.detokenizer
-        self._trims = isinstance(stream, SPMStreamingDetokenizer) and bool(stream.trim_space)
-        self._table: list[bytes] | None = None
-        if isinstance(stream, BPEStreamingDetokenizer):
-            self._table = byte_level_table(stream.tokenmap)
-        elif isinstance(stream, SPMStreamingDetokenizer):
-            self._table = [piece.replace(_SPM_SPACE, b" ") for piece in stream.tokenmap]
+        table = find_table(tokenizer)
+        self._trims = table is not None and table.trims
+        self._table = None if table is None else table.pieces
 
     def new_detokenizer(self) -> Detokenizer:
         """For one answer."""

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from shared.errors import InvalidRequestError
 from shared.messages import Message, Part, TextPart, ToolReferencePart, ToolResultPart
 from shared.request import GenerateRequest, ToolDefinition
-from worker.engines.mlx.decode.digits import Digits
+from worker.engines.tokens.digits import Digits
 from worker.formats.enforceable import enforceable, where
 from worker.formats.grammars import CALL_FORMS, SPACE, CallForm, Rules, UnwritableError
 from worker.formats.schemas import literals, names_only, resolvable
