@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from gateway.dialects.registry import COUNTING_DIALECTS, DIALECTS, KEEPING_DIALECTS
 from gateway.dispatch.moves import keep_moving
+from gateway.dispatch.space import keep_telling
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
 from gateway.http.auth import Authentication
@@ -156,6 +157,7 @@ async def running_tasks(parts: Parts, fail: Callable[[], None]) -> AsyncIterator
     works = {"fleet": fleet.run(), "frames": hub.run(), "watchdog": watchdog.run()}
     works["moves"] = keep_moving(parts.dispatcher, fleet)
     works["names"] = keep_telling_dead(parts.names)
+    works["redis-memory"] = keep_telling(parts.space, parts.metrics.redis_memory)
     works["lag"] = keep_measuring_lag(parts.metrics.loop_lag)
     tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
     for task in tasks:

@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.outcome import Outcome
+from gateway.waiting_metrics import PlacementMetrics, reason_word
 from shared.errors import GatewayError, InvalidRequestError
 from shared.events import Event, Failed, Finished, Progress, Started, Usage, known, total_usage
 from shared.process_metrics import ProcessCollector
@@ -61,7 +62,6 @@ _GAP_BUCKETS = (
 )
 _OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _LAG_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_ERROR_BUCKETS = (-60, -30, -10, -5, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _HOT = 0.9  # share of the prompt that was cached
 
 
@@ -206,13 +206,10 @@ class Metrics:
         self._moves = Counter(
             "gw_moves", "Requests that went to another worker's list while they waited", ("model",), registry=registry
         )
-        self._placement_errors = Histogram(
-            "gw_placement_error_seconds",
-            "What came less what was predicted when a request was placed",
-            ("term",),
-            buckets=_ERROR_BUCKETS,
-            registry=registry,
+        self._resumes = Counter(
+            "gw_resumes", "Answers that another worker went on with in their middle", ("model",), registry=registry
         )
+        self.placements = PlacementMetrics(registry)
 
     def _begin_at_zero(self) -> None:
         """A counter whose first value is 1 never shows an increase."""
@@ -235,6 +232,10 @@ class Metrics:
             "How long Redis took to tell who is alive",
             buckets=_LAG_BUCKETS,
             registry=registry,
+        )
+        self._redis_memory = Gauge("gw_redis_memory_bytes", "Memory that Redis uses", registry=registry)
+        self._redis_limit = Gauge(
+            "gw_redis_memory_limit_bytes", "Memory that Redis may use, 0 where it has no limit", registry=registry
         )
         registry.register(ProcessCollector())
 
@@ -285,13 +286,18 @@ class Metrics:
     def move(self, model: str) -> None:
         self._moves.labels(model).inc()
 
-    def placement(self, outcome: Outcome) -> None:
-        for term, predicted_s, came_s in (
-            ("wait", outcome.predicted_wait_s, outcome.wait_s),
-            ("first_token", outcome.predicted_first_s, outcome.first_s),
-        ):
-            if came_s is not None:
-                self._placement_errors.labels(term).observe(came_s - predicted_s)
+    def resume(self, model: str) -> None:
+        self._resumes.labels(model).inc()
+
+    def placed(self, model: str, host: str, reason: str, attempt: int) -> None:
+        self.placements.placed(model, host, reason_word(reason, attempt=attempt))
+
+    def came(self, model: str, priority: str, outcome: Outcome) -> None:
+        self.placements.came(model, priority, outcome)
+
+    def redis_memory(self, used_bytes: int, max_bytes: int) -> None:
+        self._redis_memory.set(used_bytes)
+        self._redis_limit.set(max_bytes)
 
     def answer(self, route: str, model: str, outcome: str) -> None:
         self._requests.labels(route, model, outcome).inc()

@@ -12,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from gateway.dialects.registry import VENDOR_NAMES
+from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue
@@ -26,6 +27,7 @@ from gateway.kept.store import AnswerStore
 from gateway.metrics import HostPages, Metrics
 from gateway.models.names import ModelNames
 from gateway.models.settings_files import Policies
+from gateway.waiting_metrics import Waiter, WaitingCollector, waiter_of
 from shared.config import Settings, load_secret
 from shared.connections import build_async_redis
 from shared.keys import Names
@@ -48,6 +50,7 @@ class Parts:
     intake: Intake
     metrics: Metrics
     host_pages: HostPages
+    space: Space
     answers: AnswerStore
     connections: tuple[redis.asyncio.Redis, ...]
 
@@ -75,15 +78,19 @@ def build_parts(settings: Settings) -> Parts:
     hub = FrameHub(subscriber, broker, names, keyring, gateway_id, on_gap=metrics.gap, on_refused=metrics.refused_frame)
     fleet.on_hosts = hub.listen_to
     jobs = JobQueue(broker, names, keyring)
+    space, limits = Space(broker), Limits.of(settings)
     dispatcher = Dispatcher(
         names=names,
         hub=hub,
         fleet=fleet,
         jobs=jobs,
         outlook=Outlook(broker, names, keyring, fleet),
-        space=Space(broker),
-        limits=Limits.of(settings),
+        space=space,
+        limits=limits,
         observer=metrics,
+    )
+    metrics.registry.register(
+        WaitingCollector(fleet, limits.deadlines(), lambda: [_waiter(each) for each in dispatcher.waiting()])
     )
     model_names = ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model)
     return Parts(
@@ -97,9 +104,14 @@ def build_parts(settings: Settings) -> Parts:
         intake=Intake(model_names, policies, Tagger(keyring.tags)),
         metrics=metrics,
         host_pages=HostPages(fleet),
+        space=space,
         answers=AnswerStore(broker, names, keyring),
         connections=(broker, subscriber),
     )
+
+
+def _waiter(dispatch: Dispatch) -> Waiter:
+    return waiter_of(dispatch.model, dispatch.request.priority, dispatch.opened_s)
 
 
 def _address(settings: Settings) -> str:

@@ -16,6 +16,7 @@ WorkerState = Literal["loading", "ready", "draining", "stalled"]
 LoadPolicy = Literal["start", "on-demand"]
 # What holds a model's weights in this machine's memory, and must ask for it before it loads them.
 ENGINES_IN_MEMORY: frozenset[EngineName] = frozenset({"mlx"})
+RestartCause = Literal["crash", "stall"]
 ModelState = Literal["available", "loading", "ready", "unloaded", "no_memory", "failed"]
 
 
@@ -143,6 +144,7 @@ class ModelRecord:
     free_bytes: int = 0
     limit_bytes: int = 0
     is_pinned: bool = False
+    restarts: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_hopeless(self) -> bool:

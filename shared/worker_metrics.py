@@ -15,7 +15,7 @@ from typing import Final, Literal, get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shared.registry import HostRecord, ModelState, WorkerLease, WorkerState
+from shared.registry import HostRecord, ModelState, RestartCause, WorkerLease, WorkerState
 
 Kind = Literal["gauge", "counter"]
 Labels = tuple[str, ...]
@@ -60,6 +60,9 @@ FIELDS: Final[Mapping[str, Figure]] = {
 # By key of `WorkerLease.metrics`, which every engine and the runner around it fill.
 FIGURES: Final[Mapping[str, Figure]] = {
     "running": _gauge("running", "Requests that are decoded"),
+    "progress_age_seconds": _gauge(
+        "progress_age_seconds", "Seconds that the engine has been at work without a sign of life"
+    ),
     "waiting": _gauge("waiting", "Requests whose prefill has not ended"),
     "requests_finished_total": _counter("requests_finished", "Answers that came to their end"),
     "requests_failed_total": _counter("requests_failed", "Requests that ended with an error"),
@@ -132,6 +135,7 @@ class HostCollector(Collector):
         yield _states(
             "host_model_state", "Models, 1 for their state", ("model", "host"), MODEL_STATES, _of(shown.hosts)
         )
+        yield _restarts(shown.hosts)
         yield from _host_families(shown.hosts)
 
 
@@ -188,6 +192,17 @@ def _host_families(hosts: Sequence[HostRecord]) -> Iterator[Metric]:
         yield family
 
 
+def _restarts(hosts: Sequence[HostRecord]) -> Metric:
+    family = CounterMetricFamily(
+        "wk_restarts", "Workers that died and were started again, by cause", labels=["model", "host", "cause"]
+    )
+    for host in hosts:
+        for model in host.models:
+            for cause in get_args(RestartCause):
+                family.add_metric([model.id, host.host, cause], model.restarts.get(cause, 0))
+    return family
+
+
 def _add(families: dict[str, Metric], figure: Figure, labels: Labels, value: float) -> None:
     name = f"wk_{figure.metric}"
     if name not in families:
@@ -202,4 +217,4 @@ def metric_names() -> frozenset[str]:
     rows = [*FIELDS.values(), *FIGURES.values()]
     named = (f"wk_{row.metric}_total" if row.kind == "counter" else f"wk_{row.metric}" for row in rows)
     of_hosts = (f"host_{row.metric}" for row in HOST_FIGURES.values())
-    return frozenset((*named, *of_hosts, "wk_state", "host_up", "host_model_state"))
+    return frozenset((*named, *of_hosts, "wk_state", "wk_restarts_total", "host_up", "host_model_state"))

@@ -32,7 +32,7 @@ from gateway.dispatch.tasks import cancel_all
 from shared import wire
 from shared.errors import GatewayError, OverloadedError
 from shared.events import Usage
-from shared.keys import Names
+from shared.keys import Names, host_of
 from shared.places import NONE
 from shared.registry import Fleet
 from shared.request import GenerateRequest, PackedRequest
@@ -62,7 +62,11 @@ class Observer(Protocol):
 
     def move(self, model: str) -> None: ...
 
-    def placement(self, outcome: Outcome) -> None: ...
+    def resume(self, model: str) -> None: ...
+
+    def placed(self, model: str, host: str, reason: str, attempt: int) -> None: ...
+
+    def came(self, model: str, priority: str, outcome: Outcome) -> None: ...
 
 
 class Dispatcher:
@@ -233,6 +237,8 @@ class Dispatcher:
         if 0 <= to.seen < self._versions.get(to.worker, 0):
             raise ChangedError(to.worker)
         self._versions[to.worker] = await self._write(dispatch, to)
+        if not dispatch.kind.lane:
+            self._observer.placed(dispatch.model, host_of(to.worker), to.reason, dispatch.attempt.number)
 
     async def _write(self, dispatch: Dispatch, to: Placed) -> int:
         async with self._space.taken(_body_bytes(dispatch.request)):
@@ -332,6 +338,8 @@ class Dispatcher:
         logger.log(level, "request %s: attempt %d, %s, on %s", dispatch.request_id, attempt.number, where, whom)
         note = self._observer.returned if is_returned else self._observer.redispatch
         note(dispatch.model)
+        if attempt.resume is not None:
+            self._observer.resume(dispatch.model)
         task = asyncio.get_running_loop().create_task(self._send(dispatch))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
@@ -367,7 +375,7 @@ class Dispatcher:
             input_tokens=usage.input_tokens or 0,
         )
         if outcome is not None:
-            self._observer.placement(outcome)
+            self._observer.came(dispatch.model, dispatch.request.priority, outcome)
             self._jobs.note_end_soon(dispatch.request_id, outcome.encode())
         return outcome
 

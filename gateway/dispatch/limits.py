@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shared.config import Settings
-from shared.request import Priority
-from shared.work import KINDS, Count, Kind
+from shared.request import PRIORITIES, Priority
+from shared.work import KINDS, Count, Generate, Kind
 
 _BESIDE_S = 30.0  # a client that asks for a count is about to ask for more
 
@@ -39,3 +39,7 @@ class Limits:
         if kind.lane:
             return _BESIDE_S
         return self.batch_s if priority == "batch" else self.interactive_s
+
+    def deadlines(self) -> dict[str, float]:
+        """By class: seconds that a request to generate may wait."""
+        return {priority: self.deadline_s(KINDS[Generate], priority) for priority in PRIORITIES}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,7 @@ LARGE_BYTES: Final = 128 * 1024
 _SHARE_FOR_BODIES: Final = 0.75
 _PATIENCE_S = 2.0
 _RETRY_AFTER_S = 5
+_TELL_EVERY_S = 10.0
 _MB = 1024 * 1024
 
 
@@ -71,7 +72,7 @@ class Space:
         if body_bytes < LARGE_BYTES:
             yield
             return
-        memory = await self._memory()
+        memory = await self.memory()
         check_room(memory, coming_bytes=self._coming_bytes, body_bytes=body_bytes)
         self._coming_bytes += body_bytes
         try:
@@ -79,7 +80,7 @@ class Space:
         finally:
             self._coming_bytes -= body_bytes
 
-    async def _memory(self) -> Memory:
+    async def memory(self) -> Memory:
         """Nothing is known where Redis does not say: then it is left to Redis to refuse."""
         try:
             async with asyncio.timeout(_PATIENCE_S):
@@ -87,3 +88,11 @@ class Space:
         except (RedisError, OSError, TimeoutError):
             return Memory()
         return Memory(used_bytes=int(said.get("used_memory", 0)), max_bytes=int(said.get("maxmemory", 0)))
+
+
+async def keep_telling(space: Space, note: Callable[[int, int], None]) -> None:
+    """Tell, for ever, how many bytes Redis uses and how many it may."""
+    while True:
+        memory = await space.memory()
+        note(memory.used_bytes, memory.max_bytes)
+        await asyncio.sleep(_TELL_EVERY_S)

@@ -13,15 +13,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 from shared.errors import NoMemoryError, WireError
 from shared.log import last_lines, open_log
 from shared.processes import GuardedProcess
-from shared.registry import ENGINES_IN_MEMORY, ModelRecord, ModelSpec, ModelState
+from shared.registry import ENGINES_IN_MEMORY, ModelRecord, ModelSpec, ModelState, RestartCause
 from shared.restarts import Restarts
 from worker.model_folder import made_at_s
-from worker.status import EXIT_NO_REDIS, EXIT_STOPPED, SIGNAL_UNLOAD, Status, parse_status
+from worker.status import EXIT_NO_REDIS, EXIT_STALLED, EXIT_STOPPED, SIGNAL_UNLOAD, Status, parse_status
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class ModelSupervisor:
         self._log_start = 0
         self._wanted = asyncio.Event()
         self._restarts = Restarts()
+        self._deaths: dict[str, int] = dict.fromkeys(get_args(RestartCause), 0)
         self._process: GuardedProcess | None = None
         self._stamp = surroundings.stamp(spec.source)
         self._files_changed = asyncio.Event()
@@ -289,6 +290,8 @@ class ModelSupervisor:
         await asyncio.sleep(_NO_REDIS_PAUSE_S)
 
     async def _pause_after_death(self, status: int) -> None:
+        cause: RestartCause = "stall" if status == EXIT_STALLED else "crash"
+        self._deaths[cause] += 1
         delay_s = self._restarts.delay_s(time.monotonic())
         words = last_lines(self.log, since_byte=self._log_start)
         if self._restarts.exhausted:
@@ -296,7 +299,7 @@ class ModelSupervisor:
             await self._wait_for_change(reason)
             return
         logger.error("%s: worker died (%s); next start in %.2f s. %s", self.spec.id, _describe(status), delay_s, words)
-        self._became(replace(self.record, state="loading", load_done=0.0))
+        self._became(replace(self.record, state="loading", load_done=0.0, restarts=dict(self._deaths)))
         await asyncio.sleep(delay_s)
 
     async def _wait_for_change(self, reason: str) -> None:
@@ -316,6 +319,7 @@ class ModelSupervisor:
             source=spec.source,
             made_at_s=made_at_s(spec.source),
             is_pinned=spec.is_pinned,
+            restarts=dict(self._deaths),
         )
 
     def _became(self, record: ModelRecord) -> None:

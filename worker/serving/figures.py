@@ -11,8 +11,8 @@ from worker.serving.runner import Runner
 
 def with_figures(lease: WorkerLease, runner: Runner, *, stall_s: float) -> WorkerLease:
     """As of now (from any thread). An engine without progress for longer than `stall_s` makes it `stalled`."""
-    stats, info, pace = runner.stats(), runner.info, runner.pace
-    if runner.stalled_s() > stall_s:
+    stats, info, pace, stalled_s = runner.stats(), runner.info, runner.pace, runner.stalled_s()
+    if stalled_s > stall_s:
         lease = replace(lease, state="stalled")
     if info is not None:
         lease = replace(
@@ -43,7 +43,7 @@ def with_figures(lease: WorkerLease, runner: Runner, *, stall_s: float) -> Worke
         beside_factor=runner.drift.beside.value,
         tokens_per_byte=pace.tokens_per_byte.mean,
         restore_tokens_per_s=stats.restore_tokens_per_s,
-        metrics=_metrics(runner, stats),
+        metrics={**_metrics(runner, stats), "progress_age_seconds": stalled_s},
     )
 
 
