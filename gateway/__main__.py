@@ -14,6 +14,7 @@ from types import FrameType
 import uvicorn
 
 from gateway.app import GatewayApp, create_app, drain_s
+from gateway.http.protocol import BoundedHttp
 from shared.config import Settings, load_settings
 from shared.errors import ConfigError
 from shared.log import set_up_logging
@@ -51,8 +52,8 @@ def build_server(settings: Settings) -> GatewayServer:
         app,
         host=settings.host,
         port=settings.port,
-        loop="auto",  # uvloop and httptools where they are installed
-        http="auto",
+        loop="auto",  # uvloop where it is installed
+        http=BoundedHttp,
         ws="none",
         lifespan="on",
         log_config=None,

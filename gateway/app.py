@@ -25,6 +25,7 @@ from gateway.http.cross_origin import CrossOrigin
 from gateway.http.endpoints import CountTokens, Generate
 from gateway.http.kept import KeptAnswers
 from gateway.http.middleware import BodyLimit, Counted, ErrorAnswers, RequestContext
+from gateway.http.protocol import Refusals
 from gateway.http.routes import ROUTES, Route, Work
 from gateway.http.status import Greeting, Health, HostMetrics, MetricsPage, Model, Models, Ready, Status, Targets
 from gateway.http.visitors import Visitors
@@ -95,6 +96,7 @@ def create_app(settings: Settings) -> GatewayApp:
     visitors = Visitors.of(settings)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Authentication, api_key=settings.api_key, visitors=visitors)
+    app.add_middleware(Refusals)
     app.add_middleware(Counted, count=parts.metrics.answer)
     app.add_middleware(ErrorAnswers)
     app.add_middleware(CrossOrigin, visitors=visitors)

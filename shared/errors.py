@@ -5,6 +5,8 @@ GatewayError
 │   ├── PromptTooLongError         prompt exceeds the context window
 │   ├── MaxTokensTooLargeError     prompt + max tokens exceed the context window
 │   ├── RequestTooLargeError       the HTTP body is over the limit
+│   ├── HeadTooLargeError          what stands before the body is over the limit
+│   ├── SlowHeadError              what stands before the body does not come to its end
 │   ├── UnsupportedContentError    an image or document the model cannot read
 │   ├── UnsupportedWorkError       a kind of work that the model's engine does not do
 │   ├── RouteNotFoundError         no such path
@@ -87,6 +89,14 @@ class MaxTokensTooLargeError(InvalidRequestError):
 
 class RequestTooLargeError(InvalidRequestError):
     code = "request_too_large"
+
+
+class HeadTooLargeError(InvalidRequestError):
+    code = "head_too_large"
+
+
+class SlowHeadError(InvalidRequestError):
+    code = "slow_head"
 
 
 class UnsupportedContentError(InvalidRequestError):
@@ -188,6 +198,8 @@ _BY_CODE: dict[str, type[GatewayError]] = {
         PromptTooLongError,
         MaxTokensTooLargeError,
         RequestTooLargeError,
+        HeadTooLargeError,
+        SlowHeadError,
         UnsupportedContentError,
         UnsupportedWorkError,
         RouteNotFoundError,

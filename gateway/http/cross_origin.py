@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.http.replies import header
+from gateway.http.replies import header, header_values
 from gateway.http.visitors import Visitors
 
 _METHODS = b"GET, HEAD, POST, DELETE"
@@ -21,12 +21,11 @@ class CrossOrigin:
         self._visitors = visitors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origin = header(scope, b"origin") if scope["type"] == "http" else ""
-        if not origin:
+        origins, hosts = _texts(scope, b"origin"), _texts(scope, b"host")
+        if not any(origins):
             await self.app(scope, receive, send)
             return
-        host = header(scope, b"host")
-        readable = _readable_by(origin) if self._may_read(origin, host) else [(b"vary", b"origin")]
+        readable = _readable_by(origins[0]) if self._visitors.may_read(origins, hosts) else [(b"vary", b"origin")]
 
         async def send_readable(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -38,8 +37,9 @@ class CrossOrigin:
         else:
             await self.app(scope, receive, send_readable)
 
-    def _may_read(self, origin: str, host: str) -> bool:
-        return self._visitors.admits_host(host) and self._visitors.admits_origin(origin, host)
+
+def _texts(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for value in header_values(scope, name)] if scope["type"] == "http" else []
 
 
 def _readable_by(origin: str) -> _Headers:

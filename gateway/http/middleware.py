@@ -119,7 +119,7 @@ async def _answer(scope: Scope, send: Send, error: GatewayError, body: _BodyWatc
         return
     await send_error(scope, send, error, is_last=False)
     if not waits_for_leave:
-        is_stranger = isinstance(error, AuthenticationError | PermissionDeniedError)
+        is_stranger = "refusal" in scope["state"] or isinstance(error, AuthenticationError | PermissionDeniedError)
         await body.drain(_STRANGERS_DRAIN_S if is_stranger else _MAX_DRAIN_S)
     await send({"type": "http.response.body", "body": b""})
 

@@ -58,13 +58,23 @@ class Visitors:
         return is_loopback(authority.name) or any(matches(authority.name, each) for each in self.allowed_hosts)
 
     def check_origin(self, origins: Sequence[str], host: str) -> None:
-        """`origins`: all `Origin` headers. Raises `PermissionDeniedError`."""
+        """`origins`: all `Origin` headers. Raises `PermissionDeniedError`, and `InvalidRequestError` for more than one,
+        which no browser sends (RFC 6454, 7.3)."""
         for origin in origins:
             if not self.admits_origin(origin, host):
                 raise PermissionDeniedError(
                     f"pages of the origin {origin[:_SHOWN]!r} may not use this gateway; if it is yours, add it to "
                     f"{environment_name('allowed_origins')}"
                 )
+        if len(origins) > 1:
+            raise InvalidRequestError("a request has one Origin header at most")
+
+    def may_read(self, origins: Sequence[str], hosts: Sequence[str]) -> bool:
+        """Whether the page of a request, of whose headers these are all, may read what is answered."""
+        if len(origins) != 1 or len(hosts) > 1:
+            return False
+        host = hosts[0] if hosts else ""
+        return self.admits_host(host) and self.admits_origin(origins[0], host)
 
     def admits_origin(self, origin: str, host: str) -> bool:
         """Whether the page lies on this machine, came by the same `host` as the request, or is allowed."""

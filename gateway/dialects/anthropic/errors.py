@@ -20,6 +20,8 @@ STATUSES: Final[dict[str, tuple[int, str]]] = {
     "method_not_allowed": (405, "invalid_request_error"),
     "upgrade_refused": (426, "invalid_request_error"),
     "request_too_large": (413, "request_too_large"),
+    "head_too_large": (431, "invalid_request_error"),
+    "slow_head": (408, "timeout_error"),
     "authentication": (401, "authentication_error"),
     "permission_denied": (403, "permission_error"),
     "model_not_found": (404, "not_found_error"),

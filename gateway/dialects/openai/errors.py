@@ -20,6 +20,8 @@ STATUSES: Final[dict[str, tuple[int, str, str | None]]] = {
     "method_not_allowed": (405, "invalid_request_error", "method_not_supported"),
     "upgrade_refused": (426, "invalid_request_error", "upgrade_refused"),
     "request_too_large": (413, "invalid_request_error", "request_too_large"),
+    "head_too_large": (431, "invalid_request_error", "headers_too_large"),
+    "slow_head": (408, "invalid_request_error", "request_timeout"),
     "authentication": (401, "invalid_request_error", "invalid_api_key"),
     "permission_denied": (403, "invalid_request_error", "permission_denied"),
     "model_not_found": (404, "invalid_request_error", "model_not_found"),

@@ -120,7 +120,39 @@ def test_pages_that_the_settings_name_may_come_in(origin: str) -> None:
 
 def test_a_page_may_be_allowed_that_has_no_name_and_so_may_all() -> None:
     Visitors(allowed_origins=["null"]).check_origin(["null"], "localhost")
-    Visitors(allowed_origins=["*"]).check_origin(["https://evil.example", "null", ""], "localhost")
+    for origin in ("https://evil.example", "null", ""):
+        Visitors(allowed_origins=["*"]).check_origin([origin], "localhost")
+
+
+@pytest.mark.parametrize("origins", [["http://localhost"] * 2, ["http://localhost", "http://127.0.0.1"]])
+def test_a_request_has_one_origin_at_most(origins: list[str]) -> None:
+    for visitors in (NOBODY, LISTED, KEYED):
+        with pytest.raises(InvalidRequestError, match="Origin"):
+            visitors.check_origin(origins, "localhost")
+
+
+@pytest.mark.parametrize(
+    ("origins", "hosts", "may_read"),
+    [
+        (["http://localhost"], ["localhost"], True),
+        (["HTTP://LOCALHOST:3000"], ["127.0.0.1:8080"], True),
+        (["http://[::1]:3000"], ["localhost.:8080"], True),
+        (["http://localhost", "https://evil.example"], ["localhost"], False),
+        (["https://evil.example", "http://localhost"], ["localhost"], False),
+        (["http://localhost", "http://localhost"], ["localhost"], False),
+        (["http://localhost"], ["localhost", "evil.example"], False),
+        (["http://localhost"], ["evil.example"], False),
+        (["http://localhost, https://evil.example"], ["localhost"], False),
+        (["http://localhost https://evil.example"], ["localhost"], False),
+        (["http://localhost.."], ["localhost"], False),
+        (["null"], ["localhost"], False),
+        ([""], ["localhost"], False),
+    ],
+)
+def test_only_a_page_that_may_come_in_may_read_what_is_answered(
+    origins: list[str], hosts: list[str], may_read: bool
+) -> None:
+    assert NOBODY.may_read(origins, hosts) is may_read
 
 
 def test_a_page_that_came_by_the_same_host_is_the_gateways_own() -> None:
