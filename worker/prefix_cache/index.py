@@ -11,8 +11,9 @@ ends in a checkpoint.
 
 Eviction weighs the seconds that a payload would take to compute again against its bytes, with ageing: the priority
 of a node is `clock + weight * uses * seconds / bytes`, and the clock rises to the priority of whatever was evicted
-last (GreedyDual-Size-Frequency; Cherkasova, HPL-98-69R1). A payload with a stored copy may leave memory at any time;
-one without takes its node along, so only leaves that nobody pins may go.
+last (GreedyDual-Size-Frequency; Cherkasova, HPL-98-69R1). Of equals the one that was used longest ago goes. A payload
+with a stored copy may leave memory at any time; one without takes its node along, so only leaves that nobody pins may
+go.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Generic
 
+from worker.prefix_cache.eviction import fixed_bytes, is_evictable, may_lose
 from worker.prefix_cache.node import KEY_BYTES, AnswerSpan, Match, Node, P, Stored
 from worker.prefix_cache.tokens import TOKEN_BYTES, common_tokens, count_tokens, slice_tokens
 
@@ -43,6 +45,7 @@ class PrefixIndex(Generic[P]):
         self._recompute_s = recompute_s
         self._roots: dict[bytes, Node[P]] = {}
         self._clock = 0.0
+        self._rankings = 0
         self.nbytes = 0
         self.arrays = 0
         self.stored_bytes = 0
@@ -126,7 +129,7 @@ class PrefixIndex(Generic[P]):
 
     def touch(self, node: Node[P]) -> None:
         """Note that the prefix down to `node` was used."""
-        for member in self.path(node):
+        for member in reversed(self.path(node)):
             member.uses += 1
             self._rank(member)
 
@@ -402,11 +405,11 @@ class PrefixIndex(Generic[P]):
         before = self.nbytes
         if before <= max_bytes:
             return 0
-        heap = [(node.priority, id(node), node) for node in self.nodes() if self._is_evictable(node)]
+        heap = [(*node.rank, id(node), node) for node in self.nodes() if is_evictable(node)]
         heapq.heapify(heap)
         while heap and self.nbytes > max_bytes:
-            priority, _, node = heapq.heappop(heap)
-            if not self._is_evictable(node):
+            priority, *_, node = heapq.heappop(heap)
+            if not is_evictable(node):
                 continue  # it was in the heap twice: for its state, and as a leaf once its children were gone
             self._clock = max(self._clock, priority)
             self.evictions += 1
@@ -418,8 +421,8 @@ class PrefixIndex(Generic[P]):
             elif not (node.children or node.pins or payload.is_held):
                 parent = self._cut_off(node, self.nbytes - max_bytes) or parent
                 self._remove(node)
-                if self._is_evictable(parent):
-                    heapq.heappush(heap, (parent.priority, id(parent), parent))
+                if is_evictable(parent):
+                    heapq.heappush(heap, (*parent.rank, id(parent), parent))
             else:
                 self._set_payload(node, payload.thin())
                 node.is_checkpoint = node.is_checkpoint and node.stored is not None
@@ -437,34 +440,17 @@ class PrefixIndex(Generic[P]):
     def fixed_bytes(self) -> int:
         """Bytes that eviction could not free now: what pinned prefixes need, no copy was stored of, and is not held
         elsewhere."""
-        fixed: dict[Node[P], int] = {}
-        for pinned in [node for node in self.nodes() if node.pins]:
-            node = pinned
-            while node.parent is not None and node not in fixed:
-                payload = node.payload if node.stored is None else None
-                if payload is not None and payload.is_held:
-                    payload = None
-                thinned = 0 if payload is None or node.pins else payload.thin_bytes
-                fixed[node] = 0 if payload is None else payload.nbytes - thinned
-                node = node.parent
-        return sum(fixed.values())
-
-    def _is_evictable(self, node: Node[P]) -> bool:
-        if node.payload is None or node.holds:
-            return False
-        if not node.payload.is_held and (node.stored is not None or not (node.children or node.pins)):
-            return True
-        return node.payload.thin_bytes > 0 and not node.pins
+        return fixed_bytes(self.nodes())
 
     def evict_stored(self, max_bytes: int) -> int:
         """Drop the least valuable stored copies until at most `max_bytes` are held or no more may go. Bytes freed.
         What has to be deleted is in `dropped`."""
         before = self.stored_bytes
         while self.stored_bytes > max_bytes:
-            groups = [nodes for nodes in self._holders.values() if self._may_lose(nodes)]
+            groups = [nodes for nodes in self._holders.values() if may_lose(nodes)]
             if not groups:
                 break
-            group = min(groups, key=lambda nodes: max(node.priority for node in nodes))
+            group = min(groups, key=lambda nodes: max(node.rank for node in nodes))
             for node in sorted(group, key=lambda node: -node.start):
                 if node.payload is None:
                     self._remove(node)
@@ -473,17 +459,11 @@ class PrefixIndex(Generic[P]):
                     node.is_checkpoint = node.payload.is_checkpoint
         return before - self.stored_bytes
 
-    @staticmethod
-    def _may_lose(group: list[Node[P]]) -> bool:
-        """Whether nothing in the tree depends on the copy that these nodes share."""
-        return all(
-            node.payload is not None or (not node.pins and all(child in group for child in node.each_child()))
-            for node in group
-        )
-
     def _rank(self, node: Node[P]) -> None:
         nbytes = node.payload.nbytes if node.payload is not None else node.stored.nbytes if node.stored else 0
         seconds = self._recompute_s(node.start, node.end)
+        self._rankings += 1
+        node.ranked = self._rankings
         node.priority = self._clock + node.weight * node.uses * seconds / max(1, nbytes)
 
     # -- checks ---------------------------------------------------------------------------------------------------

@@ -94,6 +94,7 @@ class Node(Generic[P]):
         "payload",
         "pins",
         "priority",
+        "ranked",
         "start",
         "stored",
         "tokens",
@@ -124,10 +125,16 @@ class Node(Generic[P]):
         self.uses = 1
         self.weight = 1.0
         self.priority = 0.0
+        self.ranked = 0  # when `priority` was set, in such settings of the tree
 
     @property
     def key(self) -> bytes:
         return self._hash.digest()
+
+    @property
+    def rank(self) -> tuple[float, int, int]:
+        """The least goes first: of equal priority whatever was used longest ago, of that the deepest."""
+        return self.priority, self.ranked, -self.start
 
     @property
     def is_hole(self) -> bool:

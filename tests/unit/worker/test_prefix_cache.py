@@ -251,6 +251,20 @@ def test_the_cheap_to_compute_and_the_little_used_go_first() -> None:
     assert depth_of(index, [1] * 10) + depth_of(index, [3] * 10) == 0
 
 
+def test_of_equals_the_one_used_longest_ago_goes_first() -> None:
+    index = build_index(is_divisible=False)
+    for token in range(8):
+        add(index, [token] * 10)
+    for token in (5, 2, 7, 0):  # each is used as often as every other
+        index.touch(index.match("", pack_tokens([token] * 10), 10).node)
+    for token in (1, 3, 4, 6):
+        index.touch(index.match("", pack_tokens([token] * 10), 10).node)
+    for gone in (5, 2, 7, 0, 1, 3, 4):
+        index.evict(index.nbytes - 1)
+        assert depth_of(index, [gone] * 10) == 0
+    assert depth_of(index, [6] * 10) == 10
+
+
 def test_old_entries_age_and_make_room_for_new_ones() -> None:
     index = build_index(is_divisible=True)
     old = add(index, [1] * 10)
