@@ -29,7 +29,7 @@ from shared.wire import READER
 from worker.engines.registry import build_engine
 from worker.interpreter import freeze_objects, share_python
 from worker.model_folder import made_at_s
-from worker.rq.control import ControlLoop, Message
+from worker.rq.control import ControlLoop, Limits, Message
 from worker.rq.worker import Stop
 from worker.serving.bodies import Bodies
 from worker.serving.cancellation import CancelListener
@@ -115,9 +115,7 @@ class Worker:
                 capacity=settings.capacity,
                 reader=READER,
             ),
-            execution_ttl_s=settings.execution_ttl_s,
-            stall_s=settings.stall_s,
-            drain_s=settings.drain_s,
+            limits=Limits(execution_ttl_s=settings.execution_ttl_s, stall_s=settings.stall_s, drain_s=settings.drain_s),
             status=status,
             on_stop=self._stop_listening,
         )

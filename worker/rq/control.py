@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from types import FrameType
 
@@ -67,6 +67,16 @@ _ENGINE_END_S = 5.0
 Message = Report | Rung | Stop | StopJob
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """In seconds: how long an execution lives in Redis without a beat, a step may take, and what runs has to end when
+    the worker stops."""
+
+    execution_ttl_s: float
+    stall_s: float
+    drain_s: float
+
+
 class ControlLoop:
     """Runs jobs in a `Runner`. `serve` blocks until the worker is over and gives its exit status.
 
@@ -84,9 +94,7 @@ class ControlLoop:
         clock: RedisClock,
         *,
         lease: WorkerLease,
-        execution_ttl_s: float,
-        stall_s: float,
-        drain_s: float,
+        limits: Limits,
         status: StatusPipe,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
@@ -96,9 +104,7 @@ class ControlLoop:
         self._runner = runner
         self._clock = clock
         self._inbox = inbox
-        self._execution_ttl_s = execution_ttl_s
-        self._stall_s = stall_s
-        self._drain_s = drain_s
+        self._limits = limits
         self._status = status
         self._on_stop = on_stop
         self._lease = replace(lease, queues=tuple(queue.name for queue in self.rq.own_queues))
@@ -107,12 +113,12 @@ class ControlLoop:
             names,
             key,
             self.describe,
-            execution_ttl_s=execution_ttl_s,
+            execution_ttl_s=limits.execution_ttl_s,
             residents=lambda: runner.stats().residents,
             held_jobs=lambda: self._jobs.claimed(),
         )
         self._claims = Claims(
-            client, names, model, name, clock=clock, execution_ttl_s=execution_ttl_s, worker_ttl_s=WORKER_TTL_S
+            client, names, model, name, clock=clock, execution_ttl_s=limits.execution_ttl_s, worker_ttl_s=WORKER_TTL_S
         )
         self._waiter = BellWaiter(client, names.bell(name), lambda: inbox.put(Rung()))
         self._recovery = Recovery(client, self.rq.shared_queues)
@@ -123,8 +129,7 @@ class ControlLoop:
         self._pauses = Pauses()
         self._names = names
         self._jobs = InFlight()
-        self._is_suspended = False
-        self._is_told_at_work = False
+        self._is_suspended = self._is_told_at_work = False
         self._drain_until_s: float | None = None
         self._exit: int | None = None
         self._next_beat_s = 0.0
@@ -157,7 +162,7 @@ class ControlLoop:
     def describe(self) -> WorkerLease:
         """The lease as of now (from any thread)."""
         held = self._jobs.held()
-        lease = with_figures(self._lease, self._runner, stall_s=self._stall_s)
+        lease = with_figures(self._lease, self._runner, stall_s=self._limits.stall_s)
         coming_s = self._jobs.on_the_way_s(s_per_byte_at(lease.prefill_tokens_per_s))
         return replace(
             lease,
@@ -244,7 +249,7 @@ class ControlLoop:
             self._exit = stop.status
         elif self._drain_until_s is None or (self._drain_until_s == math.inf and not stop.is_patient):
             log.info("draining: %d requests under way", len(self._jobs))
-            self._drain_until_s = math.inf if stop.is_patient else time.monotonic() + self._drain_s
+            self._drain_until_s = math.inf if stop.is_patient else time.monotonic() + self._limits.drain_s
             self._lease = replace(self._lease, state="draining")
             self._keeper.renew()
             self._runner.give_back(WorkerLostError("the worker is stopping", worker=self.rq.name))
@@ -348,7 +353,7 @@ class ControlLoop:
         if now_s < self._next_beat_s:
             return
         self._next_beat_s = now_s + BEAT_S
-        if self._runner.stalled_s() > self._stall_s:
+        if self._runner.stalled_s() > self._limits.stall_s:
             self._end_stalled()
             return
         self._runner.expire(self._clock.now_s())
@@ -392,7 +397,7 @@ class ControlLoop:
     def _register_again(self, slots: list[Slot]) -> None:
         """Redis came back empty, or we were away for too long: our records again, while generation goes on."""
         log.warning("Redis has forgotten this worker and its %d jobs: registering again", len(slots))
-        self.rq.register_again(slots, self._execution_ttl_s, resting=self._resting_state())
+        self.rq.register_again(slots, self._limits.execution_ttl_s, resting=self._resting_state())
         self._next_beat_s = 0.0  # RQ's entries end by our clock, those of a beat by that of Redis
 
     def _end_stalled(self) -> None:

@@ -32,3 +32,10 @@ class Lease:
     packed: bytes = b""
     marks: tuple[Mark, ...] = ()
     is_fetching: bool = False  # what it needs is held in memory, as soon as it is there
+
+
+def kept_note(kept: int, computed: int, fitting: int, room_bytes: int, *, is_on_disk: bool) -> str:
+    """How much of a prompt and its answer was kept, and why not more; empty where all was."""
+    rest = "; the rest goes to the disk" if is_on_disk else ""
+    budget = f"the budget is {room_bytes >> 20} MB, about {fitting} tokens{rest}"
+    return f"kept {kept} of {computed} tokens: {budget}" if kept < computed else ""

@@ -12,7 +12,7 @@ from worker.engines.mlx.kv.disk import DiskTier, Reading
 from worker.engines.mlx.kv.file_format import DamagedFileError
 from worker.engines.mlx.kv.segment_file import Import
 from worker.prefix_cache.index import PrefixIndex
-from worker.prefix_cache.node import Stored
+from worker.prefix_cache.node import Node, Stored
 
 log = logging.getLogger(__name__)
 
@@ -132,3 +132,13 @@ def _chain(files: Sequence[Stored]) -> list[Stored]:
         if stored.start == (chain[-1].end if chain else 0):
             chain.append(stored)
     return chain
+
+
+def files_needed(path: Sequence[Node[Segment]]) -> list[Stored]:
+    """The stored copies without which the prefix that this path leads to cannot be resumed."""
+    files = {node.stored.key: node.stored for node in path if node.payload is None and node.stored is not None}
+    for last in path[-1:]:
+        payload, stored = last.payload, last.stored
+        if payload is not None and not payload.is_checkpoint and last.is_checkpoint and stored is not None:
+            files[stored.key] = stored
+    return list(files.values())

@@ -18,9 +18,10 @@ from worker.engines.mlx.kv.answers import span_of
 from worker.engines.mlx.kv.buffers import Buffer, movable
 from worker.engines.mlx.kv.cache import Layout, Segment, can_restore, restore
 from worker.engines.mlx.kv.disk import DiskTier
-from worker.engines.mlx.kv.lease import Lease
+from worker.engines.mlx.kv.lease import Lease, kept_note
 from worker.engines.mlx.kv.passing import MAX_BYTES, Passing
-from worker.engines.mlx.kv.reads import Reads
+from worker.engines.mlx.kv.reads import Reads, files_needed
+from worker.engines.mlx.kv.unwritten import Unwritten
 from worker.engines.mlx.kv.writes import Writes
 from worker.prefix_cache.index import PrefixIndex
 from worker.prefix_cache.marks import Residents, find_residents, mark
@@ -79,15 +80,13 @@ class PrefixStore:
         self._passing = Passing(self.index)
         self._latest: list[Node[Segment]] = []  # ends of the main conversations, the latest last
         self._buffers: WeakSet[Buffer] = WeakSet()
-        self._unwritten: list[tuple[Buffer, Node[Segment], int]] = []  # lent to the writer, for want of room
+        self._unwritten = Unwritten()
         self._returns = 0  # of buffers that were lent
         self._overhead_bytes: int | None = 0  # of the buffers beyond what the index counts; None when to be counted
         self.version = 0  # changes whenever a look-up could come out differently
         self._residents = Residents()
         self._told, self._told_s = (-1, 0), 0.0
-        self.hits = 0
-        self.misses = 0
-        self.hit_tokens = 0
+        self.hits = self.misses = self.hit_tokens = 0
         self.unkept_tokens = 0  # for which the budget was too small
         self.kept_note = ""  # how much of the latest main conversation was kept, where that is not all
         self._writes = Writes(self.index, disk, is_packed=is_packed) if disk is not None else None
@@ -145,13 +144,7 @@ class PrefixStore:
         return can_restore(self._layout, segments, match.depth)
 
     def _files(self, node: Node[Segment]) -> list[Stored]:
-        """The stored copies without which the prefix down to `node` cannot be resumed."""
-        path = self.index.path(node)
-        files = {n.stored.key: n.stored for n in path if n.payload is None and n.stored is not None}
-        payload, stored = node.payload, node.stored
-        if payload is not None and not payload.is_checkpoint and node.is_checkpoint and stored is not None:
-            files[stored.key] = stored
-        return list(files.values())
+        return files_needed(self.index.path(node))
 
     def restore(self, lease: Lease, *, needed: int, room: int) -> list[Any]:
         """A running cache holding the first `lease.depth` tokens, with room for `needed` in all, or for `room` where
@@ -187,7 +180,7 @@ class PrefixStore:
         named = sum(part.end - part.start for part in lease.buffer.parts()) * self._token_bytes
         if self.nbytes + named <= self.room_bytes or not self._writes.is_unwritten(lease.node):
             return False
-        self._unwritten.append((lease.buffer, lease.node, self._next_return(lease)))
+        self._unwritten.add(lease.buffer, lease.node, self._next_return(lease))
         lease.buffer = None
         return True
 
@@ -198,12 +191,11 @@ class PrefixStore:
 
     def _take_back_written(self, *, all_of_it: bool = False) -> None:
         """What was kept for the writer alone is at rest again, once that is done."""
-        for entry in list(self._unwritten):
-            buffer, node, used = entry
-            if all_of_it or self._writes is None or not self._writes.is_unwritten(node):
-                self._unwritten.remove(entry)
-                buffer.give_back(used)
-                self._changed()
+        if self._unwritten.take_back((lambda _node: False) if all_of_it else self._is_unwritten):
+            self._changed()
+
+    def _is_unwritten(self, node: Node[Segment]) -> bool:
+        return self._writes is not None and self._writes.is_unwritten(node)
 
     def _take_back(self, lease: Lease) -> None:
         if lease.buffer is not None:
@@ -240,9 +232,7 @@ class PrefixStore:
         known = self.index.known(root, slice_tokens(lease.packed, 0, lease.computed))
         fitting = self.room_bytes // max(1, self._segment_bytes(1024) // 1024)
         kept = min(known, fitting) if is_beyond else known
-        note = f"the budget is {self.room_bytes >> 20} MB, about {fitting} tokens"
-        note += "; the rest goes to the disk" if known == lease.computed else ""
-        note = f"kept {kept} of {lease.computed} tokens: {note}" if kept < lease.computed else ""
+        note = kept_note(kept, lease.computed, fitting, self.room_bytes, is_on_disk=known == lease.computed)
         if note:
             self.unkept_tokens += lease.computed - known
             log.warning("%s", note)
@@ -462,9 +452,8 @@ class PrefixStore:
         """Whether `collect` would copy from the device or to it."""
         if self._writes is None:
             return False
-        is_written = any(not self._writes.is_unwritten(node) for _, node, _ in self._unwritten)
         is_read = self._reads is not None and self._reads.has_copying
-        return is_written or is_read or self._writes.has_copying
+        return is_read or self._writes.has_copying or self._unwritten.has_written(self._is_unwritten)
 
     def collect(self, *, is_idle: bool = False) -> None:
         """Take in what the disk's threads have finished, and go on with what is under way, up to a step's share. Cheap
