@@ -71,12 +71,8 @@ def _parse(
         messages=system + unavailable_note(missing) + messages,
         tools=tuple(tools.callable.values()),
         tool_choice=choice,
-        sampling=parse_sampling(
-            body,
-            # To fill the cache takes one token, too; `render` keeps it to itself.
-            max_tokens=max_tokens or (None if max_tokens is None else 1),
-            stop=stop,
-        ),
+        # To fill the cache takes one token, too; `render` keeps it to itself.
+        sampling=parse_sampling(body, max_tokens=1 if max_tokens == 0 else max_tokens, stop=stop),
         reasoning=_parse_reasoning(body.get("thinking"), effort),
         response_schema=schema,
         priority=asked_priority(headers) or _priority(body, headers, messages, schema),

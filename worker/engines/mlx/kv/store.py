@@ -66,9 +66,8 @@ class PrefixStore:
         self._slots = slots
         self._disk = disk
         self._is_packed = is_packed
-        self.max_bytes = max_bytes
         self.max_arrays = MAX_ARRAYS
-        self.budget_bytes = max_bytes  # what memory has room for at the moment, if that is less
+        self.max_bytes = self.budget_bytes = max_bytes  # the latter: what memory has room for at the moment, if less
         self._segment_bytes = segment_bytes
         self._token_bytes = token_bytes
         self.index: PrefixIndex[Segment] = PrefixIndex(
