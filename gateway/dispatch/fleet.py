@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from gateway.dispatch.healing import heal, wrong_types
 from gateway.dispatch.jobs import queue_key
 from gateway.dispatch.presence import Presence, away_error, reason_of
 from gateway.dispatch.roll import read_record
 from shared import wire
 from shared.clock import RedisClock
 from shared.errors import BrokerUnavailableError
+from shared.healing import heal_async, is_wrong_type
 from shared.keys import GATEWAY_TTL_S, Names, host_of, word
 from shared.places import NONE, Counts
 from shared.registry import Fleet, GatewayRecord, HostRecord, Stranger, WorkerLease
@@ -124,9 +124,10 @@ class FleetWatcher(Presence):
         lists = [queue_key(self._names.queue(model, lane)) for model in models for lane in LANES]
         kinds = [*((each, "set") for each in sets), *((each, "list") for each in lists)]
         replies, sent_s = await self._ask(sets, lists)
-        wrong = wrong_types([*replies[1:4], *replies[7:]], kinds)
+        answered = zip([*replies[1:4], *replies[7:]], kinds, strict=True)
+        wrong = {key: kind for reply, (key, kind) in answered if is_wrong_type(reply)}
         if wrong:
-            await heal(self._redis, wrong)
+            await heal_async(self._redis, wrong)
             await self._name_again(wrong)
             replies, sent_s = await self._ask(sets, lists)
         _raise_any(replies)

@@ -32,10 +32,10 @@ from gateway.dispatch import queue_scripts
 from gateway.dispatch.asking import asking_redis
 from gateway.dispatch.explanation import explain
 from gateway.dispatch.facts import Placed
-from gateway.dispatch.healing import heal
 from gateway.dispatch.lookups import conversation_of, lookups_of
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError, OverloadedError
+from shared.healing import heal_async
 from shared.keys import Names, host_of, job_id, word
 from shared.request import End
 from shared.seal import HostKey, Keyring, Purpose
@@ -173,7 +173,7 @@ class JobQueue:
         """On the model's list, from where it is moved once a worker holds the model."""
         job = envelope.job_id
         list_key = queue_key(self._queue(envelope, place))
-        await heal(self._redis, {Queue.redis_queues_keys: "set", list_key: "list", Job.key_for(job): "hash"})
+        await heal_async(self._redis, {Queue.redis_queues_keys: "set", list_key: "list", Job.key_for(job): "hash"})
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(self._body(envelope, place), written.body, ex=ttl_s)
             pipe.hset(Job.key_for(job), mapping=fields)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import RedisError
 
 from shared import keys, wire
 from shared.config import (
@@ -49,6 +49,7 @@ from worker.host.figures import MachineFigures
 from worker.host.hung import hung_worker
 from worker.host.memory import MemoryKeeper
 from worker.host.pressure import build_pressure
+from worker.host.sign import SignOfLife
 from worker.host.supervision import ModelSupervisor, Surroundings
 from worker.rq.reaping import reap
 
@@ -123,17 +124,16 @@ class Host:
         self.settings = settings
         self.name = name
         self._names = Names(settings.deployment)
-        self._key = self._names.host(word(name))
         self._named = tuple(named)
         self._fallback = fallback
         self._file = SettingsFile(settings, "models.json")
         self._routing = SettingsFile(settings, "claude_routing.json")
         keys = keys_of_host(load_secret(settings), word(name))
-        self._seal = keys.own.seal(Purpose.HOST, word(name))
         self._loads = keys.anyone.seal(Purpose.LOADS)
         self._channel = self._names.host_channel(word(name))
         self._orders = keys.own.seal(Purpose.ORDERS, word(name))
         self._redis = build_async_redis(settings)
+        self._sign = SignOfLife(self._redis, self._names, word(name), keys.own.seal(Purpose.HOST, word(name)))
         self._supervisors: dict[str, tuple[ModelSupervisor, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -188,22 +188,14 @@ class Host:
             for task in late:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._withdraw()
+            await self._sign.withdraw()
             await self._redis.aclose()
         return not self._broken
 
     async def _check_name(self) -> None:
         """Two hosts of one name would overwrite each other's record. Told apart by processes of this machine."""
-        try:
-            data = await self._redis.get(self._key)
-            other = wire.decode(self._seal.open(data)) if isinstance(data, bytes) else None
-        except (RedisError, OSError) as error:
-            logger.warning("Redis cannot be reached: %s", error)
-            return
-        except WireError as error:
-            logger.warning("what another version left under our name is overwritten: %s", error)
-            return
-        if isinstance(other, HostRecord) and other.pid != os.getpid() and is_running(other.pid):
+        other = await self._sign.read()
+        if other is not None and other.pid != os.getpid() and is_running(other.pid):
             await self._redis.aclose()
             raise ConfigError(
                 f"a host called {self.name!r} (pid {other.pid}) serves on this Redis already: give this one a --name"
@@ -324,38 +316,15 @@ class Host:
 
     async def _publish(self) -> None:
         """The record, each second and at every change."""
-        away = False
         while not self._stopping.is_set():
             self._changed.clear()
             models = tuple(supervisor.record for supervisor, _ in self._supervisors.values())
             figures = await asyncio.to_thread(self._figures.read)
             record = HostRecord(host=self.name, pid=os.getpid(), models=models, reader=wire.READER, figures=figures)
-            try:
-                await self._write(record)
-                away = False
-            except (RedisError, OSError) as error:
-                if not away:
-                    logger.warning("Redis cannot be reached: %s", error)
-                away = True
+            await self._sign.renew(record)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(keys.LEASE_EVERY_S):
                     await self._changed.wait()
-
-    async def _write(self, record: HostRecord) -> None:
-        """Where Redis is full, the record that it has is made to last, which takes no memory."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.sadd(self._names.hosts, word(self.name))
-            pipe.set(self._key, self._seal.close(wire.encode(record)), ex=keys.HOST_TTL_S)
-            try:
-                await pipe.execute()
-            except OutOfMemoryError:
-                if not await self._redis.expire(self._key, keys.HOST_TTL_S):
-                    raise
-
-    async def _withdraw(self) -> None:
-        with contextlib.suppress(RedisError, OSError):  # the record's TTL does it otherwise
-            await self._redis.delete(self._key)
-            await self._redis.srem(self._names.hosts, word(self.name))
 
     async def _bury(self, worker: str) -> None:
         try:

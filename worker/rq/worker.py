@@ -19,10 +19,10 @@ from rq.executions import Execution
 from rq.worker import BaseWorker, WorkerStatus
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
+from shared.healing import heal
 from shared.keys import Names
 from shared.wire import JobSerializer
 from shared.work import LANES
-from worker.rq.healing import heal
 from worker.rq.records import Slot
 from worker.rq.safe_job import SafeJob, SafeQueue
 from worker.status import EXIT_STOPPED

@@ -10,6 +10,7 @@ import redis
 from redis.exceptions import OutOfMemoryError
 
 from shared import keys
+from shared.healing import heal, is_wrong_type
 from shared.keys import Names, host_of
 from shared.registry import WorkerLease
 from shared.seal import HostKey, Purpose
@@ -62,7 +63,22 @@ class LeaseKeeper:
 
     def write(self) -> None:
         """Write now, on this thread. Raises `redis.RedisError`. Where Redis is full, the lease that it has is made to
-        last: that takes no memory, and who lives must not look dead for want of it."""
+        last: that takes no memory, and who lives must not look dead for want of it. Keys that hold something else are
+        made anew."""
+        try:
+            self._write()
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            self._heal()
+            self._write()
+
+    def _heal(self) -> None:
+        lease = self._describe()
+        kinds = {self._names.workers: "set", self._names.placed(lease.worker): "hash"}
+        heal(self._client, kinds | dict.fromkeys(self._residency_of(lease).keys, "zset"))
+
+    def _write(self) -> None:
         jobs = self._uncounted = [*self._uncounted, *self._held_jobs()]  # first: the lease counts all of these
         lease = self._describe()
         name = self._names.lease(lease.worker)

@@ -33,6 +33,10 @@ class Residency:
     def __init__(self, names: Names, *, worker: str, host: str, model: str) -> None:
         self._sets = (_Told(names.resident(worker), RESIDENT_TTL_S), _Told(names.disk(host, model), DISK_TTL_S))
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(told.key for told in self._sets)
+
     def queue(self, pipe: Any, residents: Residents = NOBODY) -> None:
         """Commands that make it known; the last ones give what `note` is told. None while there is nothing to tell."""
         for told, found in zip(self._sets, (residents.memory, residents.stored), strict=True):

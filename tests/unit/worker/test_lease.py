@@ -6,12 +6,15 @@ import pytest
 import redis
 
 from shared import keys
+from shared.keys import host_of
 from tests.support.fleet import lease
 from tests.support.names import NAMES
 from tests.support.sealed import KEYRING, open_lease
+from worker.prefix_cache.marks import Residents
 from worker.serving.lease import LeaseKeeper
 
 WORKER = lease("m")
+KNOWN = Residents(memory={b"tag": 7})
 KEY = KEYRING.of_worker(WORKER.worker)
 
 
@@ -27,6 +30,28 @@ def test_a_lease_lasts_no_longer_than_its_jobs(
 def test_a_lease_outlasts_a_missed_renewal(redis_client: redis.Redis) -> None:
     LeaseKeeper(redis_client, NAMES, KEY, lambda: WORKER, execution_ttl_s=0.5).write()
     assert redis_client.pttl(NAMES.lease(WORKER.worker)) / 1000 > keys.LEASE_EVERY_S
+
+
+def test_keys_of_a_wrong_type_are_named_and_made_anew_with_the_lease(
+    redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper = LeaseKeeper(
+        redis_client, NAMES, KEY, lambda: WORKER, execution_ttl_s=6, held_jobs=lambda: ["j"], residents=lambda: KNOWN
+    )
+    name, host = WORKER.worker, host_of(WORKER.worker)
+    wrong = (NAMES.lease(name), NAMES.workers, NAMES.placed(name), NAMES.resident(name), NAMES.disk(host, "m"))
+    for write_wrong in (lambda key: redis_client.set(key, "x"), lambda key: redis_client.rpush(key, "x")):
+        keeper.write()
+        for key in wrong:
+            redis_client.delete(key)
+            write_wrong(key)
+        keeper.write()
+        keeper.write()  # what is known anew is told again
+        assert redis_client.smembers(NAMES.workers) == {name.encode()}
+        assert redis_client.zscore(NAMES.resident(name), b"tag") == 7
+        assert open_lease(name, redis_client.get(NAMES.lease(name))) == WORKER
+    for key in wrong[1:3]:
+        assert f"{key} held a string instead of" in caplog.text
 
 
 def test_a_released_lease_is_gone(redis_client: redis.Redis) -> None:

@@ -1,0 +1,83 @@
+"""A host's sign of life: its record in Redis, and its name among those of all hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import redis.asyncio
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+
+from shared import keys, wire
+from shared.errors import WireError
+from shared.healing import heal_async, is_wrong_type
+from shared.keys import Names
+from shared.registry import HostRecord
+from shared.seal import Seal
+
+logger = logging.getLogger(__name__)
+
+
+class SignOfLife:
+    """What Redis has of the host of this `word`. Trouble with Redis is said once in the log, until it is over."""
+
+    def __init__(self, client: redis.asyncio.Redis, names: Names, word: str, seal: Seal) -> None:
+        self._redis = client
+        self._names = names
+        self._word = word
+        self._seal = seal
+        self._key = names.host(word)
+        self._has_told = False
+
+    async def read(self) -> HostRecord | None:
+        """The record of whoever has this name; None where there is none that can be read."""
+        try:
+            data = await self._redis.get(self._key)
+            found = wire.decode(self._seal.open(data)) if isinstance(data, bytes) else None
+        except (RedisError, OSError) as error:
+            self._tell(error)
+            return None
+        except WireError as error:
+            logger.warning("what another version left under our name is overwritten: %s", error)
+            return None
+        return found if isinstance(found, HostRecord) else None
+
+    async def renew(self, record: HostRecord) -> None:
+        """Write the record. A set of names that holds something else is made anew."""
+        try:
+            try:
+                await self._write(record)
+            except ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                await heal_async(self._redis, {self._names.hosts: "set"})
+                await self._write(record)
+        except (RedisError, OSError) as error:
+            self._tell(error)
+        else:
+            self._has_told = False
+
+    async def _write(self, record: HostRecord) -> None:
+        """Where Redis is full, the record that it has is made to last, which takes no memory."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.sadd(self._names.hosts, self._word)
+            pipe.set(self._key, self._seal.close(wire.encode(record)), ex=keys.HOST_TTL_S)
+            try:
+                await pipe.execute()
+            except OutOfMemoryError:
+                if not await self._redis.expire(self._key, keys.HOST_TTL_S):
+                    raise
+
+    async def withdraw(self) -> None:
+        """The host is not seen any more."""
+        with contextlib.suppress(RedisError, OSError):  # the record's TTL does it otherwise
+            await self._redis.delete(self._key)
+            await self._redis.srem(self._names.hosts, self._word)
+
+    def _tell(self, error: Exception) -> None:
+        if not self._has_told:
+            what = (
+                "Redis refuses what this host writes" if isinstance(error, ResponseError) else "Redis cannot be reached"
+            )
+            logger.warning("%s: %s", what, error)
+        self._has_told = True
