@@ -68,11 +68,13 @@ class SamplingParams:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningOptions:
     """`enabled` None leaves the choice to the model's template. `effort`: minimal, low, medium, high, xhigh, max or
-    empty; the worker takes the nearest that the model knows."""
+    empty; the worker takes the nearest that the model knows. `is_asked`: the client itself said so, and hears when the
+    model cannot be told."""
 
     enabled: bool | None = None
     budget_tokens: int | None = None
     effort: str = ""
+    is_asked: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

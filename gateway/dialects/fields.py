@@ -108,14 +108,16 @@ def boolean(value: Any, *at: Step, default: bool = False) -> bool:
     return value
 
 
-def integer(value: Any, *at: Step, low: int) -> int | None:
-    """A whole number of at least `low`; None stays None."""
+def integer(value: Any, *at: Step, low: int, high: int = (1 << 63) - 1) -> int | None:
+    """A whole number between the bounds, which belong to it; None stays None."""
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool):
         refuse("Input should be a valid integer", *at)
     if value < low:
         refuse(f"Input should be greater than or equal to {low}", *at)
+    if value > high:
+        refuse(f"Input should be less than or equal to {high}", *at)
     return value
 
 
@@ -153,7 +155,7 @@ def optional_sequence(value: Any, *at: Step) -> list[Any]:
 
 def seed(value: Any, *at: Step) -> int | None:
     """Any integer, folded into the 63 bits that every engine takes."""
-    whole = integer(value, *at, low=-(1 << 63))
+    whole = integer(value, *at, low=-(1 << 63), high=(1 << 64) - 1)
     return None if whole is None else whole & SEED_BITS
 
 

@@ -9,7 +9,11 @@ import pytest
 from hypothesis import settings
 
 THOROUGH = "thorough"
-settings.register_profile(THOROUGH)
+QUICK = "quick"
+# How long an example takes says how busy the machine is, and decides nothing.
+settings.register_profile(QUICK, deadline=None)
+settings.register_profile(THOROUGH, deadline=None)
+settings.load_profile(QUICK)
 
 
 def examples(few: int, *, thorough: int) -> Callable[[Any], Any]:

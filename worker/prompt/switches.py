@@ -53,9 +53,9 @@ class Switches:
         """What of these options the template has no variable for, so that the model never hears of it."""
         told, budget = self.of(options, variables), options.budget_tokens
         left_out = [(f"effort {options.effort!r}", replace(options, effort=""))]
-        if options.enabled is False:
+        if options.enabled is False and options.is_asked:
             left_out.append(("not to reason", replace(options, enabled=None)))
-        else:
+        elif options.enabled is not False:
             left_out.append((f"a reasoning budget of {budget} tokens", replace(options, budget_tokens=None)))
         return tuple(
             f"the model's template cannot tell it {what}"

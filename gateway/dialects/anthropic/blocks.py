@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.canonical import CallLedger, arguments_text
 from gateway.dialects import fields
-from gateway.dialects.anthropic.schema import BILLING_PREFIX, REMINDER_TAGS, UNPARSED_INPUT
+from gateway.dialects.anthropic.schema import BILLING_PREFIX, FOREIGN_BLOCKS, REMINDER_TAGS, UNPARSED_INPUT
 from gateway.dialects.anthropic.server_work import is_our_search
 from gateway.dialects.anthropic.tools import parse_tool_change
 from gateway.dialects.reminders import wrap_reminders
@@ -147,6 +147,10 @@ def _parse_plain_block(block: Mapping[str, Any], kind: str) -> tuple[ResultPart,
             fields.refuse("uploaded files are not kept here, send their content", kind=UnsupportedContentError)
         case "fallback":
             return ()  # marks a place between two of the vendor's models
+        case foreign if foreign in FOREIGN_BLOCKS:
+            own = FOREIGN_BLOCKS[foreign]
+            hint = f", use `{own}`" if own else ""
+            fields.refuse(f"`{foreign}` blocks are of another API{hint}", "type", kind=UnsupportedContentError)
     return (TextPart(text=fields.json_text(_for_models(block))),)
 
 

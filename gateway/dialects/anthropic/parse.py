@@ -112,10 +112,10 @@ def _refuse_thread(value: Any) -> None:
 
 def _parse_reasoning(value: Any, wanted: str) -> ReasoningOptions:
     """A type we do not know counts as adaptive: it is a way of thinking that a newer client asks for. So does an effort
-    that we do not know count as none given."""
+    that we do not know count as none given. Who says nothing of thinking gets none in this API, and has not asked."""
     effort = EFFORTS.get(wanted, "")
     if value is None:
-        return ReasoningOptions(enabled=False, effort=effort)
+        return ReasoningOptions(enabled=False, effort=effort, is_asked=False)
     thinking = fields.mapping(value, "thinking")
     kind = fields.string(thinking.get("type"), "thinking", "type")
     budget = fields.integer(thinking.get("budget_tokens"), "thinking", "budget_tokens", low=1)

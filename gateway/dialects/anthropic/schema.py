@@ -57,5 +57,18 @@ THINKING: Final[dict[str, bool | None]] = {
     "disabled": False,
 }
 
+# Content of the other vendor's APIs, and the block that is meant: a picture that the model would be shown as JSON helps
+# nobody.
+FOREIGN_BLOCKS: Final = {
+    "image_url": "image",
+    "input_image": "image",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "text",
+    "input_file": "document",
+    "file": "document",
+    "input_audio": "",
+}
+
 # ("minimal" is another vendor's.)
 EFFORTS: Final = {effort: effort for effort in ("minimal", "low", "medium", "high", "xhigh", "max")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.dialects.base import RenderedError
@@ -40,12 +41,14 @@ STATUSES: Final[dict[str, tuple[int, str, str | None]]] = {
 _PARAMS: Final = {"prompt_too_long": "messages", "max_tokens_too_large": "max_tokens", "model_not_found": "model"}
 
 
-def render_body(error: GatewayError) -> dict[str, Any]:
+def render_body(error: GatewayError, own_fields: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """`own_fields`: what the API calls fields that workers know by another name."""
     _, kind, code = STATUSES[error.code]
     param = error.details.get("param") or _PARAMS.get(error.code)
+    param = (own_fields or {}).get(param, param) if isinstance(param, str) else None
     return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
 
 
-def render_error(error: GatewayError) -> RenderedError:
+def render_error(error: GatewayError, own_fields: Mapping[str, str]) -> RenderedError:
     status, _, _ = STATUSES[error.code]
-    return RenderedError(status=status, body=render_body(error), headers=retry_headers(error, status))
+    return RenderedError(status=status, body=render_body(error, own_fields), headers=retry_headers(error, status))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from gateway.dialects.base import RenderedError
 from gateway.dialects.openai import errors, models
@@ -12,6 +12,8 @@ from shared.registry import Fleet
 
 
 class OpenAIVendor:
+    own_fields: ClassVar[Mapping[str, str]] = {}  # the API's names of fields that workers know by another
+
     def recognises(self, headers: Mapping[str, str]) -> bool:
         """Its clients have no mark of their own: whoever nobody recognises speaks it."""
         return False
@@ -23,4 +25,4 @@ class OpenAIVendor:
         return models.render_model(fleet, model, name=name)
 
     def render_error(self, error: GatewayError, *, request_id: str) -> RenderedError:
-        return errors.render_error(error)
+        return errors.render_error(error, self.own_fields)

@@ -8,10 +8,12 @@ from typing import Any
 from gateway.dialects.base import Parsed
 from gateway.dialects.openai.vendor import OpenAIVendor
 from gateway.dialects.openai_responses import keeping, parse
+from gateway.dialects.openai_responses.schema import OWN_FIELDS
 
 
 class OpenAIResponsesDialect(OpenAIVendor):
     name = "openai_responses"
+    own_fields = OWN_FIELDS
 
     def parse_request(
         self, body: Any, headers: Mapping[str, str], *, request_id: str, counting: bool = False

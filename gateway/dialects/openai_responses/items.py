@@ -16,9 +16,10 @@ from gateway.dialects.openai.media import parse_file, parse_image
 from gateway.dialects.openai.schema import REMINDER_TAGS
 from gateway.dialects.openai_responses.compaction import summary_text
 from gateway.dialects.openai_responses.opaque import unwrap
-from gateway.dialects.openai_responses.schema import ROLES, TEXT_KINDS
+from gateway.dialects.openai_responses.schema import FOREIGN_PARTS, ROLES, TEXT_KINDS
 from gateway.dialects.openai_responses.tools import TOOL_SEARCH, Toolbox, text_arguments
 from gateway.dialects.reminders import wrap_reminders
+from shared.errors import UnsupportedContentError
 from shared.messages import (
     Message,
     Part,
@@ -97,6 +98,9 @@ class ItemReader:
             case "input_file" | "file":
                 nested = part.get("file")
                 return parse_file(nested if isinstance(nested, dict) else part)
+        if kind in FOREIGN_PARTS:
+            problem = f"content of type {kind!r} is of another API; use input_text, input_image or input_file"
+            fields.refuse(problem, "type", kind=UnsupportedContentError)
         self.left_out[kind] = None
         return None
 

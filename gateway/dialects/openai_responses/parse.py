@@ -87,7 +87,10 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
         tools=tools,
         tool_choice=choice,
         sampling=parse_sampling(
-            body, max_tokens=_parse_max_tokens(body), stop=_parse_stop(body.get("stop")), top_logprobs=top_logprobs
+            body,
+            max_tokens=fields.integer(body.get("max_output_tokens"), "max_output_tokens", low=1),
+            stop=_parse_stop(body.get("stop")),
+            top_logprobs=top_logprobs,
         ),
         reasoning=_parse_reasoning(body, reasoning),
         response_schema=_parse_format(body),
@@ -150,13 +153,6 @@ def _parse_choice(body: Mapping[str, Any], box: Toolbox, *, wants_summary: bool)
     with fields.within("tool_choice"):
         choice, tools = parse_tool_choice(body.get("tool_choice"), box, parallel=parallel)
     return ToolChoice(mode="none") if wants_summary else choice, tools
-
-
-def _parse_max_tokens(body: Mapping[str, Any]) -> int | None:
-    """-1 is how clients of other local servers ask for no limit."""
-    if body.get("max_output_tokens") == -1:
-        return None
-    return fields.integer(body.get("max_output_tokens"), "max_output_tokens", low=1)
 
 
 def _parse_stop(value: Any) -> tuple[str, ...]:

@@ -20,12 +20,18 @@ ROLES: Final[dict[str, Role]] = {
 
 TEXT_KINDS: Final = frozenset({"text", "input_text", "output_text", "summary_text", "reasoning_text"})
 
+# Blocks of the other vendor's API: what the client means by them would be lost.
+FOREIGN_PARTS: Final = frozenset({"image", "document", "tool_use", "tool_result", "thinking"})
+
 # Why an answer ended before its model was done. The vendor has one word for both limits.
 INCOMPLETE: Final[dict[FinishReason, str]] = {
     "length": "max_output_tokens",
     "context_length": "max_output_tokens",
     "content_filter": "content_filter",
 }
+
+# Fields that workers and Chat Completions know by another name.
+OWN_FIELDS: Final = {"messages": "input", "prompt": "input", "max_tokens": "max_output_tokens"}
 
 # What ends a stream that failed. Codex reads these codes: on `server_error` it asks again, on `rate_limit_exceeded`
 # when the message says, on the others it ends its turn and shows the message.

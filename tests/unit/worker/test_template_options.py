@@ -214,6 +214,8 @@ def test_a_template_is_told_the_day_of_its_conversation() -> None:
         ("reasoning_effort", {"budget_tokens": 2048, "effort": "high"}, ["a reasoning budget of 2048 tokens"]),
         ("enable_thinking", {"effort": "high"}, ["effort 'high'"]),
         ("", {"enabled": False}, ["not to reason"]),
+        ("", {"enabled": False, "is_asked": False}, []),
+        ("", {"enabled": False, "is_asked": False, "effort": "high"}, ["effort 'high'"]),
         ("enable_thinking", {"enabled": False}, []),
     ],
 )

@@ -373,7 +373,8 @@ def test_any_tool_where_all_run_elsewhere_is_no_choice() -> None:
 @pytest.mark.parametrize(
     ("thinking", "effort", "expected"),
     [
-        (None, None, ReasoningOptions(enabled=False)),
+        (None, None, ReasoningOptions(enabled=False, is_asked=False)),
+        (None, "high", ReasoningOptions(enabled=False, effort="high", is_asked=False)),
         ({"type": "disabled"}, None, ReasoningOptions(enabled=False)),
         ({"type": "adaptive", "display": "omitted"}, "high", ReasoningOptions(effort="high")),
         ({"type": "enabled", "budget_tokens": 2048}, None, ReasoningOptions(enabled=True, budget_tokens=2048)),
@@ -589,3 +590,27 @@ def test_a_system_message_of_billing_alone_is_none() -> None:
 def test_text_that_only_mentions_the_billing_header_stays() -> None:
     mention = f"Never send {BILLING}"
     assert parse(system=mention).request.messages[0].parts == (TextPart(text=mention),)
+
+
+@pytest.mark.parametrize(
+    ("block", "own"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, "image"),
+        ({"type": "input_image", "image_url": "data:image/png;base64,AAAA"}, "image"),
+        ({"type": "input_text", "text": "x"}, "text"),
+        ({"type": "output_text", "text": "x"}, "text"),
+        ({"type": "input_file", "file_data": "x"}, "document"),
+        ({"type": "file", "file": {}}, "document"),
+        ({"type": "input_audio", "input_audio": {}}, None),
+    ],
+)
+def test_content_of_another_vendors_api_is_refused_by_its_name(block: dict[str, Any], own: str | None) -> None:
+    """Not shown to the model as the text of its JSON."""
+    hint = f", use `{own}`" if own else ""
+    problem = f"`{block['type']}` blocks are of another API{hint}"
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": [block]}
+    user: dict[str, Any] = {"role": "user", "content": "hi"}
+    assert refusal(messages=[{"role": "user", "content": [block]}]).message == f"messages.0.content.0.type: {problem}"
+    assert refusal(messages=[user], system=[block]).message == f"system.0.type: {problem}"
+    nested = refusal(messages=[{"role": "user", "content": [result]}])
+    assert (nested.code, nested.message) == ("unsupported_content", f"messages.0.content.0.content.0.type: {problem}")

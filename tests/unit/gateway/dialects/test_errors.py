@@ -117,6 +117,25 @@ def test_the_openai_shape_names_the_field() -> None:
     assert shape(ModelNotFoundError("no such model"))["error"]["param"] == "model"  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("error", "chat", "responses"),
+    [
+        (PromptTooLongError.of(9, 8), "messages", "input"),
+        (MaxTokensTooLargeError.of(9, 8, 7), "max_tokens", "max_output_tokens"),
+        (InvalidRequestError("x", param="messages"), "messages", "input"),
+        (InvalidRequestError("x", param="input[0].content"), "input[0].content", "input[0].content"),
+        (InvalidRequestError("x", param="tools"), "tools", "tools"),
+        (InvalidRequestError("x", param=["odd"]), None, None),
+        (InvalidRequestError("x"), None, None),
+    ],
+)
+def test_a_field_is_named_as_the_clients_own_api_does(
+    error: GatewayError, chat: str | None, responses: str | None
+) -> None:
+    for name, param in (("openai_chat", chat), ("openai_responses", responses)):
+        assert DIALECTS[name].render_error(error, request_id="r1").body["error"]["param"] == param
+
+
 def test_the_wordings_that_claude_code_acts_on_pass_unchanged() -> None:
     for error in (PromptTooLongError.of(70000, 65536), MaxTokensTooLargeError.of(40000, 32000, 65536)):
         rendered = DIALECTS["anthropic"].render_error(error, request_id="r1")
