@@ -256,7 +256,8 @@ _GONE = ()  # in place of a file's stamp
 
 
 class SettingsFile:
-    """One JSON file of the config folder, read again when it changes. Missing means empty."""
+    """One JSON file of the config folder, read again when it changes. Missing means empty. `fault` says why it cannot
+    be read as it is now; empty when it can."""
 
     def __init__(self, settings: Settings, name: str) -> None:
         if name not in SETTINGS_FILES:
@@ -265,6 +266,7 @@ class SettingsFile:
         self.path = None if folder is None else folder / name
         self._stamp: tuple[int, ...] | None = None
         self._data: Any = {}
+        self.fault = ""
 
     def load(self) -> Any:
         """The parsed content. Raises `ConfigError` when the file cannot be read or does not parse (the last good one
@@ -272,18 +274,25 @@ class SettingsFile:
         if self.path is None:
             return self._data
         try:
-            stamp = _stamp(self.path)
+            self._read(self.path)
+        except ConfigError as error:
+            self.fault = str(error)
+            raise
+        return self._data
+
+    def _read(self, path: Path) -> None:
+        try:
+            stamp = _stamp(path)
             if stamp != self._stamp:
                 self._stamp = stamp
-                self._data = orjson.loads(self.path.read_bytes())
+                self._data, self.fault = orjson.loads(path.read_bytes()), ""
         except FileNotFoundError:
-            if self._data and not self.path.parent.is_dir():  # nobody takes settings back by taking the folder away
-                self._note_lost_folder(self.path.parent)
+            if self._data and not path.parent.is_dir():  # nobody takes settings back by taking the folder away
+                self._note_lost_folder(path.parent)
             elif self._stamp is not None:  # else it was missing before, and its content is the same
-                self._stamp, self._data = None, {}
+                self._stamp, self._data, self.fault = None, {}, ""
         except (OSError, orjson.JSONDecodeError) as error:
-            raise ConfigError(f"{self.path}: {error}") from error
-        return self._data
+            raise ConfigError(f"{path}: {error}") from error
 
     def _note_lost_folder(self, folder: Path) -> None:
         """Raises `ConfigError`, once."""

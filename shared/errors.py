@@ -65,8 +65,10 @@ class PromptTooLongError(InvalidRequestError):
 
     @classmethod
     def of(cls, prompt_tokens: int, context_tokens: int) -> PromptTooLongError:
+        """A prompt that fills the window leaves no room for a token of the answer."""
+        maximum = min(context_tokens, prompt_tokens - 1)
         return cls(
-            f"prompt is too long: {prompt_tokens} tokens > {context_tokens} maximum",
+            f"prompt is too long: {prompt_tokens} tokens > {maximum} maximum",
             prompt_tokens=prompt_tokens,
             context_tokens=context_tokens,
         )

@@ -159,16 +159,19 @@ class HostRecord:
     models: tuple[ModelRecord, ...] = ()
     reader: Reader = field(default_factory=Reader)
     figures: dict[str, float] = field(default_factory=dict)  # see `shared.worker_metrics.HOST_FIGURES`
+    faults: tuple[str, ...] = ()  # of its settings files, whose last good content stays in force
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayRecord:
-    """A gateway process that lives, as it says itself. `address` is its host and port."""
+    """A gateway process that lives, as it says itself. `address` is its host and port, `faults` are those of its
+    settings files, whose last good content stays in force."""
 
     gateway: str
     pid: int
     reader: Reader = field(default_factory=Reader)
     address: str = ""
+    faults: tuple[str, ...] = ()
 
 
 StrangerKind = Literal["worker", "host", "gateway"]
@@ -191,6 +194,17 @@ class Fleet:
     hosts: tuple[HostRecord, ...] = ()
     gateways: tuple[GatewayRecord, ...] = ()
     strangers: tuple[Stranger, ...] = ()
+
+    def faults(self) -> dict[str, tuple[str, ...]]:
+        """What is wrong with settings files, and the hosts and gateways that say so."""
+        told: dict[str, tuple[str, ...]] = {}
+        for name, faults in (
+            *((h.host, h.faults) for h in self.hosts),
+            *((g.gateway, g.faults) for g in self.gateways),
+        ):
+            for fault in faults:
+                told[fault] = (*told.get(fault, ()), name)
+        return told
 
     def ready_workers(self, model: str) -> tuple[WorkerLease, ...]:
         return tuple(w for w in self.workers if w.model == model and w.state == "ready")

@@ -178,6 +178,8 @@ def _status(settings: Settings, _: argparse.Namespace) -> int:
             print(f"  note: {note}")
     for stranger in fleet.strangers:
         print(describe_stranger(stranger))
+    for fault, names in fleet.faults().items():
+        print(f"settings {fault}; the last good content stays in force ({', '.join(names)})")
     if not fleet.hosts and not fleet.workers and not fleet.strangers:
         print("no hosts and no workers are running")
     return 0
@@ -251,7 +253,7 @@ def _doctor(settings: Settings, _: argparse.Namespace) -> int:
 
 def _examine_running(settings: Settings) -> None:
     fleet = _read_fleet(settings)
-    for lease in fleet.workers:
+    for lease in (each for each in fleet.workers if each.template):
         mark = "note" if lease.template.keys() & {"missing", "unread"} else "ok  "
         print(f"{mark} chat template of {lease.model}: {describe_template(lease.template)}")
     if any(find_faults(settings)):

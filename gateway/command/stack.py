@@ -16,6 +16,7 @@ from pathlib import Path
 from redis.exceptions import AuthenticationError, RedisError
 
 from gateway.command.runfile import Running, answers, only_one, write_running
+from gateway.models.settings_files import Policies
 from shared import wire
 from shared.config import Settings, child_environment, load_secret, resolve_source
 from shared.connections import build_async_redis, build_redis
@@ -125,6 +126,7 @@ class Stack:
         self._stopping = asyncio.Event()
         self._is_ready = False
         self._services: list[_Service] = []
+        self._faults: frozenset[str] = frozenset()
 
     def stop(self) -> None:
         """Ask once to end everything politely, twice to end it at once."""
@@ -205,12 +207,15 @@ class Stack:
         """
         shown: dict[str, ModelRecord] = {}
         host = word(self.name)
-        record = Names(self.settings.deployment).host(host)
+        key = Names(self.settings.deployment).host(host)
+        policies = Policies(self.settings, tell=lambda _: None)
         seal = Keyring(load_secret(self.settings)).of(host).seal(Purpose.HOST, host)
         async with build_async_redis(self.settings) as broker:
             while not self._stopping.is_set():
                 with contextlib.suppress(RedisError, OSError):
-                    self._show(models_of(await broker.get(record), seal), shown)
+                    found = record_of(await broker.get(key), seal)
+                    self._show(found.models if found else (), shown)
+                    self._show_faults((*policies.faults(), *(found.faults if found else ())))
                 if not self._is_ready:
                     await self._announce_when_ready(shown.values())
                 with contextlib.suppress(TimeoutError):
@@ -225,6 +230,15 @@ class Stack:
             self._announce(self.url)
             write_running(self.settings.state_dir, self._running())
 
+    def _show_faults(self, faults: Collection[str]) -> None:
+        """Of settings files that were changed while everything runs: each once, and that there are none any more."""
+        for fault in dict.fromkeys(faults):
+            if fault not in self._faults:
+                self._say(f"settings: {fault}; the last good content stays in force")
+        if self._faults and not faults:
+            self._say("settings: all files can be used again")
+        self._faults = frozenset(faults)
+
     def _show(self, models: Sequence[ModelRecord], shown: dict[str, ModelRecord]) -> None:
         for model in models:
             before = shown.get(model.id)
@@ -236,14 +250,14 @@ class Stack:
             del shown[gone]
 
 
-def models_of(data: object, seal: Seal) -> tuple[ModelRecord, ...]:
-    """The models of a host's record as it lies in Redis; none while there is no record that can be read."""
+def record_of(data: object, seal: Seal) -> HostRecord | None:
+    """A host's record as it lies in Redis; None while there is none that can be read."""
     try:
         record = wire.decode(seal.open(data)) if isinstance(data, bytes) else None
     except WireError as error:
         logger.warning("the host's record cannot be read: %s", error)
-        return ()
-    return record.models if isinstance(record, HostRecord) else ()
+        return None
+    return record if isinstance(record, HostRecord) else None
 
 
 def describe_model(model: ModelRecord) -> str:

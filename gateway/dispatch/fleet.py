@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import redis.asyncio
@@ -40,8 +41,8 @@ _R = TypeVar("_R", WorkerLease, HostRecord, GatewayRecord)
 class FleetWatcher(Presence):
     """Refreshes `snapshot` in the background and on demand; it is connected when the last try reached Redis. `unplaced`
     maps a model to the jobs that wait until a worker holds it, by class, `unplaced_beside` by lane of the kinds of work
-    that have their own. `myself` is what others see of this gateway
-    while it refreshes; `on_hosts` is awaited with the words of all hosts before a snapshot that shows them.
+    that have their own. `myself` is what others see of this gateway while it refreshes, with the `faults` of its
+    settings files; `on_hosts` is awaited with the words of all hosts before a snapshot that shows them.
 
     One reads at a time: who asks while somebody reads waits for the next read, which is of everybody who asked before
     it began.
@@ -64,6 +65,7 @@ class FleetWatcher(Presence):
         self._myself = myself
         self.clock = RedisClock()
         self.on_round_trip: Callable[[float], None] = lambda _: None
+        self.faults: Callable[[], tuple[str, ...]] = tuple
         self.on_hosts: Callable[[Collection[str]], Awaitable[None]] | None = None
         self._every_s = every_s
         self._forget_after_s = forget_after_s
@@ -201,7 +203,8 @@ class FleetWatcher(Presence):
         if self._myself is not None:
             gateway = self._myself.gateway
             seal = self._keyring.gateways.seal(Purpose.GATEWAY, gateway)
-            pipe.set(self._names.gateway(gateway), seal.close(wire.encode(self._myself)), ex=GATEWAY_TTL_S)
+            myself = replace(self._myself, faults=self.faults())
+            pipe.set(self._names.gateway(gateway), seal.close(wire.encode(myself)), ex=GATEWAY_TTL_S)
             pipe.sadd(self._names.gateways, gateway)
 
     def _queue_reads(self, pipe: redis.asyncio.client.Pipeline) -> None:

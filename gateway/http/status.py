@@ -94,6 +94,7 @@ def render_status(fleet: Fleet) -> dict[str, Any]:
             {"name": each.worker, "model": each.model, "state": each.state, "in_flight": each.in_flight}
             for each in fleet.workers
         ],
+        "faults": [{"fault": fault, "told_by": names} for fault, names in fleet.faults().items()],
         "strangers": [{"kind": each.kind, "name": each.name, "reason": each.reason} for each in fleet.strangers],
     }
 

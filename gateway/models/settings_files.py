@@ -23,11 +23,19 @@ _T = TypeVar("_T")
 
 
 class _ParsedFile(Generic[_T]):
+    """`value` is the last good content, `fault` why the file cannot be used as it is now. Raises `ConfigError` when
+    made with a file that cannot be used."""
+
     def __init__(self, settings: Settings, name: str, parse: Callable[[Any], _T]) -> None:
         self._file = SettingsFile(settings, name)
         self._parse = parse
         self._data = self._file.load()
+        self._misread = ""  # what is wrong with JSON that can be read
         self.value = parse(self._data)
+
+    @property
+    def fault(self) -> str:
+        return self._file.fault or self._misread
 
     def refresh(self) -> bool:
         """Whether the content changed."""
@@ -35,10 +43,10 @@ class _ParsedFile(Generic[_T]):
             data = self._file.load()
             if data is self._data:
                 return False
-            self._data = data
+            self._data, self._misread = data, ""
             self.value = self._parse(data)
         except ConfigError as error:
-            logger.error("%s; its last good content stays in force", error)  # noqa: TRY400 the text says it all
+            self._misread = "" if self._file.fault else str(error)
             return False
         return True
 
@@ -51,6 +59,10 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
+def _log(fault: str) -> None:
+    logger.error("%s; its last good content stays in force", fault)
+
+
 def find_faults(settings: Settings) -> Iterator[str]:
     """One line for each settings file that cannot be used: whoever reads it would not start."""
     for name, parse in _PARSERS.items():
@@ -61,9 +73,12 @@ def find_faults(settings: Settings) -> Iterator[str]:
 
 
 class Policies:
-    """Raises `ConfigError` when made with a file that cannot be used."""
+    """Raises `ConfigError` when made with a file that cannot be used. `tell` is given what is wrong with a file,
+    once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tell: Callable[[str], None] = _log) -> None:
+        self._tell = tell
+        self._told: dict[str, None] = {}
         self._aliases = _ParsedFile(settings, "model_aliases.json", parse_aliases)
         self._tiers = _ParsedFile(settings, "claude_routing.json", parse_tiers)
         self._sampling = _ParsedFile(settings, "inference_settings.json", parse_sampling)
@@ -74,12 +89,27 @@ class Policies:
         """What names stand for now."""
         if self._aliases.refresh() | self._tiers.refresh():
             self._routes = self._build_routes()
+        self._tell_faults()
         return self._routes
 
     def sampling(self) -> Mapping[str, Mapping[str, Any]]:
         """Sampling defaults by model id, those of all models under the empty one."""
         self._sampling.refresh()
+        self._tell_faults()
         return self._sampling.value
+
+    def faults(self) -> tuple[str, ...]:
+        """One line for each file that cannot be used as it is now: its last good content stays in force."""
+        self.routes()
+        self.sampling()
+        return tuple(self._told)
+
+    def _tell_faults(self) -> None:
+        files = (self._aliases, self._tiers, self._sampling)
+        found = dict.fromkeys(each.fault for each in files if each.fault)
+        for fault in found.keys() - self._told.keys():
+            self._tell(fault)
+        self._told = found
 
     def _build_routes(self) -> Routes:
         return Routes(aliases=self._aliases.value, tiers=self._tiers.value, default_model=self._default_model)

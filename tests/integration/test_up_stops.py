@@ -17,7 +17,7 @@ import redis
 from shared.keys import NO_HOST
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
-from tests.support.up import message, run_command, up
+from tests.support.up import Up, message, run_command, up
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -132,6 +132,26 @@ def test_one_bad_model_of_two_is_told_at_the_start_and_to_who_asks_for_it(tmp_pa
         assert status not in (200, 500)
         assert reason in answer["error"]["message"]
         assert running.say("hello", model="slow")[0] == 200
+        _break_and_mend(running, config)
+
+
+def _break_and_mend(running: Up, config: Path) -> None:
+    """Files that a person edits while everything runs are told where that person looks."""
+    said = running.process
+    for name, text in (("model_aliases.json", "{"), ("models.json", '{"models": [{"id": "x"}]}')):
+        good = (config / name).read_text() if (config / name).exists() else "{}"
+        (config / name).write_text(text)
+        said.wait_for_line(rf"^settings: .*{name}.*the last good content stays in force$")
+        wait_until(lambda name=name: name in _status(running), "status names the file")
+        (config / name).write_text(good)
+        said.wait_for_line(rf"(?s){name}.*settings: all files can be used again$")
+    wait_until(lambda: "settings" not in _status(running), "nothing is wrong any more")
+    examined = run_command("doctor", "--state", str(running.state)).stdout
+    assert "chat template of" not in examined, "the echo engine has none"
+
+
+def _status(running: Up) -> str:
+    return run_command("status", "--state", str(running.state)).stdout
 
 
 def test_a_broken_models_json_is_told_at_the_start(tmp_path: Path) -> None:

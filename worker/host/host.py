@@ -148,6 +148,7 @@ class Host:
             stamp=source_stamp,
             entrance=asyncio.Lock(),
         )
+        self._fault = ""  # of the settings files, as they are now
         self._device = settings.state_dir / "device"
         pressure = build_pressure(self._device)
         self._figures = MachineFigures(settings.state_dir, pressure)
@@ -239,7 +240,6 @@ class Host:
             self._stopping.set()
 
     async def _follow_file(self) -> None:
-        said = ""
         while True:
             await asyncio.sleep(_CHECK_S)
             for supervisor, _ in self._supervisors.values():
@@ -247,14 +247,21 @@ class Host:
             try:
                 wanted = self._wanted_models()
             except ConfigError as error:
-                if said != str(error):
-                    logger.error("%s; the models stay as they were", error)  # noqa: TRY400 - the text says it all
-                said = str(error)
+                self._note_fault(str(error))
                 continue
-            said = ""
+            self._note_fault(self._file.fault or self._routing.fault)
             if {key: supervisor.spec for key, (supervisor, _) in self._supervisors.items()} != wanted:
                 logger.info("the settings changed: serving %s", ", ".join(wanted) or "nothing")
                 await self._serve(wanted)
+
+    def _note_fault(self, fault: str) -> None:
+        """In the log once, in the host's record while it lasts."""
+        if fault == self._fault:
+            return
+        self._fault = fault
+        self._changed.set()
+        if fault:
+            logger.error("%s; the models stay as they were", fault)
 
     async def _follow_requests(self) -> None:
         """Load a model when somebody asks for it, and unload one when a person says so."""
@@ -320,7 +327,14 @@ class Host:
             self._changed.clear()
             models = tuple(supervisor.record for supervisor, _ in self._supervisors.values())
             figures = await asyncio.to_thread(self._figures.read)
-            record = HostRecord(host=self.name, pid=os.getpid(), models=models, reader=wire.READER, figures=figures)
+            record = HostRecord(
+                host=self.name,
+                pid=os.getpid(),
+                models=models,
+                reader=wire.READER,
+                figures=figures,
+                faults=(self._fault,) if self._fault else (),
+            )
             await self._sign.renew(record)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(keys.LEASE_EVERY_S):

@@ -138,7 +138,7 @@ class PromptBuilder:
         refuse_hopeless(request, self._encoder, self._context_tokens)
         prompt = self._of_any_length(request)
         if len(prompt.tokens) >= self._context_tokens:
-            raise PromptTooLongError.of(max(len(prompt.tokens), self._context_tokens + 1), self._context_tokens)
+            raise PromptTooLongError.of(len(prompt.tokens), self._context_tokens)
         return prompt
 
     def count_tokens(self, request: GenerateRequest) -> int:

@@ -25,7 +25,8 @@ _CUT_TOKENS = 8  # that a cut between two pieces may add
 
 
 def refuse_hopeless(request: GenerateRequest, encoder: Encoder, context_tokens: int) -> None:
-    """Raises `PromptTooLongError` with an estimate when the texts alone, tokenised piece by piece, fill the window.
+    """Raises `PromptTooLongError` with an estimate when a part of the texts, tokenised by pieces, fills the window.
+    What has been read to its end is left to be counted.
 
     The estimate is the tokens so far, scaled by what they were made of. Earlier reasoning is left out, which a template
     may drop, and so are files, which are not text yet.
@@ -38,7 +39,7 @@ def refuse_hopeless(request: GenerateRequest, encoder: Encoder, context_tokens: 
     for piece in _pieces(texts):
         tokens += max(0, len(encoder.encode(piece)) - _CUT_TOKENS)
         chars += len(piece)
-        if tokens > context_tokens:
+        if tokens > context_tokens and chars < total_chars:
             estimate = max(tokens * total_chars // chars, context_tokens + 1)
             raise PromptTooLongError.of(estimate, context_tokens)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.command.runfile import Running, only_one, read_running, write_running
-from gateway.command.stack import check_redis, describe_model, listen, models_of
+from gateway.command.stack import check_redis, describe_model, listen, record_of
 from shared import wire
 from shared.config import load_settings
 from shared.errors import ConfigError
@@ -50,9 +50,9 @@ def test_a_state_folder_has_one_up_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_hosts_models_are_read_from_its_record_and_anything_else_is_no_record() -> None:
-    models = (ModelRecord(id="m", state="ready"),)
-    assert models_of(sealed_host(HostRecord(host="h", pid=1, models=models)), host_seal("h")) == models
-    assert [models_of(data, host_seal("h")) for data in (None, b"", b"\xc1", wire.encode("text"))] == [()] * 4
+    record = HostRecord(host="h", pid=1, models=(ModelRecord(id="m", state="ready"),), faults=("a fault",))
+    assert record_of(sealed_host(record), host_seal("h")) == record
+    assert [record_of(data, host_seal("h")) for data in (None, b"", b"\xc1", wire.encode("text"))] == [None] * 4
 
 
 def test_a_port_in_use_is_named() -> None:

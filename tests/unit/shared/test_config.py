@@ -181,6 +181,14 @@ def test_a_broken_settings_file_is_reported_once_and_the_last_good_one_kept(tmp_
     with pytest.raises(ConfigError, match=r"models\.json"):
         file.load()
     assert file.load() == {"models": []}
+    assert "models.json" in file.fault, "as long as it is so"
+    path.write_text('{"models": []}')
+    assert (file.load(), file.fault) == ({"models": []}, "")
+    path.write_text("{")
+    with pytest.raises(ConfigError):
+        file.load()
+    path.unlink()
+    assert (file.load(), file.fault) == ({}, "")
 
 
 def test_a_settings_file_that_cannot_be_read_is_reported_once_and_the_last_good_one_kept(tmp_path: Path) -> None:

@@ -74,6 +74,23 @@ def test_what_is_a_little_too_long_is_counted_exactly() -> None:
     assert caught.value.details["prompt_tokens"] == builder().count_tokens(asked) > WINDOW_TOKENS
 
 
+def test_what_was_read_to_its_end_is_counted_exactly_however_long() -> None:
+    """The window is passed in the last piece."""
+    for repeats in range(1190, 1400, 30):
+        asked = request(user("".join(f"{number} " for number in range(repeats * 9))))
+        with pytest.raises(PromptTooLongError) as caught:
+            PromptBuilder(tokenizer_of("demo"), context_tokens=builder().count_tokens(asked) - 50).build(asked)
+        assert caught.value.details["prompt_tokens"] == builder().count_tokens(asked)
+
+
+def test_a_prompt_that_fills_the_window_is_told_as_long_as_it_is() -> None:
+    asked = request(user(WORDS))
+    count = builder().count_tokens(asked)
+    with pytest.raises(PromptTooLongError, match=rf"^prompt is too long: {count} tokens > {count - 1} maximum$"):
+        PromptBuilder(tokenizer_of("demo"), context_tokens=count).build(asked)
+    PromptBuilder(tokenizer_of("demo"), context_tokens=count + 1).build(asked)
+
+
 @pytest.mark.parametrize(
     "asked",
     [
