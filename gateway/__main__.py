@@ -68,7 +68,7 @@ def build_server(settings: Settings) -> GatewayServer:
 def run_gateway(settings: Settings, *, descriptor: int | None = None) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit status. `descriptor` is a listening socket to serve instead
     of the settings' address: it outlives this process, so that a restart refuses nobody."""
-    set_up_logging(settings.log_level, process="gateway")
+    set_up_logging(settings, process="gateway")
     try:
         server = build_server(settings)
     except ConfigError as error:
@@ -77,6 +77,8 @@ def run_gateway(settings: Settings, *, descriptor: int | None = None) -> int:
     # uvicorn raises the signal that stopped it again when it is done: by then there is nothing left to do.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _already_stopped)
+    if settings.debug:
+        logger.info("debug %d: %s", settings.debug, settings)
     gc.freeze()  # what was imported lives for ever: no collection needs to look at it
     server.run(sockets=None if descriptor is None else [socket.socket(fileno=descriptor)])
     return 1 if server.has_failed else 0

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from gateway.dialects.registry import COUNTING_DIALECTS, DIALECTS, KEEPING_DIALECTS
+from gateway.dispatch.long_waits import keep_telling_long_waits
 from gateway.dispatch.moves import keep_moving
 from gateway.dispatch.space import keep_telling
 from gateway.dispatch.tasks import cancel_all
@@ -91,6 +92,7 @@ def create_app(settings: Settings) -> GatewayApp:
     app = GatewayApp(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.parts = parts
     app.router.routes[:] = _build_routes(parts)
+    parts.metrics.routes = tuple(sorted({route.name for route in ROUTES if route.work == "generate"}))
     app.add_exception_handler(HTTPException, _refuse_route)
     # The last one added is the outermost.
     visitors = Visitors.of(settings)
@@ -100,13 +102,13 @@ def create_app(settings: Settings) -> GatewayApp:
     app.add_middleware(Counted, count=parts.metrics.answer)
     app.add_middleware(ErrorAnswers)
     app.add_middleware(CrossOrigin, visitors=visitors)
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, tells_urls=settings.debug > 0)
     return app
 
 
 # What is done on a route.
 _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
-    "generate": lambda parts, route: Generate(parts, DIALECTS[route.dialect]),
+    "generate": lambda parts, route: Generate(parts, DIALECTS[route.dialect], name=route.name),
     "count": lambda parts, route: CountTokens(parts, COUNTING_DIALECTS[route.dialect]),
     "kept": lambda parts, route: KeptAnswers(parts, KEEPING_DIALECTS[route.dialect]),
     "models": lambda parts, _: Models(parts),
@@ -157,6 +159,7 @@ async def running_tasks(parts: Parts, fail: Callable[[], None]) -> AsyncIterator
             fail()
 
     works = {"fleet": fleet.run(), "frames": hub.run(), "watchdog": watchdog.run()}
+    works["waits"] = keep_telling_long_waits(parts.dispatcher)
     works["moves"] = keep_moving(parts.dispatcher, fleet)
     works["names"] = keep_telling_dead(parts.names)
     works["redis-memory"] = keep_telling(parts.space, parts.metrics.redis_memory)

@@ -63,7 +63,18 @@ _GAP_BUCKETS = (
 _OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _LAG_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _HOT = 0.9  # share of the prompt that was cached
-
+# By which every model's answers are counted from the start.
+_OUTCOMES = (
+    "ok",
+    "cancelled",
+    "client_error",
+    "worker_lost",
+    "broker_unavailable",
+    "internal",
+    "deadline_exceeded",
+    "overloaded",
+    "model_unavailable",
+)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -135,15 +146,6 @@ class RequestRecord:
                 case _ if self.first_token_s is None:
                     self.first_token_s = self.gaps.last_s = time.monotonic()
 
-    def summary(self) -> str:
-        """Sizes and times for the log, never content."""
-        usage, now_s = self.usage, time.monotonic()
-        first_ms = "-" if self.first_token_s is None else f"{(self.first_token_s - self.started_s) * 1000:.0f}"
-        return (
-            f"{usage.input_tokens} tokens in ({usage.cached_tokens} cached, {usage.restored_tokens} from disk), "
-            f"{usage.output_tokens} out, first after {first_ms} ms, all after {(now_s - self.started_s) * 1000:.0f} ms"
-        )
-
     @property
     def cache_class(self) -> str:
         """How much of the prompt was already computed: hot, warm or cold."""
@@ -156,6 +158,9 @@ class Metrics:
     """Everything that `GET /metrics` shows."""
 
     def __init__(self, fleet: FleetWatcher) -> None:
+        self._fleet = fleet
+        self._begun: set[str] = set()
+        self.routes: tuple[str, ...] = ()  # on which models answer
         self.registry = registry = CollectorRegistry()
         self._requests = Counter("gw_requests", "Answers", ("route", "model", "outcome"), registry=registry)
         self._ttft = Histogram(
@@ -219,6 +224,18 @@ class Metrics:
             self._rejections.labels(reason)
         for stage in ("queued", "prefill", "decode"):
             self._cancellations.labels(stage)
+
+    def _begin_models(self) -> None:
+        """The same for each model as soon as somebody serves it."""
+        for model in self._fleet.snapshot.model_ids():
+            if model in self._begun:
+                continue
+            self._begun.add(model)
+            for counter in (self._redispatches, self._resumes, self._returned, self._moves, self._attachments):
+                counter.labels(model)
+            for route in self.routes:
+                for outcome in _OUTCOMES:
+                    self._requests.labels(route, model, outcome)
 
     def _register_process(self, registry: CollectorRegistry) -> None:
         """What the process costs, and what could hold up every stream of it."""
@@ -322,6 +339,7 @@ class Metrics:
                 self._tokens[name].labels(model).observe(tokens)
 
     def render(self) -> bytes:
+        self._begin_models()
         return generate_latest(self.registry)
 
 

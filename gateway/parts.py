@@ -27,6 +27,7 @@ from gateway.kept.store import AnswerStore
 from gateway.metrics import HostPages, Metrics
 from gateway.models.names import ModelNames
 from gateway.models.settings_files import Policies
+from gateway.trace.file import TraceFile
 from gateway.waiting_metrics import Waiter, WaitingCollector, waiter_of
 from shared.config import Settings, load_secret
 from shared.connections import build_async_redis
@@ -51,11 +52,13 @@ class Parts:
     metrics: Metrics
     host_pages: HostPages
     space: Space
+    traces: TraceFile
     answers: AnswerStore
     connections: tuple[redis.asyncio.Redis, ...]
 
     async def aclose(self) -> None:
         await self.reader.aclose()
+        self.traces.close()
         for connection in self.connections:
             await connection.aclose()
 
@@ -106,6 +109,7 @@ def build_parts(settings: Settings) -> Parts:
         metrics=metrics,
         host_pages=HostPages(fleet),
         space=space,
+        traces=TraceFile.of(settings),
         answers=AnswerStore(broker, names, keyring),
         connections=(broker, subscriber),
     )

@@ -39,6 +39,11 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()  # besides loopback ones, where no key is set
     allowed_origins: tuple[str, ...] = ()  # of pages, besides loopback ones
     log_level: str = "info"
+    log_format: str = "text"
+    log_file: Path | None = None  # instead of stderr
+    debug: int = 0  # 1: mode and URLs; 2: requests and answers in shape; 3: everything that was said
+    trace_bytes: int = 32 * 1024 * 1024
+    trace_days: float = 7.0
     default_model: str = ""
 
     max_body_bytes: int = 32 * 1024 * 1024
@@ -101,6 +106,8 @@ _NOT_NEGATIVE = (
     "max_context_tokens",
     "stream_grace_s",
     "drain_s",
+    "trace_bytes",
+    "trace_days",
 )
 
 
@@ -122,9 +129,12 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
     values.update({k: v for k, v in (overrides or {}).items() if v is not None})
     settings = Settings(**values)
     settings = replace(settings, state_dir=Path(settings.state_dir).expanduser().absolute())
-    if settings.config_dir is not None:
-        settings = replace(settings, config_dir=Path(settings.config_dir).expanduser().absolute())
+    settings = replace(settings, config_dir=_absolute(settings.config_dir), log_file=_absolute(settings.log_file))
     return _validated(settings)
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else Path(path).expanduser().absolute()
 
 
 def _convert(name: str, raw: str, default: Any) -> Any:
@@ -137,7 +147,7 @@ def _convert(name: str, raw: str, default: Any) -> Any:
             return tuple(part.strip() for part in raw.split(",") if part.strip())
     except ValueError:
         raise ConfigError(f"{name}={raw!r}: expected a number") from None
-    return Path(raw) if isinstance(default, Path) or name.endswith("_DIR") else raw
+    return Path(raw) if isinstance(default, Path) or name.endswith(("_DIR", "_FILE")) else raw
 
 
 def _validated(settings: Settings) -> Settings:
@@ -161,6 +171,8 @@ def _check_words(settings: Settings) -> None:
         raise ConfigError(f"deployment {settings.deployment!r}: expected letters, digits, - and _")
     if settings.log_level.lower() not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log level {settings.log_level!r}: expected debug, info, warning or error")
+    if settings.log_format not in ("text", "json"):
+        raise ConfigError(f"log format {settings.log_format!r}: expected text or json")
 
 
 def _check_numbers(settings: Settings) -> None:
@@ -169,6 +181,8 @@ def _check_numbers(settings: Settings) -> None:
     for name in _POSITIVE:
         if not 0 < getattr(settings, name) < math.inf:
             raise ConfigError(f"{environment_name(name)} must be positive")
+    if settings.debug not in range(4):
+        raise ConfigError(f"{environment_name('debug')} must be 0, 1, 2 or 3")
     if settings.cache_bits not in (0, 8):
         raise ConfigError(f"{environment_name('cache_bits')} must be 0 or 8")
     for name in _NOT_NEGATIVE:
@@ -203,11 +217,13 @@ def _patterns(name: str, texts: tuple[str, ...], parse: Callable[[str], str | No
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment that gives a child process exactly these settings (secrets never go in argv)."""
+    """The environment that gives a child process exactly these settings (secrets never go in argv), but for the file of
+    the log: each process has its own."""
     child = dict(os.environ)
+    child.pop(environment_name("log_file"), None)
     for each in fields(Settings):
         value = getattr(settings, each.name)
-        if value is not None and value not in ("", ()):
+        if value is not None and value not in ("", ()) and each.name != "log_file":
             child[environment_name(each.name)] = ",".join(value) if isinstance(value, tuple) else str(value)
     return child
 

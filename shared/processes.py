@@ -34,6 +34,7 @@ class GuardedProcess:
 
     Polite stops and our own death give it `grace_s` seconds after SIGTERM, then its process group is killed.
     `remove` names files and folders that go when this process dies without having stopped the command.
+    Its output goes to `output`, or through the guard into the file `log`, which is set aside when it has grown.
     `fileno()` becomes readable when the command has ended, so an event loop can watch it.
     """
 
@@ -43,6 +44,7 @@ class GuardedProcess:
         *,
         env: Mapping[str, str] | None = None,
         output: IO[bytes] | int = subprocess.DEVNULL,
+        log: Path | None = None,
         stdin: IO[bytes] | int = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
         grace_s: float = 10.0,
@@ -50,7 +52,9 @@ class GuardedProcess:
     ) -> None:
         self.grace_s = grace_s
         self._lifeline, theirs = socket.socketpair()
-        words = [str(theirs.fileno()), str(grace_s), *map(str, remove), "--", *command]
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        words = [str(theirs.fileno()), str(grace_s), str(log or ""), *map(str, remove), "--", *command]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", guard.__file__, *words],

@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings()
         spec = build_spec(options)
-        set_up_logging(settings.log_level, process=f"worker/{spec.id}")
+        set_up_logging(settings, process=f"worker/{spec.id}")
         share_python()
         with build_redis(settings) as client:
             wait_for_redis(client)

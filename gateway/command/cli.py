@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _up(settings: Settings, options: argparse.Namespace) -> int:
-    set_up_logging("warning" if settings.log_level == "info" else settings.log_level, process="up")
+    set_up_logging(settings, process="up", level="warning" if settings.log_level == "info" else "")
     stack = Stack(
         settings,
         models=options.model,

@@ -22,7 +22,7 @@ from shared.config import Settings, child_environment, load_secret, resolve_sour
 from shared.connections import build_async_redis, build_redis
 from shared.errors import ConfigError, WireError
 from shared.keys import Names, word
-from shared.log import last_lines, open_log
+from shared.log import last_lines, log_size
 from shared.processes import GuardedProcess
 from shared.redis_server import MINIMUM_VERSION, RedisServer
 from shared.registry import HostRecord, ModelRecord, model_id_of
@@ -73,7 +73,7 @@ class _Service:
     async def keep(self, must_live: Callable[[], bool]) -> None:
         """Until cancelled. Raises `ConfigError` when it cannot run, as long as `must_live` says that this counts."""
         while True:
-            log_start = self.log.stat().st_size if self.log.exists() else 0
+            log_start = log_size(self.log)
             self.process = self._start()
             status = await self.process.ended()
             delay_s = self._restarts.delay_s(time.monotonic())
@@ -296,15 +296,14 @@ def _start(
     pass_fds: Sequence[int] = (),
     remove: Sequence[Path] = (),
 ) -> GuardedProcess:
-    with open_log(log) as output:
-        return GuardedProcess(
-            [sys.executable, "-P", "-m", *module_and_arguments],
-            env=child_environment(settings),
-            output=output,
-            pass_fds=pass_fds,
-            grace_s=grace_s,
-            remove=remove,
-        )
+    return GuardedProcess(
+        [sys.executable, "-P", "-m", *module_and_arguments],
+        env=child_environment(settings),
+        log=log,
+        pass_fds=pass_fds,
+        grace_s=grace_s,
+        remove=remove,
+    )
 
 
 async def keep_redis(server: RedisServer) -> None:

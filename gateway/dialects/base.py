@@ -51,6 +51,7 @@ class Reply(Protocol):
 class Parsed:
     """`request.model` is still the client's name for it. `choices` is how many answers it wants at once.
     `items` is the conversation that its client wants kept with the answer, in the client's own form; None: nothing is.
+    `came` and `became` are the shapes of its messages before and after they were made stable (`gateway.trace.shape`).
     `is_repeatable`: the client's headers say that who asks the same again wants the same answer. `warnings` say what
     of the request is not honoured."""
 
@@ -61,6 +62,8 @@ class Parsed:
     is_repeatable: bool = False
     warnings: tuple[str, ...] = ()
     items: tuple[Any, ...] | None = None
+    came: str = ""
+    became: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,8 @@ from gateway.http.replies import ClientDisconnectedError, header, headers_of, re
 from gateway.intake.reading import Asked
 from gateway.metrics import RequestRecord, outcome_of
 from gateway.parts import Parts
+from gateway.trace.story import EVERYTHING, Story
+from gateway.trace.telling import tell
 from shared.errors import GatewayError, InternalError
 from shared.events import Counted, Event, EventOrder, Failed, Progress, Started, assemble
 from shared.work import KINDS, Count
@@ -56,8 +58,10 @@ class _Endpoint:
         self.answers = parts.answers
         self.dialect = dialect
 
-    async def parse(self, scope: Scope, receive: Receive, *, counting: bool) -> Parsed:
+    async def parse(self, scope: Scope, receive: Receive, *, counting: bool, story: Story | None = None) -> Parsed:
         body = await with_earlier(self.dialect, self.answers, await read_body(receive))
+        if story is not None and story.debug >= EVERYTHING:
+            story.take_body(body.joined())
         asked = Asked(
             headers=headers_of(scope),
             request_id=request_id_of(scope),
@@ -70,47 +74,58 @@ class _Endpoint:
 class Generate(_Endpoint):
     """An answer, streamed or whole. An ASGI application."""
 
+    def __init__(self, parts: Parts, dialect: Dialect, *, name: str = "") -> None:
+        super().__init__(parts, dialect)
+        self._name = name or dialect.name
+        self._traces = parts.traces
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord(scope["state"]["started_s"])
-        parsed = await self.parse(scope, receive, counting=False)
+        story = Story(id=request_id_of(scope), route=self._name, debug=self.settings.debug, record=record)
+        try:
+            await self._serve(story, scope, receive, send)
+        except GatewayError as error:
+            story.outcome, story.error = outcome_of(error), error
+            raise
+        except ClientDisconnectedError:
+            story.outcome = "cancelled"
+            raise
+        finally:
+            scope["state"]["is_told"] = story.request is not None
+            tell(story, self._traces)
+
+    async def _serve(self, story: Story, scope: Scope, receive: Receive, send: Send) -> None:
+        record = story.record
+        story.parsed = parsed = await self.parse(scope, receive, counting=False, story=story)
         record.warnings = parsed.warnings
         parsed_s = record.note_stage("parse", record.started_s)
-        request = await self.intake.take(parsed.request)
+        story.request = request = await self.intake.take(parsed.request)
         scope["state"]["model"] = request.model
         # (Choices that are left to chance are not each other's repetition.)
         is_repeated = parsed.choices == 1 and parsed.is_repeatable
-        first = await self.dispatcher.admit(request, is_repeated=is_repeated)
+        story.dispatch = first = await self.dispatcher.admit(request, is_repeated=is_repeated)
         record.note_stage("route", parsed_s)
         self.metrics.inflight.inc()
-        outcome = "internal"
         try:
             async with contextlib.AsyncExitStack() as leaving:
                 readers = await self._join(leaving, first, parsed.choices, record)
                 reading = await leaving.enter_async_context(_reading(receive, readers))
-                answer = _Answer(self, parsed, first, reading, record, send)
-                outcome = await (answer.stream_it() if parsed.stream else answer.send_whole())
+                answer = _Answer(self, parsed, first, reading, story, send)
+                story.outcome = await (answer.stream_it() if parsed.stream else answer.send_whole())
         except GatewayError as error:
-            outcome = outcome_of(error)
+            story.outcome = outcome_of(error)
             raise
         finally:
             self.metrics.inflight.dec()
-            scope["state"]["outcome"] = outcome
+            scope["state"]["outcome"] = story.outcome
             if first.request is request:
                 self.metrics.began(request.model, request.priority, record)
-            whose = "" if first.request is request else f" of {first.request_id}"
-            logger.info("%s %s %s%s: %s", request.id, request.model, outcome, whose, record.summary())
-            if first.request is request and not whose:
-                self._note_placement(first, record)
-        if outcome == "ok" and first.request is request:
+                story.predicted = self.dispatcher.note_end(
+                    first, ran_s=record.ran_s, first_token_s=record.first_token_s, usage=record.usage
+                )
+        if story.outcome == "ok" and first.request is request:
             self.metrics.finished(request.model, record)
             self.dispatcher.note_answer(request.model)
-
-    def _note_placement(self, dispatch: Dispatch, record: RequestRecord) -> None:
-        found = self.dispatcher.note_end(
-            dispatch, ran_s=record.ran_s, first_token_s=record.first_token_s, usage=record.usage
-        )
-        if found is not None:
-            logger.info("%s %s", dispatch.request_id, found.text)
 
     async def _join(
         self, leaving: contextlib.AsyncExitStack, first: Dispatch, choices: int, record: RequestRecord
@@ -158,7 +173,7 @@ class _Answer:
         parsed: Parsed,
         dispatch: Dispatch,
         reading: ChoiceReaders,
-        record: RequestRecord,
+        story: Story,
         send: Send,
     ) -> None:
         self.settings = endpoint.settings
@@ -167,7 +182,8 @@ class _Answer:
         self.items = parsed.items
         self.answers = endpoint.answers
         self.reading = reading
-        self.record = record
+        self.record = story.record
+        self.shape = story.answer
         self.send = send
         self.context = RenderContext(
             request_id=dispatch.request_id,
@@ -261,7 +277,10 @@ class _Answer:
 
     async def _next(self, timeout_s: float) -> _Told:
         told = await self.reading.wait(timeout_s)
-        self.record.note([event for _, event in told])
+        events = [event for _, event in told]
+        self.record.note(events)
+        if self.shape is not None:
+            self.shape.note(events)
         return told
 
     async def _write(self, data: bytes, *, is_last: bool) -> None:

@@ -8,12 +8,13 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.paths import normal_path
 from gateway.http.replies import ClientDisconnectedError, header, send_error
-from gateway.http.routes import find_route
+from gateway.http.routes import Route, find_route
 from gateway.metrics import outcome_of
 from shared.errors import (
     AuthenticationError,
@@ -31,14 +32,18 @@ _MAX_DRAIN_S = 30.0
 _STRANGERS_DRAIN_S = 2.0  # of those who may not come in
 
 _WATCHING = ("health", "ready", "metrics", "greeting")
+_PROBES = (*_WATCHING, "host_metrics", "targets")  # of which a line each would be all that a log holds
 _UNKNOWN = "unknown"  # the route of a path where there is nothing
 
 
 class RequestContext:
-    """Gives the request a normal path, its id and start time, every response its id headers, and the log one line."""
+    """Gives the request a normal path, its id and start time, every response its id headers, and the log one line: at
+    debug level for what only watches, and for what was told at its end in other words. With `tells_urls` another line
+    says at once what came."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, tells_urls: bool = False) -> None:
         self.app = app
+        self._tells_urls = tells_urls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,6 +56,11 @@ class RequestContext:
         state["started_s"] = started_s = time.monotonic()
         id_headers = [(name, request_id.encode()) for name in (b"request-id", b"x-request-id")]
         status = 0
+        if self._tells_urls:
+            query = scope.get("query_string", b"").decode("ascii", "backslashreplace")
+            access_logger.info(
+                "%s comes: %s %s?%s", request_id, scope["method"], _printable(scope["path"]), query[:200]
+            )
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -66,7 +76,12 @@ class RequestContext:
             path, route = scope["path"], find_route(scope["path"])
             asked = f"{scope['method']} {_printable(path)}"
             name = "-" if route is None else route.name
-            access_logger.info("%s %s %s %d %.1f ms", request_id, asked, name, status, took_ms)
+            level = logging.DEBUG if _is_quiet(route, state) and status < 500 else logging.INFO
+            access_logger.log(level, "%s %s %s %d %.1f ms", request_id, asked, name, status, took_ms)
+
+
+def _is_quiet(route: Route | None, state: dict[str, Any]) -> bool:
+    return (route is not None and route.work in _PROBES) or state.get("is_told", False)
 
 
 def _printable(path: str) -> str:

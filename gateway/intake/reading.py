@@ -11,6 +11,7 @@ from gateway.canonical import canonicalise
 from gateway.dialects.base import Dialect, Parsed
 from gateway.intake.chain import build_chain
 from gateway.intake.json_text import parse_json
+from gateway.trace.shape import shape_of
 from shared import wire
 
 LENGTHS: Final = struct.Struct("!QQ")  # what a message between gateway and helper begins with
@@ -44,6 +45,7 @@ def read_request(
         parse_json(body, asked.hint), asked.headers, request_id=asked.request_id, counting=asked.counting
     )
     request = canonicalise(parsed.request)
+    parsed = replace(parsed, came=shape_of(parsed.request.messages), became=shape_of(request.messages))
     if not packing:
         return replace(parsed, request=request)
     packed = wire.pack(request)

@@ -383,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings()
-        set_up_logging(settings.log_level, process="host")
+        set_up_logging(settings, process="host")
         named = named_models(options.model, options.engine)
         host = Host(settings, name=options.name, named=named, fallback=demo_model(options.engine))
         return 0 if asyncio.run(_run(host)) else 1

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol, get_args
 
 from shared.errors import NoMemoryError, WireError
-from shared.log import last_lines, open_log
+from shared.log import last_lines, log_size
 from shared.processes import GuardedProcess
 from shared.registry import ENGINES_IN_MEMORY, ModelRecord, ModelSpec, ModelState, RestartCause
 from shared.restarts import Restarts
@@ -223,15 +223,14 @@ class ModelSupervisor:
         command += [f"--name={spec.id}", f"--host={self._surroundings.host}"]  # one word: either may begin with a dash
         command += [word for key, value in spec.options.items() for word in ("--option", f"{key}={value}")]
         try:
-            with open_log(self.log) as output:
-                self._log_start = output.tell()
-                process = GuardedProcess(
-                    [*command, "--status-fd", str(writer)],
-                    env=self._surroundings.environment,
-                    output=output,
-                    pass_fds=[writer],
-                    grace_s=self._surroundings.drain_s + _END_S,
-                )
+            self._log_start = log_size(self.log)
+            process = GuardedProcess(
+                [*command, "--status-fd", str(writer)],
+                env=self._surroundings.environment,
+                log=self.log,
+                pass_fds=[writer],
+                grace_s=self._surroundings.drain_s + _END_S,
+            )
         except OSError:
             os.close(reader)
             raise

@@ -1,0 +1,1 @@
+"""What became of each request, for `mlx-gateway trace`: built from what a gateway knows, kept in a bounded file."""
