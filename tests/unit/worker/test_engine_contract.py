@@ -205,7 +205,8 @@ def test_a_cancelled_request_says_nothing_more_and_leaves_its_place(one: Loaded)
 
 
 def test_a_request_may_be_cancelled_before_it_begins(one: Loaded) -> None:
-    one.submit("never said", "early")
+    """However early it begins, it could not have ended yet."""
+    one.submit("echo:words 5000", "early", max_tokens=5000)
     one.engine.cancel("early")
     one.answer("something else", "late")
     assert not any(isinstance(event, Finished | Failed) for event in one.heard.events("early"))
