@@ -12,6 +12,8 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from shared.processes import is_running
 from tests.support.names import NAMES
 from tests.support.processes import running, wait_until
@@ -44,6 +46,7 @@ def stop_at_the_device(pid: int, folder: Path) -> None:
     wait_until(stopped, "it has the device")
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_with_the_device_is_ended_and_its_neighbour_lives(
     redis_url: str, tmp_path: Path, agent_full: Path
 ) -> None:

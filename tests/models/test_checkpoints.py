@@ -47,6 +47,7 @@ def test_trained_models_greet_call_a_tool_and_report_its_result(model: str, requ
     assert answer(folder, history, tools=[BASH], thinking=False) == "The tool said: total 8. All done."
 
 
+@pytest.mark.slow
 def test_trained_model_is_right_behind_twelve_thousand_tokens(demo_model: Path) -> None:
     messages = [
         {"role": "system", "content": standard_library_text(30_000)},
@@ -85,6 +86,7 @@ def test_random_checkpoints_come_in_the_size_asked_for(random_checkpoint: Checkp
         assert abs(count_parameters(config) - params) < 0.15 * params
 
 
+@pytest.mark.slow
 def test_the_copier_says_its_last_answer_again_at_any_length(tmp_path: Path) -> None:
     from mlx_lm import generate, load
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,11 @@ DEMO_MODEL = REPOSITORY / "worker" / "demo_model"
 AGENT_FULL = REPOSITORY / "tests" / "models" / "agent-full"
 
 CheckpointMaker = Callable[..., Path]
+
+
+def some(values: Iterable[Any], *fast: Any) -> list[Any]:
+    """All of these as parameters of a test, all but the `fast` ones for the slow run."""
+    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 @pytest.fixture(scope="session")

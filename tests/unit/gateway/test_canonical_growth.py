@@ -8,13 +8,14 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.canonical import FILLER, canonicalise, has_words
 from gateway.dialects.openai_responses.opaque import wrap
 from gateway.dialects.registry import DIALECTS
 from shared.request import GenerateRequest
+from tests.support.examples import examples
 from tests.unit.gateway.chat_template import render
 
 words = st.text("ab <>/\n", min_size=1, max_size=8).filter(str.strip)
@@ -229,7 +230,7 @@ def is_silent(turn: Turn) -> bool:
 
 
 @pytest.mark.parametrize("name", sorted(CLIENTS))
-@settings(max_examples=100, deadline=None)
+@examples(25, thorough=100)
 @given(conversation=conversations(), data=st.data())
 def test_each_prompt_begins_the_next_one(name: str, conversation: Conversation, data: st.DataObject) -> None:
     """A turn whose answer was empty is no turn: what the client says next joins what it said before."""
@@ -244,7 +245,7 @@ def test_each_prompt_begins_the_next_one(name: str, conversation: Conversation, 
             assert longer.startswith(shorter)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(20, thorough=60)
 @given(conversation=conversations(), data=st.data())
 def test_the_same_turn_always_renders_to_the_same_prompt(conversation: Conversation, data: st.DataObject) -> None:
     client = AnthropicClient(data.draw)
@@ -257,7 +258,7 @@ def test_the_same_turn_always_renders_to_the_same_prompt(conversation: Conversat
     assert prompt() == prompt()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(20, thorough=60)
 @given(conversation=conversations(), data=st.data())
 def test_canonical_requests_stay_as_they_are(conversation: Conversation, data: st.DataObject) -> None:
     body = AnthropicClient(data.draw).body(conversation, len(conversation.turns))
@@ -266,7 +267,7 @@ def test_canonical_requests_stay_as_they_are(conversation: Conversation, data: s
     assert canonicalise(once) == once
 
 
-@settings(max_examples=60, deadline=None)
+@examples(20, thorough=60)
 @given(conversation=conversations(), data=st.data())
 def test_canonical_messages_suit_strict_templates(conversation: Conversation, data: st.DataObject) -> None:
     """One system message at most and first; no two neighbours of one role but tool; results only in tool messages."""

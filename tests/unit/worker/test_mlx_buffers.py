@@ -19,7 +19,7 @@ from shared.messages import Message
 from shared.request import GenerateRequest
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
-from tests.support.models import CheckpointMaker
+from tests.support.models import CheckpointMaker, some
 from worker.engines.mlx.kv.buffers import Buffer
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
 from worker.engines.mlx.kv.classes import leaves
@@ -386,7 +386,7 @@ def cold(folder: Path, item: GenerateRequest) -> list[int]:
     return driver.tokens[item.id]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", some(PRESETS, "full"))
 def test_turns_on_one_leaf_at_once_say_what_each_would_alone(preset: str, random_checkpoint: CheckpointMaker) -> None:
     """Two choices of one request, and a third turn that goes on otherwise, begun while the first is under way."""
     folder = random_checkpoint(preset)
@@ -402,7 +402,7 @@ def test_turns_on_one_leaf_at_once_say_what_each_would_alone(preset: str, random
     assert driver.tokens["c"] == cold(folder, request("c", conversation("one", "else")))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", some(PRESETS, "full"))
 @pytest.mark.parametrize("when", ["prefill", "decode"])
 def test_a_cancelled_turn_gives_the_buffer_back_with_what_it_computed(
     preset: str, when: str, random_checkpoint: CheckpointMaker
@@ -422,7 +422,7 @@ def test_a_cancelled_turn_gives_the_buffer_back_with_what_it_computed(
     assert driver.tokens["b"] == cold(folder, request("c", longer))
 
 
-@pytest.mark.parametrize("preset", ["full", "hybrid"])
+@pytest.mark.parametrize("preset", some(("full", "hybrid"), "hybrid"))
 def test_what_is_written_while_it_is_lent_comes_back_whole(
     preset: str, tmp_path: Path, random_checkpoint: CheckpointMaker
 ) -> None:

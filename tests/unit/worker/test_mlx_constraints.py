@@ -91,6 +91,7 @@ def test_a_demanded_tool_is_called_with_arguments_that_fit(driver: Driver, choic
         assert set(json.loads(call.arguments)) == {"title", "kind", "count"}
 
 
+@pytest.mark.slow
 def test_constrained_and_free_requests_share_a_batch_without_changing_each_other(
     random_checkpoint: CheckpointMaker,
 ) -> None:

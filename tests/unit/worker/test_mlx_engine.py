@@ -452,6 +452,7 @@ def memory_limit() -> Iterator[None]:
     mx.set_memory_limit(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("memory_limit")
 def test_want_of_memory_interrupts_and_resumes_without_a_trace(full: Path) -> None:
     """Room for the four prompts and answers of ordinary length, not for what the answers grow to."""

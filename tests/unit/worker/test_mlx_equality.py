@@ -15,7 +15,7 @@ from shared.request import GenerateRequest, SamplingParams
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.examples import examples
 from tests.support.mlx_engine import Driver, message, request
-from tests.support.models import AGENT_FULL, DEMO_MODEL, CheckpointMaker
+from tests.support.models import AGENT_FULL, DEMO_MODEL, CheckpointMaker, some
 
 PRESETS = (
     "full",
@@ -107,7 +107,7 @@ def grow(driver: Driver, tree: list[tuple[int, str, int]], *, tag: str) -> dict[
     return grown
 
 
-@pytest.mark.parametrize("folder", [DEMO_MODEL, AGENT_FULL], ids=["window", "full"])
+@pytest.mark.parametrize("folder", some((DEMO_MODEL, AGENT_FULL), AGENT_FULL), ids=["window", "full"])
 @examples(3, thorough=12)
 @given(tree=TREES)
 def test_trained_models_say_the_same_cold_cached_batched_and_restored(

@@ -12,7 +12,7 @@ from mlx_lm.models.cache import QuantizedKVCache, RotatingKVCache, make_prompt_c
 from mlx_lm.utils import load_model
 
 from tests.models.architectures import build_architecture
-from tests.support.models import CheckpointMaker
+from tests.support.models import CheckpointMaker, some
 from worker.engines.mlx.kv.cache import Layout
 from worker.engines.mlx.kv.rewind import Mark, can_rewind, drop_last
 
@@ -60,8 +60,8 @@ class Reader:
             assert mx.allclose(self.read(part), other.read(part), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("one_by_one", [0, 3])
+@pytest.mark.parametrize("preset", some(PRESETS, "window", "hybrid"))
+@pytest.mark.parametrize("one_by_one", some((0, 3), 3))
 def test_a_cache_goes_back_to_where_it_was_marked(
     preset: str, one_by_one: int, random_checkpoint: CheckpointMaker
 ) -> None:
@@ -86,11 +86,12 @@ def check_goes_back(model: Any, one_by_one: int) -> None:
         reader.assert_goes_on_like(Reader(model, read), TEXT[length:])
 
 
-@pytest.mark.parametrize("preset", PRESETS[:4])
-@pytest.mark.parametrize(("kept", "dropped"), [(1, 1), (1, 16), (5, 3)])
+@pytest.mark.parametrize("preset", some(PRESETS[:4], "full", "window"))
+@pytest.mark.parametrize("kept_dropped", some(((1, 1), (1, 16), (5, 3)), (5, 3)))
 def test_the_end_of_a_pass_is_taken_out(
-    preset: str, kept: int, dropped: int, random_checkpoint: CheckpointMaker
+    preset: str, kept_dropped: tuple[int, int], random_checkpoint: CheckpointMaker
 ) -> None:
+    kept, dropped = kept_dropped
     model, _ = load_model(random_checkpoint(preset))
     assert not Layout.of(model).has_state
     for length in LENGTHS:

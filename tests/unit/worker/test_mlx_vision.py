@@ -113,6 +113,7 @@ def test_an_image_in_a_message_is_answered_as_mlx_lm_answers_it(folder: Path) ->
     assert driver.engine.count(request("a", asked)) == prepared.prompt_tokens == len(prompt)
 
 
+@pytest.mark.slow
 def test_pixels_are_let_go_once_they_are_embedded(folder: Path) -> None:
     driver = Driver(folder)
     assert driver.engine._vision is not None

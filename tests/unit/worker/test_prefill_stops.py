@@ -8,7 +8,7 @@ import pytest
 from shared.events import Completion
 from shared.request import ToolDefinition
 from tests.support.mlx_engine import Driver, message, request
-from tests.support.models import CheckpointMaker
+from tests.support.models import CheckpointMaker, some
 from worker.engines.mlx.prefill.stops import parting, stops_of
 from worker.prompt import Boundary, Prompt
 
@@ -61,7 +61,7 @@ def projects(driver: Driver) -> list[Completion]:
     return answers
 
 
-@pytest.mark.parametrize("preset", ["window", "hybrid"])
+@pytest.mark.parametrize("preset", some(("window", "hybrid"), "hybrid"))
 @pytest.mark.parametrize("is_system_first", [False, True], ids=["tools first", "system first"])
 def test_the_second_project_pays_once_and_later_ones_share_the_head(
     preset: str, is_system_first: bool, random_checkpoint: CheckpointMaker

@@ -10,6 +10,7 @@ import pytest
 from shared.errors import PromptTooLongError
 from shared.messages import Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 from shared.request import GenerateRequest, ToolDefinition
+from tests.support.models import some
 from tests.unit.worker.prompt_models import tokenizer_of
 from worker.prompt import PromptBuilder
 from worker.prompt.encode import Encoder
@@ -55,7 +56,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", some(PLACES, "many messages", "a result"))
 def test_a_megabyte_is_refused_with_an_estimate_after_a_fraction_of_it(place: str) -> None:
     encoder = CountingEncoder(tokenizer_of("demo"))
     with pytest.raises(PromptTooLongError, match=r"^prompt is too long: \d+ tokens > 2000 maximum$") as caught:

@@ -28,6 +28,8 @@ def parse_options(options: Mapping[str, Any]) -> tuple[Mode, str]:
     `drafting` is `auto`, where it pays; `always`, wherever it can, by the draft model if there is one, for
     comparisons; or `off`.
     """
+    for name in options.keys() - {"drafting", "draft_model"}:
+        raise ConfigError(f"mlx engine: unknown option {name!r}, expected drafting or draft_model")
     mode, model = options.get("drafting", "auto"), options.get("draft_model", "")
     if mode not in ("auto", "always", "off"):
         raise ConfigError(f"option drafting={mode!r}: expected auto, always or off")
