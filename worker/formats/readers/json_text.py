@@ -32,6 +32,8 @@ _KEY = re.compile(r"[A-Za-z_$][\w$-]*")
 _CONTROL = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
 _CLOSER = {"{": "}", "[": "]"}
 _HEX4 = re.compile(r"[0-9a-fA-F]{4}")
+# Behind which a value begins, and a raw quote with it.
+_BEFORE_RAW = frozenset(":[,{")
 _BARE = re.compile(r"[^\s,\[\]{}:\"'<]+")
 _BARE_TEXT = re.compile(r"[^,\[\]{}<]+")
 
@@ -77,6 +79,8 @@ class JsonText:
         self._quote = '"'
         self._is_key = False
         self._final = False
+        self._quoted = 0  # raw quotes that are open in a raw string
+        self._last = ""  # character of it
         self._is_next_begun = False  # behind the suspect
         self._is_refuted = False
         excluded = "\"'\\\\\\x00-\\x1f" + (re.escape(watch[0]) if watch else "")
@@ -282,14 +286,41 @@ class JsonText:
             self._ended()
 
     def _raw_string(self, text: str, at: int) -> int:
+        """Up to the quote that ends it. One that stands where a value begins, with more behind it than may follow a
+        string, begins a string in a call that this one quotes, and the next ends that."""
         end = text.find(self._raw_quote, at)
-        if end >= 0:
-            self._out.append(escape(text[at:end]))
+        if end < 0:
+            keep = partial(text, self._raw_quote, at)
+            self._write_raw(text[at:keep])
+            return keep if keep > at else -1
+        self._write_raw(text[at:end])
+        after = end + len(self._raw_quote)
+        ends = self._last in _BEFORE_RAW and self._ends_raw(text, after)
+        if ends is None:
+            return end if end > at else -1
+        if self._last in _BEFORE_RAW and not ends:
+            self._quoted += 1
+        elif self._quoted:
+            self._quoted -= 1
+        else:
+            self._last = ""
             self._end_string()
-            return end + len(self._raw_quote)
-        keep = partial(text, self._raw_quote, at)
-        self._out.append(escape(text[at:keep]))
-        return keep if keep > at else -1
+            return after
+        self._write_raw(text[end:after])
+        return after
+
+    def _write_raw(self, text: str) -> None:
+        if text:
+            self._last = text[-1]
+            self._out.append(escape(text))
+
+    def _ends_raw(self, text: str, following: int) -> bool | None:
+        """Whether what stands behind a quote may follow a string; None while that cannot be known."""
+        while following < len(text) and text[following] in _SPACE:
+            following += 1
+        if following == len(text):
+            return True if self._final else None
+        return text[following] in (":" if self._is_key else ",]}")
 
     def _string(self, text: str, at: int) -> int:
         match = self._run.match(text, at)

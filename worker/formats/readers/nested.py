@@ -7,12 +7,11 @@ only where no argument comes later.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from worker.formats.conversion import converted, readable
+from worker.formats.conversion import TEXT, Kinds, converted, readable
 from worker.formats.families import Family, Nested
 from worker.formats.readers.definitions import Tools
 from worker.formats.readers.json_text import escape
@@ -141,25 +140,27 @@ class NestedCalls(Region):
     def _write(self, text: str) -> None:
         self._arguments(("{" if not self._count else ", ") + dumps(self._key) + ": ")
         self._count += 1
-        if self._space in text:
-            self._arguments(dumps(self._value_of(text, self._declared.schemas.get(self._key, {}))))
-            return
-        found = converted(text, readable(self._declared.kinds.get(self._key), "text"))
-        self._arguments(found if found is not None else f'"{escape(text)}"')
+        schema, kinds = self._declared.schemas.get(self._key, {}), self._declared.kinds.get(self._key)
+        self._arguments(self._json(text, schema, readable(kinds, "text"), may_nest=kinds is None or kinds != TEXT))
 
-    def _value_of(self, text: str, schema: Any) -> Any:
-        """A list of the items, or an object of the elements, that the text holds; without any, what it spells."""
-        root = self._declared.root
-        elements = self._elements(text)
+    def _json(self, text: str, schema: Any, kinds: Kinds, *, may_nest: bool) -> str:
+        """A list of the items, or an object of the elements, that the text holds; without any, what it spells. Where
+        only a string fits, the elements are its text."""
+        elements = self._elements(text) if may_nest else []
         if not elements:
-            found = converted(text, readable(types(schema, root), "text"))
-            return text if found is None else json.loads(found)
-        inside = branches(schema, root)
+            found = converted(text, kinds)
+            return found if found is not None else f'"{escape(text)}"'
+        inside = branches(schema, self._declared.root)
         if all(name == self._item for name, _ in elements):
             item: Any = next((branch["items"] for branch in inside if "items" in branch), {})
-            return [self._value_of(inner, item) for _, inner in elements]
+            return f"[{', '.join(self._inner(inner, item) for _, inner in elements)}]"
         known = {key: value for branch in inside for key, value in (branch.get("properties") or {}).items()}
-        return {name: self._value_of(inner, known.get(name, {})) for name, inner in elements}
+        values = {name: self._inner(inner, known.get(name, {})) for name, inner in elements}
+        return "{" + ", ".join(f"{dumps(name)}: {value}" for name, value in values.items()) + "}"
+
+    def _inner(self, text: str, schema: Any) -> str:
+        kinds = types(schema, self._declared.root)
+        return self._json(text, schema, readable(kinds, "text"), may_nest=kinds != TEXT)
 
     def _elements(self, text: str) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []

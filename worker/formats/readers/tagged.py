@@ -10,13 +10,14 @@ A value is plain text and may spell any tag, the one that ends it too. What coun
   or nothing in all the rest of the text ends the value as above.
 
 While a required argument is missing, the end of the call and of the region counts for nothing if an end marker with an
-argument behind it comes later (and is not that of a call which has been begun since).
+argument behind it comes later. Of a whole call that the value quotes, the markers are the quotation's
+(`worker.formats.readers.quoted`), if the value ends later; where it does not, the quotation was none.
 
 Everything else is the value's text. Only what is not decided yet is held back: after an end marker until a word of the
 markup is there or cannot be; after an end of the region inside a value until the value ends; after the end of a call
-without all required arguments until one more argument or the end of the text. A value that spells its own end and then
-an argument that is still missing, or, where no required one is, the end of its call and region, is cut there: no reader
-could tell.
+without all required arguments until one more argument or the end of the text; after a quoted call until the value ends.
+A value that spells its own end and then an argument that is still missing, or, where no required one is, the end of its
+call and region, neither of them as part of a whole call, is cut there: no reader could tell.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from worker.formats.families import Family, Tagged
 from worker.formats.readers.definitions import Tools
 from worker.formats.readers.json_text import JsonText
 from worker.formats.readers.markers import find_first
+from worker.formats.readers.quoted import Quotation
 from worker.formats.readers.reader import CallText
 from worker.formats.readers.region import Region, dumps
 from worker.formats.readers.tags import Named, pattern_of
@@ -42,6 +44,7 @@ class TaggedCalls(Region):
 
     def __init__(self, family: Family, shape: Tagged, tools: Tools, start: str, *, is_bare: bool = False) -> None:
         super().__init__(start, "" if is_bare else family.end)
+        self._family = family
         self._shape = shape
         self._tools = tools
         self._is_bare = is_bare
@@ -180,7 +183,8 @@ class TaggedCalls(Region):
         self._value = Value(self._kinds(named), self._shape.frame)
         self._value_end = self._shape.value_end
         self._checked, self._is_line_start = 0, True
-        self._suspect, self._is_suspect_closed = -1, False
+        self._suspect, self._is_suspect_closed, self._is_suspect_quoted = -1, False, False
+        self._quotation = Quotation(self._family, self._shape, is_bare=self._is_bare)
         self._state = self._maybe_cdata if self._shape.cdata else self._read_value
         return True
 
@@ -224,11 +228,12 @@ class TaggedCalls(Region):
     def _value_markers(self) -> tuple[str, ...]:
         if self._value_end == _CDATA_END:
             return (_CDATA_END,)
+        quoted = self._quotation.markers
         if self._is_suspect_closed:
-            return (self._value_end,)
+            return _some(self._value_end, *quoted)
         if self._suspect >= 0:
-            return (self._value_end, self._key.marker)
-        return _some(self._value_end, self._key.marker, self._shape.call_end, self.end)
+            return _some(self._value_end, self._key.marker, *quoted)
+        return _some(self._value_end, self._key.marker, self._shape.call_end, self.end, *quoted)
 
     def _pass_value(self, length: int) -> None:
         text = self._take(length)
@@ -238,11 +243,34 @@ class TaggedCalls(Region):
 
     def _judge(self, marker: str, at: int) -> bool | None:
         """Whether the value ends at this marker (then it is ended), None when more text must tell."""
+        if marker in self._quotation.starts:
+            return self._judge_start(marker, at)
+        if self._quotation.holds(marker):
+            return self._pass_quoted(marker, at)
         if marker == self._value_end:
             return self._judge_end(marker, at)
         if marker == self._key.marker:
             return self._judge_argument(at)
         return self._judge_region_end(marker, at)
+
+    def _judge_start(self, marker: str, at: int) -> bool | None:
+        begins = self._quotation.begins(self._buffer, at, marker, is_final=self._final)
+        if begins:
+            self._quotation.open(marker)
+        return None if begins is None else False
+
+    def _pass_quoted(self, marker: str, at: int) -> bool | None:
+        """Markup of a quotation. Where the value would end here if it quoted nothing, it does if it ends nowhere else."""
+        if marker == self._value_end and self._suspect < 0:
+            after = at + len(marker)
+            closes = self._closes(after)
+            if closes is None:
+                return None
+            if closes:
+                self._suspect, self._suspect_end = at, after
+                self._is_suspect_closed = self._is_suspect_quoted = True
+        self._quotation.take(marker)
+        return False
 
     def _judge_end(self, marker: str, at: int) -> bool | None:
         after = at + len(marker)
@@ -259,8 +287,6 @@ class TaggedCalls(Region):
 
     def _closes_for_sure(self, at: int, after: int) -> bool:
         """Of an end marker that counts: whether nothing that may follow takes that back."""
-        if self._is_of_next_call(at):
-            return False
         if self._declared.required <= self._given or self._buffer.startswith(
             self._key.marker, self._after_space(after)
         ):
@@ -269,20 +295,9 @@ class TaggedCalls(Region):
             self._suspect, self._suspect_end, self._is_suspect_closed = at, after, True
         return False
 
-    def _is_of_next_call(self, at: int) -> bool:
-        """Whether a suspected end was one, and the end marker here belongs to a call that has been begun since."""
-        if self._suspect < 0:
-            return False
-        begun = self._buffer.rfind(self.start, self._suspect_end, at)
-        opening = self._shape.value or self._key.marker
-        count = self._buffer.count
-        return begun >= 0 and count(opening, begun, at) > count(self._value_end, begun, at)
-
     def _judge_argument(self, at: int) -> bool | None:
         before = self._buffer[at - 1] == "\n" if at else self._is_line_start
         if self._shape.frame and not before:
-            return False
-        if self._suspect >= 0 and self._buffer.find(self.start, self._suspect_end, at) >= 0:
             return False
         begins = self._begins_argument(at)
         if begins:
@@ -414,11 +429,11 @@ class TaggedCalls(Region):
             self._ended(is_closed)
 
     def _end_inside_value(self) -> None:
-        if self._is_suspect_closed:
+        if self._is_suspect_closed and (self._complete or not self._is_suspect_quoted):
             self._end_value(self._suspect, self._suspect_end, is_closed=True)
             self._go_on()
             return
-        if self._suspect >= 0:
+        if self._suspect >= 0 and not self._is_suspect_quoted:
             self._cut_value(self._suspect, self._suspect_end)
             return
         self._pass_value(len(self._buffer))
