@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from worker.formats.reasoning import ENDS
+
 # Modes, by mlx-lm's names for them. A header is routing information of the model's own, not shown.
 Mode = str
 TEXT: Mode = "normal"
@@ -23,13 +25,17 @@ STRAY: Mode = "stray"
 # And the markers around an answer.
 WRAP: Mode = "wrap"
 UNWRAP: Mode = "unwrap"
+# And those between its parts.
+BETWEEN: Mode = "between"
+# Text that has not begun yet behind a call.
+BEHIND: Mode = "behind"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Markup:
     """How a model's answers are marked up: the markers around reasoning (empty: it has none) and around the answer (as
-    in `worker.formats.reasoning`), those that may stand between messages and mean nothing, and, for a model with
-    headers, which markers lead from one mode to which."""
+    in `worker.formats.reasoning`), those that may stand between messages and mean nothing, those that do between the
+    parts of an answer only, and, for a model with headers, which markers lead from one mode to which."""
 
     think_start: str = ""
     think_end: str = ""
@@ -38,6 +44,7 @@ class Markup:
     wraps_always: bool = False
     is_phrase: bool = False
     structural: Sequence[str] = ()
+    between: Sequence[str] = ()
     transitions: Mapping[Mode, Sequence[tuple[str, Mode]]] = field(default_factory=dict)
     initial: Mode = TEXT
 
@@ -85,12 +92,14 @@ def mode_table(
     markup: Markup, *, calls: tuple[str, str] | None, bare_starts: Sequence[str] = ()
 ) -> dict[Mode, Markers]:
     """Markers of every mode of a model. `calls` are the start and end markers of its tool calls; without them nothing
-    leads to a call, and its markup is text. `bare_starts` begin a call whose start marker is missing."""
+    leads to a call, and its markup is text. `bare_starts` begin a call whose start marker is missing. Behind a call the
+    end of reasoning is no text in any spelling: models that were never seen to reason call while they do."""
     edges: dict[Mode, list[tuple[str, Mode]]] = {TEXT: [], REASONING: [], HEADER: []}
     if markup.think_start and markup.think_end:
         edges[TEXT] += [(markup.think_end, STRAY), (markup.think_start, REASONING)]
         edges[REASONING] += [(markup.think_start, STRAY), (markup.think_end, TEXT)]
     edges[TEXT] += [(markup.answer_start, WRAP), (markup.answer_end, UNWRAP)]
+    edges[TEXT] += [(marker, BETWEEN) for marker in markup.between]
     if calls:
         edges[TEXT].append((calls[1], STRAY))
         # A response format that leads to calls itself decides where they begin.
@@ -102,4 +111,5 @@ def mode_table(
     edges[TEXT] += [(marker, TEXT) for marker in markup.structural]
     for mode, pairs in markup.transitions.items():
         edges.setdefault(mode, []).extend(pair for pair in pairs if calls or pair[1] != TOOL)
+    edges[BEHIND] = [*((end, STRAY) for end in ENDS), *edges[TEXT]]
     return {mode: Markers(pairs) for mode, pairs in edges.items()}

@@ -7,8 +7,10 @@ Rules that make the events independent of how the text is cut, and a replayed an
   are dropped; the indentation of its first line, and whitespace at the end of the answer, are kept. Whitespace around
   reasoning is dropped.
 - Reasoning opens at the start of a line only, so that prose may mention its marker. A tool call inside reasoning ends
-  the reasoning. Words that open it do so only where the answer begins with them.
-- Markers around the answer are dropped: the first where its text begins, the last where nothing of it follows.
+  the reasoning; its end marker, when it comes yet, is dropped. Words that open it, and the marker of a model that was
+  not seen to have any, do so only where the answer begins with them.
+- Markers around the answer are dropped: the first where its text begins, the last where nothing of it follows; those
+  between its parts, where no part has begun.
 - Stop sequences are looked for in visible text; not in reasoning, not in tool calls. The text never contains one.
 - With no tools the markup of a call is text. With `tool_choice` none (the tools stay in the prompt all the same, so
   that its prefix stays) a call is cut from the answer.
@@ -40,6 +42,8 @@ from shared.request import GenerateRequest
 from worker.answers.cuts import begins_markup, is_call_begun, is_marker_begun, names_tool
 from worker.answers.reasoning import (
     BARE_TOOL,
+    BEHIND,
+    BETWEEN,
     HEADER,
     REASONING,
     STRAY,
@@ -49,6 +53,7 @@ from worker.answers.reasoning import (
     WRAP,
     Markers,
     Markup,
+    Mode,
     mode_table,
 )
 from worker.formats.readers import (
@@ -137,6 +142,7 @@ class AnswerStream:
         self._is_wrapped = self._may_wrap and beginning.continues  # its end marker may come
         self._tail = ""  # that marker, and whitespace behind it
         self._begun = beginning.continues  # whether the block has anything but whitespace
+        self._has_open_reasoning = False  # a call came before its end
         self._header = ""
         self._calls = 0
         self._calls_before_region = 0
@@ -228,32 +234,37 @@ class AnswerStream:
         return not any(mark.startswith(begun) or begun.startswith(mark) for mark in self._markers.targets)
 
     def _take_marked(self, text: str) -> str:
-        found = self._markers.find(self._held + text)
+        markers = self._markers  # (which change with the text before the marker)
+        found = markers.find(self._held + text)
         self._held = ""
         if found.text:
             self._emit(found.text)
             if self.stopped is not None:
                 return ""
         if found.marker:
-            self._cross(found.marker)
+            self._cross(found.marker, markers.targets[found.marker])
             return found.rest
         self._held = found.rest
         return ""
 
-    def _cross(self, marker: str) -> None:
-        target = self._markers.targets[marker]
+    def _cross(self, marker: str, target: Mode) -> None:
         if target == TOOL:
             self._open_call(self._format.calls.reader(marker, self._tools), marker)
         elif target == BARE_TOOL and (self._mode == HEADER or self._at_line_start()):
             self._open_call(self._format.calls.bare_reader(marker, self._tools), marker)
-        elif target == STRAY and not self._begun:
-            pass  # the end of a block that was ended already, or the start of one that is open
+        elif target in (STRAY, UNWRAP) and not self._begun:
+            pass  # the end of a block that was ended already or is empty, or the start of one that is open
+        elif marker == self._format.markup.think_end and self._has_open_reasoning and self._mode == TEXT:
+            self._has_open_reasoning = False
+        elif target == BETWEEN and (not self._begun or self._tail):
+            self._end_block()
+            self._may_wrap = self._is_wrapped = True
         elif target == WRAP and self._may_wrap and not self._begun:
             self._is_wrapped = True
             self._logprobs.clear()
         elif target == UNWRAP and self._is_wrapped and not self._tail:
             self._tail = marker
-        elif target in (STRAY, BARE_TOOL, WRAP, UNWRAP) or (target == REASONING and not self._may_reason()):
+        elif target in (STRAY, BARE_TOOL, WRAP, UNWRAP, BETWEEN) or (target == REASONING and not self._may_reason()):
             self._emit(marker)
         else:
             self._enter(target)
@@ -316,6 +327,7 @@ class AnswerStream:
         if not body:
             return ""
         self._begun = True
+        self._markers = self._modes[self._mode]
         if self._mode == REASONING or ("\n" not in self._lead and self._has_said):
             return body
         return self._lead.rpartition("\n")[2] + body
@@ -397,8 +409,9 @@ class AnswerStream:
         cut in does not end the answer."""
         self._reader = None
         if self._calls > self._calls_before_region:
+            self._has_open_reasoning = self._has_open_reasoning or self._mode == REASONING
             self._mode = TEXT
-            self._markers = self._modes[TEXT]
+            self._markers = self._modes[BEHIND]
             self._has_only_call = self._is_single and not is_cut
 
     def _convert(self, events: list[CallEvent]) -> None:

@@ -241,6 +241,44 @@ _TABLE = (
         signs=("<|tool_call>",),
     ),
     Family(
+        name="internlm",
+        start="<|action_start|><|plugin|>",
+        end="<|action_end|>",
+        shape=Objects(arguments="parameters"),
+        signs=("<|action_start|><|plugin|>", "name=<|plugin|>"),
+        tokens=("<|action_start|>", "<|plugin|>", "<|action_end|>"),
+    ),
+    Family(
+        name="hunyuan3",
+        start="<tool_calls:opensource>",
+        end="</tool_calls:opensource>",
+        shape=Tagged(
+            call=Tag(before="<tool_call:opensource>", after="<tool_sep:opensource>"),
+            call_end="</tool_call:opensource>",
+            key=Tag(before="<arg_key:opensource>", after="</arg_key:opensource>"),
+            value="<arg_value:opensource>",
+            value_end="</arg_value:opensource>",
+            many=True,
+            unsaid="any",
+        ),
+        signs=("<tool_calls:opensource>",),
+    ),
+    Family(
+        name="step3",
+        start=f"<{_BAR}tool_calls_begin{_BAR}>",
+        end=f"<{_BAR}tool_calls_end{_BAR}>",
+        shape=Tagged(
+            call=Tag(
+                before=f'<{_BAR}tool_call_begin{_BAR}>function<{_BAR}tool_sep{_BAR}><steptml:invoke name="', after='">'
+            ),
+            call_end=f"</steptml:invoke><{_BAR}tool_call_end{_BAR}>",
+            key=Tag(before='<steptml:parameter name="', after='">'),
+            value_end="</steptml:parameter>",
+            many=True,
+        ),
+        signs=("<steptml:invoke", f"<{_BAR}tool_calls_begin{_BAR}>"),
+    ),
+    Family(
         name="function_gemma",
         start="<start_function_call>",
         end="<end_function_call>",

@@ -77,13 +77,22 @@ def find_reasoning(tokenizer: ThinkingTokenizer) -> Reasoning | None:
     """How the model marks its reasoning, None where it has none. Raises `ModelUnavailableError` for a template that
     does not compile."""
     start, end = tokenizer.think_start, tokenizer.think_end
-    return shown_reasoning(Template(tokenizer).source, tokenizer.get_vocab(), (start, end) if start and end else None)
+    template = Template(tokenizer)
+    known = (start, end) if start and end else None
+    return shown_reasoning(template.source, tokenizer.get_vocab(), known, _answered(template).partition(_ANSWER)[0])
 
 
 def turn_end(tokenizer: Tokenizer, tokens: Collection[str], ends: Collection[str]) -> str:
     """The control token, of these `tokens`, with which the template ends an answer; empty where it writes none, or one
     of the known `ends`. Raises `ModelUnavailableError` for a template that does not compile."""
-    template = Template(tokenizer)
+    behind = _answered(Template(tokenizer)).rpartition(_ANSWER)[2].partition(_LATER)[0].lstrip()
+    if any(end in behind for end in ends):
+        return ""
+    return max((token for token in tokens if token and behind.startswith(token)), key=len, default="")
+
+
+def _answered(template: Template) -> str:
+    """A conversation with an answer in it, empty where the template writes none."""
     if not template.source:
         return ""
     messages = [
@@ -92,10 +101,6 @@ def turn_end(tokenizer: Tokenizer, tokens: Collection[str], ends: Collection[str
         {"role": "user", "content": _LATER},
     ]
     try:
-        text = template.render(messages, [], {}, header=False)
+        return template.render(messages, [], {}, header=False)
     except GatewayError:
         return ""
-    behind = text.rpartition(_ANSWER)[2].partition(_LATER)[0].lstrip()
-    if any(end in behind for end in ends):
-        return ""
-    return max((token for token in tokens if token and behind.startswith(token)), key=len, default="")

@@ -56,6 +56,7 @@ class Thoughts:
                 before, found, after = self._render(_USER, shown, thinking=thinking).partition(_REASONING)
                 if found and self._start in before and self._end in after:
                     ended = after.index(self._end) + len(self._end)
+                    ended += len(self._family.gap) if after.startswith(self._family.gap, ended) else 0
                     space = len(after) - len(after[ended:].lstrip())
                     return before[before.rindex(self._start) :], after[:space]
         header = self._render(_USER, thinking=True, header=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,14 @@ from tests.models.templates import control_tokens, tokenizer_for
 from tests.support.mlx_engine import Driver, message, request
 from worker.answers.reasoning import Markup
 from worker.answers.stream import AnswerFormat, AnswerStream, Beginning
+from worker.engines.mlx.model.ends import answer_ends
 from worker.engines.tokens.constraints import Constraints
 from worker.engines.tokens.output import output_format
 from worker.engines.tokens.template_report import report_template
 from worker.formats.families import ASKED
 from worker.formats.readers import CallFormat
-from worker.formats.reasoning import REASONING_FAMILIES, Reasoning, shown_reasoning
-from worker.prompt import PromptBuilder
+from worker.formats.reasoning import ENDS, REASONING_FAMILIES, UNSHOWN, Reasoning, shown_reasoning
+from worker.prompt import PromptBuilder, find_reasoning
 
 TOOLS = (ToolDefinition(name="Bash", parameters={"type": "object", "properties": {"command": {"type": "string"}}}),)
 CALL = '<tool_call>\n{"name": "Bash", "arguments": {"command": "ls"}}\n</tool_call>'
@@ -63,6 +65,7 @@ def form_of(family: Reasoning) -> AnswerFormat:
         answer_end=family.answer_end,
         wraps_always=family.wraps_always,
         is_phrase=family.is_phrase,
+        between=family.between,
     )
     return AnswerFormat(markup, CallFormat(ASKED))
 
@@ -262,6 +265,7 @@ JSON = '{"sum": 4}'
 @each_family
 def test_what_must_have_a_form_has_it_behind_reasoning_and_between_the_markers_of_an_answer(family: Reasoning) -> None:
     tokenizer = tokenizer_for(template_of(family))
+    tokenizer.eos_token_ids = answer_ends(tokenizer)
     constraints = Constraints(tokenizer, vocab=len(tokenizer))
 
     def is_accepted(text: str, *, in_reasoning: bool = False, **options: Any) -> bool:
@@ -285,3 +289,97 @@ def test_what_must_have_a_form_has_it_behind_reasoning_and_between_the_markers_o
     strict = tuple(replace(tool, strict=True) for tool in TOOLS)
     for said in (wrapped(family, "It is 4."), CALL, f"Look.\n{CALL}"):
         assert is_accepted(thought(family, "Hm.") + said, tools=strict)
+
+
+# What closes or opens where nothing is known of it, or where a call stands between.
+
+
+def unshown(pieces: Sequence[str]) -> list[Any]:
+    return answer(UNSHOWN, pieces)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_end_of_reasoning_in_any_spelling_is_no_text_behind_a_call(end: str) -> None:
+    for text, after in ((f"{CALL}\n{end}", []), (f"{CALL}\n{end}\n\nDone {end}.", [f"Done {end}."])):
+        whole = answer(REASONING_FAMILIES["think"], [text])
+        assert whole == [["Bash"], *after]
+        assert unshown(list(text)) == whole
+
+
+def test_reasoning_that_a_template_does_not_show_is_reasoning_where_an_answer_begins_with_it() -> None:
+    for text, parts in (
+        (f"<think>\nLook.\n{CALL}\n</think>", [("think", "Look."), ["Bash"]]),
+        ("<think>Look.</think>\n\nIt is 4.", [("think", "Look."), "It is 4."]),
+        ("It says\n<think> and </think>.", ["It says\n<think> and </think>."]),
+    ):
+        assert unshown([text]) == parts
+        assert unshown(list(text)) == parts
+
+
+@each_family
+def test_the_end_of_reasoning_that_a_call_has_interrupted_is_no_text(family: Reasoning) -> None:
+    text = f"{family.start}{family.frame}Look.{CALL}\nSo be it.\n{family.end}\nDone."
+    assert in_every_cut(family, text) == [("think", "Look."), ["Bash"], "So be it.\n\nDone."]
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("'</think>\\n' }}{{ '<response>\\n' ~ m.content ~ '\\n</response>\\n'", "think_response"),
+        ("'</think>' }}{{ m.content ~ '<response>' ~ m.content ~ '</response>'", "think"),
+    ],
+)
+def test_markers_around_an_answer_are_known_from_where_the_template_writes_it(written: str, name: str) -> None:
+    source = (
+        "{%- for m in messages -%}{%- if m.role == 'assistant' -%}{{ '<|im_start|>assistant\\n' }}"
+        "{{ '<think>\\n' ~ (m.reasoning_content or '') ~ " + written + " }}{%- else -%}"
+        "{{ '<|im_start|>' ~ m.role ~ '\\n' ~ m.content }}{%- endif -%}{{ '<|im_end|>\\n' }}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n<think>\\n' }}{%- endif -%}"
+    )
+    found = find_reasoning(tokenizer_for(source))
+    assert found is not None
+    assert found.name == name
+
+
+SOLAR_CALL = (
+    "<|tool_calls|><|tool_call:begin|>a1<|tool_call:name|>Bash"
+    '<|tool_call:args|>{"command": "ls"}<|tool_call:end|><|calls|>'
+)
+SOLAR_TEMPLATE = """
+{%- if tools -%}{{ '<|begin|>system<|content|>' ~ tools | tojson ~ '<|end|>' }}{%- endif -%}
+{%- for m in messages -%}
+{%- if m.role == 'assistant' -%}
+{%- if m.reasoning_content -%}{{ '<|begin|>assistant<|think|>' ~ m.reasoning_content ~ '<|end|>' }}{%- endif -%}
+{%- if m.content -%}{{ '<|begin|>assistant<|content|>' ~ m.content ~ LAST }}{%- endif -%}
+{%- for call in m.tool_calls or [] -%}
+{{ '<|begin|>assistant<|tool_calls|><|tool_call:begin|>' ~ call.id ~ '<|tool_call:name|>' ~ call.function.name }}
+{{- '<|tool_call:args|>' ~ call.function.arguments | tojson ~ '<|tool_call:end|><|calls|>' }}
+{%- endfor -%}
+{%- else -%}{{ '<|begin|>' ~ m.role ~ '<|content|>' ~ m.content ~ '<|end|>' }}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|begin|>assistant' }}{{ 'CUE' }}{%- endif -%}"""
+SOLAR_TOKENS = ("<|begin|>", "<|end|>", "<|think|>", "<|content|>", "<|tool_calls|>", "<|calls|>", "<|flush|>")
+
+
+@pytest.mark.parametrize("last", ["<|flush|>", "<|end|>"])
+@pytest.mark.parametrize(
+    ("said", "parts"),
+    [
+        ("<|think|>Hm.<|end|><|begin|>assistant<|content|>It is 4.", [("think", "Hm."), "It is 4."]),
+        (f"<|think|>Hm.<|end|><|begin|>assistant{SOLAR_CALL}", [("think", "Hm."), ["Bash"]]),
+    ],
+)
+def test_a_token_that_ends_reasoning_and_answers_alike_ends_reasoning_first(
+    last: str, said: str, parts: list[Any], tmp_path: Path
+) -> None:
+    template = SOLAR_TEMPLATE.replace("CUE", cue("text")).replace("LAST", f"'{last}'")
+    folder = build_scripted(tmp_path / "model", {"text": said}, template, control=SOLAR_TOKENS, end=last)
+    tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    ends = [token["id"] for token in tokens if token["content"] in ("<|end|>", last)]
+    for name in ("config.json", "generation_config.json"):
+        file = folder / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": ends}))
+    driver = Driver(folder)
+    (made,) = driver.run(request("r", [message("user", "go")], max_tokens=200, tools=TOOLS))
+    assert list(short(made)) == parts
+    assert made.reason == ("tool_calls" if SOLAR_CALL in said else "stop")

@@ -20,7 +20,6 @@ class Answer:
 
     def __init__(self, tokenizer: Any, request: GenerateRequest, prompt: Prompt) -> None:
         self._request = request
-        self._ends = frozenset(tokenizer.eos_token_ids)
         self._stream = OutputStream(tokenizer, request, prompt, call_ids(request.id).__next__)
         self.tokens: list[int] = []
         self.reasoning_tokens = 0
@@ -39,7 +38,7 @@ class Answer:
     @property
     def end(self) -> EndReason | None:
         """Why no token follows the last one; None while one does."""
-        if self._stream.is_over or (self.tokens and self.tokens[-1] in self._ends):
+        if self._stream.is_over:
             return "stop"
         if self.limit is not None and len(self.tokens) >= self.limit:
             return "context_length" if self.is_bound_by_context else "length"

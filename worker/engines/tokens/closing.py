@@ -26,7 +26,7 @@ def find_closing(tokenizer: Any, reasoning: Reasoning | None, *, is_harmony: boo
         return _harmony(tokenizer)
     if reasoning is None:
         return None
-    tokens = _spelled(tokenizer, reasoning.frame + reasoning.end)
+    tokens = _spelled(tokenizer, reasoning.frame + reasoning.closing)
     if not tokens or reasoning.end not in tokenizer.decode(tokens):
         return None
     start = tokenizer.get_vocab().get(reasoning.start)

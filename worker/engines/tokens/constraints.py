@@ -10,6 +10,7 @@ from worker.engines.tokens.constraint import Constraint, ConstraintCompiler, Gra
 from worker.engines.tokens.output import output_format
 from worker.formats import harmony
 from worker.formats.grammars import HARMONY
+from worker.formats.reasoning import NO_REASONING
 
 
 class Constraints:
@@ -55,12 +56,12 @@ def _markers(tokenizer: Any) -> Markers:
             answer_start=harmony.FINAL,
             form=HARMONY,
         )
-    answer = output_format(tokenizer).answer
-    calls, markup = answer.calls, answer.markup
+    form = output_format(tokenizer)
+    calls, reasoning = form.answer.calls, form.reasoning or NO_REASONING
     return Markers(
-        think_start=markup.think_start,
-        think_end=markup.think_end,
-        wrap=(markup.answer_start, markup.answer_end),
+        think_start=reasoning.start,
+        think_end=reasoning.closing,
+        wrap=(reasoning.answer_start, reasoning.answer_end),
         call_start=calls.start,
         call_end=calls.end,
         parser=calls.family.name,

@@ -18,7 +18,7 @@ from worker.engines.tokens.detokenize import TokenTexts
 from worker.formats.families import ASKED, FAMILIES, Family
 from worker.formats.harmony import START, is_harmony
 from worker.formats.readers import CallFormat, shown_format
-from worker.formats.reasoning import Reasoning
+from worker.formats.reasoning import UNSHOWN, Reasoning
 from worker.prompt import Prompt, Said, Spelling, call_sample, find_reasoning
 
 
@@ -32,6 +32,7 @@ class OutputFormat:
         family = _shown(tokenizer)
         self.shows_calls = family is not None
         self.reasoning = None if self.harmony_tokens else find_reasoning(tokenizer)
+        self.section_end = tokenizer.get_vocab().get(self.reasoning.end) if self.reasoning else None
         self.answer = AnswerFormat(_markup(tokenizer, self.reasoning), CallFormat(family or ASKED))
         start = tokenizer.get_vocab().get(self.answer.calls.start)
         self._call_start = None if start is None or self.harmony_tokens else int(start)
@@ -44,7 +45,7 @@ class OutputFormat:
 
 
 def _markup(tokenizer: Any, reasoning: Reasoning | None) -> Markup:
-    markup = Markup() if reasoning is None else _around(reasoning)
+    markup = _around(reasoning or UNSHOWN)
     return replace(
         markup,
         structural=tuple(tokenizer.structural_markers),
@@ -61,6 +62,7 @@ def _around(reasoning: Reasoning) -> Markup:
         answer_end=reasoning.answer_end,
         wraps_always=reasoning.wraps_always,
         is_phrase=reasoning.is_phrase,
+        between=reasoning.between,
     )
 
 
@@ -98,6 +100,7 @@ class OutputStream:
         self._tokens: list[int] = []
         self.spelling: Spelling | None = None  # of the whole answer, once it has ended
         self._answer = self._new_answer(request, make_tool_id)
+        self._has_ended = False
 
     def _new_answer(self, request: GenerateRequest, make_tool_id: Callable[[], str]) -> AnswerStream:
         form = self._format.answer
@@ -118,8 +121,8 @@ class OutputStream:
 
     @property
     def is_over(self) -> bool:
-        """Whether the answer has ended although the model might go on."""
-        return self._answer.is_over
+        """Whether the answer has ended: at a token that ends it, or although the model might go on."""
+        return self._has_ended or self._answer.is_over
 
     @property
     def is_reasoning(self) -> bool:
@@ -133,13 +136,18 @@ class OutputStream:
 
     def feed(self, token: int, logprob: TokenLogprob | None = None) -> list[Event]:
         """Events that this token makes certain. Tokens that end the answer, and any once it is over, add none."""
-        if token in self._format.ends or self.is_over:
+        if self.is_over or self._ends(token):
+            self._has_ended = True
             return []
         self._tokens.append(token)
         control = self._control.get(token)
         if control is None:
             return self._answer.text(self._detokenizer.add(token), logprob)
         return [*self._answer.text(self._detokenizer.flush()), *self._answer.control(control, logprob)]
+
+    def _ends(self, token: int) -> bool:
+        """A token that ends answers and reasoning, too, ends the latter first."""
+        return token in self._format.ends and not (token == self._format.section_end and self.is_reasoning)
 
     def finish(self, reason: EndReason) -> tuple[list[Event], FinishReason, str]:
         """The last events, why the answer ended, and the stop sequence if one matched."""

@@ -260,7 +260,7 @@ class TaggedCalls(Region):
         return None if begins is None else False
 
     def _pass_quoted(self, marker: str, at: int) -> bool | None:
-        """Markup of a quotation. Where the value would end here if it quoted nothing, it does if it ends nowhere else."""
+        """Markup of a quotation. Where a value that quotes nothing would end, this one does if it ends nowhere else."""
         if marker == self._value_end and self._suspect < 0:
             after = at + len(marker)
             closes = self._closes(after)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,15 +16,12 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from shared.errors import ModelUnavailableError
 from worker.device.turns import Turn
+from worker.engines.mlx.model.ends import answer_ends
 from worker.engines.mlx.model.fingerprint import fingerprint
 from worker.engines.mlx.model.sampling_defaults import SamplingDefaults, load_defaults
 from worker.engines.mlx.model.weights import materialise
-from worker.formats.harmony import end_tokens, is_harmony
 from worker.model_folder import check_folder, parse_json, without_byte_order_marks
-from worker.prompt import turn_end
 from worker.prompt.image_files import Processor
-
-log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT_TOKENS = 32768  # for models that do not say
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
@@ -89,12 +85,7 @@ def _load(
         tokenizer = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
     except Exception as error:
         raise ModelUnavailableError(f"the tokenizer in {name} cannot be loaded: {error}") from error
-    vocabulary = tokenizer.get_vocab()
-    if is_harmony(vocabulary):
-        tokenizer.eos_token_ids = end_tokens(vocabulary, tokenizer.eos_token_ids)
-    elif end := _forgotten_end(tokenizer):
-        log.warning("the chat template ends an answer with %s, which the model's files do not name as an end", end)
-        tokenizer.eos_token_ids = {*tokenizer.eos_token_ids, vocabulary[end]}
+    tokenizer.eos_token_ids = answer_ends(tokenizer)
     report(1.0)
     generation = folder / "generation_config.json"
     return LoadedModel(
@@ -108,9 +99,3 @@ def _load(
         defaults=load_defaults(parse_json(generation) if generation.is_file() else {}),
         processor=processor,
     )
-
-
-def _forgotten_end(tokenizer: TokenizerWrapper) -> str:
-    """The token that ends a turn in the chat template and that no file of the model names as an end."""
-    control = {index: str(added.content) for index, added in tokenizer.added_tokens_decoder.items()}
-    return turn_end(tokenizer, control.values(), [control[end] for end in tokenizer.eos_token_ids if end in control])
