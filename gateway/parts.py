@@ -80,6 +80,7 @@ def build_parts(settings: Settings) -> Parts:
     fleet.on_round_trip = metrics.redis_round_trip
     hub = FrameHub(subscriber, broker, names, keyring, gateway_id, on_gap=metrics.gap, on_refused=metrics.refused_frame)
     fleet.on_hosts = hub.listen_to
+    fleet.is_busy = lambda: bool(hub.dispatches)
     fleet.faults = policies.faults
     jobs = JobQueue(broker, names, keyring)
     space, limits = Space(broker), Limits.of(settings)

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_CONFIG = 2  # a child that ends so will end so again
 _POLL_S = 0.1
-_SETTLED_POLL_S = 0.5
+_SETTLED_POLL_S = 1.0
 _GRACE_S = 8.0  # over what a worker gets to drain: the host waits for its workers, the gateway for their answers
 _BACKLOG = 2048
 _HURRY_S = 1.0

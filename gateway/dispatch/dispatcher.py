@@ -118,6 +118,7 @@ class Dispatcher:
 
     async def _admit(self, work: Work) -> Dispatch:
         self._check_broker()
+        await self._fleet.fresh()
         request = work.request
         decided = self._decide(work, look=await self._outlook.look(request))
         if isinstance(decided, Refused):

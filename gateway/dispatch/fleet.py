@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import redis.asyncio
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from gateway.dispatch.jobs import queue_key
 from gateway.dispatch.presence import Presence, away_error, reason_of
@@ -34,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 2.0
 _FORGET_AFTER_S = 60.0
+_QUIET_EVERY_S = 1.0  # between two reads while nothing is under way and nothing changes
+_QUIET_AFTER_S = 10.0
+_PRESENCE_EVERY_S = 1.0
 
 _R = TypeVar("_R", WorkerLease, HostRecord, GatewayRecord)
 
@@ -44,8 +48,9 @@ class FleetWatcher(Presence):
     that have their own. `myself` is what others see of this gateway while it refreshes, with the `faults` of its
     settings files; `on_hosts` is awaited with the words of all hosts before a snapshot that shows them.
 
-    One reads at a time: who asks while somebody reads waits for the next read, which is of everybody who asked before
-    it began.
+    While something `is_busy` or the fleet changes it is read every `every_s`, else each second: who begins something
+    then has it read `fresh`. One reads at a time: who asks while somebody reads waits for the next read, which is of
+    everybody who asked before it began.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class FleetWatcher(Presence):
         self._myself = myself
         self.clock = RedisClock()
         self.on_round_trip: Callable[[float], None] = lambda _: None
+        self.is_busy: Callable[[], bool] = bool
         self.faults: Callable[[], tuple[str, ...]] = tuple
         self.on_hosts: Callable[[Collection[str]], Awaitable[None]] | None = None
         self._every_s = every_s
@@ -77,6 +83,9 @@ class FleetWatcher(Presence):
         self._reading = asyncio.Lock()
         self._begun = self._ended = 0  # reads, by number
         self._failure: Exception | None = None  # of the last read that ended
+        self._read_s = self._changed_s = self._present_s = -math.inf  # when it was read, changed, and this gateway told
+        self._wake = asyncio.Event()
+        self._is_quiet = False
         self.snapshot = Fleet()
         self.unplaced: Mapping[str, Counts] = {}
         self.unplaced_beside: Mapping[str, Mapping[str, int]] = {}
@@ -88,7 +97,25 @@ class FleetWatcher(Presence):
                 await self.refresh()
             except BrokerUnavailableError as error:
                 logger.debug("fleet not refreshed: %s", error)
-            await asyncio.sleep(self._every_s)
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Until the next read is due, or somebody begins something."""
+        self._wake.clear()
+        is_steady = self.is_connected and time.monotonic() - self._changed_s > _QUIET_AFTER_S
+        self._is_quiet = is_steady and not self.is_busy()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(self._every_s, _QUIET_EVERY_S) if self._is_quiet else self._every_s):
+                await self._wake.wait()
+
+    async def fresh(self) -> None:
+        """For who begins something: the fleet as of `every_s` ago at most. Raises `BrokerUnavailableError`."""
+        if not self._is_quiet:
+            return
+        self._is_quiet = False
+        self._wake.set()
+        if time.monotonic() - self._read_s > self._every_s:
+            await self.refresh()
 
     async def refresh(self) -> Fleet:
         """The fleet as of now. Raises `BrokerUnavailableError`; `snapshot` then keeps its last content."""
@@ -126,7 +153,7 @@ class FleetWatcher(Presence):
         lists = [queue_key(self._names.queue(model, lane)) for model in models for lane in LANES]
         kinds = [*((each, "set") for each in sets), *((each, "list") for each in lists)]
         replies, sent_s = await self._ask(sets, lists)
-        answered = zip([*replies[1:4], *replies[7:]], kinds, strict=True)
+        answered = zip([*replies[1:4], *replies[5:]], kinds, strict=True)
         wrong = {key: kind for reply, (key, kind) in answered if is_wrong_type(reply)}
         if wrong:
             await heal_async(self._redis, wrong)
@@ -136,13 +163,13 @@ class FleetWatcher(Presence):
         self.clock.note(replies[0], sent_s, time.monotonic())
         self.on_round_trip(time.monotonic() - sent_s)
         members = [_names(each) for each in replies[1:4]]
-        records, depths = replies[4:7], replies[7:]
+        records, depths = self._apart(replies[4]), replies[5:]
+        await self._name_myself(members[2])
         if members != [self._workers, self._hosts, self._gateways]:
             self._workers, self._hosts, self._gateways = members
-            async with self._redis.pipeline(transaction=False) as pipe:
-                self._queue_reads(pipe)
-                records = await pipe.execute()
+            records = self._apart(await self._redis.mget(self._record_keys()))
         fleet = self._called(records)
+        self._note_read(fleet)
         if self.on_hosts is not None:
             await self.on_hosts({host for host in (*self._hosts, *map(host_of, self._workers)) if host == word(host)})
         self.snapshot = fleet
@@ -167,16 +194,24 @@ class FleetWatcher(Presence):
         when they were asked for. Where Redis is full others do not see this gateway, which is no reason to see
         nobody."""
         async with self._redis.pipeline(transaction=False) as pipe:
-            self._queue_presence(pipe)
+            is_told = self._queue_presence(pipe)
             pipe.time()
             for each in sets:
                 pipe.smembers(each)
-            self._queue_reads(pipe)
+            pipe.mget(self._record_keys())
             for each in lists:
                 pipe.llen(each)
             sent_s = time.monotonic()
             replies = await pipe.execute(raise_on_error=False)
-        return replies[2 if self._myself else 0 :], sent_s
+        if is_told and not isinstance(replies[0], RedisError):
+            self._present_s = sent_s
+        return replies[1 if is_told else 0 :], sent_s
+
+    def _note_read(self, fleet: Fleet) -> None:
+        """Who comes, goes, or has another state changes the fleet; how busy it is does not."""
+        self._read_s = time.monotonic()
+        if _outline(fleet) != _outline(self.snapshot):
+            self._changed_s = self._read_s
 
     def _note_unplaced(self, models: Sequence[str], depths: Sequence[int]) -> None:
         rows = zip(*[iter(depths)] * len(LANES), strict=True)
@@ -199,19 +234,37 @@ class FleetWatcher(Presence):
             found[worker.model] = tuple(map(sum, zip(found[worker.model], worker.queued or NONE, strict=True)))
         return found
 
-    def _queue_presence(self, pipe: redis.asyncio.client.Pipeline) -> None:
-        if self._myself is not None:
-            gateway = self._myself.gateway
-            seal = self._keyring.gateways.seal(Purpose.GATEWAY, gateway)
-            myself = replace(self._myself, faults=self.faults())
-            pipe.set(self._names.gateway(gateway), seal.close(wire.encode(myself)), ex=GATEWAY_TTL_S)
-            pipe.sadd(self._names.gateways, gateway)
+    def _queue_presence(self, pipe: redis.asyncio.client.Pipeline) -> bool:
+        """Whether this gateway tells that it lives, which it does each second."""
+        if self._myself is None or time.monotonic() - self._present_s < _PRESENCE_EVERY_S - self._every_s / 2:
+            return False
+        gateway = self._myself.gateway
+        seal = self._keyring.gateways.seal(Purpose.GATEWAY, gateway)
+        myself = replace(self._myself, faults=self.faults())
+        pipe.set(self._names.gateway(gateway), seal.close(wire.encode(myself)), ex=GATEWAY_TTL_S)
+        return True
 
-    def _queue_reads(self, pipe: redis.asyncio.client.Pipeline) -> None:
-        """One reply each for leases, hosts and gateways, also when there are none."""
-        pipe.mget([_member(self._names.lease(name)) for name in self._workers] or [self._names.lease("")])
-        pipe.mget([_member(self._names.host(name)) for name in self._hosts] or [self._names.host("")])
-        pipe.mget([_member(self._names.gateway(name)) for name in self._gateways] or [self._names.gateway("")])
+    async def _name_myself(self, gateways: list[str]) -> None:
+        """Among the names of all gateways, unless Redis is too full for it."""
+        if self._myself is None or self._myself.gateway in gateways:
+            return
+        with contextlib.suppress(OutOfMemoryError):
+            await self._redis.sadd(self._names.gateways, self._myself.gateway)
+            gateways.append(self._myself.gateway)
+            gateways.sort()
+
+    def _record_keys(self) -> list[bytes]:
+        """Of leases, hosts and gateways; one that nobody has where there are none, as Redis wants one."""
+        keys = [_member(self._names.lease(name)) for name in self._workers]
+        keys += [_member(self._names.host(name)) for name in self._hosts]
+        keys += [_member(self._names.gateway(name)) for name in self._gateways]
+        return keys or [_member(self._names.lease(""))]
+
+    def _apart(self, values: Any) -> list[list[bytes | None]]:
+        """The records behind these keys: of leases, hosts and gateways."""
+        hosts = len(self._workers)
+        gateways = hosts + len(self._hosts)
+        return [values[:hosts], values[hosts:gateways], values[gateways : gateways + len(self._gateways)]]
 
     def _called(self, values: Sequence[Sequence[bytes | None]]) -> Fleet:
         """Everybody alive, those with whom nobody here can speak apart."""
@@ -245,6 +298,13 @@ class FleetWatcher(Presence):
         for (group, name), since_s in self._absent_since_s.items():
             if now_s - since_s > self._forget_after_s:
                 await self._redis.srem(group, _member(name))
+
+
+def _outline(fleet: Fleet) -> object:
+    """What of a fleet is no figure."""
+    workers = [(each.worker, each.state, each.load_done) for each in fleet.workers]
+    models = [(host.host, model.id, model.state, model.load_done) for host in fleet.hosts for model in host.models]
+    return workers, models, [each.gateway for each in fleet.gateways], fleet.strangers
 
 
 def _names(members: set[bytes]) -> list[str]:

@@ -22,6 +22,7 @@ from tests.bench.counts import measure_counts
 from tests.bench.growth import measure_growth
 from tests.bench.held import measure_held
 from tests.bench.hot import measure_hot_turns, measure_joining
+from tests.bench.idle import measure_idle
 from tests.bench.overhead import measure_overhead
 from tests.bench.pinned import measure_pinned
 from tests.bench.plan import plan_table
@@ -61,7 +62,7 @@ PARTS = (
     "sides",
     "restart",
 )
-APART = ("plan", "soak")  # asked for by name only: the one measures nothing, the other takes long
+APART = ("plan", "soak", "idle")  # asked for by name only: the first measures nothing, the others take long
 
 
 @contextlib.asynccontextmanager
@@ -188,6 +189,10 @@ def against(arguments: argparse.Namespace) -> None:
 def _run_apart(arguments: argparse.Namespace) -> None:
     if arguments.part == "plan":
         print(plan_table().render(), flush=True)
+        return
+    if arguments.part == "idle":
+        for table in measure_idle():
+            print(table.render() + "\n", flush=True)
         return
     with tempfile.TemporaryDirectory(prefix="mlxgw-soak-") as folder:
         for table in measure_soak(Path(folder), arguments.soak_requests):

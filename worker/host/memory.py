@@ -24,6 +24,7 @@ from worker.host.supervision import ModelSupervisor
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
+_STEADY_LOOK_S = 1.0
 _DEMAND_S = 15.0  # after somebody has asked for a model: who still waits for it asks again
 # While the system is short of memory: for how long a model must have been idle to go, and how long to wait after one
 # has gone.
@@ -44,8 +45,13 @@ class MemoryKeeper:
         while not stopping.is_set():
             self.look(time.monotonic())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(_LOOK_S if self._is_moving() else _STEADY_LOOK_S):
                     await stopping.wait()
+
+    def _is_moving(self) -> bool:
+        """Whether a model comes, goes, or waits for memory."""
+        states = ("loading", "no_memory")
+        return any(each.is_unloading or each.record.state in states for each in self._supervisors.values())
 
     def look(self, now_s: float) -> None:
         holdings = holdings_by_pid(self._folder)

@@ -18,6 +18,9 @@ from shared.seal import Seal
 logger = logging.getLogger(__name__)
 
 
+_NAMED_EVERY = 5  # records: in the set of all hosts, where who lives may only be missed when somebody took it away
+
+
 class SignOfLife:
     """What Redis has of the host of this `word`. Trouble with Redis is said once in the log, until it is over."""
 
@@ -28,6 +31,7 @@ class SignOfLife:
         self._seal = seal
         self._key = names.host(word)
         self._has_told = False
+        self._written = 0
 
     async def read(self) -> HostRecord | None:
         """The record of whoever has this name; None where there is none that can be read."""
@@ -50,7 +54,8 @@ class SignOfLife:
             except ResponseError as error:
                 if not is_wrong_type(error):
                     raise
-                await heal_async(self._redis, {self._names.hosts: "set"})
+                await heal_async(self._redis, {self._key: "string", self._names.hosts: "set"})
+                self._written = 0
                 await self._write(record)
         except (RedisError, OSError) as error:
             self._tell(error)
@@ -58,15 +63,18 @@ class SignOfLife:
             self._has_told = False
 
     async def _write(self, record: HostRecord) -> None:
-        """Where Redis is full, the record that it has is made to last, which takes no memory."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.sadd(self._names.hosts, self._word)
-            pipe.set(self._key, self._seal.close(wire.encode(record)), ex=keys.HOST_TTL_S)
-            try:
-                await pipe.execute()
-            except OutOfMemoryError:
-                if not await self._redis.expire(self._key, keys.HOST_TTL_S):
-                    raise
+        """Where Redis is full, the record that it has is made to last, which takes no memory. Where it had none, it was
+        emptied, or we were away for too long."""
+        try:
+            before = await self._redis.set(
+                self._key, self._seal.close(wire.encode(record)), ex=keys.HOST_TTL_S, get=True
+            )
+            if before is None or self._written % _NAMED_EVERY == 0:
+                await self._redis.sadd(self._names.hosts, self._word)
+            self._written += 1
+        except OutOfMemoryError:
+            if not await self._redis.expire(self._key, keys.HOST_TTL_S):
+                raise
 
     async def withdraw(self) -> None:
         """The host is not seen any more."""

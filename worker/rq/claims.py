@@ -12,6 +12,7 @@ RQ's (pinned by tests/unit/worker/test_rq_worker.py); every tool that reads RQ's
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from worker.serving.bodies import Body
 _MAX_BODY_BYTES = 128 * 1024  # of all jobs of one claim: Redis does nothing else meanwhile
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # RQ's own format
 _IN_BATCH = ""  # the group of all classes
+_RENEWED_EVERY_S = 4.0  # RQ's record of a worker without jobs, a third of its life
 _RUN_ONCE_S = 3600  # where a job says nothing of when it ends
 
 # What ends at some time ends by the clock of Redis: those of two machines differ, and the one that is ahead would take
@@ -132,8 +134,8 @@ for list = 2, #KEYS do waiting[#waiting + 1] = redis.call('LLEN', KEYS[list]) en
 return {time, started, waiting, tonumber(redis.call('HGET', KEYS[1], 'v') or 0)}
 """.replace("RUN_ONCE", str(_RUN_ONCE_S)).replace("HEAL", _HEAL)
 
-# KEYS: as above. ARGV: worker, now (text), execution TTL (s), worker TTL (s), what keys of ended attempts begin with,
-# then (queue name, job id, execution id) each.
+# KEYS: as above. ARGV: worker, now (text), execution TTL (s), worker TTL (s), what keys of ended attempts begin with, 1
+# when RQ's record of the worker is to be renewed, then (queue name, job id, execution id) each.
 # Gives nothing when Redis does not know the worker (it came back empty); else [time, is suspended, waiting jobs per
 # list, counter, status of each job]. A job whose attempt has ended counts as cancelled: nobody may have heard of it.
 # Workers that have nothing to do beat, too, each second: what is not needed then is not asked then.
@@ -143,16 +145,20 @@ local now = tonumber(time[1])
 local key = 'rq:worker:' .. worker
 HEAL
 if redis.pcall('HEXISTS', key, 'birth') ~= 1 then return {} end
-redis.call('HSET', key, 'last_heartbeat', text)
-redis.call('EXPIRE', key, ARGV[4])
-local waiting, statuses = {}, {}
-local has_lists = redis.call('EXISTS', unpack(KEYS)) > 0
-if has_lists then
-  heal(KEYS[1], 'hash')
+if ARGV[6] == '1' then
+  redis.call('HSET', key, 'last_heartbeat', text)
+  redis.call('EXPIRE', key, ARGV[4])
+end
+local waiting, statuses, suspended = {}, {}, 0
+local has_any = redis.call('EXISTS', 'rq:suspended', unpack(KEYS, 2)) > 0
+if has_any then
+  suspended = redis.call('EXISTS', 'rq:suspended')
   for list = 2, #KEYS do heal(KEYS[list], 'list') end
 end
-for list = 2, #KEYS do waiting[#waiting + 1] = has_lists and redis.call('LLEN', KEYS[list]) or 0 end
-for i = 6, #ARGV, 3 do
+for list = 2, #KEYS do waiting[#waiting + 1] = has_any and redis.call('LLEN', KEYS[list]) or 0 end
+local placed = redis.pcall('HGET', KEYS[1], 'v')
+if type(placed) == 'table' then heal(KEYS[1], 'hash') placed = 0 end
+for i = 7, #ARGV, 3 do
   local queue, id, execution = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local both = id .. ':' .. execution
   local status = redis.pcall('HGET', 'rq:job:' .. id, 'status')
@@ -174,7 +180,7 @@ for i = 6, #ARGV, 3 do
   end
   statuses[#statuses + 1] = status
 end
-return {time, redis.call('EXISTS', 'rq:suspended'), waiting, tonumber(redis.call('HGET', KEYS[1], 'v') or 0), statuses}
+return {time, suspended, waiting, tonumber(placed or 0), statuses}
 """.replace("HEAL", _HEAL)
 
 # KEYS: from, to. ARGV: name of the queue behind `to`. Moves every job to the other list's front, in order; gives how
@@ -276,6 +282,7 @@ class Claims:
         self._worker = worker
         self._ttl_s = max(1, round(execution_ttl_s))
         self._worker_ttl_s = worker_ttl_s
+        self._renewed_s = -math.inf
         self._queues = [names.queue(model, lane) for lane in LANES]
         lists = [list_key(names.worker_queue(model, worker, lane)) for lane in LANES]
         self._keys = [names.placed(worker), *lists]
@@ -300,13 +307,15 @@ class Claims:
     def beat(self, held: Sequence[Held], now: datetime) -> Pulse | None:
         """Keep worker and jobs alive. None: Redis has forgotten this worker."""
         arguments: list[Any] = [self._worker, now.strftime(_TIME), self._ttl_s, self._worker_ttl_s]
-        arguments.append(self._names.ended_prefix())
+        is_due = bool(held) or time.monotonic() - self._renewed_s >= _RENEWED_EVERY_S
+        arguments += [self._names.ended_prefix(), int(is_due)]
         for job in held:
             arguments += [job.queue, job.job_id, job.execution_id]
         sent_s = time.monotonic()
         reply = cast(list[Any], self._beat(self._keys, arguments))
         if not reply:
             return None
+        self._renewed_s = sent_s if is_due else self._renewed_s
         now_reply, is_suspended, waiting, placed, statuses = reply
         self._clock.note(now_reply, sent_s, time.monotonic())
         return Pulse(bool(is_suspended), tuple(status.decode() for status in statuses), _backlog(waiting, placed))

@@ -21,6 +21,7 @@ from worker.serving.residency import Residency
 log = logging.getLogger(__name__)
 
 _REST_S = 0.1  # between two leases, however much changes
+_NAMED_EVERY = 5  # leases: in the set of all workers, where who lives may only be missed when somebody took it away
 _LEAST_TTL_S = 2 * keys.LEASE_EVERY_S
 
 
@@ -49,6 +50,7 @@ class LeaseKeeper:
         self._residency: Residency | None = None
         self._uncounted: list[str] = []
         self._ttl_ms = round(1000 * max(_LEAST_TTL_S, min(keys.LEASE_TTL_S, execution_ttl_s)))
+        self._written = 0
         self._nudge = threading.Event()
         self._stopping = threading.Event()
         self._is_away = False
@@ -71,11 +73,13 @@ class LeaseKeeper:
             if not is_wrong_type(error):
                 raise
             self._heal()
+            self._written = 0
             self._write()
 
     def _heal(self) -> None:
         lease = self._describe()
-        kinds = {self._names.workers: "set", self._names.placed(lease.worker): "hash"}
+        kinds = {self._names.lease(lease.worker): "string", self._names.workers: "set"}
+        kinds[self._names.placed(lease.worker)] = "hash"
         heal(self._client, kinds | dict.fromkeys(self._residency_of(lease).keys, "zset"))
 
     def _write(self) -> None:
@@ -84,14 +88,17 @@ class LeaseKeeper:
         name = self._names.lease(lease.worker)
         residency = self._residency_of(lease)
         with self._client.pipeline(transaction=bool(jobs)) as pipe:
-            pipe.set(name, self._key.seal(Purpose.LEASE, lease.worker).close(encode(lease)), px=self._ttl_ms)
-            pipe.sadd(self._names.workers, lease.worker)
+            pipe.set(name, self._key.seal(Purpose.LEASE, lease.worker).close(encode(lease)), px=self._ttl_ms, get=True)
+            if self._is_to_be_named():
+                pipe.sadd(self._names.workers, lease.worker)
             if jobs:
                 pipe.hdel(self._names.placed(lease.worker), *jobs)
             residency.queue(pipe, self._residents())
             try:
-                residency.note(pipe.execute())
+                before, *replies = pipe.execute()
+                residency.note(replies)
                 self._uncounted = []
+                self._note_written(before)
             except OutOfMemoryError:
                 residency.forget()
                 if not self._client.pexpire(name, self._ttl_ms):
@@ -99,6 +106,19 @@ class LeaseKeeper:
             except redis.RedisError:
                 residency.forget()
                 raise
+
+    def _is_to_be_named(self) -> bool:
+        return self._written % _NAMED_EVERY == 0
+
+    def _note_written(self, before: bytes | None) -> None:
+        """`before` is the lease that lay there: without one Redis was emptied, or we were away for too long."""
+        is_lost = before is None and not self._is_to_be_named()
+        self._written += 1
+        if is_lost:
+            assert self._residency is not None
+            self._residency.forget()
+            self._written = 0
+            self._write()
 
     def _residency_of(self, lease: WorkerLease) -> Residency:
         if self._residency is None:

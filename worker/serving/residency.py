@@ -6,6 +6,7 @@ whole.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from worker.prefix_cache.marks import NOBODY, Residents
 
 _MOST = 50_000  # tags of a set: the deepest first
 _AT_ONCE = 1000
+_RENEWED_EVERY_S = 3.0
 
 
 @dataclass(slots=True)
@@ -31,6 +33,8 @@ class Residency:
     """Used by the lease's thread."""
 
     def __init__(self, names: Names, *, worker: str, host: str, model: str) -> None:
+        self._renewed: tuple[_Told, ...] = ()
+        self._renewed_s = 0.0
         self._sets = (_Told(names.resident(worker), RESIDENT_TTL_S), _Told(names.disk(host, model), DISK_TTL_S))
 
     @property
@@ -39,20 +43,23 @@ class Residency:
 
     def queue(self, pipe: Any, residents: Residents = NOBODY) -> None:
         """Commands that make it known; the last ones give what `note` is told. None while there is nothing to tell."""
-        for told, found in zip(self._sets, (residents.memory, residents.stored), strict=True):
+        changed = [
             _queue_changes(pipe, told, _bounded(found))
-        for told in self._holding():
+            for told, found in zip(self._sets, (residents.memory, residents.stored), strict=True)
+        ]
+        self._renewed = ()
+        if any(changed) or time.monotonic() - self._renewed_s > _RENEWED_EVERY_S:
+            self._renewed_s = time.monotonic()
+            self._renewed = tuple(told for told in self._sets if told.telling)
+        for told in self._renewed:
             pipe.expire(told.key, told.ttl_s)
-
-    def _holding(self) -> list[_Told]:
-        return [told for told in self._sets if told.telling]
 
     def note(self, replies: Sequence[Any]) -> None:
         """What the commands gave. A set that should hold something and does not exist was lost."""
-        holding = self._holding()
+        renewed = self._renewed
         for told in self._sets:
             told.tags = told.telling
-        for told, exists in zip(holding, replies[len(replies) - len(holding) :], strict=True):
+        for told, exists in zip(renewed, replies[len(replies) - len(renewed) :], strict=True):
             told.tags = told.telling if exists else None
 
     def forget(self) -> None:
@@ -71,12 +78,13 @@ def _bounded(found: Mapping[bytes, int]) -> Mapping[bytes, int]:
     return dict(sorted(found.items(), key=lambda each: -each[1])[:_MOST])
 
 
-def _queue_changes(pipe: Any, told: _Told, found: Mapping[bytes, int]) -> None:
+def _queue_changes(pipe: Any, told: _Told, found: Mapping[bytes, int]) -> bool:
+    """Whether there were any."""
     told.telling = found
     if told.tags is None:
         pipe.delete(told.key)
     elif told.tags is found:
-        return
+        return False
     known = told.tags or {}
     gone = [tag for tag in known if tag not in found]
     new = [(tag, tokens) for tag, tokens in found.items() if known.get(tag) != tokens]
@@ -84,3 +92,4 @@ def _queue_changes(pipe: Any, told: _Told, found: Mapping[bytes, int]) -> None:
         pipe.zrem(told.key, *gone[at : at + _AT_ONCE])
     for at in range(0, len(new), _AT_ONCE):
         pipe.zadd(told.key, dict(new[at : at + _AT_ONCE]))
+    return True

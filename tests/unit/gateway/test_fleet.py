@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
+from gateway.dispatch import fleet as fleet_module
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import job_id
 from shared import keys, wire
@@ -88,6 +89,33 @@ def test_a_refresh_sees_what_happened_a_moment_ago(play: Callable[[Scenario], No
             assert (await parts.fleet.refresh()).workers
             await parts.worker().die()
             assert not (await parts.fleet.refresh()).workers
+
+    play(scenario)
+
+
+def test_an_idle_fleet_is_looked_at_each_second_and_at_once_when_somebody_begins_something(
+    play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How often by the count of reads, whatever time they take."""
+    monkeypatch.setattr(fleet_module, "_QUIET_AFTER_S", 0.0)
+    monkeypatch.setattr(fleet_module, "_QUIET_EVERY_S", 1000.0)
+
+    async def scenario(parts: Parts) -> None:
+        await parts.worker().renew()
+        await parts.fleet.fresh()
+        await until(lambda: parts.fleet._is_quiet and parts.fleet.snapshot.workers, "nothing changes")
+        await parts.worker().die()
+        await asyncio.sleep(3 * parts.fleet._every_s)
+        assert parts.fleet.snapshot.workers, "nobody has looked"
+        await parts.fleet.fresh()
+        assert not parts.fleet.snapshot.workers
+        await until(lambda: parts.fleet._is_quiet, "nothing is under way again")
+        parts.fleet.is_busy = lambda: True
+        await parts.fleet.fresh()
+        await parts.worker().renew()
+        await until(
+            lambda: parts.fleet.snapshot.workers, "it is looked at again and again while something is under way"
+        )
 
     play(scenario)
 

@@ -54,6 +54,16 @@ def test_keys_of_a_wrong_type_are_named_and_made_anew_with_the_lease(
         assert f"{key} held a string instead of" in caplog.text
 
 
+def test_a_redis_that_came_back_empty_hears_all_of_a_worker_with_the_next_lease(redis_client: redis.Redis) -> None:
+    keeper = LeaseKeeper(redis_client, NAMES, KEY, lambda: WORKER, execution_ttl_s=6, residents=lambda: KNOWN)
+    for _ in range(7):  # whichever of the leases it was that was lost
+        keeper.write()
+        redis_client.flushall()
+        keeper.write()
+        assert redis_client.smembers(NAMES.workers) == {WORKER.worker.encode()}
+        assert redis_client.zscore(NAMES.resident(WORKER.worker), b"tag") == 7
+
+
 def test_a_released_lease_is_gone(redis_client: redis.Redis) -> None:
     keeper = LeaseKeeper(redis_client, NAMES, KEY, lambda: WORKER, execution_ttl_s=6)
     keeper.write()

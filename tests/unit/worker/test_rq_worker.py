@@ -361,7 +361,42 @@ def test_a_worker_without_work_asks_little_of_redis(redis_client: redis.Redis) -
     redis_client.config_resetstat()
     assert claims.beat([], now()) is not None
     assert reap_expired(redis_client, queues) == 0
-    assert redis_client.info("stats")["total_commands_processed"] <= 10
+    assert redis_client.info("stats")["total_commands_processed"] <= 8
+
+
+@pytest.mark.parametrize("kind", ["string", "list", "zset"])
+def test_an_idle_beat_makes_the_counter_of_a_wrong_type_anew(redis_client: redis.Redis, kind: str) -> None:
+    redis_client.hset(f"rq:worker:{ME}", "birth", "x")
+    write = {
+        "string": lambda key: redis_client.set(key, "x"),
+        "list": lambda key: redis_client.rpush(key, "x"),
+        "zset": lambda key: redis_client.zadd(key, {"x": 1}),
+    }
+    write[kind](NAMES.placed(ME))
+    pulse = claims_of(redis_client).beat([], now())
+    assert pulse is not None
+    assert (pulse.backlog.placed, redis_client.exists(NAMES.placed(ME))) == (0, 0)
+
+
+def test_an_idle_worker_is_not_forgotten_and_hears_that_it_is_suspended(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record is renewed well before it ends, not with every beat."""
+    real, passed_s = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: real() + passed_s)
+    claims = claims_of(redis_client)
+    redis_client.hset(f"rq:worker:{ME}", "birth", "x")
+    for step in range(12):
+        passed_s = float(step)
+        pulse = claims.beat([], now())
+        assert pulse is not None
+        assert not pulse.is_suspended
+        redis_client.expire(f"rq:worker:{ME}", redis_client.ttl(f"rq:worker:{ME}") - 1)  # a second goes by
+        assert redis_client.ttl(f"rq:worker:{ME}") >= 9
+    redis_client.set("rq:suspended", 1)
+    pulse = claims.beat([], now())
+    assert pulse is not None
+    assert pulse.is_suspended
 
 
 def test_a_beat_counts_what_waits(redis_client: redis.Redis) -> None:

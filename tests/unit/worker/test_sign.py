@@ -53,6 +53,19 @@ def test_keys_that_hold_something_else_are_named_and_made_anew(
     assert "cannot be reached" not in caplog.text
 
 
+def test_a_redis_that_came_back_empty_hears_of_the_host_with_the_next_record(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    async def scenario(sign: SignOfLife) -> None:
+        for _ in range(7):  # whichever of the records it was that was lost
+            await sign.renew(RECORD)
+            redis_client.flushall()
+            await sign.renew(RECORD)
+            assert redis_client.smembers(NAMES.hosts) == {b"mac"}
+
+    play(redis_url, scenario)
+
+
 def test_that_redis_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(sign: SignOfLife) -> None:
         for _ in range(3):
