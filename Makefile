@@ -73,7 +73,7 @@ ifneq ($(UV),)
 	$(UV) sync --quiet --frozen --inexact --no-dev --extra mlx || $(MAKE) --no-print-directory UV= $@
 else
 	@$(MAKE) --no-print-directory .venv/bin/pip
-	$(BIN)/pip install --quiet --editable '.[mlx]'
+	$(BIN)/pip install --quiet --editable '.[mlx,gguf]'
 endif
 	@touch $@
 
@@ -82,7 +82,7 @@ ifneq ($(UV),)
 	$(UV) sync --quiet --frozen --extra mlx || $(MAKE) --no-print-directory UV= $@
 else
 	@$(MAKE) --no-print-directory .venv/bin/pip
-	$(BIN)/pip install --quiet --editable '.[mlx]' --group dev
+	$(BIN)/pip install --quiet --editable '.[mlx,gguf]' --group dev
 endif
 	@touch $@ $(RUN)
 

@@ -21,7 +21,13 @@ from shared.errors import ConfigError
 from shared.hosts import is_loopback_address, parse_host_pattern, parse_origin_pattern
 from shared.keys import DEFAULT_DEPLOYMENT, word
 
-SETTINGS_FILES = ("models.json", "model_aliases.json", "claude_routing.json", "inference_settings.json")
+SETTINGS_FILES = (
+    "models.json",
+    "model_aliases.json",
+    "claude_routing.json",
+    "inference_settings.json",
+    "gguf_config.json",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,12 @@ from shared.cost import PrefillCost
 from shared.durations import parse_keep_alive
 from shared.errors import ConfigError
 
-EngineName = Literal["mlx", "echo", "echo-streamed"]
+EngineName = Literal["mlx", "gguf", "echo", "echo-streamed"]
 ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 WorkerState = Literal["loading", "ready", "draining", "stalled"]
 LoadPolicy = Literal["start", "on-demand"]
 # What holds a model's weights in this machine's memory, and must ask for it before it loads them.
-ENGINES_IN_MEMORY: frozenset[EngineName] = frozenset({"mlx"})
+ENGINES_IN_MEMORY: frozenset[EngineName] = frozenset({"mlx", "gguf"})
 RestartCause = Literal["crash", "stall"]
 ModelState = Literal["available", "loading", "ready", "unloaded", "no_memory", "failed"]
 
@@ -241,12 +241,21 @@ class Fleet:
 
 
 MODELS_FILE_KEYS = ("models", "keep_alive")
-MODEL_KEYS = ("id", "source", "engine", "options", "load", "keep_alive", "pinned")  # of an entry of models.json
+MODEL_KEYS = (
+    "id",
+    "source",
+    "engine",
+    "backend",
+    "options",
+    "load",
+    "keep_alive",
+    "pinned",
+)  # of an entry of models.json
 
 
 def parse_models(data: Any) -> tuple[ModelSpec, ...]:
     """`models.json`: `{"keep_alive": …, "models": [{"id", "source", "engine", "options", "load", "keep_alive",
-    "pinned"} | "path-or-id", …]}`."""
+    "pinned"} | "path-or-id", …]}`. `backend` is another word for `engine`."""
     entries = data.get("models") if isinstance(data, dict) else data
     if not isinstance(entries, list):
         raise ConfigError('models.json: expected {"models": [...]}')
@@ -273,7 +282,7 @@ def _parse_model(entry: Any, index: int, keep_alive_s: float) -> ModelSpec:
         entry = {"source": entry}
     if not isinstance(entry, dict) or not isinstance(entry.get("source"), str) or not entry["source"]:
         raise ConfigError(f"models.json: entry {index} needs a `source` (a path or a Hugging Face id)")
-    engine = entry.get("engine", "mlx")
+    engine = entry.get("engine", entry.get("backend", "gguf" if entry["source"].endswith(".gguf") else "mlx"))
     if engine not in ENGINE_NAMES:
         raise ConfigError(f"models.json: entry {index}: unknown engine {engine!r} ({', '.join(ENGINE_NAMES)})")
     load = entry.get("load", "start")

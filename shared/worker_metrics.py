@@ -91,6 +91,7 @@ FIGURES: Final[Mapping[str, Figure]] = {
     "interruptions": _counter("interruptions", "Answers interrupted for want of memory"),
     "decode_groups": _gauge("decode_groups", "Batches under way"),
     "decode_slack_ms": _gauge("decode_slack_ms", "Milliseconds of a step in which it waited for the device, smoothed"),
+    "server_starts": _counter("server_starts", "Times that the server behind the model was started"),
     "draft_passes": _counter("draft_passes", "Passes that verified drafts"),
     "drafted_tokens": _counter("drafted_tokens", "Tokens that were drafted"),
     "accepted_draft_tokens": _counter("accepted_draft_tokens", "Drafted tokens that were right"),

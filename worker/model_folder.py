@@ -13,6 +13,7 @@ from typing import Any
 
 from shared.config import model_folders
 from shared.errors import ModelUnavailableError
+from shared.registry import EngineName
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json", "tokenizer_config.json")
 _HEADER_LENGTH_BYTES = 8
@@ -28,11 +29,28 @@ def check_source(source: str) -> None:
         raise ModelUnavailableError(f"{source} cannot be read: {error}") from error
 
 
+def engine_of(source: str, engine: EngineName) -> EngineName:
+    """The engine for a source of which nobody said more than that: GGUF files are not MLX's."""
+    return "gguf" if engine == "mlx" and _is_gguf(source) else engine
+
+
+def _is_gguf(source: str) -> bool:
+    with contextlib.suppress(ModelUnavailableError, OSError, RuntimeError):
+        path = Path(source).expanduser()
+        if path.suffix == ".gguf":
+            return True
+        folder = find_model(source, *model_folders())
+        return not (folder / "config.json").is_file() and any(folder.glob("*.gguf"))
+    return False
+
+
 def made_at_s(source: str) -> int:
     """Unix time at which the model came to be what it is (its config.json's date); 0 for what has no files here."""
     made_s = 0
     with contextlib.suppress(ModelUnavailableError, OSError, RuntimeError):
-        made_s = int((find_model(source, *model_folders()) / "config.json").stat().st_mtime)
+        path = Path(source).expanduser()
+        file = path if path.is_file() else find_model(source, *model_folders()) / "config.json"
+        made_s = int(file.stat().st_mtime)
     return made_s if 0 < made_s < _LAST_DATE_S else 0
 
 
@@ -47,7 +65,7 @@ def find_model(source: str, hub_caches: Sequence[Path], studio_folders: Sequence
     if path.is_file():
         if path.suffix == ".gguf":
             raise ModelUnavailableError(
-                f"{source} is a GGUF file; the mlx engine needs an MLX model folder (safetensors)"
+                f'{source} is a GGUF file; the mlx engine needs an MLX model folder: serve it with "engine": "gguf"'
             )
         raise ModelUnavailableError(f"{source} is a file; name the folder that holds config.json and the weights")
     if source.startswith(("/", "~", ".")):

@@ -12,6 +12,7 @@ from shared.config import Settings
 from shared.errors import ConfigError, InternalError, ModelUnavailableError
 from shared.registry import EngineName, ModelSpec
 from worker.engines.base import Engine
+from worker.engines.gguf.model_file import check_source as check_gguf
 from worker.engines.stepped import SteppedEngine
 from worker.engines.streamed import StreamedEngine
 from worker.model_folder import check_source
@@ -34,6 +35,7 @@ class _Entry:
 
 _ENGINES: dict[EngineName, _Entry] = {
     "mlx": _Entry("worker.engines.mlx.engine", "MlxEngine", SteppedEngine, check_source),
+    "gguf": _Entry("worker.engines.gguf.source", "GgufSource", StreamedEngine, check_gguf),
     "echo": _Entry("worker.engines.echo", "EchoEngine", SteppedEngine),
     "echo-streamed": _Entry("worker.engines.echo_streamed", "EchoSource", StreamedEngine),
 }

@@ -51,6 +51,7 @@ from worker.host.memory import MemoryKeeper
 from worker.host.pressure import build_pressure
 from worker.host.sign import SignOfLife
 from worker.host.supervision import ModelSupervisor, Surroundings
+from worker.model_folder import engine_of
 from worker.rq.reaping import reap
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,9 @@ _BURY_S = 5.0
 def named_models(sources: Sequence[str], engine: EngineName) -> tuple[ModelSpec, ...]:
     """Specs of the models named on the command line; a folder that exists wins over a Hugging Face id."""
     resolved = [resolve_source(source) for source in sources]
-    return tuple(ModelSpec(id=model_id_of(source), source=source, engine=engine) for source in resolved)
+    return tuple(
+        ModelSpec(id=model_id_of(source), source=source, engine=engine_of(source, engine)) for source in resolved
+    )
 
 
 def demo_model(engine: EngineName) -> ModelSpec:
@@ -81,6 +84,26 @@ def merge_models(named: Sequence[ModelSpec], listed: Sequence[ModelSpec]) -> dic
         for twice in sorted({name for name in ids if ids.count(name) > 1}):
             raise ConfigError(f"two models are called {twice!r}: give each an `id` of its own in models.json")
     return {spec.id: spec for spec in (*listed, *named)}
+
+
+def add_tier_models(models: Mapping[str, ModelSpec], tiers: Mapping[str, Target]) -> dict[str, ModelSpec]:
+    """The models, and those that a tier names together with the engine to serve them (`backend`), loaded when they are
+    asked for. Raises `ConfigError` where a tier wants a model from another engine than it has."""
+    added = dict(models)
+    for name, tier in tiers.items():
+        engine = next((known for known in ENGINE_NAMES if known == tier.backend), None)
+        if engine is None:
+            continue
+        there = next((spec for spec in added.values() if tier.model in (spec.id, spec.source)), None)
+        if there is None:
+            source = resolve_source(tier.model)
+            spec = ModelSpec(id=model_id_of(source), source=source, engine=engine, load="on-demand")
+            added[spec.id] = spec
+        elif there.engine != engine:
+            raise ConfigError(
+                f"claude_routing.json: tier {name!r} wants {there.id!r} from {engine}; it is served by {there.engine}"
+            )
+    return added
 
 
 def give_drafts(models: Mapping[str, ModelSpec], tiers: Mapping[str, Target]) -> dict[str, ModelSpec]:
@@ -208,8 +231,10 @@ class Host:
         listed = () if is_missing else parse_models(data)
         keep_alive_s = default_keep_alive_s(data)
         named = [replace(spec, keep_alive_s=keep_alive_s) for spec in self._named]
+        listed = tuple(replace(spec, engine=engine_of(spec.source, spec.engine)) for spec in listed)
         merged = merge_models(named or ((self._fallback,) if is_missing else ()), listed)
-        return give_drafts(merged, parse_tiers(self._routing.load()))
+        tiers = parse_tiers(self._routing.load())
+        return give_drafts(add_tier_models(merged, tiers), tiers)
 
     async def _serve(self, wanted: dict[str, ModelSpec]) -> None:
         """Make the running supervisors those of `wanted`."""

@@ -13,9 +13,9 @@ import pytest
 
 from shared.errors import NoMemoryError
 from tests.support.models import CheckpointMaker
+from worker.device.claim import claim
 from worker.device.neighbours import Neighbours, holdings_by_pid
 from worker.engines.mlx.loading import draft_file_bytes
-from worker.engines.mlx.memory.claim import claim
 from worker.engines.mlx.memory.plan import weight_file_bytes
 
 _WORKERS = 4

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from shared.events import Completion, Event, EventOrder, Failed, Finished, Progr
 from shared.messages import Message, TextPart
 from shared.registry import ENGINE_NAMES, EngineName, ModelSpec
 from shared.request import GenerateRequest, Resume, SamplingParams, ToolDefinition
+from tests.models.gguf_checkpoint import build_gguf
 from tests.support.models import AGENT_FULL
 from tests.support.processes import wait_until
 from worker.engines.base import Engine, EngineInfo, Output, Prepared
@@ -116,21 +119,29 @@ def ask(text: str, key: str, *, max_tokens: int = 12) -> GenerateRequest:
 
 
 @contextmanager
-def loaded(name: EngineName, **options: float) -> Iterator[Loaded]:
-    source = str(AGENT_FULL) if name == "mlx" else name
-    spec = ModelSpec(id="m", source=source, engine=name, options=dict(options))
-    engine = build_engine(spec, Settings(state_dir=Path("state"), capacity=CAPACITY, ssd_cache_bytes=-1))
-    one = Loaded(name, engine)
-    try:
-        yield one
-    finally:
-        assert engine.unload(TIMEOUT_S)
-        assert engine.unload(0.0)  # once more changes nothing
+def loaded(name: EngineName, **options: Any) -> Iterator[Loaded]:
+    with tempfile.TemporaryDirectory() as folder:
+        spec = ModelSpec(id="m", source=_source(name, Path(folder)), engine=name, options=dict(options))
+        engine = build_engine(spec, Settings(state_dir=Path("state"), capacity=CAPACITY, ssd_cache_bytes=-1))
+        one = Loaded(name, engine)
+        try:
+            yield one
+        finally:
+            assert engine.unload(TIMEOUT_S)
+            assert engine.unload(0.0)  # once more changes nothing
+
+
+def _source(name: EngineName, folder: Path) -> str:
+    if name == "gguf":
+        return str(build_gguf(AGENT_FULL, folder / "agent.gguf"))
+    return str(AGENT_FULL) if name == "mlx" else name
 
 
 @pytest.fixture(scope="module", params=ENGINE_NAMES)
 def one(request: pytest.FixtureRequest) -> Iterator[Loaded]:
-    options = {} if request.param == "mlx" else {"step_ms": 1.0}
+    options: dict[str, Any] = {"step_ms": 1.0} if request.param.startswith("echo") else {}
+    if request.param == "gguf":
+        options = {"default_args": ["-t", "1"]}  # on a busy machine several wait for each other
     with loaded(request.param, **options) as one:
         yield one
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from shared.config import Settings, model_folders
 from shared.errors import ModelUnavailableError
 from shared.registry import ModelSpec
+from worker.device.claim import claim
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turn
 from worker.engines.mlx.decode.draft_model import DRAFT_CACHE_SHARE, load_draft
 from worker.engines.mlx.decode.speculation import Mode, parse_options
 from worker.engines.mlx.kv.cache import Layout
-from worker.engines.mlx.memory.claim import claim
 from worker.engines.mlx.memory.plan import (
     CacheSize,
     MemoryPlan,

@@ -17,6 +17,10 @@ from worker.formats.unenforced import Unenforced, joined, warnings_of
 
 # At most one space, or a line break with indentation: a weak model may otherwise never come to an end.
 _JSON_OPTIONS = {"whitespace_pattern": "[ ]?|\\n[ \\t]{0,16}"}
+# The same as it stands in a grammar, and what older llguidances, which do not know it, have instead: as `json.dumps`
+# writes it.
+WHITESPACE = json.dumps(_JSON_OPTIONS)[1:-1]
+FIXED_WHITESPACE = json.dumps({"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "})[1:-1]
 # Rules that remember which arguments were written have a bit for each.
 _MAX_UNORDERED = 64
 

@@ -1,0 +1,167 @@
+"""The GGUF engine's decisions, without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import ConfigError, ModelUnavailableError, OverloadedError, PromptTooLongError
+from shared.registry import parse_models
+from shared.routing import Target
+from worker.engines.gguf.completion import Chunk, parse_chunk, told_tokens, translate
+from worker.engines.gguf.model_file import find_gguf
+from worker.engines.gguf.options import parse_options
+from worker.engines.gguf.slot_files import LEAST_TOKENS, SlotFiles
+from worker.engines.gguf.slots import Slots
+from worker.engines.gguf.vocabulary import Vocabulary
+from worker.engines.gguf.window import plan_window
+from worker.host.host import add_tier_models, named_models
+
+
+def test_a_prompt_gets_the_slot_that_has_most_of_it() -> None:
+    slots = Slots(3)
+    first, _ = slots.take([1, 2, 3, 4], "")
+    slots.give_back(first, [1, 2, 3, 4, 5], "")
+    again, common = slots.take([1, 2, 3, 4, 5, 6], "")
+    assert (again.number, common) == (first.number, 5)
+    busy, common = slots.take([1, 2, 3, 4, 5, 6], "")  # the slot is at work
+    assert (busy.number != first.number, common) == (True, 0)
+
+
+def test_a_short_common_beginning_takes_nobodys_slot() -> None:
+    slots = Slots(2)
+    first, _ = slots.take([1, 2], "")
+    slots.give_back(first, [1, 2, *range(100, 200)], "")
+    other, _ = slots.take([1, 2, *range(300, 400)], "")
+    assert other.number != first.number
+
+
+def test_the_longest_unused_slot_goes_and_tenants_share_nothing() -> None:
+    slots = Slots(2)
+    for tokens in ([1], [2]):
+        slot, _ = slots.take(tokens, "a")
+        slots.give_back(slot, tokens * 50, "a")
+    slot, common = slots.take([2] * 50, "b")
+    assert (slot.tokens[0], common) == (1, 0)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), max_size=30))
+def test_a_slot_is_never_given_twice(prompts: list[list[int]]) -> None:
+    slots = Slots(2)
+    held: list[tuple[object, list[int]]] = []
+    for prompt in prompts:
+        if len(held) == 2:
+            slot, tokens = held.pop(0)
+            slots.give_back(slot, tokens, "")  # type: ignore[arg-type]
+        slot, common = slots.take(prompt, "")
+        assert all(slot is not other for other, _ in held)
+        assert slot.tokens[:common] == prompt[:common]
+        held.append((slot, prompt))
+
+
+def test_tokens_that_were_held_back_are_found_by_their_bytes() -> None:
+    pieces = [b"a", b"\xf0", b"\x9f", b"\x91\x8b", b"\x8b", b"\xf0\x9f"]
+    by_bytes = {piece: index for index, piece in enumerate(pieces)}
+    chunk = Chunk(content="\N{WAVING HAND SIGN}", tokens=(3,), predicted=5)
+    assert told_tokens(chunk, 3, pieces, by_bytes) == (5, 3)
+    assert told_tokens(chunk, 2, pieces, by_bytes) == (1, 2, 3)
+    assert told_tokens(chunk, 4, pieces, by_bytes) == (3,)
+    assert told_tokens(Chunk(content="a", tokens=(0,), predicted=9), 2, pieces, by_bytes) == (0,)  # no such way
+
+
+def test_the_servers_errors_are_told_by_their_meaning() -> None:
+    long = {"error": {"type": "exceed_context_size_error", "message": "m", "n_prompt_tokens": 9, "n_ctx": 4}}
+    error = translate(400, long)
+    assert isinstance(error, PromptTooLongError)
+    assert error.details == {"prompt_tokens": 9, "context_tokens": 4}
+    assert isinstance(translate(503, {"error": {"message": "Loading model"}}), OverloadedError)
+    with pytest.raises(PromptTooLongError):
+        parse_chunk({"error": {"code": 500, "message": "Context size has been exceeded."}})
+
+
+def test_the_window_is_what_memory_has_room_for() -> None:
+    roomy = plan_window(trained_tokens=131072, token_bytes=1000, free_bytes=1 << 40)
+    assert (roomy.context_tokens, roomy.slots) == (32768, 4)
+    tight = plan_window(trained_tokens=131072, token_bytes=100_000, free_bytes=2 << 30)
+    assert tight.slots == 2
+    assert tight.total_tokens * 100_000 <= 2 << 30
+    set_ = plan_window(trained_tokens=131072, token_bytes=100_000, free_bytes=0, wanted_tokens=65536, slots=2)
+    assert (set_.context_tokens, set_.slots) == (65536, 2)
+    assert plan_window(trained_tokens=2048, token_bytes=1, free_bytes=1 << 40).context_tokens == 2048
+
+
+def test_saved_slots_are_found_by_their_prefix_and_the_oldest_go(tmp_path: Path) -> None:
+    files = SlotFiles(tmp_path, 2500)
+    files.open()
+    kept = {name: [index, *range(LEAST_TOKENS + 10)] for index, name in enumerate("abc")}
+    for name, tokens in kept.items():
+        (tmp_path / f"{name}.slot").write_bytes(b"x" * 1000)
+        files.add(f"{name}.slot", tokens, "t")
+    again = SlotFiles(tmp_path, 2500)
+    again.open()
+    assert again.find([*kept["a"], 1], "t", beyond=0) is None  # more than may be kept: the first went
+    found = again.find([*kept["c"], 1], "t", beyond=0)
+    assert found is not None
+    assert found.name == "c.slot"
+    assert again.find([*kept["c"], 1], "other", beyond=0) is None
+    assert again.find([*kept["c"], 1], "t", beyond=LEAST_TOKENS) is None
+    (tmp_path / "b.tokens").write_bytes(b"damaged")
+    third = SlotFiles(tmp_path, 2500)
+    third.open()
+    assert third.find(kept["b"], "t", beyond=0) is None
+    assert not (tmp_path / "b.slot").exists()
+
+
+def test_options_of_a_model_come_before_those_of_all() -> None:
+    config = {"slots": 2, "default_args": ["-ngl", 99], "models": {"m": {"slots": 3, "port": 9000}}}
+    options = parse_options(config, "m", {"port": "9001", "draft_model": "d.gguf"})
+    assert (options.slots, options.port, options.draft, options.default_args) == (3, 9001, "d.gguf", ("-ngl", "99"))
+    assert parse_options(config, "other", {}).slots == 2
+    for wrong in ({"slot": 2}, {"slots": "many"}, {"default_args": "-ngl"}, {"auto_start": 3}, {"models": []}, []):
+        with pytest.raises(ConfigError, match=r"gguf_config\.json"):
+            parse_options(wrong, "m", {})
+
+
+def test_a_sentencepiece_vocabulary_is_spelled_in_bytes() -> None:
+    values = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<s>", "\u2581a", "<0xF0>", "b"],
+        "tokenizer.ggml.token_type": [3, 1, 6, 1],
+        "tokenizer.ggml.eos_token_id": 0,
+    }
+    vocabulary = Vocabulary.of(values)
+    assert list(vocabulary.table.pieces) == [b"<s>", b" a", b"\xf0", b"b"]
+    assert vocabulary.table.trims
+    assert vocabulary.ends == {0}
+    with pytest.raises(ModelUnavailableError, match="no vocabulary"):
+        Vocabulary.of({})
+
+
+def test_a_folder_with_several_models_asks_which(tmp_path: Path) -> None:
+    for name in ("a-Q4.gguf", "b-00001-of-00002.gguf", "b-00002-of-00002.gguf", "mmproj-a.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(ModelUnavailableError, match=r"choose one .* of a-Q4\.gguf, b-00001-of-00002\.gguf"):
+        find_gguf(str(tmp_path))
+    assert find_gguf(str(tmp_path), "a-Q4.gguf").name == "a-Q4.gguf"
+
+
+def test_gguf_files_and_folders_get_their_engine_without_a_word(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "x.gguf").write_bytes(b"GGUF")
+    specs = named_models([str(folder), str(folder / "x.gguf"), "org/name"], "mlx")
+    assert [spec.engine for spec in specs] == ["gguf", "gguf", "mlx"]
+    (listed,) = parse_models({"models": [{"source": "~/x.gguf"}]})
+    assert listed.engine == "gguf"
+    (named,) = parse_models({"models": [{"source": "org/name", "backend": "gguf"}]})
+    assert named.engine == "gguf"
+
+
+def test_a_tier_may_name_a_model_with_its_backend() -> None:
+    models = add_tier_models({}, {"opus": Target(model="org/big", backend="gguf")})
+    assert [(spec.id, spec.engine, spec.load) for spec in models.values()] == [("org/big", "gguf", "on-demand")]
+    with pytest.raises(ConfigError, match="is served by gguf"):
+        add_tier_models(models, {"haiku": Target(model="org/big", backend="mlx")})

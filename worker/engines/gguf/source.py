@@ -1,0 +1,237 @@
+"""A GGUF model behind llama.cpp's server, as `worker.engines.streamed.Source`.
+
+The server computes; prompts are rendered and answers are read here, as for any other engine, and travel as token ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
+
+import psutil
+
+from shared.config import Settings, SettingsFile
+from shared.errors import ModelUnavailableError
+from shared.registry import ModelSpec
+from shared.request import GenerateRequest, Resume
+from worker.device.claim import claim
+from worker.device.neighbours import Neighbours
+from worker.device.sharing import Holding
+from worker.engines.base import EngineInfo, EngineStats, Output, Prepared
+from worker.engines.gguf.answering import Answering, Place, Speller
+from worker.engines.gguf.command import find_program, flags
+from worker.engines.gguf.completion import Defaults
+from worker.engines.gguf.cutting import ServerCut
+from worker.engines.gguf.forms import MARK
+from worker.engines.gguf.model_file import GgufModel, find_gguf, read_model
+from worker.engines.gguf.options import FILE, parse_options
+from worker.engines.gguf.preparing import Preparing
+from worker.engines.gguf.rates import Rates
+from worker.engines.gguf.server import LlamaServer
+from worker.engines.gguf.slot_files import SlotFiles
+from worker.engines.gguf.slot_keeper import SlotKeeper
+from worker.engines.gguf.slots import Slots
+from worker.engines.gguf.tokenizer import GgufTokenizer
+from worker.engines.gguf.vocabulary import Vocabulary
+from worker.engines.gguf.window import Window, plan_window
+from worker.engines.http_client import ask_json
+from worker.engines.tokens.output import output_format
+from worker.engines.tokens.template_report import report_template
+from worker.prompt import PromptBuilder, turn_end
+
+log = logging.getLogger(__name__)
+
+_USABLE_SHARE = 0.9  # of the machine's memory, for all workers of a host
+_DISK_BYTES = 32 << 30
+
+
+class GgufSource:
+    """See the module's text."""
+
+    def __init__(self, spec: ModelSpec, settings: Settings) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._options = parse_options(SettingsFile(settings, FILE).load(), spec.id, spec.options)
+        self.server: LlamaServer | None = None
+        self._cut: ServerCut | None = None
+        self._keeper: SlotKeeper | None = None
+        self._neighbours: Neighbours | None = None
+        self._rates = Rates()
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def load(self, report: Callable[[float], None]) -> EngineInfo:
+        try:
+            return await self._load(report)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _load(self, report: Callable[[float], None]) -> EngineInfo:
+        report(0.0)
+        model = await asyncio.to_thread(self._read)
+        window = self._plan(model)
+        self._files = self._open_files(model, window)
+        self.server = server = self._new_server(model, window)
+        await server.start(report)
+        window = await self._true_window()
+        self._cut = cut = ServerCut(server)
+        tokenizer = self.tokenizer = GgufTokenizer(Vocabulary.of(model.values), model.values, cut)
+        info = await asyncio.to_thread(self._build, model, tokenizer, window, await self._has_llguidance())
+        self._speller = Speller.of(tokenizer.vocabulary, tokenizer.eos_token_ids)
+        self._keeper = SlotKeeper(server, Slots(window.slots), self._files)
+        log.info(
+            "loaded %s: %s, %d MB of weights, %d slots of %d tokens",
+            model.path,
+            model.architecture,
+            model.weight_bytes >> 20,
+            window.slots,
+            window.context_tokens,
+        )
+        report(1.0)
+        return info
+
+    def _read(self) -> GgufModel:
+        model = read_model(find_gguf(self._spec.source, self._options.file))
+        limit_bytes = self._limit_bytes()
+        if self._settings.state_dir.is_absolute():  # what all workers of this host have in common
+            self._neighbours = Neighbours(self._settings.state_dir / "device")
+        claim(self._neighbours, model.weight_bytes, limit_bytes)
+        return model
+
+    def _limit_bytes(self) -> int:
+        return self._settings.memory_bytes or int(psutil.virtual_memory().total * _USABLE_SHARE)
+
+    def _plan(self, model: GgufModel) -> Window:
+        others = self._neighbours.others() if self._neighbours is not None else []
+        free_bytes = self._limit_bytes() - model.weight_bytes - sum(each.base_bytes for each in others)
+        window = plan_window(
+            trained_tokens=model.context_tokens,
+            token_bytes=model.token_bytes,
+            free_bytes=max(0, free_bytes),
+            wanted_tokens=self._options.context_tokens or self._settings.max_context_tokens,
+            slots=min(self._options.slots or 0, self._settings.capacity),
+        )
+        if self._neighbours is not None:  # the cache is allocated with the weights
+            held_bytes = model.weight_bytes + window.total_tokens * model.token_bytes
+            self._neighbours.publish(Holding(base_bytes=held_bytes))
+        return window
+
+    def _open_files(self, model: GgufModel, window: Window) -> SlotFiles:
+        stat = model.path.stat()
+        identity = f"{model.path.name} {model.weight_bytes} {stat.st_mtime_ns} {window}"
+        folder = self._settings.state_dir / "gguf" / hashlib.blake2b(identity.encode(), digest_size=12).hexdigest()
+        most_bytes = self._settings.ssd_cache_bytes or _DISK_BYTES
+        files = SlotFiles(folder, most_bytes if self._settings.state_dir.is_absolute() else -1)
+        files.open()
+        return files
+
+    def _new_server(self, model: GgufModel, window: Window) -> LlamaServer:
+        saves = self._files.folder if self._files.is_on else None
+        return LlamaServer(
+            lambda port: self._command(model.path, port, window, saves),
+            port=self._options.port,
+            weight_bytes=model.weight_bytes,
+            auto_start=self._options.auto_start,
+        )
+
+    def _command(self, path: Path, port: int, window: Window, saves: Path | None) -> Sequence[str]:
+        program = find_program(self._options.binary)
+        given = flags(
+            path,
+            port=port,
+            window=window,
+            name=self._spec.id,
+            saves=saves,
+            options=self._options,
+            is_wheel=program.is_wheel,
+        )
+        return [*program.command, *given]
+
+    async def _true_window(self) -> Window:
+        """What the server has made of what it was asked for."""
+        assert self.server is not None
+        status, props = await ask_json(self.server.address, "/props")
+        if status != 200 or not isinstance(props, dict):
+            raise ModelUnavailableError(f"llama.cpp's server does not tell its properties (status {status})")
+        n_ctx = int(props["default_generation_settings"]["n_ctx"])
+        slots = min(int(props["total_slots"]), self._settings.capacity)
+        return Window(context_tokens=n_ctx, slots=slots)
+
+    async def _has_llguidance(self) -> bool:
+        """Whether it takes our grammars: it is tried with one that needs no token."""
+        assert self.server is not None
+        body = {"prompt": [0], "n_predict": 0, "grammar": f'{MARK}start: "x"\n', "cache_prompt": False}
+        status, _ = await ask_json(self.server.address, "/completion", body, silence_s=60.0)
+        if status != 200:
+            log.warning("this llama.cpp server was built without llguidance: calls cannot be demanded")
+        return status == 200
+
+    def _build(self, model: GgufModel, tokenizer: GgufTokenizer, window: Window, has_llguidance: bool) -> EngineInfo:
+        control = [str(token.content) for token in tokenizer.added_tokens_decoder.values()]
+        ends = [tokenizer.vocabulary.text_of(end) for end in tokenizer.eos_token_ids]
+        if end := turn_end(tokenizer, control, ends):
+            tokenizer.eos_token_ids.add(tokenizer.get_vocab()[end])
+        self._builder = PromptBuilder(tokenizer, context_tokens=window.context_tokens)
+        self._preparing = Preparing(
+            tokenizer,
+            self._builder,
+            Defaults.of(model.values),
+            context_tokens=window.context_tokens,
+            has_llguidance=has_llguidance,
+        )
+        format_ = output_format(tokenizer)
+        is_harmony = bool(format_.harmony_tokens)
+        return EngineInfo(
+            context_tokens=window.context_tokens,
+            supports_tools=is_harmony or format_.shows_calls,
+            supports_reasoning=is_harmony or format_.reasoning is not None,
+            capacity=window.slots,
+            template=report_template(tokenizer, self._builder),
+        )
+
+    async def close(self) -> None:
+        if self.server is not None:
+            if self._keeper is not None:
+                await self._keeper.save_all()
+            if self._cut is not None:
+                self._cut.close()
+            await self.server.stop()
+            self.server = None
+        if self._neighbours is not None:
+            self._neighbours.close()
+            self._neighbours = None
+
+    # -- beside the loop ------------------------------------------------------------------------------------------
+
+    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
+        return self._preparing.prepare(request, resume)
+
+    def count(self, request: GenerateRequest) -> int:
+        return self._builder.count_tokens(request)
+
+    def stats(self) -> EngineStats:
+        server = self.server
+        return self._rates.stats(starts=server.starts if server is not None else 0, disk_bytes=self._files.size_bytes)
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    async def answer(self, prepared: Prepared) -> AsyncGenerator[Output, None]:
+        assert self.server is not None
+        assert self._keeper is not None
+        tokens, tenant = prepared.payload.prompt.tokens, prepared.request.tenant
+        await self.server.ready()
+        slot, may_reuse = await self._keeper.take(tokens, tenant)
+        place = Place(slot=slot.number, may_reuse=may_reuse)
+        answering = Answering(prepared, self.server, self._speller, place, self._settings.stall_s)
+        try:
+            async with aclosing(answering.run()) as outputs:
+                async for output in outputs:
+                    yield output
+        finally:
+            self._keeper.give_back(slot, answering.computed, tenant)
+            self._rates.observe(answering.pace)
