@@ -27,7 +27,7 @@ from gateway.http.endpoints import CountTokens, Generate
 from gateway.http.kept import KeptAnswers
 from gateway.http.middleware import BodyLimit, Counted, ErrorAnswers, RequestContext
 from gateway.http.protocol import Refusals
-from gateway.http.routes import ROUTES, Route, Work
+from gateway.http.routes import ROUTES, Route, Work, nothing_at
 from gateway.http.status import Greeting, Health, HostMetrics, MetricsPage, Model, Models, Ready, Status, Targets
 from gateway.http.visitors import Visitors
 from gateway.loop_lag import keep_measuring_lag
@@ -139,8 +139,7 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
         if "upgrade" in request.headers:  # on 426 Codex goes on with HTTP at once, on 404 and 405 after seven tries
             raise UpgradeRefusedError(f"{path} is served over HTTP alone: {allow}", allow=allow)
         raise MethodNotAllowedError(f"{request.method} is not allowed on {path}, only {allow}", allow=allow)
-    hint = "; the base URL must not end in /v1" if path.startswith(("/v1/v1/", "/anthropic/v1/v1/")) else ""
-    raise RouteNotFoundError(f"there is nothing at {path}{hint}")
+    raise RouteNotFoundError(nothing_at(path))
 
 
 @contextlib.asynccontextmanager

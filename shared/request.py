@@ -86,7 +86,8 @@ class GenerateRequest:
     `session` is the client's name for the conversation (that of its agent included), empty when it gave none;
     `cache_key` is one that several conversations may share, `user` names a person; `tenant` salts every cache.
     `template_variables` are the client's own for the model's chat template (none of `RESERVED_VARIABLES`).
-    `prompt`, where it is not empty, is continued as it is, by no template; there are no messages and no tools then.
+    A raw prompt is continued as it is, by no template; there are no messages and no tools then: `prompt`, or its
+    `prompt_tokens` in the model's own ids. `suffix` is what stands behind what is to be filled in.
     `trail` names the prefixes of the conversation (`shared.trail`).
     """
 
@@ -106,6 +107,18 @@ class GenerateRequest:
     trail: bytes = b""
     cache_key: str = ""
     user: str = ""
+    prompt_tokens: tuple[int, ...] = ()
+    suffix: str = ""
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it has a raw prompt."""
+        return bool(self.prompt or self.prompt_tokens)
+
+    @property
+    def raw_text(self) -> str:
+        """All of a raw prompt as one text that tells it from others."""
+        return self.prompt + " ".join(map(str, self.prompt_tokens)) + self.suffix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

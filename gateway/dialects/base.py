@@ -49,7 +49,8 @@ class Reply(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
-    """`request.model` is still the client's name for it. `choices` is how many answers it wants at once.
+    """`request.model` is still the client's name for it. `others` are further prompts that are answered with it, and
+    `choices` is how many answers it wants to each, at once.
     `items` is the conversation that its client wants kept with the answer, in the client's own form; None: nothing is.
     `came` and `became` are the shapes of its messages before and after they were made stable (`gateway.trace.shape`).
     `is_repeatable`: the client's headers say that who asks the same again wants the same answer. `warnings` say what
@@ -58,12 +59,18 @@ class Parsed:
     request: GenerateRequest
     stream: bool
     reply: Reply
+    others: tuple[GenerateRequest, ...] = ()
     choices: int = 1
     is_repeatable: bool = False
     warnings: tuple[str, ...] = ()
     items: tuple[Any, ...] | None = None
     came: str = ""
     became: str = ""
+
+    @property
+    def answers(self) -> int:
+        """How many there will be."""
+        return self.choices * (1 + len(self.others))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,13 @@ from gateway.dialects.anthropic.dialect import AnthropicDialect
 from gateway.dialects.anthropic.schema import NAMES
 from gateway.dialects.base import CountingDialect, Dialect, KeepingDialect
 from gateway.dialects.openai_chat.dialect import OpenAIChatDialect
+from gateway.dialects.openai_completions.dialect import OpenAICompletionsDialect
 from gateway.dialects.openai_responses.dialect import OpenAIResponsesDialect
 from gateway.models.resolve import VendorNames
 
 ANTHROPIC: Final = AnthropicDialect()
 OPENAI_CHAT: Final = OpenAIChatDialect()
+OPENAI_COMPLETIONS: Final = OpenAICompletionsDialect()
 OPENAI_RESPONSES: Final = OpenAIResponsesDialect()
 
 KEEPING_DIALECTS: Final[Mapping[str, KeepingDialect]] = MappingProxyType({OPENAI_RESPONSES.name: OPENAI_RESPONSES})
@@ -24,7 +26,7 @@ COUNTING_DIALECTS: Final[Mapping[str, CountingDialect]] = MappingProxyType(
 )
 
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
-    {dialect.name: dialect for dialect in (ANTHROPIC, OPENAI_CHAT, OPENAI_RESPONSES)}
+    {dialect.name: dialect for dialect in (ANTHROPIC, OPENAI_CHAT, OPENAI_COMPLETIONS, OPENAI_RESPONSES)}
 )
 
 VENDOR_NAMES: Final[Sequence[VendorNames]] = (NAMES,)

@@ -63,7 +63,7 @@ def _prompt_tokens(request: GenerateRequest) -> int:
         packed = request if isinstance(request, PackedRequest) else wire.pack(request)
     except WireError:
         return 1
-    return _tokens(len(packed.packed.data) + len(request.prompt))
+    return _tokens(len(packed.packed.data) + len(request.raw_text))
 
 
 def _tokens(size_bytes: int) -> int:

@@ -102,13 +102,13 @@ class Generate(_Endpoint):
         story.request = request = await self.intake.take(parsed.request)
         scope["state"]["model"] = request.model
         # (Choices that are left to chance are not each other's repetition.)
-        is_repeated = parsed.choices == 1 and parsed.is_repeatable
+        is_repeated = parsed.answers == 1 and parsed.is_repeatable
         story.dispatch = first = await self.dispatcher.admit(request, is_repeated=is_repeated)
         record.note_stage("route", parsed_s)
         self.metrics.inflight.inc()
         try:
             async with contextlib.AsyncExitStack() as leaving:
-                readers = await self._join(leaving, first, parsed.choices, record)
+                readers = await self._join(leaving, first, parsed, record)
                 reading = await leaving.enter_async_context(_reading(receive, readers))
                 answer = _Answer(self, parsed, first, reading, story, send)
                 story.outcome = await (answer.stream_it() if parsed.stream else answer.send_whole())
@@ -128,12 +128,13 @@ class Generate(_Endpoint):
             self.dispatcher.note_answer(request.model)
 
     async def _join(
-        self, leaving: contextlib.AsyncExitStack, first: Dispatch, choices: int, record: RequestRecord
+        self, leaving: contextlib.AsyncExitStack, first: Dispatch, parsed: Parsed, record: RequestRecord
     ) -> list[EventReader]:
-        """A reader for each choice, until `leaving` is left."""
+        """A reader for each answer, prompt by prompt, until `leaving` is left."""
         began_s = time.monotonic()
         readers = [await leaving.enter_async_context(self.dispatcher.joined(first))]
-        for request in requests_of(first.request, choices)[1:]:
+        requests = [first.request, *[await self.intake.take(other) for other in parsed.others]]
+        for request in [each for one in requests for each in requests_of(one, parsed.choices)][1:]:
             other = await self.dispatcher.admit(request, is_repeated=False)
             readers.append(await leaving.enter_async_context(self.dispatcher.joined(other)))
         record.note_stage("enqueue", began_s)
@@ -189,7 +190,7 @@ class _Answer:
             request_id=dispatch.request_id,
             model=parsed.request.model,
             created_s=dispatch.created_s,
-            choices=parsed.choices,
+            choices=parsed.answers,
             noop_s=self.settings.noop_s,
         )
 

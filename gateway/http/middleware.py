@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.paths import normal_path
 from gateway.http.replies import ClientDisconnectedError, header, send_error
-from gateway.http.routes import Route, find_route
+from gateway.http.routes import Route, find_route, served_path
 from gateway.metrics import outcome_of
 from shared.errors import (
     AuthenticationError,
@@ -49,7 +49,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope["path"] = normal_path(scope["path"])
+        scope["path"] = served_path(normal_path(scope["path"]))
         request_id = f"req_{secrets.token_hex(12)}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id

@@ -58,6 +58,7 @@ ROUTES: Final = (
     _anthropic("/anthropic/v1/models/", "models", "models", _READ),  # and not the model with an empty id
     _anthropic("/anthropic/v1/models" + _ID, "model", "model", _READ),
     Route(path="/v1/chat/completions", work="generate", name="chat_completions", methods=_POST, dialect="openai_chat"),
+    Route(path="/v1/completions", work="generate", name="completions", methods=_POST, dialect="openai_completions"),
     _responses("/v1/responses", "generate", "responses"),
     _responses("/v1/responses/input_tokens", "count", "input_tokens"),
     # One response, its /input_items and its /cancel.
@@ -85,7 +86,7 @@ _SPOKEN_BELOW: Final = {
     "/anthropic/": "anthropic",
     "/v1/messages": "anthropic",
     "/v1/chat/": "openai_chat",
-    "/v1/completions": "openai_chat",
+    "/v1/completions": "openai_completions",
     "/v1/responses": "openai_responses",
     "/v1/embeddings": "openai_chat",
 }
@@ -100,6 +101,46 @@ def find_route(path: str) -> Route | None:
     """The route of a normal path; None where there is nothing."""
     route = _EXACT.get(path)
     return route or next((route for beginning, route in _BELOW.items() if path.startswith(beginning)), None)
+
+
+# What a vendor's clients may ask for that nobody here can do, by where it begins.
+_NOT_SERVED: Final = {
+    "/v1/moderations": "moderation needs a model of the vendor's",
+    "/v1/audio": "speech and transcription are not served",
+    "/v1/images": "images are not generated",
+    "/v1/videos": "videos are not generated",
+    "/v1/fine_tuning": "models are not trained here",
+    "/v1/assistants": "assistants are the vendor's; there is the Responses API",
+    "/v1/threads": "threads are the vendor's; there is the Responses API",
+    "/v1/vector_stores": "files are not searched here",
+    "/v1/realtime": "realtime sessions are not served",
+    "/v1/uploads": "files are sent whole, to /v1/files",
+    "/v1/containers": "no code is run here",
+    "/v1/evals": "evaluations are not run here",
+    "/v1/complete": "the old text completions are not served",
+}
+
+
+def served_path(path: str) -> str:
+    """A normal path as it is served: clients whose base URL lacks the version leave it out."""
+    versioned = f"/v1{path}"
+    return versioned if find_route(path) is None and find_route(versioned) is not None else path
+
+
+def nothing_at(path: str) -> str:
+    """Why there is nothing at a path, and what there is instead."""
+    if path.startswith(("/v1/v1/", "/anthropic/v1/v1/")):
+        return f"there is nothing at {path}; the base URL must not end in /v1"
+    versioned = path if path.startswith("/v1/") else f"/v1{path}"
+    why = next((f": {why}" for beginning, why in _NOT_SERVED.items() if _is_below(versioned, beginning)), "")
+    return f"there is nothing at {path}{why}; there are: {', '.join(_ASKED)}"
+
+
+def _is_below(path: str, beginning: str) -> bool:
+    return path == beginning or path.startswith(f"{beginning}/")
+
+
+_ASKED: Final = tuple(path for path, route in _EXACT.items() if path.startswith("/v1/") and not path.endswith("/"))
 
 
 def spoken_at(path: str) -> str:

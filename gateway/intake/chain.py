@@ -58,7 +58,7 @@ def _head_text(given: GenerateRequest) -> str:
     at their ends would have no piece in common."""
     if given.messages and given.messages[0].role == "system":
         return "".join(part.text for part in given.messages[0].parts if isinstance(part, TextPart))
-    return given.prompt
+    return given.raw_text
 
 
 def _image_excess(message: Message) -> int:

@@ -13,6 +13,7 @@ from gateway.intake.chain import build_chain
 from gateway.intake.json_text import parse_json
 from gateway.trace.shape import shape_of
 from shared import wire
+from shared.request import GenerateRequest
 
 LENGTHS: Final = struct.Struct("!QQ")  # what a message between gateway and helper begins with
 
@@ -44,10 +45,13 @@ def read_request(
     parsed = dialect.parse_request(
         parse_json(body, asked.hint), asked.headers, request_id=asked.request_id, counting=asked.counting
     )
-    request = canonicalise(parsed.request)
+    request, *others = [canonicalise(each) for each in (parsed.request, *parsed.others)]
     parsed = replace(parsed, came=shape_of(parsed.request.messages), became=shape_of(request.messages))
     if not packing:
-        return replace(parsed, request=request)
+        return replace(parsed, request=request, others=tuple(others))
+    return replace(parsed, request=_packed(request), others=tuple(_packed(other) for other in others))
+
+
+def _packed(request: GenerateRequest) -> GenerateRequest:
     packed = wire.pack(request)
-    chain = build_chain(request, packed.packed)
-    return replace(parsed, request=replace(packed, packed=replace(packed.packed, chain=chain)))
+    return replace(packed, packed=replace(packed.packed, chain=build_chain(request, packed.packed)))

@@ -230,3 +230,56 @@ def test_a_body_over_32_megabytes_is_too_large(gpt: openai.OpenAI, stack: Stack)
     with pytest.raises(openai.APIStatusError) as caught:
         gpt.chat.completions.create(model=stack.model, messages=[user("x" * 34_000_000)])
     assert caught.value.status_code == 413
+
+
+# --- completions: raw prompts ---------------------------------------------------------------------------------------
+
+ASKED_RAW: dict[str, Any] = {"prompt": "def add(a, b):", "temperature": 0, "max_tokens": 6}
+
+
+def test_a_raw_prompt_is_gone_on_with_as_text(gpt: openai.OpenAI, stack: Stack) -> None:
+    whole = gpt.completions.create(model=stack.model, **ASKED_RAW, logprobs=2)
+    (choice,) = whole.choices
+    assert whole.id.startswith("cmpl-")
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens > 0
+    assert choice.logprobs is not None
+    assert len(choice.logprobs.tokens or []) == whole.usage.completion_tokens
+    assert "".join(choice.logprobs.tokens or []) == choice.text
+    chunks = list(gpt.completions.create(model=stack.model, **ASKED_RAW, stream=True, echo=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == ASKED_RAW["prompt"] + choice.text
+    assert chunks[-1].choices[0].finish_reason == choice.finish_reason
+
+
+def test_a_batch_of_prompts_has_an_answer_for_each_in_order(gpt: openai.OpenAI, stack: Stack) -> None:
+    prompts = ["hello there", "def add(a, b):", "one two three"]
+    alone = [gpt.completions.create(model=stack.model, **ASKED_RAW | {"prompt": prompt}) for prompt in prompts]
+    together = gpt.completions.create(model=stack.model, **ASKED_RAW | {"prompt": prompts}, n=2)
+    assert [choice.index for choice in together.choices] == list(range(6))
+    assert [choice.text for choice in together.choices] == [one.choices[0].text for one in alone for _ in range(2)]
+    assert together.usage is not None
+    assert together.usage.prompt_tokens == sum(one.usage.prompt_tokens for one in alone if one.usage)
+
+
+def test_ids_of_tokens_are_a_prompt_too(gpt: openai.OpenAI, stack: Stack) -> None:
+    by_ids = gpt.completions.create(model=stack.model, **ASKED_RAW | {"prompt": [5, 6, 7]})
+    assert by_ids.usage is not None
+    assert by_ids.usage.prompt_tokens == 3
+    with pytest.raises(openai.BadRequestError, match="no token"):
+        gpt.completions.create(model=stack.model, **ASKED_RAW | {"prompt": [5, 1 << 30]})
+
+
+def test_a_gap_that_the_model_cannot_fill_is_refused(gpt: openai.OpenAI, stack: Stack) -> None:
+    with pytest.raises(openai.BadRequestError, match="fill in the middle"):
+        gpt.completions.create(model=stack.model, **ASKED_RAW, suffix="return a")
+
+
+def test_what_nobody_here_can_do_is_not_found_with_what_there_is(gpt: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
+        gpt.moderations.create(input="is this bad?")
+
+
+def test_a_base_url_without_the_version_is_served(stack: Stack) -> None:
+    with openai.OpenAI(base_url=stack.url, api_key="any", max_retries=0) as client:
+        assert client.completions.create(model=stack.model, **ASKED_RAW).object == "text_completion"
+        assert stack.model in {model.id for model in client.models.list()}

@@ -245,7 +245,7 @@ class EchoAnswer:
 def _marks(request: GenerateRequest, ends: Sequence[int]) -> tuple[Mark, ...]:
     """`ends` are those of the tools and of each message, in words: this engine's prompts begin with the tools."""
     trail = decode_trail(request.trail)
-    if request.prompt:
+    if request.is_raw:
         return trail.places(head_tokens=ends[0], tools_tokens=None, ends={})
     has_system = bool(request.messages) and request.messages[0].role == "system"
     head = ends[1] if has_system else ends[0]

@@ -88,7 +88,7 @@ def prompt_words(request: GenerateRequest) -> tuple[list[str], list[int]]:
     for tool in request.tools:
         for text in (tool.name, tool.description, orjson.dumps(tool.parameters).decode()):
             words += text.split()
-    words += request.prompt.split()
+    words += request.raw_text.split()
     ends = [len(words)]
     for message in request.messages:
         for text in _texts(message):
@@ -121,7 +121,7 @@ def parse_script(request: GenerateRequest) -> Script:
     """Read the last message as the module's text says."""
     last = request.messages[-1] if request.messages else None
     if last is None:
-        return Script(text=request.prompt)
+        return Script(text=request.raw_text)
     if last.role == "tool":
         return Script(text="\n".join(_texts(last)))
     lines: list[str] = []

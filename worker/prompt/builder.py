@@ -35,6 +35,7 @@ from worker.prompt.marks import marks_of
 from worker.prompt.memory import Spelling
 from worker.prompt.pieces import PieceRenderer
 from worker.prompt.prefill import Prefill, is_prefill
+from worker.prompt.raw import raw_tokens
 from worker.prompt.switches import Switches
 from worker.prompt.template import Template
 from worker.prompt.thoughts import Thoughts
@@ -152,12 +153,12 @@ class PromptBuilder:
         return self._by_whole.build(head, conversation, prefill)
 
     def _of_any_length(self, request: GenerateRequest) -> Prompt:
-        prompt = self._raw(request.prompt) if request.prompt else self._of_conversation(request)
+        prompt = self._raw(request) if request.is_raw else self._of_conversation(request)
         return replace(prompt, marks=marks_of(request, prompt.boundaries)) if request.trail else prompt
 
-    def _raw(self, text: str) -> Prompt:
+    def _raw(self, request: GenerateRequest) -> Prompt:
         """What the client wrote, to be gone on with; the cache shares what it has in common with others."""
-        tokens = self._encoder.raw(text)
+        tokens = raw_tokens(request, self._encoder)
         if not tokens:
             raise InvalidRequestError("the prompt has no tokens", param="prompt")
         return Prompt(tokens=tokens, boundaries=(Boundary("prompt", 0, len(tokens)),), in_reasoning=False)

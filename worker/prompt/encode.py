@@ -6,6 +6,7 @@ of them can be encoded alone and remembered. Whether that holds for a tokenizer 
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 from collections import OrderedDict
@@ -30,6 +31,8 @@ class Tokenizer(Protocol):
     def added_tokens_decoder(self) -> Mapping[int, Any]: ...
 
     def encode(self, text: str, *, add_special_tokens: bool) -> Sequence[int]: ...
+
+    def get_vocab(self) -> dict[str, int]: ...
 
 
 class Shield:
@@ -94,6 +97,15 @@ class Encoder:
         """A text that is a prompt as it stands: with what the tokenizer itself puts at a text's beginning or end, and
         control tokens where they are spelled."""
         return self._whole(text, as_text=True)
+
+    @functools.cached_property
+    def vocabulary(self) -> int:
+        """How many ids there are."""
+        return max(self._tokenizer.get_vocab().values(), default=-1) + 1
+
+    def has(self, text: str) -> bool:
+        """Whether the text is an added token."""
+        return text in self._ids
 
     def single(self, text: str) -> int | None:
         """The token that is all of `text`, if there is one."""

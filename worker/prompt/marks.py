@@ -14,7 +14,7 @@ def marks_of(request: GenerateRequest, boundaries: Sequence[Boundary]) -> tuple[
     head, whose places are told from bytes."""
     offsets = {boundary.kind: boundary.offset for boundary in boundaries}
     trail = decode_trail(request.trail)
-    if request.prompt:
+    if request.is_raw:
         return trail.places(head_tokens=offsets.get("prompt", 0), tools_tokens=None, ends={})
     ends = {boundary.index: boundary.offset for boundary in boundaries if boundary.kind in ("message", "prompt")}
     head = offsets.get("system", 0)

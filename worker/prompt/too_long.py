@@ -46,6 +46,7 @@ def refuse_hopeless(request: GenerateRequest, encoder: Encoder, context_tokens: 
 
 def _texts(request: GenerateRequest) -> Iterator[str]:
     yield request.prompt
+    yield request.suffix
     for tool in request.tools:
         if not tool.deferred:
             yield tool.description

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from shared.events import TokenLogprob
 
-_LOWEST: Final = -9999.0  # the vendor's own stand-in for minus infinity, which JSON does not have
+LOWEST: Final = -9999.0  # the vendor's own stand-in for minus infinity, which JSON does not have
 
 
 def render_logprobs(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
@@ -19,6 +19,6 @@ def _render(logprob: TokenLogprob) -> dict[str, Any]:
     value = logprob.logprob
     return {
         "token": logprob.token,
-        "logprob": value if math.isfinite(value) else _LOWEST,
+        "logprob": value if math.isfinite(value) else LOWEST,
         "bytes": list(logprob.token_bytes),
     }

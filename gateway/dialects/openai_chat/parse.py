@@ -14,6 +14,7 @@ from gateway.dialects.openai.effort import EFFORTS, parse_effort
 from gateway.dialects.openai.notation import in_brackets
 from gateway.dialects.openai.schema import MAX_TOP_LOGPROBS
 from gateway.dialects.openai.session import cache_key_of, session_of, user_of
+from gateway.dialects.openai.streaming import parse_streaming
 from gateway.dialects.openai_chat.content import parse_messages
 from gateway.dialects.openai_chat.render import ChatReply
 from gateway.dialects.openai_chat.schema import (
@@ -65,11 +66,10 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
         user=user_of(body),
         template_variables=template,
     )
-    stream_options = fields.optional_mapping(body.get("stream_options"), "stream_options")
-    include_usage = fields.boolean(stream_options.get("include_usage"), "stream_options", "include_usage")
+    stream, include_usage = parse_streaming(body)
     return Parsed(
         request=request,
-        stream=fields.boolean(body.get("stream"), "stream"),
+        stream=stream,
         reply=ChatReply(
             include_usage=include_usage, logprobs=top_logprobs is not None, functions=_uses_functions(body)
         ),

@@ -14,6 +14,7 @@ from typing import Any
 from gateway.dialects.base import RenderContext
 from gateway.dialects.openai.errors import render_body
 from gateway.dialects.openai.logprobs import render_logprobs
+from gateway.dialects.openai.usage import render_usage
 from gateway.dialects.openai_chat.schema import FINISH_REASONS
 from gateway.dialects.sse import DONE, encode_data
 from shared.events import (
@@ -31,7 +32,6 @@ from shared.events import (
     ToolCallFinished,
     ToolCallStarted,
     Usage,
-    known,
     total_usage,
 )
 from shared.messages import ReasoningPart, TextPart, ToolCallPart
@@ -39,16 +39,6 @@ from shared.messages import ReasoningPart, TextPart, ToolCallPart
 
 def completion_id(context: RenderContext) -> str:
     return f"chatcmpl-{context.request_id}"
-
-
-def render_usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": known(usage.input_tokens),
-        "completion_tokens": known(usage.output_tokens),
-        "total_tokens": known(usage.input_tokens) + known(usage.output_tokens),
-        "prompt_tokens_details": {"cached_tokens": known(usage.cached_tokens)},
-        "completion_tokens_details": {"reasoning_tokens": known(usage.reasoning_tokens)},
-    }
 
 
 def _finish_reason(reason: FinishReason, *, has_calls: bool, functions: bool) -> str:

@@ -9,7 +9,7 @@ import starlette.routing
 
 from gateway.app import create_app
 from gateway.dialects.registry import COUNTING_DIALECTS, DIALECTS
-from gateway.http.routes import ROUTES, find_route, spoken_at
+from gateway.http.routes import ROUTES, find_route, nothing_at, served_path, spoken_at
 from shared.config import Settings
 
 
@@ -50,6 +50,49 @@ def test_a_path_is_found(path: str, name: str) -> None:
 @pytest.mark.parametrize("path", ["/v1", "/v1/message", "/v1/messages/", "/v1/modelsx", "/healthy"])
 def test_what_only_looks_like_a_path_is_not(path: str) -> None:
     assert find_route(path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "served"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/completions", "/v1/completions"),
+        ("/responses/resp_1", "/v1/responses/resp_1"),
+        ("/models", "/v1/models"),
+        ("/models/a/b", "/v1/models/a/b"),
+        ("/messages/count_tokens", "/v1/messages/count_tokens"),
+        ("/health", "/health"),
+        ("/v1/models", "/v1/models"),
+        ("/v1/v1/models", "/v1/v1/models"),
+        ("/", "/"),
+        ("/nothing", "/nothing"),
+    ],
+)
+def test_paths_without_the_version_are_served(path: str, served: str) -> None:
+    assert served_path(path) == served
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/moderations", "moderation"),
+        ("/moderations", "moderation"),
+        ("/v1/audio/speech", "speech"),
+        ("/v1/images/generations", "images"),
+        ("/v1/fine_tuning/jobs", "trained"),
+        ("/v1/complete", "old text completions"),
+        ("/v1/vector_stores/vs_1", "searched"),
+    ],
+)
+def test_what_cannot_be_says_so_and_what_there_is(path: str, words: str) -> None:
+    text = nothing_at(path)
+    assert words in text
+    assert "/v1/chat/completions, /v1/completions" in text
+    assert "/metrics" not in text
+
+
+def test_what_merely_begins_alike_is_not_explained_away() -> None:
+    assert "old text" not in nothing_at("/v1/completer")
 
 
 def test_a_path_that_is_not_served_may_still_be_one_vendors() -> None:

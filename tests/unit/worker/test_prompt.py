@@ -6,6 +6,7 @@ import base64
 import copy
 import itertools
 import json
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, TokenizerWrapper
+from tokenizers import AddedToken
 
 from gateway.canonical import canonicalise
 from shared.errors import InvalidRequestError, ModelUnavailableError, PromptTooLongError, UnsupportedContentError
@@ -37,6 +39,8 @@ from tests.support.examples import examples
 from tests.unit.worker.prompt_models import FAMILIES, tokenizer_of
 from worker.engines.tokens.output import OutputStream
 from worker.prompt import Prompt, PromptBuilder
+from worker.prompt.encode import Encoder
+from worker.prompt.raw import GAPS, Gap, raw_tokens
 
 each_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -787,3 +791,50 @@ def test_half_of_a_surrogate_pair_in_a_raw_prompt_is_survived() -> None:
 def test_raw_prompts_end_where_what_was_computed_is_kept() -> None:
     prompt = shared_builder("demo").build(raw("one two"))
     assert [(boundary.kind, boundary.offset) for boundary in prompt.boundaries] == [("prompt", len(prompt.tokens))]
+
+
+def test_ids_of_tokens_are_the_prompt_as_they_are() -> None:
+    request = GenerateRequest(id="r", model="m", messages=(), prompt_tokens=(5, 6, 5))
+    assert shared_builder("demo").build(request).tokens == [5, 6, 5]
+    assert shared_builder("demo").count_tokens(request) == 3
+
+
+@pytest.mark.parametrize("token", [1 << 30, -1])
+def test_ids_that_the_model_does_not_have_are_refused(token: int) -> None:
+    request = GenerateRequest(id="r", model="m", messages=(), prompt_tokens=(5, token))
+    with pytest.raises(InvalidRequestError, match="no token") as caught:
+        shared_builder("demo").build(request)
+    assert caught.value.details["param"] == "prompt"
+
+
+class GapTokenizer:
+    """Letters, and the given tokens to fill in the middle with."""
+
+    def __init__(self, *added: str) -> None:
+        self.added_tokens_decoder = {1000 + i: AddedToken(text, special=True) for i, text in enumerate(added)}
+        self._texts = {text: 1000 + i for i, text in enumerate(added)}
+
+    def get_vocab(self) -> dict[str, int]:
+        return {chr(code): code for code in range(128)} | self._texts
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        pieces = re.split("(" + "|".join(map(re.escape, self._texts)) + ")", text) if self._texts else [text]
+        return [
+            token for piece in pieces for token in ([self._texts[piece]] if piece in self._texts else map(ord, piece))
+        ]
+
+
+@pytest.mark.parametrize("gap", GAPS, ids=str)
+def test_a_gap_is_filled_in_with_the_tokens_and_in_the_order_of_the_models_family(gap: Gap) -> None:
+    encoder = Encoder(GapTokenizer(*filter(None, gap[:3])))
+    request = GenerateRequest(id="r", model="m", messages=(), prompt="ab", suffix="yz")
+    before, behind = encoder.encode(gap.before + "ab"), encoder.encode(gap.behind + "yz")
+    parts = behind + before if gap.is_behind_first else before + behind
+    assert raw_tokens(request, encoder) == parts + (encoder.encode(gap.middle) if gap.middle else [])
+
+
+def test_a_gap_is_refused_where_the_model_cannot_fill_it() -> None:
+    request = GenerateRequest(id="r", model="m", messages=(), prompt="ab", suffix="yz")
+    with pytest.raises(InvalidRequestError, match="fill in the middle") as caught:
+        raw_tokens(request, Encoder(GapTokenizer("<|im_end|>")))
+    assert caught.value.details["param"] == "suffix"

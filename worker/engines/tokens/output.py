@@ -21,6 +21,9 @@ from worker.formats.readers import CallFormat, shown_format
 from worker.formats.reasoning import UNSHOWN, Reasoning
 from worker.prompt import Prompt, Said, Spelling, call_sample, find_reasoning
 
+# What goes on with a raw prompt is text, whatever it spells.
+RAW_ANSWER = AnswerFormat(Markup(), CallFormat(ASKED))
+
 
 class OutputFormat:
     """What is known of a model's answers; built once per tokenizer (`output_format`)."""
@@ -95,7 +98,7 @@ class OutputStream:
     ) -> None:
         self._format = output_format(tokenizer)
         self._detokenizer = self._format.texts.new_detokenizer()
-        self._control = self._format.harmony_tokens
+        self._control = {} if request.is_raw else self._format.harmony_tokens
         self._prompt = prompt
         self._tokens: list[int] = []
         self.spelling: Spelling | None = None  # of the whole answer, once it has ended
@@ -103,6 +106,8 @@ class OutputStream:
         self._has_ended = False
 
     def _new_answer(self, request: GenerateRequest, make_tool_id: Callable[[], str]) -> AnswerStream:
+        if request.is_raw:
+            return AnswerStream(RAW_ANSWER, request, Beginning(continues=True), make_tool_id)
         form = self._format.answer
         beginning = Beginning(in_reasoning=self._prompt.in_reasoning, continues=self._prompt.continues)
         if self._control:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gateway.dialects.anthropic.render import MessageReply
 from gateway.dialects.base import RenderContext
 from gateway.dialects.openai_chat.render import ChatReply
+from gateway.dialects.openai_completions.render import CompletionsReply
 from gateway.dialects.openai_responses.render import ResponsesReply
 from shared.events import (
     Event,
@@ -105,9 +106,10 @@ def answers(draw: st.DrawFn, *, valid_only: bool = True, logprobs: bool = False)
 
 
 # How a request of each dialect may want its answer; made without arguments it wants nothing special.
-REPLIES: dict[str, type[MessageReply | ChatReply | ResponsesReply]] = {
+REPLIES: dict[str, type[MessageReply | ChatReply | CompletionsReply | ResponsesReply]] = {
     "anthropic": MessageReply,
     "openai_chat": ChatReply,
+    "openai_completions": CompletionsReply,
     "openai_responses": ResponsesReply,
 }
 

@@ -105,6 +105,7 @@ OPENAI_BODY: dict[str, Any] = {
     "top_logprobs": 3,
     "logit_bias": {"5": 1},
     "seed": 7,
+    "stream": True,
     "stream_options": {"include_usage": True},
     "chat_template_kwargs": {"enable_thinking": True},
     "reasoning_effort": "low",
@@ -154,7 +155,26 @@ RESPONSES_BODY: dict[str, Any] = {
     "prompt_cache_key": "k",
 }
 
-BODIES = {"anthropic": ANTHROPIC_BODY, "openai_chat": OPENAI_BODY, "openai_responses": RESPONSES_BODY}
+COMPLETIONS_BODY: dict[str, Any] = {
+    "model": "m",
+    "prompt": ["one", [1, 2], "two"],
+    "max_tokens": 10,
+    "stop": ["END"],
+    "n": 2,
+    "best_of": 3,
+    "logprobs": 3,
+    "logit_bias": {"5": 1},
+    "seed": 7,
+    "stream": False,
+    "temperature": 0.5,
+}
+
+BODIES = {
+    "anthropic": ANTHROPIC_BODY,
+    "openai_chat": OPENAI_BODY,
+    "openai_completions": COMPLETIONS_BODY,
+    "openai_responses": RESPONSES_BODY,
+}
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -429,7 +429,8 @@ ASSISTANT = {"role": "assistant", "content": "a"}
             "Input should be an object",
         ),
         ({"response_format": {"type": "xml"}}, "response_format.type", "Input should be 'text', 'json_object' or"),
-        ({"stream_options": []}, "stream_options", "Input should be an object"),
+        ({"stream": True, "stream_options": []}, "stream_options", "Input should be an object"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "only allowed when `stream` is true"),
         ({"repetition_penalty": 0}, "repetition_penalty", "Input should be greater than 0"),
     ],
 )

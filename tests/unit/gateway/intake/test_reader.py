@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from gateway.dialects.base import Dialect, Parsed
-from gateway.dialects.registry import ANTHROPIC, DIALECTS, OPENAI_CHAT
+from gateway.dialects.registry import ANTHROPIC, DIALECTS, OPENAI_CHAT, OPENAI_COMPLETIONS
 from gateway.intake.reader import SMALL_BYTES, SMALL_VALUES, Body, BodyReader
 from gateway.intake.reading import Asked, read_request
 from shared import wire
@@ -62,7 +62,8 @@ def helper_pid(reader: BodyReader) -> int:
 def test_a_large_body_becomes_the_request_that_it_would_have_become_at_once(name: str) -> None:
     dialect = DIALECTS[name]
     tools = [TOOL] if dialect is ANTHROPIC else [{"type": "function", "function": {"name": "Bash", "parameters": {}}}]
-    data = body_of(LARGE + r"\ud83d", tools=tools, stream=True)
+    prompt = {"prompt": LARGE} if dialect is OPENAI_COMPLETIONS else {}
+    data = body_of(LARGE + r"\ud83d", tools=tools, stream=True, **prompt)
     direct = read_request(dialect, ASKED, data)
 
     async def main() -> Parsed:

@@ -1,0 +1,1 @@
+"""The OpenAI Completions dialect: raw prompts, continued as they are."""
