@@ -29,6 +29,7 @@ from gateway.http.middleware import BodyLimit, Counted, ErrorAnswers, RequestCon
 from gateway.http.protocol import Refusals
 from gateway.http.routes import ROUTES, Route, Work, nothing_at
 from gateway.http.status import Greeting, Health, HostMetrics, MetricsPage, Model, Models, Ready, Status, Targets
+from gateway.http.stored_completions import StoredCompletion, StoredCompletions
 from gateway.http.visitors import Visitors
 from gateway.loop_lag import keep_measuring_lag
 from gateway.models.names import keep_telling_dead
@@ -111,6 +112,8 @@ _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "generate": lambda parts, route: Generate(parts, DIALECTS[route.dialect], name=route.name),
     "count": lambda parts, route: CountTokens(parts, COUNTING_DIALECTS[route.dialect]),
     "kept": lambda parts, route: KeptAnswers(parts, KEEPING_DIALECTS[route.dialect]),
+    "stored_completions": lambda parts, _: StoredCompletions(parts),
+    "stored_completion": lambda parts, _: StoredCompletion(parts),
     "models": lambda parts, _: Models(parts),
     "model": lambda parts, _: Model(parts),
     "health": lambda *_: Health(),

@@ -83,6 +83,8 @@ class GenerateRequest:
 
     `id` is unique for ever and safe in an RQ job id (no colon). `model` is the resolved model id.
     `response_schema` asks for JSON that fits the schema ({} asks for any JSON object; None for free text).
+    `response_pattern` is a regular expression that must match the whole answer, `response_grammar` a grammar in Lark's
+    or llama.cpp's notation; one form at most is asked for.
     `session` is the client's name for the conversation (that of its agent included), empty when it gave none;
     `cache_key` is one that several conversations may share, `user` names a person; `tenant` salts every cache.
     `template_variables` are the client's own for the model's chat template (none of `RESERVED_VARIABLES`).
@@ -109,6 +111,8 @@ class GenerateRequest:
     user: str = ""
     prompt_tokens: tuple[int, ...] = ()
     suffix: str = ""
+    response_pattern: str = ""
+    response_grammar: str = ""
 
     @property
     def is_raw(self) -> bool:

@@ -15,13 +15,15 @@ from shared.request import GenerateRequest
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderContext:
     """Facts the renderer needs from outside. `created_s` is Unix time; `model` is the name the client used; `noop_s`
-    is the silence after which a client may want more than signs of life, again and again."""
+    is the silence after which a client may want more than signs of life, again and again. `fingerprint` tells apart who
+    may answer the same request differently; empty where it is not known."""
 
     request_id: str
     model: str
     created_s: int
     choices: int = 1
     noop_s: float = 110.0
+    fingerprint: str = ""
 
 
 class StreamRenderer(Protocol):

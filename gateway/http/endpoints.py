@@ -20,6 +20,7 @@ from gateway.dialects.base import CountingDialect, Dialect, Parsed, RenderContex
 from gateway.dispatch.choices import ChoiceReaders, requests_of
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.readers import EventReader
+from gateway.http.fingerprint import fingerprint_of
 from gateway.http.kept import keep, with_earlier
 from gateway.http.replies import ClientDisconnectedError, header, headers_of, read_body, request_id_of, send_json
 from gateway.intake.reading import Asked
@@ -192,6 +193,7 @@ class _Answer:
             created_s=dispatch.created_s,
             choices=parsed.answers,
             noop_s=self.settings.noop_s,
+            fingerprint=fingerprint_of(dispatch.model),
         )
 
     async def send_whole(self) -> str:

@@ -19,7 +19,7 @@ from shared.errors import GatewayError, InvalidRequestError, MethodNotAllowedErr
 
 logger = logging.getLogger(__name__)
 
-_TENANT = ""  # of all who have the one key
+TENANT = ""  # of all who have the one key
 _BYTES_PER_VALUE = 16  # about: large conversations are read in the helper
 _CONVERSATION, _CANCEL = "/input_items", "/cancel"
 
@@ -33,7 +33,7 @@ async def with_earlier(dialect: Dialect, store: AnswerStore, body: Body) -> Body
     answer_id = keeping.earlier(data)
     if not answer_id:
         return body
-    kept = await store.get(_TENANT, answer_id)
+    kept = await store.get(TENANT, answer_id)
     whole = keeping.continued(data, kept.answer, kept.items)
     return Body(chunks=[whole], values=body.values + len(whole) // _BYTES_PER_VALUE)
 
@@ -43,7 +43,7 @@ async def keep(store: AnswerStore, answer: Mapping[str, Any] | None, items: tupl
     if answer is None or items is None:
         return
     try:
-        is_kept = await store.put(_TENANT, Kept(answer=answer, items=items))
+        is_kept = await store.put(TENANT, Kept(answer=answer, items=items))
     except GatewayError as error:
         logger.warning("%s is not kept: %s", answer["id"], error)
         return
@@ -67,10 +67,10 @@ class KeptAnswers:
         if method == "POST":
             return await self._cancel(path)
         if method == "DELETE":
-            await self._store.delete(_TENANT, path)
+            await self._store.delete(TENANT, path)
             return self._dialect.render_deleted(path)
         answer_id = path.removesuffix(_CONVERSATION)
-        kept = await self._store.get(_TENANT, answer_id)
+        kept = await self._store.get(TENANT, answer_id)
         if path.endswith(_CONVERSATION):
             return self._dialect.render_items(kept.items, answer_id, query)
         return self._dialect.render_kept(kept.answer)
@@ -80,5 +80,5 @@ class KeptAnswers:
         if not path.endswith(_CANCEL):
             raise MethodNotAllowedError(f"POST is not allowed on /v1/responses/{path}", allow="GET, HEAD, DELETE")
         answer_id = path.removesuffix(_CANCEL)
-        await self._store.get(_TENANT, answer_id)
+        await self._store.get(TENANT, answer_id)
         raise InvalidRequestError(f"{answer_id} has ended: only what runs in the background can be cancelled")

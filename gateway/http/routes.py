@@ -22,9 +22,12 @@ Work = Literal[
     "targets",
     "greeting",
     "kept",
+    "stored_completions",
+    "stored_completion",
 ]
 
 _POST, _READ = ("POST",), ("GET", "HEAD")
+_ALL = ("GET", "HEAD", "DELETE", "POST")
 _ID = "/{id:path}"  # a model's id may be a folder's path
 
 
@@ -58,11 +61,19 @@ ROUTES: Final = (
     _anthropic("/anthropic/v1/models/", "models", "models", _READ),  # and not the model with an empty id
     _anthropic("/anthropic/v1/models" + _ID, "model", "model", _READ),
     Route(path="/v1/chat/completions", work="generate", name="chat_completions", methods=_POST, dialect="openai_chat"),
+    Route(path="/v1/chat/completions", work="stored_completions", name="stored_completions", dialect="openai_chat"),
+    Route(
+        path="/v1/chat/completions" + _ID,
+        work="stored_completion",
+        name="stored_completion",
+        methods=_ALL,
+        dialect="openai_chat",
+    ),
     Route(path="/v1/completions", work="generate", name="completions", methods=_POST, dialect="openai_completions"),
     _responses("/v1/responses", "generate", "responses"),
     _responses("/v1/responses/input_tokens", "count", "input_tokens"),
     # One response, its /input_items and its /cancel.
-    _responses("/v1/responses" + _ID, "kept", "response", ("GET", "HEAD", "DELETE", "POST")),
+    _responses("/v1/responses" + _ID, "kept", "response", _ALL),
     Route(path="/v1/models", work="models", name="models"),
     Route(path="/v1/models/", work="models", name="models"),
     Route(path="/v1/models" + _ID, work="model", name="model"),
@@ -91,7 +102,8 @@ _SPOKEN_BELOW: Final = {
     "/v1/embeddings": "openai_chat",
 }
 
-_EXACT: Final[Mapping[str, Route]] = {route.path: route for route in ROUTES if not route.path.endswith(_ID)}
+# Of several on one path, each with methods of its own, the first.
+_EXACT: Final = {route.path: route for route in reversed(ROUTES) if not route.path.endswith(_ID)}
 _BELOW: Final[Mapping[str, Route]] = {
     route.path.removesuffix("{id:path}"): route for route in ROUTES if route.path.endswith(_ID)
 }
@@ -140,7 +152,7 @@ def _is_below(path: str, beginning: str) -> bool:
     return path == beginning or path.startswith(f"{beginning}/")
 
 
-_ASKED: Final = tuple(path for path, route in _EXACT.items() if path.startswith("/v1/") and not path.endswith("/"))
+_ASKED: Final = tuple(path for path in reversed(_EXACT) if path.startswith("/v1/") and not path.endswith("/"))
 
 
 def spoken_at(path: str) -> str:

@@ -75,11 +75,36 @@ class AnswerStore:
         if not isinstance(message, bytes):
             raise _missing(answer_id)
         try:
-            data = self._seal(tenant, answer_id).open(message)
+            return self._opened(tenant, answer_id, message)
         except WireError as error:
             raise _missing(answer_id) from error
-        answer, items = orjson.loads(data[1:])
+
+    def _opened(self, tenant: str, answer_id: str, message: bytes) -> Kept:
+        """Raises `WireError`."""
+        answer, items = orjson.loads(self._seal(tenant, answer_id).open(message)[1:])
         return Kept(answer=answer, items=items)
+
+    async def latest(self, tenant: str) -> list[Kept]:
+        """All that are kept, the latest first. Raises `BrokerUnavailableError`."""
+        async with _asking():
+            ids = [_text(name) for name in await self._broker.lrange(self._names.kept_order(tenant), 0, -1)]
+            messages = await self._broker.mget([self._names.kept(tenant, name) for name in ids]) if ids else []
+        found = []
+        for answer_id, message in zip(ids, messages, strict=True):
+            if isinstance(message, bytes):
+                with contextlib.suppress(WireError):
+                    found.append(self._opened(tenant, answer_id, message))
+        return found
+
+    async def change(self, tenant: str, kept: Kept) -> None:
+        """Put it in the place of the one with its id, if that is still there. Raises `AnswerNotFoundError` and
+        `BrokerUnavailableError`."""
+        answer_id = str(kept.answer["id"])
+        message = self._seal(tenant, answer_id).close(_VERSION + orjson.dumps([kept.answer, kept.items]))
+        async with _asking():
+            is_there = await self._broker.set(self._names.kept(tenant, answer_id), message, xx=True, keepttl=True)
+        if not is_there:
+            raise _missing(answer_id)
 
     async def delete(self, tenant: str, answer_id: str) -> None:
         """Raises `AnswerNotFoundError` and `BrokerUnavailableError`."""
@@ -92,9 +117,13 @@ class AnswerStore:
         return self._keyring.gateways.seal(Purpose.KEPT, f"{tenant}/{answer_id}")
 
 
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name
+
+
 def _missing(answer_id: str) -> AnswerNotFoundError:
     return AnswerNotFoundError(
-        f"there is no response {answer_id[:100]!r}: it was not stored, was deleted, or is over a day old"
+        f"there is no stored answer {answer_id[:100]!r}: it was not stored, was deleted, or is over a day old"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import openai
@@ -283,3 +284,36 @@ def test_a_base_url_without_the_version_is_served(stack: Stack) -> None:
     with openai.OpenAI(base_url=stack.url, api_key="any", max_retries=0) as client:
         assert client.completions.create(model=stack.model, **ASKED_RAW).object == "text_completion"
         assert stack.model in {model.id for model in client.models.list()}
+
+
+# --- forms in other servers' words, and stored completions ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "fits"),
+    [
+        ({"guided_choice": ["red", "green"]}, r"red|green"),
+        ({"guided_regex": "[0-9]{3}"}, r"[0-9]{3}"),
+        ({"grammar": 'root ::= ("ab" | "cd") "!"'}, r"(ab|cd)!"),
+    ],
+)
+def test_forms_of_other_servers_are_kept(gpt: openai.OpenAI, stack: Stack, form: dict[str, Any], fits: str) -> None:
+    completion = gpt.chat.completions.create(model=stack.model, messages=[user("which?")], extra_body=form)
+    assert re.fullmatch(fits, completion.choices[0].message.content or "")
+
+
+def test_a_stored_completion_is_found_changed_and_deleted(gpt: openai.OpenAI, stack: Stack) -> None:
+    asked: dict[str, Any] = {"model": stack.model, "messages": [user("hi")], "store": True, "max_tokens": 5}
+    whole = gpt.chat.completions.create(**asked, metadata={"run": "whole"})
+    chunks = list(gpt.chat.completions.create(**asked, metadata={"run": "streamed"}, stream=True))
+    assert whole.system_fingerprint == chunks[0].system_fingerprint
+    assert {each.id for each in gpt.chat.completions.list(metadata={"run": "streamed"})} == {chunks[0].id}
+    kept = gpt.chat.completions.retrieve(chunks[0].id)
+    assert kept.choices[0].message.content == whole.choices[0].message.content
+    (message,) = gpt.chat.completions.messages.list(whole.id)
+    assert (message.role, message.content) == ("user", "hi")
+    assert gpt.chat.completions.update(whole.id, metadata={"run": "changed"}).metadata == {"run": "changed"}
+    assert gpt.chat.completions.retrieve(whole.id).metadata == {"run": "changed"}
+    assert gpt.chat.completions.delete(whole.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        gpt.chat.completions.retrieve(whole.id)

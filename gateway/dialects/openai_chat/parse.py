@@ -11,11 +11,13 @@ from gateway.dialects.base import Parsed
 from gateway.dialects.openai.budget import parse_budget
 from gateway.dialects.openai.choice import named_choice, worded_choice
 from gateway.dialects.openai.effort import EFFORTS, parse_effort
+from gateway.dialects.openai.form import parse_form
 from gateway.dialects.openai.notation import in_brackets
 from gateway.dialects.openai.schema import MAX_TOP_LOGPROBS
 from gateway.dialects.openai.session import cache_key_of, session_of, user_of
 from gateway.dialects.openai.streaming import parse_streaming
 from gateway.dialects.openai_chat.content import parse_messages
+from gateway.dialects.openai_chat.options import parse_echoed, parse_unheeded, priority_of
 from gateway.dialects.openai_chat.render import ChatReply
 from gateway.dialects.openai_chat.schema import (
     MAX_CHOICES,
@@ -26,7 +28,7 @@ from gateway.dialects.openai_chat.schema import (
 from gateway.dialects.priority import asked_priority
 from gateway.dialects.retries import is_retry
 from gateway.dialects.sampling import parse_sampling
-from shared.request import RESERVED_VARIABLES, GenerateRequest, Priority, ReasoningOptions, ToolChoice, ToolDefinition
+from shared.request import RESERVED_VARIABLES, GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
 
 
 def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str, counting: bool = False) -> Parsed:
@@ -49,8 +51,7 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
         messages = parse_messages(body.get("messages"))
     with fields.within("stop"):
         stop = _parse_stop(body.get("stop"))
-    with fields.within("response_format"):
-        schema = _parse_response_format(body.get("response_format"))
+    form = parse_form(body)
     request = GenerateRequest(
         id=request_id,
         model=model,
@@ -59,23 +60,32 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
         tool_choice=tool_choice,
         sampling=parse_sampling(body, max_tokens=_parse_max_tokens(body), stop=stop, top_logprobs=top_logprobs),
         reasoning=_parse_reasoning(body, template),
-        response_schema=schema,
-        priority=asked_priority(headers) or _priority(body),
+        response_schema=form.schema,
+        response_pattern=form.pattern,
+        response_grammar=form.grammar,
+        priority=asked_priority(headers) or priority_of(body),
         session=session_of(headers),
         cache_key=cache_key_of(body),
         user=user_of(body),
         template_variables=template,
     )
     stream, include_usage = parse_streaming(body)
+    is_stored = fields.boolean(body.get("store"), "store")
+    warnings = [f"not available here: {', '.join(dropped)}"] if dropped else []
     return Parsed(
         request=request,
         stream=stream,
         reply=ChatReply(
-            include_usage=include_usage, logprobs=top_logprobs is not None, functions=_uses_functions(body)
+            include_usage=include_usage,
+            logprobs=top_logprobs is not None,
+            functions=_uses_functions(body),
+            echoed=parse_echoed(body),
+            is_stored=is_stored,
         ),
         is_repeatable=is_retry(headers),
         choices=_parse_choices(body.get("n")),
-        warnings=(f"not available here: {', '.join(dropped)}",) if dropped else (),
+        warnings=(*warnings, *parse_unheeded(body)),
+        items=tuple(body["messages"]) if is_stored else None,
     )
 
 
@@ -224,26 +234,3 @@ def _parse_reasoning(body: Mapping[str, Any], template: Mapping[str, Any]) -> Re
             if template.get(switch) is not None:
                 return replace(options, enabled=fields.boolean(template[switch], switch))
     return replace(options, enabled=False if wanted == "none" else None)
-
-
-def _parse_response_format(value: Any) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    wanted = fields.mapping(value)
-    match fields.string(wanted.get("type"), "type"):
-        case "text":
-            return None
-        case "json_object" | "json_schema" if wanted.get("schema") is not None:
-            # As other local servers and vendors spell it.
-            return dict(fields.mapping(wanted["schema"], "schema"))
-        case "json_object":
-            return {}
-        case "json_schema":
-            outer = fields.mapping(wanted.get("json_schema"), "json_schema")
-            return dict(fields.optional_mapping(outer.get("schema"), "json_schema", "schema"))
-    fields.refuse("Input should be 'text', 'json_object' or 'json_schema'", "type")
-
-
-def _priority(body: Mapping[str, Any]) -> Priority:
-    """The API's `service_tier` "flex" is for what may take its time."""
-    return "batch" if body.get("service_tier") == "flex" else "interactive"

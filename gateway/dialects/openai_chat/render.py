@@ -7,15 +7,15 @@ mid-stream comes the error and no `[DONE]`: nothing may look like a normal end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.dialects.base import RenderContext
 from gateway.dialects.openai.errors import render_body
 from gateway.dialects.openai.logprobs import render_logprobs
 from gateway.dialects.openai.usage import render_usage
-from gateway.dialects.openai_chat.schema import FINISH_REASONS
+from gateway.dialects.openai_chat.schema import COMPLETION_PREFIX, FINISH_REASONS
 from gateway.dialects.sse import DONE, encode_data
 from shared.events import (
     Completion,
@@ -32,13 +32,14 @@ from shared.events import (
     ToolCallFinished,
     ToolCallStarted,
     Usage,
+    assemble,
     total_usage,
 )
 from shared.messages import ReasoningPart, TextPart, ToolCallPart
 
 
 def completion_id(context: RenderContext) -> str:
-    return f"chatcmpl-{context.request_id}"
+    return COMPLETION_PREFIX + context.request_id
 
 
 def _finish_reason(reason: FinishReason, *, has_calls: bool, functions: bool) -> str:
@@ -52,16 +53,20 @@ def _logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 
 def _render_frame(context: RenderContext, kind: str) -> dict[str, Any]:
-    return {"id": completion_id(context), "object": kind, "created": context.created_s, "model": context.model}
+    frame = {"id": completion_id(context), "object": kind, "created": context.created_s, "model": context.model}
+    return frame | {"system_fingerprint": context.fingerprint} if context.fingerprint else frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatReply:
-    """How a request wants its answer. `functions`: its client knows only the API's first form of tools."""
+    """How a request wants its answer. `functions`: its client knows only the API's first form of tools. `echoed` are
+    fields that come back in the answer; one that is stored is put together from its stream, too."""
 
     include_usage: bool = False
     logprobs: bool = False
     functions: bool = False
+    echoed: Mapping[str, Any] = field(default_factory=dict)
+    is_stored: bool = False
 
     def stream(self, context: RenderContext) -> ChunkStream:
         return ChunkStream(self, context)
@@ -69,7 +74,7 @@ class ChatReply:
     def render(self, completions: Sequence[Completion], context: RenderContext) -> dict[str, Any]:
         choices = [self._render_choice(completion, index) for index, completion in enumerate(completions)]
         usage = render_usage(total_usage([completion.usage for completion in completions]))
-        return _render_frame(context, "chat.completion") | {"choices": choices, "usage": usage}
+        return _render_frame(context, "chat.completion") | {"choices": choices, "usage": usage, **self.echoed}
 
     def _render_choice(self, completion: Completion, index: int) -> dict[str, Any]:
         calls = [part for part in completion.parts if isinstance(part, ToolCallPart)]
@@ -105,6 +110,8 @@ class ChunkStream:
         self._context = context
         self._choices = [_ChoiceStream(reply, context, index) for index in range(context.choices)]
         self._usages: dict[int, Usage] = {}
+        self._told: list[list[Event]] = [[] for _ in range(context.choices)]  # only of what is stored
+        self.answer: dict[str, Any] | None = None  # once it has ended
 
     def start(self) -> bytes:
         return b"".join([choice.start() for choice in self._choices])
@@ -116,6 +123,8 @@ class ChunkStream:
         if isinstance(event, Failed):
             return encode_data(render_body(event.error()))
         data = self._choices[choice].feed(event)
+        if self._reply.is_stored:
+            self._told[choice].append(event)
         if isinstance(event, Finished):
             self._usages[choice] = event.usage
             if len(self._usages) == len(self._choices):
@@ -123,6 +132,8 @@ class ChunkStream:
         return data
 
     def _end(self) -> bytes:
+        if self._reply.is_stored:
+            self.answer = self._reply.render([assemble(events) for events in self._told], self._context)
         if not self._reply.include_usage:
             return DONE
         usage = total_usage([self._usages[choice] for choice in range(len(self._choices))])
@@ -137,6 +148,7 @@ class _ChoiceStream:
         self._reply = reply
         self._index = index
         self._frame = _render_frame(context, "chat.completion.chunk")
+        self._tier = {name: value for name, value in reply.echoed.items() if name == "service_tier"}
         self._started = False
         self._has_text = False
         self._has_calls = False
@@ -202,7 +214,7 @@ class _ChoiceStream:
         self, delta: dict[str, Any], *, logprobs: dict[str, Any] | None = None, finish_reason: str | None = None
     ) -> bytes:
         choice = {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        chunk = self._frame | {"choices": [choice]}
+        chunk = self._frame | {"choices": [choice]} | self._tier
         if self._reply.include_usage:
             chunk["usage"] = None
         return encode_data(chunk)

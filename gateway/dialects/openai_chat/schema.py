@@ -39,3 +39,5 @@ MAX_TEMPLATE_VARIABLES: Final = 64
 
 # The vendor allows 128. Each is a request in the queue of one model.
 MAX_CHOICES: Final = 32
+
+COMPLETION_PREFIX: Final = "chatcmpl-"

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.dialects import fields
 from gateway.dialects.base import Parsed
+from gateway.dialects.openai.form import parse_form
 from gateway.dialects.openai.notation import in_brackets
 from gateway.dialects.openai.session import cache_key_of, session_of, user_of
 from gateway.dialects.openai.streaming import parse_streaming
@@ -16,7 +17,7 @@ from gateway.dialects.openai_completions.schema import DEFAULT_MAX_TOKENS, MAX_A
 from gateway.dialects.priority import asked_priority
 from gateway.dialects.retries import is_retry
 from gateway.dialects.sampling import parse_sampling
-from shared.request import GenerateRequest
+from shared.request import GenerateRequest, ReasoningOptions
 
 
 def parse_request(body: Any, headers: Mapping[str, str], *, request_id: str) -> Parsed:
@@ -65,6 +66,7 @@ def _first(
     max_tokens = None if limit == -1 else fields.integer(limit, "max_tokens", low=1) or DEFAULT_MAX_TOKENS
     with fields.within("stop"):
         stop = _parse_stop(body.get("stop"))
+    form = parse_form(body)
     return GenerateRequest(
         id=request_id,
         model=fields.name(body.get("model"), "model"),
@@ -74,7 +76,11 @@ def _first(
         session=session_of(headers),
         cache_key=cache_key_of(body),
         user=user_of(body),
+        reasoning=ReasoningOptions(enabled=False),
         suffix=fields.optional_string(body.get("suffix"), "suffix"),
+        response_schema=form.schema,
+        response_pattern=form.pattern,
+        response_grammar=form.grammar,
     )
 
 

@@ -30,12 +30,13 @@ from shared.messages import ReasoningPart, TextPart
 
 
 def _frame(context: RenderContext) -> dict[str, Any]:
-    return {
+    frame = {
         "id": f"cmpl-{context.request_id}",
         "object": "text_completion",
         "created": context.created_s,
         "model": context.model,
     }
+    return frame | {"system_fingerprint": context.fingerprint} if context.fingerprint else frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

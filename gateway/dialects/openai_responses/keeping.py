@@ -7,12 +7,11 @@ from typing import Any, Final
 
 import orjson
 
+from gateway.dialects.openai.paging import render_page
 from shared.errors import InvalidRequestError
 
 PREVIOUS: Final = "previous_response_id"
 CONTINUED: Final = "continued_response_id"  # in its place where the conversation has been put in
-_MOST_ITEMS: Final = 100
-_USUAL_ITEMS: Final = 20
 
 
 def earlier(body: bytes) -> str:
@@ -63,35 +62,9 @@ def render_deleted(answer_id: str) -> dict[str, Any]:
 def render_items(items: Sequence[Any], answer_id: str, query: Mapping[str, str]) -> dict[str, Any]:
     """The latest first unless `order` is asc; each has an id, also where its client gave none."""
     shown = [_with_id(item, f"item_{answer_id}_{number}") for number, item in enumerate(items)]
-    if query.get("order", "desc") != "asc":
-        shown.reverse()
-    ids = [item["id"] for item in shown]
-    start = _place(ids, query["after"]) + 1 if query.get("after") else 0
-    end = start + _limit(query.get("limit", ""))
-    page = shown[start:end]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": end < len(shown),
-    }
+    return render_page(shown, query, order="desc")
 
 
 def _with_id(item: Any, item_id: str) -> dict[str, Any]:
     whole = item if isinstance(item, dict) else _item(item)
     return {"type": "message", **whole, "id": whole.get("id") or item_id}
-
-
-def _place(ids: Sequence[str], item_id: str) -> int:
-    if item_id not in ids:
-        raise InvalidRequestError(f"after: there is no item {item_id!r}", param="after")
-    return ids.index(item_id)
-
-
-def _limit(text: str) -> int:
-    if not text:
-        return _USUAL_ITEMS
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MOST_ITEMS):
-        raise InvalidRequestError(f"limit: Input should be a number from 1 to {_MOST_ITEMS}", param="limit")
-    return int(text)

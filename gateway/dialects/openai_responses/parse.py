@@ -9,6 +9,7 @@ from gateway.dialects import fields
 from gateway.dialects.base import Parsed
 from gateway.dialects.openai.budget import parse_budget
 from gateway.dialects.openai.effort import EFFORTS, parse_effort
+from gateway.dialects.openai.json_schema import check_schema
 from gateway.dialects.openai.notation import in_brackets
 from gateway.dialects.openai.schema import MAX_TOP_LOGPROBS
 from gateway.dialects.openai.session import cache_key_of, session_of, user_of
@@ -195,11 +196,13 @@ def _parse_format(body: Mapping[str, Any]) -> dict[str, Any] | None:
             case "" | "text":
                 return None
             case "json_object":
-                return dict(fields.optional_mapping(wanted.get("schema"), "schema"))
+                with fields.within("schema"):
+                    return check_schema(fields.optional_mapping(wanted.get("schema")))
             case "json_schema":
                 inner = wanted.get("json_schema")
                 outer = inner if isinstance(inner, dict) else wanted
-                return dict(fields.optional_mapping(outer.get("schema"), "schema"))
+                with fields.within("schema"):
+                    return check_schema(fields.optional_mapping(outer.get("schema")))
         fields.refuse("Input should be 'text', 'json_object' or 'json_schema'", "type")
 
 

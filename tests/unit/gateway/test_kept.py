@@ -74,3 +74,18 @@ def test_without_redis_that_is_what_is_said() -> None:
                 await asked
 
     with_store("redis://127.0.0.1:1", work)
+
+
+def test_the_latest_come_first_and_a_change_stays_in_its_place(redis_url: str) -> None:
+    async def work(store: AnswerStore, broker: redis.asyncio.Redis) -> None:
+        assert await store.latest("a") == []
+        for number in range(3):
+            await store.put("a", Kept(answer={"id": f"r{number}"}, items=[number]))
+        await store.change("a", Kept(answer={"id": "r1", "metadata": {"x": "y"}}, items=[1]))
+        await broker.set(NAMES.kept("a", "r0"), b"what somebody else put there")
+        assert [kept.answer for kept in await store.latest("a")] == [{"id": "r2"}, {"id": "r1", "metadata": {"x": "y"}}]
+        assert 0 < await broker.ttl(NAMES.kept("a", "r1")) <= 24 * 3600, "a change keeps nothing longer"
+        with pytest.raises(AnswerNotFoundError):
+            await store.change("a", Kept(answer={"id": "nobody"}, items=[]))
+
+    with_store(redis_url, work)

@@ -436,3 +436,29 @@ def test_a_name_that_spells_a_control_token_is_not_demanded_and_a_choice_that_do
     chosen = compiler.compile(request(response_schema=choice), in_reasoning=False)
     assert chosen.text
     assert chosen.warnings == ("`enum` is not enforced (`mark`)",)
+
+
+@pytest.mark.parametrize(
+    ("form", "fits", "does_not"),
+    [
+        ({"response_pattern": "^[a-c]{2}/x$"}, "ab/x", "ad/x"),
+        ({"response_pattern": "yes|no"}, "no", "nobody"),
+        ({"response_pattern": "a\nb"}, "a\nb", "anb"),
+        ({"response_grammar": 'start: "yes" | "no \\"way\\""'}, 'no "way"', "maybe"),
+        ({"response_grammar": 'start: word ("," word)*\nword: /[a-z]+/'}, "one,two", "one,2"),
+        ({"response_grammar": 'root ::= "a" digit*\ndigit ::= [0-9]'}, "a42", "b42"),
+    ],
+)
+def test_a_form_in_the_clients_own_words_is_the_only_answer(compiler, tokenizer, form, fits, does_not):
+    grammar = compiler.compile(request(**form), in_reasoning=False)
+    assert accepted(compiler, tokenizer, grammar, fits)
+    assert not accepted(compiler, tokenizer, grammar, does_not)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{"response_pattern": "(oops"}, {"response_grammar": "start: ("}, {"response_grammar": "root ::= ("}],
+)
+def test_what_is_no_form_is_refused_with_the_reason(compiler, form):
+    with pytest.raises(InvalidRequestError, match=r"regular expression|grammar"):
+        compiler.compile(request(**form), in_reasoning=False)

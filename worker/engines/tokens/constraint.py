@@ -1,9 +1,10 @@
 """Which tokens may come next: requests that demand a form, compiled to llguidance grammars.
 
-A request demands a form when it has a response schema, when its tool choice is `any` or `tool`, or when one of its
-tools is `strict`. With a response schema, an answer is JSON or calls where the model may choose, and calls where they
-are demanded. The grammar covers the whole answer, an open reasoning block included. Grammars are written in
-llguidance's Lark dialect (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md).
+A request demands a form when it has a response schema or a form in its client's own words, when its tool choice is
+`any` or `tool`, or when one of its tools is `strict`. With a response schema, an answer is JSON or calls where the
+model may choose, and calls where they are demanded. The grammar covers the whole answer, an open reasoning block
+included. Grammars are written in llguidance's Lark dialect
+(https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md).
 
 The grammar of a call depends on how the model writes calls: `worker.formats.grammars` has one for nearly
 every format that is read.
@@ -32,6 +33,7 @@ from shared.request import GenerateRequest, ToolDefinition
 from worker.engines.tokens.digits import Digits
 from worker.formats.enforceable import enforceable, where
 from worker.formats.grammars import CALL_FORMS, SPACE, CallForm, Rules, UnwritableError
+from worker.formats.grammars.written import has_written_form, written_form
 from worker.formats.schemas import literals, names_only, resolvable
 from worker.formats.unenforced import Unenforced, warnings_of
 
@@ -162,12 +164,12 @@ class Constraint:
 
 def is_demanding(request: GenerateRequest) -> bool:
     """Whether the request demands a form at all."""
-    return request.response_schema is not None or bool(demanded_tools(request)[0])
+    return request.response_schema is not None or has_written_form(request) or bool(demanded_tools(request)[0])
 
 
 def must_have_form(request: GenerateRequest) -> bool:
     """Whether no answer in free text is possible."""
-    return request.response_schema is not None or demanded_tools(request)[1]
+    return request.response_schema is not None or has_written_form(request) or demanded_tools(request)[1]
 
 
 class ConstraintCompiler:
@@ -215,6 +217,8 @@ class ConstraintCompiler:
 
     def _demanded(self, request: GenerateRequest, think: _Think) -> Grammar | None:
         demanded, required = demanded_tools(request)
+        if has_written_form(request) and not required:
+            return self._written(request, think)
         if request.response_schema is not None and not required:
             return self._answer(request, request.response_schema, think)
         return self._demanded_calls(request, demanded, think, required=required) if demanded else None
@@ -283,6 +287,17 @@ class ConstraintCompiler:
             if either.text:
                 return replace(either, warnings=tuple(warnings))
         return replace(build(fitted), warnings=tuple(warnings))
+
+    def _written(self, request: GenerateRequest, think: _Think) -> Grammar:
+        """A form in the client's own words. Raises `InvalidRequestError` for what is none."""
+        rules = Rules(self._tokenizer)
+        start, end = map(rules.optional, self._markers.wrap)
+        form = f"{rules.literal(self._markers.answer_start)} {start} {written_form(rules, request)} {end}"
+        grammar = Grammar(text=rules.text(f"{self._reasoning(rules, think)} {form}"))
+        if error := self._error(grammar):
+            what = "regular expression" if request.response_pattern else "grammar"
+            raise InvalidRequestError(f"the {what} cannot be used: {error}")
+        return grammar
 
     def _json(self, rules: Rules, schema: dict[str, Any]) -> str:
         start, end = map(rules.optional, self._markers.wrap)

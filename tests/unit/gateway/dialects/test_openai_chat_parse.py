@@ -10,8 +10,10 @@ from gateway.dialects.base import Parsed
 from gateway.dialects.openai_chat.render import ChatReply
 from gateway.dialects.registry import DIALECTS
 from shared.errors import InvalidRequestError, UnsupportedContentError
+from shared.events import Event, Finished, Started, TextDelta, Usage, assemble
 from shared.messages import DocumentPart, ImagePart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 from shared.request import ReasoningOptions, ToolChoice, ToolDefinition
+from tests.unit.gateway.dialects.answers import context
 
 USER = {"role": "user", "content": "hi"}
 
@@ -57,13 +59,12 @@ def test_null_is_the_same_as_absent() -> None:
 
 def test_fields_that_mean_nothing_here_are_accepted() -> None:
     ignored = {
-        "store": True,
-        "metadata": {"a": "b"},
+        "store": False,
+        "audio": {"voice": "alloy", "format": "mp3"},
         "prediction": {"type": "content", "content": "x"},
-        "verbosity": "low",
         "modalities": ["text"],
-        "service_tier": "auto",
         "prompt_cache_options": {},
+        "prompt_cache_retention": "24h",
     }
     assert parse(**ignored) == parse()
 
@@ -493,3 +494,82 @@ def test_variables_of_the_clients_own_go_to_the_chat_template() -> None:
 def test_variables_that_prompts_are_made_of_or_that_are_too_many_are_refused(variables: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError, match="chat_template_kwargs"):
         parse(chat_template_kwargs=variables)
+
+
+# --- what comes back, is stored, or cannot be done ------------------------------------------------------------------
+
+
+def test_metadata_and_tier_come_back() -> None:
+    reply = parse(metadata={"run": "7"}, service_tier="flex").reply
+    assert isinstance(reply, ChatReply)
+    answer = reply.render([assemble([Started(usage=Usage()), Finished(reason="stop", usage=Usage())])], context())
+    assert (answer["metadata"], answer["service_tier"]) == ({"run": "7"}, "flex")
+    assert parse(service_tier="priority").reply == ChatReply(echoed={"service_tier": "default"})
+    assert parse(metadata=None, service_tier=None).reply == ChatReply()
+
+
+def test_what_is_to_be_stored_is_kept_with_its_messages() -> None:
+    assert parse(store=True).items == (USER,)
+    assert parse(store=False).items is None
+    assert parse().items is None, "the API stores only what it is told to"
+
+
+def test_a_stream_that_is_stored_comes_to_the_whole_answer() -> None:
+    events: list[Event] = [
+        Started(usage=Usage(input_tokens=3)),
+        TextDelta(text="one"),
+        TextDelta(text=" two"),
+        Finished(reason="stop", usage=Usage(input_tokens=3, output_tokens=2)),
+    ]
+    reply = ChatReply(is_stored=True, echoed={"metadata": {"a": "b"}})
+    stream = reply.stream(context(choices=2))
+    for choice in (1, 0):
+        assert stream.answer is None
+        for event in events:
+            stream.feed(event, choice)
+    assert stream.answer == reply.render([assemble(events)] * 2, context(choices=2))
+    unstored = ChatReply().stream(context())
+    for event in events:
+        unstored.feed(event)
+    assert unstored.answer is None
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"verbosity": "low"}, "verbosity"),
+        ({"web_search_options": {}}, "web search"),
+        ({"moderation": {"model": "omni-moderation-latest"}}, "moderation"),
+    ],
+)
+def test_what_cannot_be_done_is_said(body: dict[str, Any], words: str) -> None:
+    assert words in "; ".join(parse(**body).warnings)
+
+
+def test_what_is_usual_is_no_reason_for_a_warning() -> None:
+    assert parse(verbosity="medium", modalities=["text"], prediction=None).warnings == ()
+
+
+@pytest.mark.parametrize("content", ["the file as it was", [{"type": "text", "text": "the file"}]])
+def test_a_prediction_is_accepted(content: Any) -> None:
+    assert parse(prediction={"type": "content", "content": content}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"verbosity": "loud"}, "verbosity"),
+        ({"prediction": {"type": "image"}}, "prediction.type"),
+        ({"prediction": {"type": "content"}}, "prediction.content"),
+        ({"metadata": {"a": 5}}, "metadata.a"),
+        ({"metadata": {"a" * 65: "b"}}, f"metadata.{'a' * 65}"),
+        ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
+        ({"service_tier": "gold"}, "service_tier"),
+        ({"store": "yes"}, "store"),
+    ],
+)
+def test_what_an_answer_without_it_would_not_be_is_refused(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse(**body)
+    assert caught.value.details["param"] == param
