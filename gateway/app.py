@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from gateway.batches.runner import BatchRunner
 from gateway.dialects.registry import COUNTING_DIALECTS, DIALECTS, KEEPING_DIALECTS
 from gateway.dispatch.long_waits import keep_telling_long_waits
 from gateway.dispatch.moves import keep_moving
@@ -22,8 +23,11 @@ from gateway.dispatch.space import keep_telling
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
 from gateway.http.auth import Authentication
+from gateway.http.batch_ways import RoutedWays
+from gateway.http.batches import MessageBatch, MessageBatches, OpenAIBatch, OpenAIBatches
 from gateway.http.cross_origin import CrossOrigin
 from gateway.http.endpoints import CountTokens, Generate
+from gateway.http.files import File, Files
 from gateway.http.kept import KeptAnswers
 from gateway.http.middleware import BodyLimit, Counted, ErrorAnswers, RequestContext
 from gateway.http.protocol import Refusals
@@ -86,7 +90,7 @@ def create_app(settings: Settings) -> GatewayApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with running_tasks(parts, app.fail):
+        async with running_tasks(parts, app.fail, BatchRunner(parts.batches, RoutedWays(app.router))):
             yield
         await parts.aclose()
 
@@ -114,6 +118,12 @@ _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "kept": lambda parts, route: KeptAnswers(parts, KEEPING_DIALECTS[route.dialect]),
     "stored_completions": lambda parts, _: StoredCompletions(parts),
     "stored_completion": lambda parts, _: StoredCompletion(parts),
+    "files": lambda parts, _: Files(parts),
+    "file": lambda parts, _: File(parts),
+    "batches": lambda parts, _: OpenAIBatches(parts),
+    "batch": lambda parts, _: OpenAIBatch(parts),
+    "message_batches": lambda parts, _: MessageBatches(parts),
+    "message_batch": lambda parts, _: MessageBatch(parts),
     "models": lambda parts, _: Models(parts),
     "model": lambda parts, _: Model(parts),
     "health": lambda *_: Health(),
@@ -146,7 +156,9 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
 
 
 @contextlib.asynccontextmanager
-async def running_tasks(parts: Parts, fail: Callable[[], None]) -> AsyncIterator[None]:
+async def running_tasks(
+    parts: Parts, fail: Callable[[], None], batches: BatchRunner | None = None
+) -> AsyncIterator[None]:
     """The background tasks. One that ends by itself is a bug: `fail` is called."""
     hub, fleet = parts.hub, parts.fleet
     try:
@@ -165,6 +177,8 @@ async def running_tasks(parts: Parts, fail: Callable[[], None]) -> AsyncIterator
     works["moves"] = keep_moving(parts.dispatcher, fleet)
     works["names"] = keep_telling_dead(parts.names)
     works["redis-memory"] = keep_telling(parts.space, parts.metrics.redis_memory)
+    if batches is not None:
+        works["batches"] = batches.run()
     works["lag"] = keep_measuring_lag(parts.metrics.loop_lag)
     tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
     for task in tasks:
@@ -172,6 +186,7 @@ async def running_tasks(parts: Parts, fail: Callable[[], None]) -> AsyncIterator
     try:
         yield
     finally:
+        await cancel_all([task for task in tasks if task.get_name() == "batches"])
         await parts.dispatcher.aclose()
         await fleet.withdraw()
         await parts.jobs.settle(_LAST_CANCELS_S)

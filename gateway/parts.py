@@ -11,6 +11,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from gateway.batches.store import BatchStore
 from gateway.dialects.registry import VENDOR_NAMES
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.dispatcher import Dispatcher
@@ -54,11 +55,13 @@ class Parts:
     space: Space
     traces: TraceFile
     answers: AnswerStore
+    batches: BatchStore
     connections: tuple[redis.asyncio.Redis, ...]
 
     async def aclose(self) -> None:
         await self.reader.aclose()
         self.traces.close()
+        await self.batches.aclose()
         for connection in self.connections:
             await connection.aclose()
 
@@ -112,6 +115,7 @@ def build_parts(settings: Settings) -> Parts:
         space=space,
         traces=TraceFile.of(settings),
         answers=AnswerStore(broker, names, keyring),
+        batches=BatchStore(settings.state_dir / "batches.sqlite3"),
         connections=(broker, subscriber),
     )
 

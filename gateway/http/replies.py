@@ -94,6 +94,18 @@ def request_id_of(scope: Scope) -> str:
     return str(scope["state"]["request_id"])
 
 
+async def read_raw(receive: Receive) -> bytes:
+    """The whole body, whatever it holds. Raises `ClientDisconnectedError`."""
+    chunks: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnectedError
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
 async def read_body(receive: Receive) -> Body:
     """The whole body. Raises `ClientDisconnectedError`, and `RequestTooLargeError` for too many values."""
     chunks: list[bytes] = []

@@ -24,6 +24,12 @@ Work = Literal[
     "kept",
     "stored_completions",
     "stored_completion",
+    "files",
+    "file",
+    "batches",
+    "batch",
+    "message_batches",
+    "message_batch",
 ]
 
 _POST, _READ = ("POST",), ("GET", "HEAD")
@@ -52,7 +58,22 @@ def _responses(path: str, work: Work, name: str, methods: tuple[str, ...] = _POS
     return Route(path=path, work=work, name=name, methods=methods, dialect="openai_responses")
 
 
+def _message_batches(base: str) -> tuple[Route, ...]:
+    return (
+        _anthropic(f"{base}/messages/batches", "message_batches", "message_batches", ("GET", "HEAD", "POST")),
+        _anthropic(f"{base}/messages/batches{_ID}", "message_batch", "message_batch", _ALL),
+    )
+
+
 ROUTES: Final = (
+    *_message_batches("/v1"),
+    *_message_batches("/anthropic/v1"),
+    _anthropic("/anthropic/v1/files", "files", "files", ("GET", "HEAD", "POST")),
+    _anthropic("/anthropic/v1/files" + _ID, "file", "file", ("GET", "HEAD", "DELETE")),
+    Route(path="/v1/files", work="files", name="files", methods=("GET", "HEAD", "POST")),
+    Route(path="/v1/files" + _ID, work="file", name="file", methods=("GET", "HEAD", "DELETE")),
+    Route(path="/v1/batches", work="batches", name="batches", methods=("GET", "HEAD", "POST"), dialect="openai_chat"),
+    Route(path="/v1/batches" + _ID, work="batch", name="batch", methods=("GET", "HEAD", "POST"), dialect="openai_chat"),
     _anthropic("/v1/messages", "generate", "messages"),
     _anthropic("/v1/messages/count_tokens", "count", "count_tokens"),
     _anthropic("/anthropic/v1/messages", "generate", "messages"),
@@ -100,6 +121,7 @@ _SPOKEN_BELOW: Final = {
     "/v1/completions": "openai_completions",
     "/v1/responses": "openai_responses",
     "/v1/embeddings": "openai_chat",
+    "/v1/batches": "openai_chat",
 }
 
 # Of several on one path, each with methods of its own, the first.

@@ -84,7 +84,7 @@ def _render_capabilities(fleet: Fleet, model: str) -> dict[str, Any]:
     template = next((worker.template for worker in workers if worker.template), {})
     return {
         **({"chat_template": template} if template else {}),
-        "batch": never,
+        "batch": always,
         "citations": never,
         "code_execution": never,
         "context_management": never,

@@ -12,7 +12,12 @@ _USUAL: Final = 20
 
 
 def render_page(
-    shown: Sequence[Mapping[str, Any]], query: Mapping[str, str], *, order: Literal["asc", "desc"], most: int = _MOST
+    shown: Sequence[Mapping[str, Any]],
+    query: Mapping[str, str],
+    *,
+    order: Literal["asc", "desc"],
+    most: int = _MOST,
+    usual: int = _USUAL,
 ) -> dict[str, Any]:
     """The part of the list that the query asks for (`order`, `after`, `limit`); `shown` has the oldest first, each with
     an id, and `order` is what is usual. Raises `InvalidRequestError`."""
@@ -22,7 +27,7 @@ def render_page(
     ordered = list(shown) if asked == "asc" else list(reversed(shown))
     ids = [str(item["id"]) for item in ordered]
     start = _place(ids, query["after"]) + 1 if query.get("after") else 0
-    end = start + _limit(query.get("limit", ""), most)
+    end = start + (_limit(query["limit"], most) if query.get("limit") else usual)
     return {
         "object": "list",
         "data": ordered[start:end],
@@ -39,8 +44,6 @@ def _place(ids: Sequence[str], item_id: str) -> int:
 
 
 def _limit(text: str, most: int) -> int:
-    if not text:
-        return min(_USUAL, most)
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
         raise InvalidRequestError(f"limit: Input should be a number from 1 to {most}", param="limit")
     return int(text)

@@ -1,0 +1,93 @@
+"""How a batch's requests are answered: by the application's own routes, as if their clients had sent them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Final
+
+from orjson import dumps
+from starlette.types import ASGIApp, Message
+
+from gateway.batches.ledger import Ledger
+from gateway.batches.runner import Answered
+from gateway.dialects.batch_values import Batch, Outcome, StoredFile, Task
+from gateway.dialects.openai import batches as openai
+from gateway.dialects.priority import PRIORITY_HEADER
+from gateway.http.replies import dialect_of
+from shared.errors import GatewayError
+
+_FILES: Final[tuple[tuple[str, tuple[Outcome, ...]], ...]] = (
+    ("batch_output", ("succeeded",)),
+    ("batch_error", ("errored", "canceled", "expired")),
+)
+
+
+class RoutedWays:
+    """See `gateway.batches.runner.Ways`. `app` are the routes without what keeps strangers out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def answer(self, task: Task) -> Answered:
+        request_id = f"req_{secrets.token_hex(12)}"
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "path": task.path,
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json"), (PRIORITY_HEADER.encode(), b"batch")],
+            "state": {"request_id": request_id, "started_s": time.monotonic()},
+        }
+        exchange = _Exchange(task.body)
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except GatewayError as error:
+            rendered = dialect_of(scope).render_error(error, request_id=request_id)
+            return Answered(status=rendered.status, request_id=request_id, body=dumps(rendered.body), error=error)
+        return Answered(status=exchange.status, request_id=request_id, body=b"".join(exchange.body))
+
+    def results(self, ledger: Ledger, batch: Batch) -> list[tuple[StoredFile, bytes]]:
+        """One vendor gives them as files."""
+        return list(_result_files(ledger, batch)) if batch.vendor == "openai" else []
+
+
+def _result_files(ledger: Ledger, batch: Batch) -> list[tuple[StoredFile, bytes]]:
+    files = []
+    for purpose, outcomes in _FILES:
+        content = b"".join(openai.render_lines(batch, ledger.ended(batch.id, outcomes)))
+        if content:
+            file = StoredFile(
+                id=f"file-{secrets.token_hex(12)}",
+                vendor=batch.vendor,
+                name=f"{batch.id}_{purpose.removeprefix('batch_')}.jsonl",
+                purpose=purpose,
+                media_type="application/jsonl",
+                size_bytes=len(content),
+                made_s=time.time(),
+            )
+            files.append((file, content))
+    return files
+
+
+class _Exchange:
+    """A client that sends a body, stays, and keeps what it is told."""
+
+    def __init__(self, body: bytes) -> None:
+        self._requests: list[Message] = [{"type": "http.request", "body": body}]
+        self.status = 0
+        self.body: list[bytes] = []
+
+    async def receive(self) -> Message:
+        if self._requests:
+            return self._requests.pop()
+        await asyncio.Event().wait()
+        raise AssertionError("it stays until it is cancelled")
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        else:
+            self.body.append(message.get("body", b""))
