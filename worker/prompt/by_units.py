@@ -19,6 +19,7 @@ from worker.prompt.growth import NotLocalError
 from worker.prompt.head import Head, Heads
 from worker.prompt.image_pieces import ImageSpan, Patch, find_spans, with_images
 from worker.prompt.memory import AnswerMemory, Said, Spelling
+from worker.prompt.parts import parts
 from worker.prompt.pieces import Piece, PieceRenderer, ending
 from worker.prompt.prefill import Prefill
 from worker.prompt.thoughts import without_ending
@@ -164,21 +165,31 @@ class UnitBuilder:
         return close[: next((i for i, token in enumerate(close) if token in self._end_tokens), 0)]
 
     def _verify(self, head: Head, conversation: Conversation, nodes: Sequence[Node]) -> None:
-        """Raises `ContradictedError` when the pieces are not found in the conversation's whole rendering."""
+        """Raises `ContradictedError` when the pieces are not found in the conversation's whole rendering, or in those
+        of a long one's parts."""
         late = (self._traits.late_tools and head.scene.tools) or (self._traits.late_system and conversation.system)
         if late or conversation.units[-1].kind == "assistant":
             return
-        messages = (self._renderer.bare(item) for unit in conversation.units for item in unit.dicts)
-        try:
-            whole = self._turns.whole([*conversation.system, *messages], head.scene)
-        except InvalidRequestError:
-            return  # a rule about the whole conversation, which pieces need not follow
+        for part in parts(conversation):
+            scene = self._renderer.later(head.scene) if part.start else head.scene
+            if part.start and self._renderer.counted:
+                return
+            try:
+                whole = self._turns.whole([self._renderer.bare(item) for item in part.dicts], scene)
+            except InvalidRequestError:
+                return  # a rule about the whole conversation, which pieces need not follow
+            if not pieces_follow(whole, self._texts(nodes[part.start : part.end], is_first=not part.start)):
+                raise ContradictedError
+
+    def _texts(self, nodes: Sequence[Node], *, is_first: bool) -> list[str]:
+        """Of pieces that stand in one rendering; the first of a part that does not begin with the head is unknown."""
         texts = [node.text for node in nodes if node.text]
+        if not is_first:
+            texts[0] = ""
         if not self._renderer.is_steady:
             texts = [texts[0], *texts[1:][-1:]]
         texts[-1] += nodes[-1].header_text
-        if not pieces_follow(whole, texts):
-            raise ContradictedError
+        return texts
 
 
 def _boundaries(nodes: Sequence[Node]) -> tuple[Boundary, ...]:

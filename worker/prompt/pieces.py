@@ -83,7 +83,7 @@ class PieceRenderer:
 
     def next(self, conversation: Conversation, index: int, scene: Scene) -> Piece:
         """A user unit or tool results, at an index of at least 1. Raises `NotLocalError`."""
-        scene = self._later(scene)
+        scene = self.later(scene)
         start = begins(conversation, index, WINDOW_UNITS)
         text, header = self._behind_calls(conversation, start, partial(self._next, conversation, start, index, scene))
         return Piece(text=text, header=header)
@@ -103,7 +103,7 @@ class PieceRenderer:
     def answer(self, conversation: Conversation, index: int, scene: Scene, header: str = "") -> str:
         """Header and text of an answer, the unit at `index`, as the template writes it while it is the last message.
         `header` is the generation header it followed."""
-        scene = self._later(scene)
+        scene = self.later(scene)
         start = begins(conversation, index - 1, WINDOW_UNITS)
         answer, beside = self._closes.apart(conversation.units[index].dicts[0])
         (text,) = self._behind_calls(
@@ -138,7 +138,7 @@ class PieceRenderer:
 
     def after_answer(self, conversation: Conversation, index: int, scene: Scene) -> str:
         """End of an answer's turn and header of another, when nothing came between."""
-        scene = self._later(scene)
+        scene = self.later(scene)
         start = begins(conversation, index - 1, WINDOW_UNITS)
         (text,) = self._behind_calls(conversation, start, partial(self._after, conversation, start, index, scene))
         return text
@@ -168,7 +168,8 @@ class PieceRenderer:
         """A message as it is rendered here, for comparison with a whole rendering."""
         return self._closes.bare(message)
 
-    def _later(self, scene: Scene) -> Scene:
+    def later(self, scene: Scene) -> Scene:
+        """The scene of what is not the head."""
         return replace(scene, tools=()) if self.tools_in_head and scene.tools else scene
 
     def _up_to(self, conversation: Conversation, start: int, index: int, calls: int) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ def window(conversation: Conversation, start: int, index: int, *, call_text: boo
     units = conversation.units
     dicts = _exchange(conversation.past.first_calls(calls))
     if units[start].kind != "user" or not has_own_words(units[start]):
-        dicts.extend(_anchor(conversation, start))
+        dicts.extend(anchor(conversation, start))
     for position in range(start, index):
         dicts.extend(stand_ins(units[position], is_last=position == index - 1, call_text=call_text))
     return dicts
@@ -79,7 +79,7 @@ def _stand_in(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": "assistant", "content": "."}
 
 
-def _anchor(conversation: Conversation, start: int) -> Sequence[dict[str, Any]]:
+def anchor(conversation: Conversation, start: int) -> Sequence[dict[str, Any]]:
     """What a window that does not begin with the user's own words is preceded by."""
     speaker = conversation.past.speaker(start)
     if conversation.units[start].kind != "user":
