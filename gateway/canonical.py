@@ -11,11 +11,11 @@ Between two assistant messages (a gap) the order is: tool results in the order o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from shared import exact
 from shared.messages import (
     Message,
     Part,
@@ -72,13 +72,13 @@ def _stray_result(result: ToolResultPart, name: str) -> tuple[Part, ...]:
 
 def arguments_text(value: Any) -> str:
     """A tool call's arguments as JSON text with the separators that chat templates (and so most models) write."""
-    return json.dumps(value, ensure_ascii=False)
+    return exact.dumps(value, ensure_ascii=False)
 
 
 def normal_arguments(text: str) -> str:
     """Arguments a client sent as text, in the form of `arguments_text`; text that is no JSON object stays as it is."""
     try:
-        value = json.loads(text)
+        value = exact.loads(text)
         if not isinstance(value, dict):
             return text
         return whole_characters(arguments_text(value))

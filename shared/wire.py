@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgpack
 import orjson
 
-from shared import events, messages, registry, request, work
+from shared import events, exact, messages, registry, request, work
 from shared.errors import WireError
 
 WIRE_VERSION = 3
@@ -64,6 +64,7 @@ _CODES: dict[type, int] = {
     registry.HostRecord: 50,
     registry.GatewayRecord: 51,
     registry.Reader: 52,
+    exact.ExactNumber: 53,
 }
 
 CODES = frozenset(_CODES.values())

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
-import orjson
-
 from gateway.models.sampling import MAX_STOP_SEQUENCES, SEED_BITS
 from shared.errors import InvalidRequestError
+from shared.exact import dump_bytes, plain
 
 Step = str | int  # the name of a field, or a place in a list
 _T = TypeVar("_T")
@@ -73,11 +72,11 @@ def named(notation: Callable[[Sequence[Step]], str]) -> Iterator[None]:
 
 
 def body_object(body: Any) -> tuple[Mapping[str, Any], int]:
-    """(the body as an object that can travel on: bounded depth, 64-bit integers, Unicode text; its size in bytes)."""
+    """(the body as an object that can travel on: bounded depth, Unicode text; its size in bytes)."""
     if not isinstance(body, dict):
         raise InvalidRequestError("the request body must be a JSON object")
     try:
-        size_bytes = len(orjson.dumps(body))
+        size_bytes = len(dump_bytes(body))
     except TypeError as error:
         raise InvalidRequestError(f"the request body cannot be used: {error}") from None
     return body, size_bytes
@@ -125,6 +124,7 @@ def number(value: Any, *at: Step, low: float, high: float = math.inf) -> float |
     """A finite number between the bounds, which belong to it; None stays None."""
     if value is None:
         return None
+    value = plain(value)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         refuse("Input should be a valid number", *at)
     if not low <= value <= high:
@@ -185,4 +185,4 @@ def logit_bias(value: Any, *at: Step) -> dict[int, float]:
 
 def json_text(value: Any) -> str:
     """Something we have no word for, as its own JSON."""
-    return orjson.dumps(value).decode()
+    return dump_bytes(value).decode()

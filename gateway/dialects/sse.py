@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
+from shared.exact import dump_bytes
 
 DONE = b"data: [DONE]\n\n"
 
 
 def encode_event(name: str, data: Any) -> bytes:
     """One named event with `data` as JSON."""
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps(data))
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), dump_bytes(data))
 
 
 def encode_data(data: Any) -> bytes:
     """One unnamed event with `data` as JSON."""
-    return b"data: %b\n\n" % orjson.dumps(data)
+    return b"data: %b\n\n" % dump_bytes(data)

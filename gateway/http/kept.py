@@ -16,6 +16,7 @@ from gateway.intake.reader import Body
 from gateway.kept.store import AnswerStore, Kept
 from gateway.parts import Parts
 from shared.errors import GatewayError, InvalidRequestError, MethodNotAllowedError
+from shared.exact import SUSPECT
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ async def with_earlier(dialect: Dialect, store: AnswerStore, body: Body) -> Body
         return body
     kept = await store.get(TENANT, answer_id)
     whole = keeping.continued(data, kept.answer, kept.items)
-    return Body(chunks=[whole], values=body.values + len(whole) // _BYTES_PER_VALUE)
+    is_exact = body.is_exact or SUSPECT.search(whole) is not None
+    return Body(chunks=[whole], values=body.values + len(whole) // _BYTES_PER_VALUE, is_exact=is_exact)
 
 
 async def keep(store: AnswerStore, answer: Mapping[str, Any] | None, items: tuple[Any, ...] | None) -> None:

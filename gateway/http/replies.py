@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from starlette.types import Receive, Scope, Send
 
 from gateway.dialects.base import Dialect
@@ -14,6 +13,7 @@ from gateway.http.routes import spoken_at
 from gateway.intake.reader import Body
 from gateway.intake.values import ValueCount
 from shared.errors import AuthenticationError, GatewayError, UpgradeRefusedError
+from shared.exact import dump_bytes
 
 JSON = b"application/json"
 
@@ -71,7 +71,7 @@ async def send_reply(
 
 
 async def send_json(send: Send, status: int, value: Any, *, headers: Mapping[str, str] | None = None) -> None:
-    await send_reply(send, status, orjson.dumps(value), headers=headers)
+    await send_reply(send, status, dump_bytes(value), headers=headers)
 
 
 async def send_error(scope: Scope, send: Send, error: GatewayError, *, is_last: bool = True) -> None:
@@ -87,7 +87,7 @@ async def send_error(scope: Scope, send: Send, error: GatewayError, *, is_last: 
         headers["www-authenticate"] = 'Bearer realm="mlx-gateway"'
     if not is_last:
         headers["connection"] = "close"
-    await send_reply(send, rendered.status, orjson.dumps(rendered.body), headers=headers, is_last=is_last)
+    await send_reply(send, rendered.status, dump_bytes(rendered.body), headers=headers, is_last=is_last)
 
 
 def request_id_of(scope: Scope) -> str:
@@ -118,4 +118,4 @@ async def read_body(receive: Receive) -> Body:
         values.feed(chunk)
         chunks.append(chunk)
         if not message.get("more_body", False):
-            return Body(chunks=chunks, values=values.count)
+            return Body(chunks=chunks, values=values.count, is_exact=values.is_exact)

@@ -1,4 +1,5 @@
-"""A client's JSON as values. What the grammar allows and no text can hold, half of a surrogate pair, is U+FFFD.
+"""A client's JSON as values. What the grammar allows and no text can hold, half of a surrogate pair, is U+FFFD; what no
+float can hold is an exact number (`shared.exact`).
 
 Clients cut tool output in the middle of an emoji and send what is left as an escape (RFC 8259, section 8.2, allows it).
 Once it stands in a history every later request carries it, so a refusal would end that conversation for ever.
@@ -9,9 +10,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import orjson
-
 from shared.errors import InvalidRequestError
+from shared.exact import load_bytes
 
 # Whole pairs are matched so as to be left alone.
 _SURROGATES = re.compile(rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|[89a-fA-F][0-9a-fA-F]{2})")
@@ -19,16 +19,18 @@ _ESCAPE_BYTES = 6
 _REPLACEMENT = rb"\ufffd"
 
 
-def parse_json(body: bytes | bytearray | memoryview, hint: str = "") -> Any:
-    """Raises `InvalidRequestError`, ending in `hint`, for what is no JSON."""
+def parse_json(body: bytes | bytearray | memoryview, hint: str = "", *, is_exact: bool = False) -> Any:
+    """`is_exact`: some numbers may have to stay as they are written, which takes longer. Raises `InvalidRequestError`,
+    ending in `hint`, for what is no JSON."""
+    problem: Exception
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        return load_bytes(body, is_exact=is_exact)
+    except (ValueError, RecursionError) as error:
         problem = error
     whole = _SURROGATES.sub(_whole, body)
     try:
-        return orjson.loads(whole)
-    except orjson.JSONDecodeError:
+        return load_bytes(whole, is_exact=is_exact)
+    except (ValueError, RecursionError):
         raise InvalidRequestError(f"the request body is not valid JSON: {problem}{hint}") from None
 
 

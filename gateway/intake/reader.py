@@ -30,10 +30,12 @@ _LOST = "the process that reads large requests was lost; try again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """A body as it arrived. `values` is about how many JSON values it holds."""
+    """A body as it arrived. `values` is about how many JSON values it holds, `is_exact` whether numbers among them may
+    have to stay as they are written."""
 
     chunks: Sequence[bytes]
     values: int
+    is_exact: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -58,6 +60,7 @@ class BodyReader:
     async def read(self, dialect: Dialect, asked: Asked, body: Body) -> Parsed:
         """The canonical request. Raises `InvalidRequestError`, `WireError`, and `OverloadedError` when the helper dies
         over it."""
+        asked = replace(asked, is_exact=body.is_exact)
         if body.is_small:
             return read_request(dialect, asked, body.joined(), packing=True)
         # Not interrupted by who waits for it: half a message would be taken for the next one's beginning.

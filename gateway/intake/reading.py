@@ -21,12 +21,13 @@ LENGTHS: Final = struct.Struct("!QQ")  # what a message between gateway and help
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """What is known of a request beside its body. `headers` has lower-case names; `hint` ends the complaint about a
-    body that is no JSON."""
+    body that is no JSON; `is_exact` is the body's."""
 
     headers: Mapping[str, str]
     request_id: str
     counting: bool = False
     hint: str = ""
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,10 @@ def read_request(
 ) -> Parsed:
     """With a canonical request, its conversation packed if so wished. Raises `InvalidRequestError` and `WireError`."""
     parsed = dialect.parse_request(
-        parse_json(body, asked.hint), asked.headers, request_id=asked.request_id, counting=asked.counting
+        parse_json(body, asked.hint, is_exact=asked.is_exact),
+        asked.headers,
+        request_id=asked.request_id,
+        counting=asked.counting,
     )
     request, *others = [canonicalise(each) for each in (parsed.request, *parsed.others)]
     parsed = replace(parsed, came=shape_of(parsed.request.messages), became=shape_of(request.messages))

@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
 import redis.asyncio
 from redis.exceptions import RedisError
 
 from shared.errors import AnswerNotFoundError, BrokerUnavailableError, WireError
+from shared.exact import dump_bytes, load_bytes
 from shared.keys import Names
 from shared.seal import Keyring, Purpose, Seal
 from shared.wire import WIRE_VERSION
@@ -48,7 +48,7 @@ class AnswerStore:
     async def put(self, tenant: str, kept: Kept) -> bool:
         """Whether it is kept: not one that is too large. Raises `BrokerUnavailableError`."""
         answer_id = str(kept.answer["id"])
-        data = orjson.dumps([kept.answer, kept.items])
+        data = dump_bytes([kept.answer, kept.items])
         if len(data) > MAX_BYTES:
             return False
         message = self._seal(tenant, answer_id).close(_VERSION + data)
@@ -81,7 +81,7 @@ class AnswerStore:
 
     def _opened(self, tenant: str, answer_id: str, message: bytes) -> Kept:
         """Raises `WireError`."""
-        answer, items = orjson.loads(self._seal(tenant, answer_id).open(message)[1:])
+        answer, items = load_bytes(self._seal(tenant, answer_id).open(message)[1:])
         return Kept(answer=answer, items=items)
 
     async def latest(self, tenant: str) -> list[Kept]:
@@ -100,7 +100,7 @@ class AnswerStore:
         """Put it in the place of the one with its id, if that is still there. Raises `AnswerNotFoundError` and
         `BrokerUnavailableError`."""
         answer_id = str(kept.answer["id"])
-        message = self._seal(tenant, answer_id).close(_VERSION + orjson.dumps([kept.answer, kept.items]))
+        message = self._seal(tenant, answer_id).close(_VERSION + dump_bytes([kept.answer, kept.items]))
         async with _asking():
             is_there = await self._broker.set(self._names.kept(tenant, answer_id), message, xx=True, keepttl=True)
         if not is_there:

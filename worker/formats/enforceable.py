@@ -7,10 +7,10 @@ pattern or one unknown type. So the places it refuses are looked for, and lose o
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from shared import exact
 from worker.formats.schemas import Schema
 from worker.formats.unenforced import Unenforced, joined
 
@@ -51,7 +51,7 @@ class _Fitting:
     def complaint_about(self, node: Schema) -> str:
         """Of the node as a document of its own. Nothing is found wrong any more when too much was tried."""
         document = node if node is self.root else rooted(node, self.root)
-        self._left_chars -= len(json.dumps(document))
+        self._left_chars -= len(exact.dumps(document))
         return self._complaint(document) if self._left_chars > 0 or node is self.root else ""
 
     def fit(self, node: Schema, path: str) -> None:
@@ -132,7 +132,7 @@ def _places(node: Schema) -> Iterator[tuple[str, Any, Any]]:
 
 def rooted(schema: Schema, root: Schema) -> Schema:
     """A part of the document `root` as a document of its own: its references still lead where they led."""
-    if '"$ref"' not in json.dumps(schema):
+    if '"$ref"' not in exact.dumps(schema):
         return schema
     return {**_moved(schema), "$defs": {"root": _moved(root)}}
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+from shared.exact import ExactNumber
+
 Schema = dict[str, Any]
 
 TYPES = ("string", "number", "boolean", "object", "array", "null")
@@ -119,6 +121,8 @@ def fits(value: Any, kinds: Sequence[str]) -> bool:
 
 def type_of(value: Any) -> str:
     """A JSON value's type in the words of JSON Schema."""
+    if isinstance(value, ExactNumber):
+        return "integer" if value.is_integer else "number"
     names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
     return names.get(type(value), "null")
 

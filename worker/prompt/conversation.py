@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from shared import exact
 from shared.errors import UnsupportedContentError
 from shared.messages import (
     DocumentPart,
@@ -88,7 +88,7 @@ def _definition_text(tool: ToolDefinition | None, name: str) -> str:
     """A referenced tool as Claude Code's ToolSearch announces it to the model."""
     if tool is None:
         return f"(there is no tool named {name})"
-    line = json.dumps(
+    line = exact.dumps(
         {"description": tool.description, "name": tool.name, "parameters": tool.parameters}, ensure_ascii=False
     )
     return f"<functions>\n<function>{line}</function>\n</functions>"
@@ -203,7 +203,7 @@ class Converter:
             # No JSON object, and the template wants one: shown under a name that says so.
             arguments = {"unparsed_arguments": arguments}
         elif self.traits.text_arguments:
-            arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+            arguments = arguments if isinstance(arguments, str) else exact.dumps(arguments, ensure_ascii=False)
         return {
             "type": "function",
             "id": self._shown_id(part.id),
@@ -218,7 +218,7 @@ class Converter:
             return self.shield(part.arguments)
 
     def _call_text(self, part: ToolCallPart) -> str:
-        body = json.dumps({"name": part.name, "arguments": self._arguments(part)}, ensure_ascii=False)
+        body = exact.dumps({"name": part.name, "arguments": self._arguments(part)}, ensure_ascii=False)
         return f"<tool_call>\n{body}\n</tool_call>"
 
     def _shown_id(self, call_id: str) -> str:
@@ -332,7 +332,7 @@ def _with_instructions(unit: Unit, system: str) -> Unit:
 def parse_arguments(text: str) -> dict[str, Any] | str:
     """The arguments as an object; text that is not one stays text."""
     try:
-        value = json.loads(text) if text.strip() else {}
+        value = exact.loads(text) if text.strip() else {}
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict) else text

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
-
+from shared import exact
 from shared.errors import InvalidRequestError
 from shared.request import GenerateRequest
 from worker.prompt.conversation import Conversation, build_tools
@@ -54,7 +53,7 @@ class _Key:
         self.switches = switches
         tools = [[tool.name, tool.description, tool.parameters] for tool in request.tools if not tool.deferred]
         try:
-            content = orjson.dumps([request.tenant, switches, tools])
+            content = exact.dump_bytes([request.tenant, switches, tools])
         except TypeError as error:
             message = f"a tool's parameters are no JSON, or nested too deeply: {error}"
             raise InvalidRequestError(message, param="tools") from error

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared import exact
 from shared.messages import Message, ReasoningPart, TextPart, ToolCallPart
 
 _BUDGET_BYTES = 32 * 1024 * 1024
@@ -63,8 +64,9 @@ class Said:
 
 
 def _normal(arguments: str) -> str:
+    """Numbers by their value: clients write them in their own way."""
     try:
-        return json.dumps(json.loads(arguments), sort_keys=True)
+        return json.dumps(exact.plain(exact.loads(arguments)), sort_keys=True)
     except (ValueError, RecursionError):
         return arguments
 

@@ -16,6 +16,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from shared import exact
 from shared.errors import InvalidRequestError, ModelUnavailableError
 
 # A template is the checkpoint's own code: expressions over what the client sent, in Jinja or in Python.
@@ -65,7 +66,7 @@ class ToolDict(dict[str, Any]):
 
     def __init__(self, value: Mapping[str, Any]) -> None:
         super().__init__(value)
-        self.json = json.dumps(value, ensure_ascii=False)
+        self.json = exact.dumps(value, ensure_ascii=False)
 
 
 class _Generation(jinja2.ext.Extension):
@@ -83,7 +84,14 @@ def _tojson(
 ) -> str:
     if isinstance(value, ToolDict) and indent is None and separators is None and not (ensure_ascii or sort_keys):
         return value.json
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return exact.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return exact.loads(text)
+    except ValueError:
+        return json.loads(text)  # NaN is none of JSON's words, but of Python's
 
 
 def _raise_exception(message: str) -> None:
@@ -138,7 +146,7 @@ def _environment() -> jinja2.Environment:
     """The sandbox chat templates are written for: block trimming, loop controls, `raise_exception`, plain JSON."""
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _tojson
-    environment.filters["from_json"] = json.loads
+    environment.filters["from_json"] = _from_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = datetime.datetime.now().astimezone().strftime
     return environment
@@ -236,7 +244,11 @@ class Template:
                 )
             return str(
                 self._tokenizer.apply_chat_template(
-                    list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=header, **switches
+                    exact.plain(list(messages)),
+                    tools=exact.plain(list(tools)) or None,
+                    tokenize=False,
+                    add_generation_prompt=header,
+                    **switches,
                 )
             )
         except _REFUSALS as error:

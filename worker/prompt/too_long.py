@@ -7,10 +7,10 @@ are full after a tenth of them.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from itertools import chain
 
+from shared import exact
 from shared.errors import PromptTooLongError
 from shared.messages import Message, TextPart, ToolCallPart, ToolResultPart
 from shared.request import GenerateRequest
@@ -51,7 +51,7 @@ def _texts(request: GenerateRequest) -> Iterator[str]:
         if not tool.deferred:
             yield tool.description
             with contextlib.suppress(RecursionError):  # nested beyond reason: it is left to others to say so
-                yield json.dumps(tool.parameters, ensure_ascii=False)
+                yield exact.dumps(tool.parameters, ensure_ascii=False)
     yield from chain.from_iterable(map(_texts_of, request.messages))
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shared import exact
 from shared.errors import InvalidRequestError
 from worker.prompt.template import Template, ToolDict
 from worker.prompt.tool_schemas import simplified
@@ -43,7 +43,7 @@ class ToolShow:
 def _forms(tool: ToolDict) -> list[ToolDict]:
     function = tool["function"]
     parameters = function["parameters"]
-    words = f"{function['description']}\nParameters: {json.dumps(parameters, ensure_ascii=False)}"
+    words = f"{function['description']}\nParameters: {exact.dumps(parameters, ensure_ascii=False)}"
     bare = {"description": words, "parameters": {"type": "object", "properties": {}, "required": []}}
     return [
         tool,

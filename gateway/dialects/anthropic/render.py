@@ -14,7 +14,6 @@ Two things no client should have to see:
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -43,11 +42,10 @@ from shared.events import (
     Usage,
     known,
 )
+from shared.exact import SUSPECT, dump_bytes, load_bytes
 from shared.messages import Part, ReasoningPart, TextPart, ToolCallPart
 
 _PING = encode_event("ping", {"type": "ping"})
-# Of a number that 64 bits may not hold exactly: many digits, or an exponent.
-_LONG_NUMBER = re.compile(r"[0-9.]{16}|[0-9.][eE][+-]?[0-9]")
 
 _Block = Literal["text", "thinking", "tool_use"]
 
@@ -159,13 +157,15 @@ def _render_input(arguments: str) -> dict[str, Any] | orjson.Fragment:
     raw = arguments.lstrip()
     if not raw:
         return {}
+    data = raw.encode()
+    is_exact = SUSPECT.search(data) is not None
     try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        value = load_bytes(data, is_exact=is_exact)
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         return {UNPARSED_INPUT: {"raw": raw, "len": len(raw)}}
-    return orjson.Fragment(raw.rstrip()) if _LONG_NUMBER.search(raw) else value  # as in the stream, to the last digit
+    return orjson.Fragment(data.rstrip()) if is_exact else value  # as in the stream, to the last digit
 
 
 class MessageStream:
@@ -232,7 +232,7 @@ class MessageStream:
         start = {"type": "content_block_start", "index": self._index, "content_block": opening}
         data = encode_event("content_block_start", start)
         if streamed is not None:
-            data += self._delta({"type": "input_json_delta", "partial_json": orjson.dumps(streamed).decode()})
+            data += self._delta({"type": "input_json_delta", "partial_json": dump_bytes(streamed).decode()})
         return data + encode_event("content_block_stop", {"type": "content_block_stop", "index": self._index})
 
     def _feed_content(self, event: Event) -> bytes:

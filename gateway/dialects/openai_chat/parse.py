@@ -28,6 +28,7 @@ from gateway.dialects.openai_chat.schema import (
 from gateway.dialects.priority import asked_priority
 from gateway.dialects.retries import is_retry
 from gateway.dialects.sampling import parse_sampling
+from shared.exact import plain
 from shared.request import RESERVED_VARIABLES, GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
 
 
@@ -214,7 +215,7 @@ def _allowed(value: Any, tools: tuple[ToolDefinition, ...]) -> tuple[ToolDefinit
 def _parse_template(body: Mapping[str, Any]) -> dict[str, Any]:
     """`chat_template_kwargs`: variables of the client's own for the model's chat template."""
     with fields.within("chat_template_kwargs"):
-        variables = dict(fields.optional_mapping(body.get("chat_template_kwargs")))
+        variables = dict(plain(fields.optional_mapping(body.get("chat_template_kwargs"))))  # programs count with them
         for name in sorted(RESERVED_VARIABLES & variables.keys()):
             fields.refuse("this name is reserved", name)
         if len(variables) > MAX_TEMPLATE_VARIABLES or len(fields.json_text(variables)) > MAX_TEMPLATE_BYTES:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import orjson
-
 from gateway.dialects.openai.paging import render_page
 from shared.errors import InvalidRequestError
+from shared.exact import dump_bytes, load_bytes
 
 PREVIOUS: Final = "previous_response_id"
 CONTINUED: Final = "continued_response_id"  # in its place where the conversation has been put in
@@ -32,14 +31,14 @@ def continued(body: bytes, answer: Mapping[str, Any], items: Sequence[Any]) -> b
     own = read.get("input")
     new = own if isinstance(own, list) else [] if own is None else [_item(own)]
     rest = {name: value for name, value in read.items() if name != PREVIOUS}
-    return orjson.dumps({**rest, CONTINUED: read[PREVIOUS], "input": [*items, *answer.get("output", ()), *new]})
+    return dump_bytes({**rest, CONTINUED: read[PREVIOUS], "input": [*items, *answer.get("output", ()), *new]})
 
 
 def _read(body: bytes) -> dict[str, Any]:
     """Empty for what is none: whoever reads it next says what is wrong."""
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        value = load_bytes(body)
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-import orjson
-
 from gateway.dialects.openai.logprobs import render_logprobs
 from gateway.dialects.openai_responses.opaque import wrap
 from gateway.dialects.openai_responses.tools import INPUT, Origin
 from shared.events import TokenLogprob
+from shared.exact import loads
 
 Status = Literal["in_progress", "completed", "incomplete"]
 Payload = tuple[str, dict[str, Any]]  # an event's type, and its fields but for its number and the item's place
@@ -181,8 +180,8 @@ _NO_ARGUMENTS: Final = "{}"
 def _object_of(arguments: str) -> dict[str, Any] | None:
     """None for what is no JSON object."""
     try:
-        value = orjson.loads(arguments if arguments.strip() else _NO_ARGUMENTS)
-    except orjson.JSONDecodeError:
+        value = loads(arguments if arguments.strip() else _NO_ARGUMENTS)
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -1,4 +1,4 @@
-"""Long conversations are compared with their whole rendering in parts: the cost grows with the length, not its square."""
+"""Long conversations are compared with their whole rendering in parts: the cost grows with the length alone."""
 
 from __future__ import annotations
 

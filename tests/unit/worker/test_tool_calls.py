@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared import exact
 from shared.request import ToolDefinition
 from tests.support.call_writers import WRITERS, Calls, Writer, as_json, plain, write_answer
 from tests.support.examples import examples
@@ -612,6 +613,23 @@ def test_outer_white_space_unicode_and_64_bits_arrive_as_they_were_written(write
     (call,) = both(writer.family, writer.write([("Write", arguments)]) + writer.family.end, tools=CLOSED).calls
     assert call.parsed == arguments
     assert str(2**64 + 1) in call.arguments
+
+
+NUMBERS = ("1e400", "-1e400", "0.1000000000000000055", "12345678901234567890123", "1.50", "NaN", "-Infinity")
+
+
+@each_writer
+@pytest.mark.parametrize("number", NUMBERS)
+def test_numbers_stay_as_they_were_written_and_what_is_none_is_json_all_the_same(writer: Writer, number: str) -> None:
+    given = {"ratio": 111111} if writer.flat else {"ratio": 111111, "options": {"k": [111111]}}
+    answer = writer.write([("Write", given)]).replace("111111", number) + writer.family.end
+    (call,) = both(writer.family, answer).calls
+    assert call.is_valid
+    found = exact.loads(call.arguments)
+    if number in ("NaN", "-Infinity"):
+        assert found["ratio"] in (None, number)
+    else:
+        assert exact.dumps(found) == as_json(given).replace("111111", number)
 
 
 def test_elements_inside_elements_are_objects_and_lists() -> None:

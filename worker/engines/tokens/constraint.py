@@ -27,6 +27,7 @@ import llguidance.numpy
 import numpy as np
 from numpy.typing import NDArray
 
+from shared import exact
 from shared.errors import InvalidRequestError
 from shared.messages import Message, Part, TextPart, ToolReferencePart, ToolResultPart
 from shared.request import GenerateRequest, ToolDefinition
@@ -391,7 +392,7 @@ class ConstraintCompiler:
 
     def _enforceable(self, schema: dict[str, Any]) -> tuple[dict[str, Any], tuple[Unenforced, ...]]:
         """The schema without what llguidance does not take, and what that is."""
-        key = json.dumps(schema)
+        key = exact.dumps(schema)
         with self._lock:
             known = self._fitted.get(key)
         if known is None:
@@ -411,7 +412,7 @@ class ConstraintCompiler:
     def _complaint(self, schema: dict[str, Any]) -> str:
         if self._spells_control(literals(schema)):
             return "a literal spells a control token"
-        return _first_line(llguidance.LLMatcher(self._tokenizer, f"start: %json {json.dumps(schema)}").get_error())
+        return _first_line(llguidance.LLMatcher(self._tokenizer, f"start: %json {exact.dumps(schema)}").get_error())
 
     def _error(self, grammar: Grammar) -> str:
         """What llguidance has against it, in one line."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared import exact
 from shared.request import ToolDefinition
 from worker.formats.grammars.base import UnwritableError
 from worker.formats.grammars.declared import declared, warn_inside
@@ -43,7 +43,7 @@ class BraceForm:
 
     def _value(self, rules: Rules, schema: Any, root: Schema) -> str:
         """The name of a rule for a value; empty when none can be written. A schema may contain itself."""
-        key = f"{self.quote}:{json.dumps(schema, sort_keys=True)}"
+        key = f"{self.quote}:{exact.dumps(schema, sort_keys=True)}"
         name, is_new = rules.reserve(key)
         if is_new:
             options = [rule for branch in branches(schema, root) if (rule := self._branch(rules, branch, root))]
@@ -77,7 +77,7 @@ class BraceForm:
         if isinstance(item, str):
             banned = any(text in item for text in (self.quote, *self.without))
             return "" if banned else f"{self.quote}{item}{self.quote}"
-        return "" if isinstance(item, list | dict) else json.dumps(item)
+        return "" if isinstance(item, list | dict) else exact.dumps(item)
 
     def _array(self, rules: Rules, branch: Schema, root: Schema) -> str:
         warn_inside(rules, branch)

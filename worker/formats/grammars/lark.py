@@ -13,6 +13,7 @@ from typing import Any
 
 import llguidance
 
+from shared import exact
 from worker.formats.unenforced import Unenforced, joined, warnings_of
 
 # At most one space, or a line break with indentation: a weak model may otherwise never come to an end.
@@ -99,7 +100,7 @@ class Rules:
 
     def json(self, schema: dict[str, Any], **options: str) -> str:
         """JSON that fits the schema; `options` are llguidance's own (`x-guidance`)."""
-        return self.rule(f"%json {json.dumps({**schema, 'x-guidance': {**_JSON_OPTIONS, **options}})}")
+        return self.rule(f"%json {exact.dumps({**schema, 'x-guidance': {**_JSON_OPTIONS, **options}})}")
 
     def literal(self, text: str) -> str:
         """Exactly this text. What is a token of its own in the vocabulary is named by id: as text, llguidance would

@@ -6,12 +6,12 @@ Readers take the text for JSON of the types that the parameter's schema allows, 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from shared import exact
 from worker.formats.enforceable import rooted
 from worker.formats.grammars.guarded import exact_bounds, guarded
 from worker.formats.grammars.lark import ANY_TEXT, Rules
@@ -116,7 +116,7 @@ def _literals(values: Iterable[Any], reading: Reading, markup: Markup) -> list[s
         if isinstance(item, str):
             out += [item] if _is_plain(item, reading, markup) else []
         elif _kind(type_of(item)) in reading.kinds:
-            text = json.dumps(item, ensure_ascii=False)
+            text = exact.dumps(item, ensure_ascii=False)
             out += [text] if not any(marker in text for marker in (markup.end, *markup.without)) else []
     return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from shared import exact
 from worker.formats.readers.json_text import JsonText
 from worker.formats.readers.region import Region, whole_text
 
@@ -279,8 +280,8 @@ def unwrap(text: str) -> tuple[str, bool]:
     """Arguments that were read as one JSON value: an object as it is, the object inside a string, nothing as {}.
     Second: whether the result is a JSON object."""
     try:
-        value = json.loads(text)
-    except ValueError:  # a number of more digits than Python reads
+        value = exact.loads(text)
+    except (ValueError, RecursionError):
         return text, False
     if isinstance(value, dict):
         return text, True

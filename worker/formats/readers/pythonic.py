@@ -7,6 +7,7 @@ import re
 import warnings
 from typing import Any
 
+from shared import exact
 from worker.formats.readers.region import Region, dumps
 
 _NAME = re.compile(r"([A-Za-z_][\w.]*)\s*\(")
@@ -18,10 +19,34 @@ _INSIDE = {'"': re.compile(r'[^\\"]+'), "'": re.compile(r"[^\\']+")}
 _CLOSERS = {")": "(", "]": "[", "}": "{"}
 
 
-class _JsonNames(ast.NodeTransformer):
-    """Templates write nested values as JSON, so true, false and null stand beside Python's own names."""
+# What no JSON can say.
+_NO_NUMBERS = ("NaN", "Infinity", "nan", "inf")
 
-    _VALUES = {"true": True, "false": False, "null": None}  # noqa: RUF012 (a constant of a node visitor)
+
+class _JsonNames(ast.NodeTransformer):
+    """Templates write nested values as JSON, so true, false and null stand beside Python's own names. Numbers stay as
+    they are written in `source`."""
+
+    _VALUES = {"true": True, "false": False, "null": None} | dict.fromkeys(_NO_NUMBERS)
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        return self._number(node) if type(node.value) is float else node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        operand = node.operand
+        if isinstance(operand, ast.Name) and operand.id in _NO_NUMBERS:
+            return ast.Constant(None)
+        is_float = isinstance(operand, ast.Constant) and type(operand.value) is float
+        return self._number(node) if is_float and isinstance(node.op, ast.USub) else node
+
+    def _number(self, node: ast.expr) -> ast.expr:
+        try:
+            return ast.Constant(exact.loads(ast.get_source_segment(self._source, node) or ""))
+        except ValueError:  # as only Python writes it (`.5`)
+            return node
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(self._VALUES[node.id]) if node.id in self._VALUES else node
@@ -30,7 +55,7 @@ class _JsonNames(ast.NodeTransformer):
 def literal(text: str) -> Any:
     """The value of a Python or JSON literal. Raises what `ast.literal_eval` raises for anything else."""
     try:
-        return _evaluate(text)
+        return _evaluate(text.strip())
     except SyntaxError:
         # A line break inside a one-line string has one reading.
         return _evaluate(text.strip().replace("\n", "\\n"))
@@ -39,8 +64,8 @@ def literal(text: str) -> Any:
 def _evaluate(text: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an unknown escape in a string is no concern of ours
-        expression = ast.parse(text.strip(), mode="eval").body
-    return ast.literal_eval(_JsonNames().visit(expression))
+        expression = ast.parse(text, mode="eval").body
+    return ast.literal_eval(_JsonNames(text).visit(expression))
 
 
 # What Python raises on text that is no literal, and what falls out of its parser on whatever a model may write.
@@ -58,6 +83,10 @@ _UNREADABLE = (
 
 def _written(text: str) -> str:
     """The JSON of an argument; what is no literal is passed on as a string."""
+    try:
+        return dumps(exact.loads(text))
+    except _UNREADABLE:
+        pass
     try:
         return dumps(literal(text))
     except _UNREADABLE:

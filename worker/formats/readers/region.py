@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
+from shared import exact
 from worker.formats.readers.reader import CallBegun, CallDelta, CallEnded, CallEvent, CallText
 
 
 def dumps(value: Any) -> str:
     """JSON for a client. Raises `ValueError` or `TypeError` for what JSON cannot say (NaN, sets, …)."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = exact.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, written as an escape
-        return json.dumps(value, allow_nan=False)
+        return exact.dumps(value, allow_nan=False)
     return text
 
 

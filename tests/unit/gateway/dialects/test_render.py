@@ -294,6 +294,7 @@ def test_filling_the_cache_answers_nothing(events: list[Event]) -> None:
         '{"n": -9223372036854775809, "text": "1e40"}',
         '{"x": 0.1234567890123456789}',
         '{"path": "a b", "deep": {"n": [18446744073709551616]}}',
+        '{"n": 1e400, "m": [-1e400, 1.50, -0]}',
     ],
 )
 def test_a_whole_anthropic_message_keeps_every_digit_of_a_calls_numbers(arguments: str) -> None:
