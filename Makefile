@@ -22,11 +22,12 @@ STATE ?=
 CONFIG ?=
 AGAINST ?=
 
-.PHONY: help up install check format test test-all bench bench-placement newest clean
+.PHONY: help up install check format test test-all test-faults bench bench-placement newest clean
 
 help:
 	@echo "make up [MODEL=path-or-id] [PORT=8080] [STATE=dir]   start everything; point clients at the printed URL"
 	@echo "make test        checks and tests        make test-all    the slow ones too"
+	@echo "make test-faults what becomes of answers when workers, gateways, Macs, Redis and networks fail"
 	@echo "make check       format, lint, types, import contract"
 	@echo "make bench       tables of speed         make install     set up .venv for development"
 	@echo "make newest      the newest mlx and mlx-lm against what we rely on, in an environment of its own"
@@ -50,11 +51,15 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 
 test: check
-	$(BIN)/pytest -n $(JOBS) -m "not slow"
+	$(BIN)/pytest -n $(JOBS) -m "not slow and not faults"
 
 test-all: test
 	$(BIN)/pytest -n $(JOBS) -m slow
 	$(BIN)/pytest -n $(JOBS) -m thorough --hypothesis-profile=thorough
+	$(MAKE) test-faults
+
+test-faults: $(DEV)
+	$(BIN)/pytest -m faults tests/faults
 
 bench: $(DEV)
 	$(BIN)/python -m tests.bench $(if $(AGAINST),against "$(AGAINST)")

@@ -21,6 +21,7 @@ from gateway.dispatch.limits import Limits
 from gateway.dispatch.outlook import Outlook
 from gateway.dispatch.space import Space
 from gateway.dispatch.streams import FrameHub
+from gateway.dispatch.watchdog import Patience
 from gateway.intake.intake import Intake
 from gateway.intake.reader import BodyReader
 from gateway.intake.tags import Tagger
@@ -96,6 +97,7 @@ def build_parts(settings: Settings) -> Parts:
         space=space,
         limits=limits,
         observer=metrics,
+        patience_s=Patience.of(settings.execution_ttl_s).broker_away_s,
     )
     metrics.registry.register(
         WaitingCollector(fleet, limits.deadlines(), lambda: [_waiter(each) for each in dispatcher.waiting()])

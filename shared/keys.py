@@ -13,7 +13,7 @@ from dataclasses import dataclass
 DEFAULT_DEPLOYMENT = "mlxgw"
 JOB_FUNCTION = "worker.jobs.run"  # the one function a worker runs
 
-LEASE_TTL_S = 5
+LEASE_TTL_S = 3
 LEASE_EVERY_S = 1.0
 HOST_TTL_S = 5
 GATEWAY_TTL_S = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from shared.cost import PrefillCost
@@ -205,6 +205,15 @@ class Fleet:
             for fault in faults:
                 told[fault] = (*told.get(fault, ()), name)
         return told
+
+    def with_missing(self, before: Fleet) -> Fleet:
+        """With the workers and hosts that were there before and are not here."""
+        workers, hosts = {w.worker for w in self.workers}, {h.host for h in self.hosts}
+        return replace(
+            self,
+            workers=(*self.workers, *(w for w in before.workers if w.worker not in workers)),
+            hosts=(*self.hosts, *(h for h in before.hosts if h.host not in hosts)),
+        )
 
     def ready_workers(self, model: str) -> tuple[WorkerLease, ...]:
         return tuple(w for w in self.workers if w.model == model and w.state == "ready")

@@ -25,6 +25,7 @@ class Attempt:
         "epoch",
         "fault",
         "heard_s",
+        "held_s",
         "is_over",
         "is_running",
         "is_started",
@@ -45,6 +46,7 @@ class Attempt:
         self.worker = ""
         self.epoch = ""
         self.heard_s = self.put_s = time.monotonic()
+        self.held_s = 0.0  # since when RQ is known to name who has it; 0 while nobody asked
         self.next_seq = 0
         self.is_running = False  # its prefill has begun
         self.is_started = False

@@ -22,6 +22,7 @@ from shared.wire import FrameEntry
 from shared.work import ENDS, KINDS, Generate, Kind, Work
 
 _LAST = (*ENDS, Failed, Returned)
+_AT_ONCE_S = 3.0  # what is no wait, beside what it takes to be sure that a worker is lost
 _GO_ON_S = 60.0  # within which another worker must have gone on with a begun answer
 
 
@@ -209,6 +210,17 @@ class Dispatch:
         request has ended."""
         if not self.has_ended and not self._moves(fault):
             self.fail(fault)
+
+    def suspect(self, fault: GatewayError) -> None:
+        """Its worker may be lost: another takes over, if one can begin at once. Else it is waited for."""
+        place = self._ways.other_place(self) if self._ways is not None and not self.has_ended else None
+        if place is not None and place.wait_s is not None and place.wait_s <= _AT_ONCE_S:
+            self._moves(fault)
+
+    def take_back(self, fault: GatewayError) -> None:
+        """Nobody has it, and nobody had: it is sent again, which is no try."""
+        self.attempt.returned = "leaving"
+        self.lose(fault)
 
     def fail(self, error: GatewayError) -> None:
         """End the request from this side. Ignored once it has ended."""

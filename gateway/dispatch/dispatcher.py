@@ -8,9 +8,9 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.coalescing import Attachables, may_share
@@ -20,6 +20,7 @@ from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import ChangedError, JobQueue, Placement, WorkerGoneError
 from gateway.dispatch.limits import Limits
 from gateway.dispatch.lookups import conversation_of, text_bytes_of
+from gateway.dispatch.outage import outlast
 from gateway.dispatch.outcome import Outcome, outcome_at
 from gateway.dispatch.outlook import Look, Outlook
 from gateway.dispatch.place import place
@@ -40,6 +41,7 @@ from shared.work import KINDS, Count, Envelope, Generate, Work
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 _RECONNECTION_S = 1.0
 _SETTLED_S = 1.0
 _ASK_EVERY_S = 1.0
@@ -83,7 +85,9 @@ class Dispatcher:
         space: Space,
         limits: Limits,
         observer: Observer,
+        patience_s: float = 0.0,
     ) -> None:
+        """`patience_s` is for how long a request waits while Redis is away."""
         self._names = names
         self._hub = hub
         self._fleet = fleet
@@ -95,6 +99,7 @@ class Dispatcher:
         self.last_model = ""  # the one that answered last
         self._limits = limits
         self._observer = observer
+        self._patience_s = patience_s
         self._attachables = Attachables()
         self._sending: set[asyncio.Task[None]] = set()
         self._asked_s: dict[str, float] = {}  # by model: when hosts were asked for it
@@ -117,17 +122,22 @@ class Dispatcher:
         return await self._admit(Count(request=request))
 
     async def _admit(self, work: Work) -> Dispatch:
-        self._check_broker()
-        await self._fleet.fresh()
-        request = work.request
-        decided = self._decide(work, look=await self._outlook.look(request))
-        if isinstance(decided, Refused):
-            decided = await self._decide_again(work)
+        decided = await self._outlast(lambda: self._decided(work))
         if isinstance(decided, Refused):
             self._observer.rejection(decided.error)
             raise decided.error
-        deadline_s = time.time() + self._limits.deadline_s(KINDS[type(work)], request.priority)
+        deadline_s = time.time() + self._limits.deadline_s(KINDS[type(work)], work.request.priority)
         return Dispatch(work, place=decided, deadline_s=deadline_s, ways=self)
+
+    async def _outlast(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        return await outlast(ask, patience_s=self._patience_s, away_s=self._away_s)
+
+    async def _decided(self, work: Work) -> Placed | Refused:
+        """On what is true at this moment. Raises `BrokerUnavailableError`."""
+        self._check_broker()
+        await self._fleet.fresh()
+        decided = self._decide(work, look=await self._outlook.look(work.request))
+        return await self._decide_again(work) if isinstance(decided, Refused) else decided
 
     async def _decide_again(self, work: Work) -> Placed | Refused:
         """On what is true now: who has left no longer waits. What workers have computed or dropped shows in their next
@@ -147,8 +157,13 @@ class Dispatcher:
         reading = self.reading(work, fleet)
         if reading.refusal is not None:
             return reading.refusal
-        facts = self._facts(work, avoid | reading.unable, look)
-        return place(fleet, self.pending(work.request.model, look), facts)
+        avoid |= reading.unable
+        # Who should have been heard gets nothing more while there is another.
+        for avoided in dict.fromkeys((avoid | self._hub.silent, avoid)):
+            found = place(fleet, self.pending(work.request.model, look), self._facts(work, avoided, look))
+            if isinstance(found, Placed) and found.worker:
+                break
+        return found
 
     def _facts(self, work: Work, avoid: frozenset[str], look: Look | None) -> Facts:
         request, kind = work.request, KINDS[type(work)]
@@ -180,8 +195,11 @@ class Dispatcher:
     def _check_broker(self) -> None:
         """Raises `BrokerUnavailableError` when an answer could not come back. A connection that is just being made
         anew is no reason: what is missed meanwhile is repaired."""
-        if max(self._fleet.away_s, self._hub.away_s) > _RECONNECTION_S:
+        if self._away_s() > _RECONNECTION_S:
             raise away_error("Redis cannot be reached")
+
+    def _away_s(self) -> float:
+        return max(self._fleet.away_s, self._hub.away_s)
 
     # --- while it is under way -----------------------------------------------------------------------------------
 
@@ -222,14 +240,15 @@ class Dispatcher:
             while True:
                 attempt, found = dispatch.attempt, dispatch.attempt.place
                 try:
-                    await self._put(dispatch, found if changes < _MOST_CHANGES else replace(found, seen=-1))
+                    to = found if changes < _MOST_CHANGES else replace(found, seen=-1)
+                    await self._outlast(lambda: self._put(dispatch, to))  # noqa: B023 - it is over with the call
                     attempt.put_s = time.monotonic()
                     return
                 except ChangedError:
                     changes += 1
                 except WorkerGoneError:
                     gone.add(found.worker)
-                attempt.place = await self._anywhere(dispatch, gone)
+                attempt.place = await self._outlast(lambda: self._anywhere(dispatch, gone))
 
     async def _put(self, dispatch: Dispatch, to: Placed) -> None:
         """Raises `ChangedError`, without sending anything where this gateway itself has put something there since, and

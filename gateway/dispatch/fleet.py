@@ -24,7 +24,7 @@ from shared import wire
 from shared.clock import RedisClock
 from shared.errors import BrokerUnavailableError
 from shared.healing import heal_async, is_wrong_type
-from shared.keys import GATEWAY_TTL_S, Names, host_of, word
+from shared.keys import GATEWAY_TTL_S, LEASE_TTL_S, Names, host_of, word
 from shared.places import NONE, Counts
 from shared.registry import Fleet, GatewayRecord, HostRecord, Stranger, WorkerLease
 from shared.request import PRIORITIES
@@ -86,6 +86,7 @@ class FleetWatcher(Presence):
         self._read_s = self._changed_s = self._present_s = -math.inf  # when it was read, changed, and this gateway told
         self._wake = asyncio.Event()
         self._is_quiet = False
+        self._before = Fleet()  # as it was when Redis went away
         self.snapshot = Fleet()
         self.unplaced: Mapping[str, Counts] = {}
         self.unplaced_beside: Mapping[str, Mapping[str, int]] = {}
@@ -144,6 +145,7 @@ class FleetWatcher(Presence):
 
     def _note_away(self, error: BaseException) -> None:
         if self._went():
+            self._before = self.snapshot
             logger.warning("Redis cannot be reached: %s", reason_of(error))
 
     async def _read(self) -> None:
@@ -172,7 +174,8 @@ class FleetWatcher(Presence):
         self._note_read(fleet)
         if self.on_hosts is not None:
             await self.on_hosts({host for host in (*self._hosts, *map(host_of, self._workers)) if host == word(host)})
-        self.snapshot = fleet
+        # A Redis that comes back empty knows nobody: who was there gets the time in which they show themselves.
+        self.snapshot = fleet.with_missing(self._before) if self.connected_s < LEASE_TTL_S else fleet
         self._note_unplaced(models, depths)
         await self._forget_the_dead(
             [

@@ -53,6 +53,7 @@ RQ_INTERNALS = (
 
 _NO_TIMEOUT = -1  # how long an answer may take is the client's business; how long it waits, the deadline's
 _CHANGED = -2
+_UNDER_WAY = (JobStatus.QUEUED.value, JobStatus.STARTED.value)
 _SOON_S = 5.0  # beyond its prefill, that what was placed counts as soon known
 _QUICKLY_SIGNED_BYTES = 1024 * 1024
 _CANCEL_RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
@@ -170,10 +171,12 @@ class JobQueue:
     async def _queue_for_any(
         self, envelope: Envelope, place: Placed, written: Written, fields: dict[Any, Any], ttl_s: int
     ) -> None:
-        """On the model's list, from where it is moved once a worker holds the model."""
+        """On the model's list, from where it is moved once a worker holds the model. What is there already stays."""
         job = envelope.job_id
         list_key = queue_key(self._queue(envelope, place))
         await heal_async(self._redis, {Queue.redis_queues_keys: "set", list_key: "list", Job.key_for(job): "hash"})
+        if _text(await self._redis.hget(Job.key_for(job), "status")) in _UNDER_WAY:
+            return
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(self._body(envelope, place), written.body, ex=ttl_s)
             pipe.hset(Job.key_for(job), mapping=fields)

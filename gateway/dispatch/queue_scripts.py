@@ -72,10 +72,13 @@ return counter
 # version that was seen (-1: any), note, score, whether the conversation is new to all, seconds that tags last,
 # explanation, how many tags, those, the worker where it is to be the conversation's home, whether the user's is to be
 # written, too, then the job's fields. Gives the counter; -1 when the worker is gone, -2 when something was put there
-# since it was looked at, and nothing is written.
+# since it was looked at, and nothing is written. A job that is there already stays as it is: whoever did not hear that
+# it was placed may place it again.
 PLACE = (
     _HEAL
     + """
+local status = redis.call('HGET', KEYS[6], 'status')
+if status == 'queued' or status == 'started' then return tonumber(redis.call('HGET', KEYS[4], 'v') or 0) end
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
 local seen = tonumber(ARGV[4])
 if seen >= 0 and tonumber(redis.call('HGET', KEYS[4], 'v') or 0) ~= seen then return -2 end

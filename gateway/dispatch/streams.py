@@ -84,6 +84,7 @@ class FrameHub(Presence):
         self._sources: dict[str, _Source] = {}
         self._undelivered: deque[tuple[_Source, FrameEntry]] = deque()
         self._listening: asyncio.Task[None] | None = None
+        self.silent: frozenset[str] = frozenset()  # workers that should have been heard, as the watchdog finds
 
     @property
     def dispatches(self) -> Mapping[str, Dispatch]:
@@ -257,6 +258,19 @@ class FrameHub(Presence):
     def workers(self) -> tuple[str, ...]:
         """The workers that were ever heard and not forgotten."""
         return tuple(self._sources)
+
+    async def read_to_end(self, worker: str, timeout_s: float) -> bool:
+        """Pass on what the worker has logged and nobody here has heard; whether there was anything."""
+        source = self._sources.get(worker)
+        if source is None:
+            return False
+        before = source.last_seq
+        self._start_repair(source)
+        if source.repair is not None:
+            await asyncio.wait({source.repair}, timeout=timeout_s)
+        while self._undelivered:  # noqa: ASYNC110 - a few turns of the loop, in which they are delivered
+            await asyncio.sleep(0)
+        return source.last_seq > before
 
     def _start_repair(self, source: _Source) -> None:
         if source.repair is None:

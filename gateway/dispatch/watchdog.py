@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.fleet import FleetWatcher
@@ -29,24 +29,27 @@ from shared.registry import Fleet, ModelRecord
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 0.5
+TICK_S = 0.25
 _LOOK_S = 1.0
 _FORGET_S = 120.0
 _NO_MEMORY_RETRY_S = 30
-_LEAST_SILENCE_S = 1.5  # a beat a second, and one that is late
+_LEAST_SILENCE_S = 1.5  # two beats a second, and two that are late
+_READ_S = 1.0  # for what a lost worker has logged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
     """For how long what may be wrong is waited out.
 
-    `silence_s`: without a word of a request's worker before anybody asks whether it lives; three beats.
-    `broker_away_s`: without Redis. `unserved_s`: without anybody who offers the model, or while its host has no memory
-    for it.
+    `suspicion_s`: without a word of a request's worker before another takes over that can begin at once; three beats.
+    `silence_s`: before it is given up whether another can or not, if it has no lease either.
+    `broker_away_s`: without Redis, which starts again within ten seconds however often it died. `unserved_s`: without
+    anybody who offers the model, or while its host has no memory for it.
     """
 
+    suspicion_s: float = 1.5
     silence_s: float = 3.0
-    broker_away_s: float = 5.0
+    broker_away_s: float = 12.0
     unserved_s: float = 15.0
 
     @classmethod
@@ -55,7 +58,7 @@ class Patience:
         most = cls()
         return cls(
             silence_s=max(_LEAST_SILENCE_S, min(most.silence_s, execution_ttl_s / 2)),
-            broker_away_s=min(most.broker_away_s, execution_ttl_s),
+            broker_away_s=min(most.broker_away_s, 2 * execution_ttl_s),
         )
 
 
@@ -65,7 +68,7 @@ class Facts:
 
     `remaining_s`: until its work must have begun; infinite once it has. `silent_s`: since its own last event.
     `unheard_s`: since its worker last said anything. `unserved_s`: for how long nobody has offered its model.
-    `job` is RQ's record, None when it was not looked up.
+    `job` is RQ's record, None when it was not looked up. `holder` is the worker that has it, as far as is known.
     """
 
     model: str
@@ -77,12 +80,30 @@ class Facts:
     epoch: str = ""
     job: JobState | None = None
 
+    @property
+    def holder(self) -> str:
+        return self.worker or (self.job.worker if self.job is not None else "")
+
+
+def suspicion(facts: Facts, fleet: Fleet, patience: Patience) -> GatewayError | None:
+    """Why its worker may be lost, so that another should take over if it can at once: it is not heard, or it says
+    itself that its engine hangs."""
+    worker = facts.holder
+    if not worker:
+        return None
+    if facts.unheard_s >= patience.suspicion_s:
+        text = f"worker {worker} has not been heard for {facts.unheard_s:.1f} s"
+        return WorkerLostError(text, worker=worker)
+    if any(each.worker == worker and each.state == "stalled" for each in fleet.workers):
+        return WorkerLostError(f"the engine of worker {worker} makes no progress", worker=worker)
+    return None
+
 
 def verdict(facts: Facts, fleet: Fleet, patience: Patience) -> GatewayError | None:
     """Why this request will never be answered; None while there is hope."""
     if facts.remaining_s <= 0:
         return DeadlineExceededError("no worker had time for the request before its deadline")
-    worker = facts.worker or (facts.job.worker if facts.job is not None else "")
+    worker = facts.holder
     if worker and facts.unheard_s >= patience.silence_s and not _is_alive(worker, facts.epoch, fleet):
         return _lost(worker)
     if facts.job is not None and facts.job.status == "failed" and worker and not _is_alive(worker, facts.epoch, fleet):
@@ -133,8 +154,16 @@ def _no_memory(refused: ModelRecord) -> NoMemoryError:
     )
 
 
+@dataclass(slots=True)
+class _Look:
+    """One look at all requests. `has_news`: by worker, whether it had logged more than was heard."""
+
+    suspects: set[str] = field(default_factory=set)
+    has_news: dict[str, bool] = field(default_factory=dict)
+
+
 class Watchdog:
-    """Looks at every waiting request twice a second."""
+    """Looks at every waiting request several times a second."""
 
     def __init__(self, hub: FrameHub, fleet: FleetWatcher, jobs: JobQueue, patience: Patience) -> None:
         self._hub = hub
@@ -167,23 +196,69 @@ class Watchdog:
             jobs = [job_id(dispatch.request_id, dispatch.attempt.number) for dispatch in silent]
             states = await self._jobs.states(jobs) if jobs else []
         known = dict(zip(jobs, states, strict=True))
+        look = _Look()
         for dispatch in dispatches:
-            self._judge(dispatch, known.get(job_id(dispatch.request_id, dispatch.attempt.number)))
+            await self._judge(dispatch, known.get(job_id(dispatch.request_id, dispatch.attempt.number)), look)
+        self._hub.silent = frozenset(look.suspects)
 
     def _is_silent(self, dispatch: Dispatch) -> bool:
         """Whether it is time to ask RQ."""
         attempt = dispatch.attempt
-        if time.monotonic() - attempt.heard_s >= self._patience.silence_s:
+        if time.monotonic() - attempt.heard_s >= self._patience.suspicion_s:
             return True
         return bool(attempt.worker) and not _is_alive(attempt.worker, attempt.epoch, self._fleet.snapshot)
 
-    def _judge(self, dispatch: Dispatch, job: JobState | None) -> None:
+    async def _judge(self, dispatch: Dispatch, job: JobState | None, look: _Look) -> None:
+        attempt = dispatch.attempt
+        facts = self._facts(dispatch, job)
+        error = verdict(facts, self._fleet.snapshot, self._patience)
+        doubt = suspicion(facts, self._fleet.snapshot, self._patience) if error is None else None
+        if doubt is not None:
+            look.suspects.add(facts.holder)
+        if error is None and doubt is None:
+            return
+        if facts.worker and await self._has_said_more(facts, look):
+            return  # looked at again with the next tick
+        if dispatch.has_ended or dispatch.attempt is not attempt:
+            return
+        if error is not None:
+            logger.warning("attempt %d of request %s fails: %s", attempt.number, dispatch.request_id, error)
+            self._end(dispatch, error, is_lost_in_queue=not facts.holder)
+        elif doubt is not None:
+            dispatch.suspect(doubt)
+            silence_s = self._patience.silence_s
+            if attempt.worker and silence_s <= facts.unheard_s < silence_s + 2 * TICK_S:
+                # Alive, at work and never heard: the subscription is deaf. A new one repairs from the log.
+                logger.warning("worker %s is alive but was not heard for %.1f s", attempt.worker, facts.unheard_s)
+                self._hub.reconnect()
+
+    async def _has_said_more(self, facts: Facts, look: _Look) -> bool:
+        """Whether its log held what nobody here has heard, which is passed on. Then it is we who hear badly."""
+        worker = facts.worker
+        if worker not in look.has_news:
+            look.has_news[worker] = await self._hub.read_to_end(worker, _READ_S)
+            if look.has_news[worker] and _is_alive(worker, facts.epoch, self._fleet.snapshot):
+                self._hub.reconnect()
+        return look.has_news[worker]
+
+    def _end(self, dispatch: Dispatch, error: GatewayError, *, is_lost_in_queue: bool) -> None:
+        """What Redis has forgotten before anybody took it is sent again."""
+        if is_lost_in_queue and isinstance(error, BrokerUnavailableError):
+            dispatch.take_back(error)
+        else:
+            dispatch.lose(error)
+
+    def _facts(self, dispatch: Dispatch, job: JobState | None) -> Facts:
         now_s, attempt = time.monotonic(), dispatch.attempt
         # A silence that Redis's own absence explains does not count.
         steady_s = min(self._fleet.connected_s, self._hub.connected_s)
         heard_s = now_s - attempt.heard_s
-        unheard_s = min(steady_s, heard_s, self._hub.unheard_s(attempt.worker))
-        facts = Facts(
+        if job is not None and job.worker and not attempt.held_s:
+            attempt.held_s = now_s
+        held_s = heard_s if attempt.worker or not attempt.held_s else now_s - attempt.held_s
+        holder = attempt.worker or (job.worker if job is not None else "")
+        unheard_s = min(steady_s, held_s, self._hub.unheard_s(holder))
+        return Facts(
             model=dispatch.model,
             remaining_s=_remaining_s(dispatch),
             silent_s=min(steady_s, heard_s),
@@ -193,15 +268,6 @@ class Watchdog:
             epoch=attempt.epoch,
             job=job,
         )
-        error = verdict(facts, self._fleet.snapshot, self._patience)
-        silence_s = self._patience.silence_s
-        if error is not None:
-            logger.warning("attempt %d of request %s fails: %s", attempt.number, dispatch.request_id, error)
-            dispatch.lose(error)
-        elif attempt.worker and silence_s <= unheard_s < silence_s + 2 * TICK_S:
-            # Alive, at work and never heard: the subscription is deaf. A new one repairs from the log.
-            logger.warning("worker %s is alive but was not heard for %.1f s", attempt.worker, unheard_s)
-            self._hub.reconnect()
 
     def _check_deadlines(self, dispatches: list[Dispatch]) -> None:
         for dispatch in dispatches:

@@ -31,12 +31,19 @@ def cue(name: str) -> str:
 
 
 def build_scripted(
-    out: Path, texts: Mapping[str, str], template: str, *, control: Sequence[str] = (), end: str = END
+    out: Path,
+    texts: Mapping[str, str],
+    template: str,
+    *,
+    control: Sequence[str] = (),
+    end: str = END,
+    layers: int = 1,
 ) -> Path:
     """Write the checkpoint to the folder `out` and return `out`.
 
     `control` are the vocabulary's control tokens besides the usual ones. Where a text spells one that no text has
     spelled before, the token itself is said (as harmony's are, which are known by their ids). `end` ends every answer.
+    `layers` add nothing but the time that they take.
     """
     cues = {name: cue(name) for name in texts if name}
     added = [token for token in (*control, *cues.values()) if token not in SPECIAL]
@@ -51,8 +58,8 @@ def build_scripted(
         following |= dict(itertools.pairwise(tokens))
     following |= {vocabulary[cues[name]]: begins[name] for name in cues}
     _mark_special(specification, added)
-    config = _config(len(vocabulary))
-    weights = _weights(len(vocabulary), following, begins.get("", vocabulary[end]))
+    config = _config(len(vocabulary), layers)
+    weights = _weights(len(vocabulary), following, begins.get("", vocabulary[end]), layers)
     write_checkpoint(out, config, weights, json.dumps(specification))
     (out / "chat_template.jinja").write_text(template, encoding="utf8")
     _name_end(out, end, vocabulary[end])
@@ -121,11 +128,11 @@ def _mark_special(specification: dict[str, Any], added: Sequence[str]) -> None:
         entry["special"] = entry["special"] or entry["content"] in added
 
 
-def _config(vocabulary: int) -> dict[str, Any]:
+def _config(vocabulary: int, layers: int) -> dict[str, Any]:
     return {
         "model_type": "llama",
         "hidden_size": _WIDTH,
-        "num_hidden_layers": 1,
+        "num_hidden_layers": layers,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": 16,
@@ -138,18 +145,27 @@ def _config(vocabulary: int) -> dict[str, Any]:
     }
 
 
-def _weights(vocabulary: int, following: Mapping[int, int], otherwise: int) -> dict[str, Any]:
+def _weights(vocabulary: int, following: Mapping[int, int], otherwise: int, layers: int) -> dict[str, Any]:
     """`following` says which token comes after which, `otherwise` which after all others."""
     import mlx.core as mx
 
     codes = mx.random.normal((vocabulary, _WIDTH), key=mx.random.key(0))
     codes = codes / mx.linalg.norm(codes, axis=1, keepdims=True)
     order = mx.array([following.get(token, otherwise) for token in range(vocabulary)])
-    layer = "model.layers.0"
-    return {
+    weights = {
         "model.embed_tokens.weight": codes[order],
         "lm_head.weight": codes * _CERTAINTY,
         "model.norm.weight": mx.ones((_WIDTH,)),
+    }
+    for number in range(layers):
+        weights |= _layer(f"model.layers.{number}")
+    return weights
+
+
+def _layer(layer: str) -> dict[str, Any]:
+    import mlx.core as mx
+
+    return {
         f"{layer}.input_layernorm.weight": mx.ones((_WIDTH,)),
         f"{layer}.post_attention_layernorm.weight": mx.ones((_WIDTH,)),
         f"{layer}.self_attn.q_proj.weight": mx.zeros((32, _WIDTH)),

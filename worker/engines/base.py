@@ -81,8 +81,9 @@ class EngineStats:
     """Sampled for the lease, the metrics and before work is taken. Rates in tokens per second; `waiting_s` is the
     predicted time of the prefills to come, by class (`PRIORITIES`), empty while unknown; `prefill_cost` is what it is
     predicted with. `stalled_s` is for how long the engine has worked without a sign of life; None when it keeps no
-    clock, so that the silence of its outbox is what counts. `residents` are the prefixes that need not be computed,
-    another value whenever they change; those on disk come back at `restore_tokens_per_s` (0: not known)."""
+    clock, so that the silence of its outbox is what counts; `longest_step_s` is how long that was at the most lately, 0
+    before the first step. `residents` are the prefixes that need not be computed, another value whenever they change;
+    those on disk come back at `restore_tokens_per_s` (0: not known)."""
 
     running: int = 0
     waiting: int = 0
@@ -93,6 +94,7 @@ class EngineStats:
     waiting_s: tuple[float, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     stalled_s: float | None = None
+    longest_step_s: float = 0.0
     notes: tuple[str, ...] = ()
     prefill_cost: PrefillCost = field(default_factory=PrefillCost)
     residents: Residents = NOBODY

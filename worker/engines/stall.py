@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+_FADES = 0.999  # with each sign of life: a long step is remembered for hundreds of them
+
 
 class StallClock:
     """Runs only while the engine is at work: not while it has nothing to do, nor while it waits for a device that
@@ -13,6 +15,7 @@ class StallClock:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
+        self.longest_s = 0.0  # between two signs of life, lately
         self._counted: tuple[float, float | None] = (0.0, None)  # seconds so far, and since when it runs
 
     @property
@@ -30,4 +33,5 @@ class StallClock:
 
     def alive(self) -> None:
         """Begin anew."""
+        self.longest_s = max(self.silent_s, self.longest_s * _FADES)
         self._counted = (0.0, None if self._counted[1] is None else self._now())

@@ -164,7 +164,7 @@ class SteppedEngine:
         self._inbox.put(_Cancel(key))
 
     def stats(self) -> EngineStats:
-        return replace(self.core.stats(), stalled_s=self._clock.silent_s)
+        return replace(self.core.stats(), stalled_s=self._clock.silent_s, longest_step_s=self._clock.longest_s)
 
     def unload(self, timeout_s: float) -> bool:
         thread = self._thread

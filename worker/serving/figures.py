@@ -8,11 +8,15 @@ from shared.registry import WorkerLease
 from worker.engines.base import EngineStats
 from worker.serving.runner import Runner
 
+_LEAST_HANG_S = 2.0
+_SLOWER = 3.0
+
 
 def with_figures(lease: WorkerLease, runner: Runner, *, stall_s: float) -> WorkerLease:
-    """As of now (from any thread). An engine without progress for longer than `stall_s` makes it `stalled`."""
+    """As of now (from any thread). An engine that is silent for too long makes it `stalled`: after `stall_s` the worker
+    ends; sooner than that its requests are better off elsewhere."""
     stats, info, pace, stalled_s = runner.stats(), runner.info, runner.pace, runner.stalled_s()
-    if stalled_s > stall_s:
+    if stalled_s > hangs_after_s(stats, stall_s=stall_s):
         lease = replace(lease, state="stalled")
     if info is not None:
         lease = replace(
@@ -45,6 +49,17 @@ def with_figures(lease: WorkerLease, runner: Runner, *, stall_s: float) -> Worke
         restore_tokens_per_s=stats.restore_tokens_per_s,
         metrics={**_metrics(runner, stats), "progress_age_seconds": stalled_s},
     )
+
+
+def hangs_after_s(stats: EngineStats, *, stall_s: float) -> float:
+    """Seconds without a sign of life in its turn after which an engine is said to hang: several times what its longest
+    step took, and what a whole pass of a prefill is predicted to take, and no less than a Mac may be busy with other
+    things. `stall_s` while nothing is known of its steps."""
+    if stats.stalled_s is None or not stats.longest_step_s:
+        return stall_s
+    cost = stats.prefill_cost
+    pass_s = cost.predict_s(0, cost.pass_tokens) if cost.is_known else 0.0
+    return min(stall_s, max(_LEAST_HANG_S, _SLOWER * max(stats.longest_step_s, pass_s)))
 
 
 def _metrics(runner: Runner, stats: EngineStats) -> dict[str, float]:

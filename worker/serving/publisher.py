@@ -6,6 +6,10 @@ repairs a gap, then PUBLISH. Frames whose replies have not come are kept (bounde
 connection; a gateway drops what it has seen by the frame's seq. When the bound is passed the oldest frames are
 given up, which the gateway sees as a gap it cannot repair.
 
+A Redis that comes back empty has no log, and what it had acknowledged in its last moments may have reached nobody. So
+the frames of the last seconds are kept (`worker.serving.ring`), and after a lost connection they are logged again
+before anything else is written: a log that still has them refuses them.
+
 PUBLISH answers how many listen. Nobody for `GONE_AFTER_S` means that the gateway is gone; less may be a gateway
 that reconnects.
 """
@@ -29,11 +33,12 @@ from shared import keys
 from shared.keys import Names
 from shared.seal import HostKey, Purpose, Seal
 from shared.wire import Frame, FrameEntry, encode_frame
+from worker.serving.ring import Ring
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 1.0
-GONE_AFTER_S = 3.0
+BEAT_S = 0.5
+GONE_AFTER_S = 5.0
 LINGER_S = 10.0  # beats go on this long after the last frame, so that its loss shows
 SEND_TIMEOUT_S = 1.0  # the longest a frozen Redis can hold up the engine, once
 UNACKED_FRAMES = 4096
@@ -81,6 +86,11 @@ class _Sent:
     commands: tuple[tuple[object, ...], ...]
     size_bytes: int
 
+    @property
+    def logging(self) -> tuple[object, ...] | None:
+        """What puts it into the log; None for a beat."""
+        return next((command for command in self.commands if command[0] == "XADD"), None)
+
 
 @dataclass(slots=True)
 class _Outbox:
@@ -91,6 +101,7 @@ class _Outbox:
     written: int = 0
     size_bytes: int = 0
     owed: deque[tuple[str, _Sent]] = field(default_factory=deque)
+    ring: Ring[_Sent] = field(default_factory=Ring)
 
 
 class Publisher:
@@ -194,7 +205,7 @@ class Publisher:
         now_s = time.monotonic()
         if now_s - state.expires_set_s > _EXPIRE_EVERY_S or seq == 1:
             state.expires_set_s = now_s
-            commands.insert(-1, ("EXPIRE", key, keys.LOG_TTL_S))
+            commands.insert(-1, self._expiry(state))
         return _Sent(state, tuple(commands), len(data))
 
     def _add(self, sent: _Sent) -> None:
@@ -253,6 +264,8 @@ class Publisher:
             box.frames.popleft()
             box.written -= 1
             box.size_bytes -= sent.size_bytes
+            if sent.logging is not None:
+                box.ring.add(sent, sent.size_bytes, time.monotonic())
 
     def _note_receivers(self, gateway: _Gateway, receivers: int) -> None:
         if receivers:
@@ -321,8 +334,31 @@ class Publisher:
             return False
         with self._lock:
             self._connection = connection
+            self._log_again()
             self._write()
+            self._send([(self._expiry(state), _Sent(state, (), 0)) for state in self._gateways.values() if state.seq])
         return True
+
+    def _log_again(self) -> None:
+        """What was acknowledged lately, for a Redis that came back empty."""
+        recent = self._outbox.ring.recent(time.monotonic())
+        self._send([(sent.logging, sent) for sent in recent if sent.logging is not None])
+
+    def _send(self, commands: Sequence[tuple[tuple[object, ...], _Sent]]) -> None:
+        """Write commands that no frame waits for."""
+        connection = self._connection
+        if connection is None or not commands:
+            return
+        try:
+            packed = connection.pack_commands([command for command, _ in commands])
+            connection.send_packed_command(packed, check_health=False)
+        except _LOST as error:
+            self._lost(error)
+            return
+        self._outbox.owed.extend((str(command[0]), sent) for command, sent in commands)
+
+    def _expiry(self, state: _Gateway) -> tuple[object, ...]:
+        return ("EXPIRE", self._names.frame_log(self._worker, state.name), keys.LOG_TTL_S)
 
     def _beat(self, now_s: float) -> None:
         for gateway in self._gateways.values():
