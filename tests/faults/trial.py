@@ -16,6 +16,8 @@ from tests.support.names import NAMES
 from tests.support.processes import wait_until
 
 ANSWER_S = 60.0
+_GONE_S = 10.0
+_IN_FLIGHT_S = 0.5  # for which a fault may leave what was on its way
 _ERRORS = frozenset({"overloaded_error", "api_error", "timeout_error", "server_error", "worker_lost", "overloaded"})
 
 
@@ -48,9 +50,16 @@ def try_fault(fleet: Fleet, wave: Wave, fault: Fault, expected: dict[Case, Answe
         _judge(fault, case, each, expected[case], wave, struck_s) for case, each in zip(wave.cases, asked, strict=True)
     ]
     fleet.heal()
-    left = leftovers(fleet)
-    assert not left, f"{fault.name}, {wave.name}: {left}"
+    _check_nothing_stays(fleet, f"{fault.name}, {wave.name}")
     return found
+
+
+def _check_nothing_stays(fleet: Fleet, what: str) -> None:
+    """What ends by itself may take its time (RQ's executions of a worker that nobody buried)."""
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not leftovers(fleet), "nothing is left", deadline_s=_GONE_S, every_s=0.2)
+        return
+    raise AssertionError(f"{what}: {leftovers(fleet)}")
 
 
 def _put_in_place(fleet: Fleet, wave: Wave) -> tuple[list[Asked], Target]:
@@ -64,7 +73,7 @@ def _put_in_place(fleet: Fleet, wave: Wave) -> tuple[list[Asked], Target]:
             asked.append(ask(fleet, gateway, case, session))
             wait_until(lambda: asked[-1].request_id or not asked[-1].is_alive(), "it is placed")  # noqa: B023
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: wave.reached(fleet, asked), wave.name, deadline_s=20, every_s=0.002)  # noqa: B023
+            wait_until(lambda: wave.reached(fleet, asked), wave.name, deadline_s=6, every_s=0.002)  # noqa: B023
         is_together = len({each.worker for each in asked}) == 1 and all(each.is_alive() for each in asked)
         if aside is not None:
             aside.leave()
@@ -112,9 +121,9 @@ def differences(answer: Answer, expected: Answer) -> tuple[int, int]:
 
 
 def _next_s(deltas_s: list[float], struck_s: float) -> float | None:
-    """Until the end of the longest wait that the fault is part of."""
+    """Until the end of the longest wait between tokens that goes on when the fault comes or begins with it."""
     waits = [(later - earlier, later) for earlier, later in itertools.pairwise(deltas_s)]
-    meets = [wait for wait in waits if wait[1] > struck_s]
+    meets = [wait for wait in waits if wait[1] > struck_s and wait[1] - wait[0] < struck_s + _IN_FLIGHT_S]
     return max(meets)[1] - struck_s if meets else None
 
 

@@ -256,7 +256,7 @@ def test_two_gateways_share_the_workers_and_get_their_own_answers(gateway: Serve
             assert each.post(MESSAGES, ask(words, narrow)).json["content"][0]["text"] == words
 
 
-def test_a_redis_that_restarts_empty_ends_or_continues_every_request(apart: Apart) -> None:
+def test_a_redis_that_restarts_empty_costs_no_request_anything(apart: Apart) -> None:
     gateway = apart.gateway
     with gateway.client() as client:
         body = ask("echo:words 150", "echo", stream=True)
@@ -264,9 +264,8 @@ def test_a_redis_that_restarts_empty_ends_or_continues_every_request(apart: Apar
             first_words(source)
             wait_until(lambda: waiting_jobs(client, "echo"), "the job is queued")
             apart.server.restart()
-            assert queued.result(20).status == 529
-            ending = last_event(source)
-            assert ending["type"] == "message_stop" or ending["error"]["type"] == "overloaded_error"
+            assert last_event(source)["type"] == "message_stop"
+            assert queued.result(20).status == 200, "what waited is sent again"
     wait_until(lambda: gateway.get("/ready").status == 200, "all is well again")
     assert gateway.post(MESSAGES, ask("hello", "echo")).status == 200
 

@@ -13,7 +13,14 @@ import pytest
 from gateway.dispatch.decision import MOST_ATTEMPTS, MOST_BUSY
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.facts import Placed
-from shared.errors import GatewayError, InternalError, OverloadedError, WireError, WorkerLostError
+from shared.errors import (
+    BrokerUnavailableError,
+    GatewayError,
+    InternalError,
+    OverloadedError,
+    WireError,
+    WorkerLostError,
+)
 from shared.events import Event, Failed, Finished, Progress, ReasoningDelta, Returned, Started, Usage, assemble
 from shared.request import Resume
 from shared.wire import FrameEntry
@@ -32,11 +39,12 @@ class FewWorkers:
         self.sent: list[tuple[int, str]] = []
         self.ended: list[int] = []
         self.tried: list[frozenset[str]] = []
+        self.wait_s: float | None = None
 
     def other_place(self, dispatch: Dispatch) -> Placed | None:
         self.tried.append(dispatch.tried)
         others = [worker for worker in self.workers if worker not in dispatch.tried]
-        return Placed(lane="interactive", worker=others[0]) if others else None
+        return Placed(lane="interactive", worker=others[0], wait_s=self.wait_s) if others else None
 
     def waiting_place(self, dispatch: Dispatch) -> Placed:
         return Placed(lane="interactive")
@@ -99,6 +107,40 @@ def test_before_the_first_word_another_worker_answers_and_the_client_hears_one_a
         assert play.dispatch.has_ended
 
     run(scenario())
+
+
+def test_a_worker_that_is_only_suspected_keeps_the_request_while_no_other_can_begin_at_once() -> None:
+    async def scenario() -> None:
+        for wait_s, is_moved in ((None, False), (10.0, False), (0.5, True)):
+            play = Play("a", "b")
+            play.ways.wait_s = wait_s
+            play.say("a", STARTED, text("said"), ids=(1,))
+            play.dispatch.suspect(LOST)
+            assert bool(play.ways.sent) == is_moved
+            assert not play.dispatch.has_ended
+        play.say("b", text(" and gone on with"), FINISHED, attempt=2, ids=(2,))
+        play.say("a", text(" twice"), ids=(2,))
+        assert texts(await play.heard()) == "said and gone on with"
+
+    run(scenario())
+
+
+def test_suspicion_fails_nothing_that_cannot_go_on_elsewhere() -> None:
+    play = Play("a", "b")
+    play.ways.wait_s = 0.0
+    play.say("a", STARTED, text("said without ids"))
+    play.dispatch.suspect(LOST)
+    assert not play.dispatch.has_ended
+    assert play.ways.sent == []
+
+
+def test_what_redis_forgot_in_the_queue_is_sent_again_and_counts_as_no_try() -> None:
+    play = Play()
+    for number in range(2, MOST_ATTEMPTS + 3):
+        play.dispatch.take_back(BrokerUnavailableError("Redis was restarted and lost the request"))
+        assert play.ways.sent[-1] == (number, "")
+        assert play.ways.ended[-1] == number - 1, "should the job still be somewhere, it must not run"
+    assert not play.dispatch.has_ended
 
 
 LEAVING = Returned.of("leaving", WorkerLostError("the worker is stopping", worker="a"))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.dispatch.jobs import JobState
-from gateway.dispatch.watchdog import Facts, Patience, verdict
+from gateway.dispatch.watchdog import Facts, Patience, suspicion, verdict
 from shared.registry import Fleet, ModelRecord
 from tests.support.fleet import fleet_of, host
 
@@ -56,6 +56,31 @@ def test_a_worker_that_died_between_claim_and_first_word_is_noticed() -> None:
     assert code_of(status="started", claimed_by=WORKER.worker) == ""
 
 
+def doubt(fleet: Fleet = FLEET, *, claimed_by: str = "", unheard_s: float = 0.0, worker: str = "") -> str:
+    job = JobState(status="started", worker=claimed_by) if claimed_by else None
+    facts = Facts(
+        model="m", remaining_s=100.0, silent_s=unheard_s, unheard_s=unheard_s, worker=worker, epoch="e1", job=job
+    )
+    error = suspicion(facts, fleet, PATIENCE)
+    return "" if error is None else str(error.details["worker"])
+
+
+def test_a_worker_that_is_not_heard_is_suspected_while_its_lease_still_lives() -> None:
+    assert doubt(worker=WORKER.worker, unheard_s=PATIENCE.suspicion_s + 0.1) == WORKER.worker
+    assert doubt(worker=WORKER.worker, unheard_s=PATIENCE.suspicion_s - 0.1) == ""
+    assert doubt(claimed_by=WORKER.worker, unheard_s=PATIENCE.suspicion_s + 0.1) == WORKER.worker
+
+
+def test_a_request_that_waits_suspects_nobody() -> None:
+    assert doubt(unheard_s=1000.0) == ""
+
+
+def test_a_worker_that_says_that_its_engine_hangs_is_suspected_however_often_it_beats() -> None:
+    hanging = Fleet(workers=(replace(WORKER, state="stalled"),))
+    assert doubt(hanging, worker=WORKER.worker, unheard_s=0.1) == WORKER.worker
+    assert doubt(worker=WORKER.worker, unheard_s=0.1) == ""
+
+
 def test_a_job_that_redis_forgot_before_anybody_took_it_is_lost() -> None:
     assert code_of(status="") == "broker_unavailable"
 
@@ -94,7 +119,7 @@ def test_a_queued_job_that_nobody_serves_any_more_is_refused_with_a_time_to_try_
 
 @pytest.mark.parametrize(
     ("execution_ttl_s", "silence_s", "broker_away_s"),
-    [(6.0, 3.0, 5.0), (60.0, 3.0, 5.0), (4.0, 2.0, 4.0), (1.0, 1.5, 1.0)],
+    [(6.0, 3.0, 12.0), (60.0, 3.0, 12.0), (4.0, 2.0, 8.0), (1.0, 1.5, 2.0)],
 )
 def test_hope_lasts_no_longer_than_what_redis_remembers_of_running_jobs(
     execution_ttl_s: float, silence_s: float, broker_away_s: float
