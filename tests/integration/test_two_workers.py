@@ -163,6 +163,6 @@ def test_what_a_worker_that_stops_had_claimed_and_not_begun_is_answered_by_the_n
         assert [text.split()[0] for text in answered(replies)] == ["0", "1"]
         shown = gateway.get("/metrics").body.decode()
         assert f'gw_returned_total{{model="{model}"}} 1.0' in shown
-        assert f'gw_redispatches_total{{model="{model}"}}' not in shown
+        assert f'gw_redispatches_total{{model="{model}"}} 1.0' not in shown
         registry = FailedJobRegistry(NAMES.queue(model, "interactive"), connection=client)
         assert registry.get_job_count(cleanup=False) == 0
