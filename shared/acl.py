@@ -15,6 +15,13 @@ _GATEWAY_COMMANDS = (
     "evalsha script|load publish "
     "subscribe unsubscribe type"
 )
+_HOST_COMMANDS = (
+    "ping hello auth select info time multi exec discard watch unwatch get mget set del unlink exists expire pexpire "
+    "persist ttl type strlen sadd srem smembers scard sismember hset hsetnx hget hmget hgetall hdel hexists hincrby "
+    "hincrbyfloat hkeys rpush lpush rpop lpop blpop llen lrange lrem ltrim zadd zrem zscore zmscore zrange "
+    "zrangebyscore zremrangebyscore zcard xadd xtrim eval evalsha script|load publish subscribe unsubscribe "
+    "client|setname client|list"
+)
 _WORKER_RULES = "+@all -@admin -@dangerous +info +client|list +client|setname +eval +evalsha +script|load"
 
 
@@ -34,6 +41,7 @@ def _gateway(names: Names) -> str:
         names.why(_ANY),
         names.kept(_ANY, _ANY),
         names.kept_order(_ANY),
+        names.generations,
     )
     rq = ("rq:queues", f"rq:queue:{queue}", "rq:job:*", f"rq:canceled:{queue}")
     channels = (
@@ -58,6 +66,47 @@ def _worker(names: Names) -> str:
         _RQ_CHANNELS,
     )
     return _user("worker", (*_shared_keys(names), "rq:*"), channels, _WORKER_RULES)
+
+
+def host_rules(names: Names, host: str, *, can_only_read: bool) -> list[str]:
+    """The rules of the Redis user of one host, by its word: its own bodies, lists, leases, logs and channels, and of
+    RQ's records those that have no host in their names, which hold no prompt and no answer. `can_only_read`: the server
+    (7.0 and later) knows keys that may be read and not written."""
+    worker = f"{host}.{_ANY}"
+    queue = names.queue(_ANY)
+    own = (
+        names.host(host),
+        names.lease(worker),
+        f"{names.body_prefix(host)}{_ANY}",
+        names.bell(worker),
+        names.placed(worker),
+        names.resident(worker),
+        names.disk(host, _ANY),
+        names.frame_log(worker, _ANY),
+        f"rq:queue:{names.worker_queue(_ANY, worker)}",
+        f"rq:worker:{worker}",
+    )
+    common = (names.workers, names.hosts, names.run_once(_ANY), "rq:queues", "rq:workers", f"rq:workers:{queue}")
+    jobs = ("rq:job:*", "rq:execution:*", "rq:executions:*", "rq:results:*")
+    registries = tuple(f"rq:{each}:{queue}" for each in ("wip", "finished", "failed", "canceled"))
+    reading = "%R~" if can_only_read else "~"
+    channels = (
+        names.gateway_channel(_ANY, host),
+        names.worker_channel(worker),
+        names.host_channel(host),
+        names.loads,
+        names.fleet,
+        f"rq:pubsub:{worker}",
+    )
+    return [
+        "resetkeys",
+        *(f"~{key}" for key in (*own, *common, *jobs, *registries)),
+        *(f"{reading}{key}" for key in (names.ended(_ANY), "rq:suspended")),
+        "resetchannels",
+        *(f"&{channel}" for channel in channels),
+        "-@all",
+        *(f"+{command}" for command in _HOST_COMMANDS.split()),
+    ]
 
 
 def _shared_keys(names: Names) -> tuple[str, ...]:

@@ -36,11 +36,15 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    door_listen: str = ""  # address of the door; "" for all
+    door_port: int = 8082
+    name: str = ""  # of this Mac's host in the fleet; "": its host name
     deployment: str = DEFAULT_DEPLOYMENT  # begins every name in Redis: fleets that share a server need two
     state_dir: Path = Path("~/.mlx-gateway")
     config_dir: Path | None = None
     redis_url: str = field(default="", repr=False)
     secret: str = field(default="", repr=False)
+    host_key: str = field(default="", repr=False)  # of a host that joined: generation, its key, anyone's; no secret
     api_key: str = field(default="", repr=False)
     allowed_hosts: tuple[str, ...] = ()  # besides loopback ones, where no key is set
     allowed_origins: tuple[str, ...] = ()  # of pages, besides loopback ones
@@ -77,6 +81,11 @@ class Settings:
     cache_bits: int = 0  # a number of what is kept and not in use; 0: as it was computed
     ssd_cache_bytes: int = 0  # 0: by the disk's free space; negative: none
     memory_bytes: int = 0  # that all workers of a host may use together; 0: by the machine's memory
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this host joined a fleet, and has no secret but its own key."""
+        return bool(self.host_key)
 
 
 # Field -> environment variable. Everything else is MLX_GATEWAY_<FIELD>.
@@ -182,8 +191,9 @@ def _check_words(settings: Settings) -> None:
 
 
 def _check_numbers(settings: Settings) -> None:
-    if not 0 <= settings.port <= 65535:
-        raise ConfigError(f"port {settings.port} is not between 0 and 65535")
+    for name in ("port", "door_port"):
+        if not 0 <= getattr(settings, name) <= 65535:
+            raise ConfigError(f"{name.replace('_', ' ')} {getattr(settings, name)} is not between 0 and 65535")
     for name in _POSITIVE:
         if not 0 < getattr(settings, name) < math.inf:
             raise ConfigError(f"{environment_name(name)} must be positive")
@@ -203,7 +213,7 @@ def _check_access(settings: Settings) -> None:
         raise ConfigError(f"{environment_name('api_key')} has blanks around it or holds what no header can")
     if settings.host != "localhost" and not is_loopback_address(settings.host) and not settings.api_key:
         raise ConfigError(
-            f"--host {settings.host} would open the gateway to the network without a key: "
+            f"--listen {settings.host} would open the gateway to the network without a key: "
             "set MLX_GATEWAY_API_KEY, or listen on 127.0.0.1"
         )
 

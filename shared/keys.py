@@ -89,6 +89,15 @@ class Names:
         """`GatewayRecord`, TTL `GATEWAY_TTL_S`."""
         return self._of("gateway", gateway)
 
+    @property
+    def generations(self) -> str:
+        """Sealed among gateways: host -> generation of its key, of those whose key is not their first."""
+        return self._of("generations")
+
+    def host_user(self, host: str) -> str:
+        """The Redis user of a host that joined."""
+        return f"host:{host}" if self.deployment == DEFAULT_DEPLOYMENT else f"host:{self.deployment}.{host}"
+
     # --- work ----------------------------------------------------------------------------------------------------
 
     def queue(self, model: str, lane: str = "") -> str:

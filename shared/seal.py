@@ -18,7 +18,8 @@ from enum import Enum
 from hashlib import sha256
 
 from shared import wire
-from shared.errors import WireError
+from shared.config import Settings, load_secret
+from shared.errors import ConfigError, WireError
 from shared.keys import NO_HOST, host_of
 
 SEAL_BYTES = sha256().digest_size
@@ -37,6 +38,7 @@ class Purpose(Enum):
     LOADS = "loads"
     ORDERS = "orders"  # about the host
     KEPT = "kept"  # about the tenant and the answer
+    GENERATIONS = "generations"
 
 
 class Seal:
@@ -108,6 +110,21 @@ class HostKeys:
         raise WireError(f"the job is for host {host!r}, this is {self.own.host!r}")
 
 
+def host_keys(settings: Settings, host: str) -> HostKeys:
+    """What a host of these settings holds: given by the door of the fleet that it joined, else derived from the
+    deployment's secret. `host` is the host's word. Raises `ConfigError`."""
+    if not settings.host_key:
+        return keys_of_host(load_secret(settings), host)
+    try:
+        generation, own, anyone = settings.host_key.split(":")
+        return HostKeys(
+            own=HostKey(host, int(generation), bytes.fromhex(own)),
+            anyone=HostKey(NO_HOST, 1, bytes.fromhex(anyone)),
+        )
+    except ValueError as error:
+        raise ConfigError("MLX_GATEWAY_HOST_KEY is none: join the fleet again") from error
+
+
 def keys_of_host(secret: bytes, host: str) -> HostKeys:
     """`host` is the host's word."""
     return HostKeys(own=derive_key(secret, host), anyone=derive_key(secret, NO_HOST))
@@ -121,6 +138,13 @@ class Keyring:
         self._secret = secret
         self._generations = dict(generations or {})
         self._keys: dict[str, HostKey] = {}
+
+    def learn(self, generations: Mapping[str, int]) -> None:
+        """What is said of generations, which only grow: who puts back what was said before turns nothing back."""
+        for host, generation in generations.items():
+            if generation > self._generations.get(host, 1):
+                self._generations[host] = generation
+                self._keys.pop(host, None)
 
     def of(self, host: str) -> HostKey:
         key = self._keys.get(host)

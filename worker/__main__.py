@@ -17,14 +17,14 @@ from queue import SimpleQueue
 import redis
 
 from shared.clock import RedisClock
-from shared.config import Settings, load_secret, load_settings
+from shared.config import Settings, load_settings
 from shared.connections import build_redis
 from shared.errors import ConfigError, GatewayError, RequestCancelledError
 from shared.keys import Names, host_of, word, worker_name
 from shared.log import set_up_logging
 from shared.registry import ENGINE_NAMES, ModelSpec, WorkerLease, model_id_of
 from shared.request import End
-from shared.seal import Purpose, keys_of_host
+from shared.seal import Purpose, host_keys
 from shared.wire import READER
 from worker.engines.registry import build_engine
 from worker.interpreter import freeze_objects, share_python
@@ -86,7 +86,7 @@ class Worker:
         epoch = f"{int(time.time() * 1000):x}{secrets.token_hex(2)}"
         name = worker_name(host, spec.id, epoch)
         names = Names(settings.deployment)
-        keys = keys_of_host(load_secret(settings), word(host))
+        keys = host_keys(settings, word(host))
         clock = RedisClock()
         connect: Callable[[], redis.Redis] = lambda: build_redis(settings)  # noqa: E731
         inbox: SimpleQueue[Message] = SimpleQueue()
@@ -118,6 +118,7 @@ class Worker:
             limits=Limits(execution_ttl_s=settings.execution_ttl_s, stall_s=settings.stall_s, drain_s=settings.drain_s),
             status=status,
             on_stop=self._stop_listening,
+            is_member=settings.is_member,
         )
         self.cancels = CancelListener(
             connect(),

@@ -19,9 +19,11 @@ from redis.exceptions import RedisError
 from gateway.command.agents.registry import AGENTS
 from gateway.command.doctor import examine
 from gateway.command.explain import explanation_lines
+from gateway.command.joining import check_alone, join, rejoin
 from gateway.command.launching import launch_agent
 from gateway.command.residency import load_model, unload_model
 from gateway.command.runfile import read_running
+from gateway.command.sharing import host_lines, open_code, revoke, share
 from gateway.command.stack import Stack, describe_model
 from gateway.dialects.registry import TIERS, VENDOR_NAMES
 from gateway.dispatch.fleet import FleetWatcher
@@ -31,7 +33,7 @@ from gateway.models.settings_files import Policies, find_faults
 from shared.config import Settings, child_environment, load_secret, load_settings
 from shared.connections import build_async_redis
 from shared.errors import BrokerUnavailableError, ConfigError, GatewayError
-from shared.keys import Names
+from shared.keys import Names, word
 from shared.log import set_up_logging
 from shared.registry import ENGINE_NAMES, Fleet, Stranger, WorkerLease
 from shared.seal import Keyring
@@ -43,14 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--config", type=Path, metavar="DIR", help="folder of the settings files")
     common.add_argument("--state", type=Path, metavar="DIR", help="folder for logs and caches (~/.mlx-gateway)")
     address = argparse.ArgumentParser(add_help=False)
-    address.add_argument("--host", help="address to listen on (127.0.0.1)")
+    address.add_argument("--listen", help="address to listen on (127.0.0.1)")
+    address.add_argument("--host", dest="listen", help=argparse.SUPPRESS)  # its name until a host was a Mac
     address.add_argument("--port", type=int, help="port to listen on (8080); 0 takes a free one")
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument(
         "--model", action="append", default=[], metavar="M", help="folder or Hugging Face id; repeatable"
     )
     models.add_argument("--engine", choices=ENGINE_NAMES, default="mlx")
-    models.add_argument("--name", default=socket.gethostname(), help="this machine's name in the fleet")
+    models.add_argument("--name", metavar="HOST", help="this Mac's name in the fleet (its host name)")
 
     parser = argparse.ArgumentParser(prog="mlx-gateway", description="One URL in front of every model you run.")
     parser.add_argument("--version", action="version", version=importlib.metadata.version("mlx-gateway"))
@@ -59,9 +62,17 @@ def build_parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common, *parents])
 
-    command("up", "Run everything on this machine: Redis, gateway, host and workers.", address, models)
+    up = command("up", "Run everything on this machine: Redis, gateway, host and workers.", address, models)
+    up.add_argument("--share", action="store_true", help="let other Macs join, and make a code for one")
+    up.add_argument("--alone", action="store_true", help="also on a Mac that joined another: serve it by itself")
     command("gateway", "Run a gateway alone (needs REDIS_URL).", address)
     command("host", "Serve models from this machine (needs REDIS_URL).", models)
+    command("share", "Let other Macs join the `up` that runs here, and make a code for one.")
+    joining = command("join", "Serve models from this machine in the fleet of another Mac.", models)
+    joining.add_argument("address", metavar="NAME", help="the sharing Mac, as `mlx-gateway share` prints it")
+    joining.add_argument("code", metavar="CODE", help="the code that it prints; the next start needs none")
+    command("hosts", "Show which hosts joined, and whether they live.")
+    command("revoke", "Lock out a host that joined.").add_argument("host", metavar="HOST")
     worker = command("worker", "Run one worker alone (needs REDIS_URL).")
     worker.add_argument("--model", required=True, metavar="M", help="folder or Hugging Face id")
     worker.add_argument("--engine", choices=ENGINE_NAMES, default="mlx")
@@ -95,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(
             {
-                "host": given.get("host"),
+                "host": given.get("listen"),
                 "port": given.get("port"),
                 "state_dir": options.state,
                 "config_dir": options.config,
@@ -116,14 +127,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _up(settings: Settings, options: argparse.Namespace) -> int:
+    if options.share and read_running(settings.state_dir) is not None:
+        return _share(settings, options)
+    if not options.alone:
+        check_alone(settings)
     set_up_logging(settings, process="up", level="warning" if settings.log_level == "info" else "")
     stack = Stack(
         settings,
         models=options.model,
         engine=options.engine,
-        name=options.name,
+        name=_host_name(settings, options),
+        code=open_code(settings) if options.share else None,
         say=lambda text: print(text, file=sys.stderr, flush=True),
-        announce=lambda url: print(f"ready on {url}", flush=True),
+        announce=lambda line: print(line, flush=True),
     )
 
     async def run() -> None:
@@ -150,9 +166,44 @@ def _gateway(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def _host(settings: Settings, options: argparse.Namespace) -> int:
-    models = [word for source in options.model for word in ("--model", source)]
-    settings = _with_running_redis(settings)
-    return _become(settings, "worker.host.host", "--engine", options.engine, "--name", options.name, *models)
+    settings, name = _with_running_redis(settings), _host_name(settings, options)
+    if not settings.redis_url and (member := rejoin(settings, options.name, _say)) is not None:
+        settings, name = member.settings, member.name
+    return _become_host(settings, name, options)
+
+
+def _become_host(settings: Settings, name: str, options: argparse.Namespace) -> int:
+    models = [each for source in options.model for each in ("--model", source)]
+    return _become(settings, "worker.host.host", "--engine", options.engine, "--name", name, *models)
+
+
+def _host_name(settings: Settings, options: argparse.Namespace) -> str:
+    return options.name or settings.name or socket.gethostname()
+
+
+def _join(settings: Settings, options: argparse.Namespace) -> int:
+    member = join(settings, options.address, options.code, _host_name(settings, options))
+    _say(f"joined as {member.name}; the next start needs no code: mlx-gateway host")
+    return _become_host(member.settings, member.name, options)
+
+
+def _share(settings: Settings, _: argparse.Namespace) -> int:
+    line, hint = share(settings)
+    print(line, flush=True)
+    _say(hint)
+    return 0
+
+
+def _hosts(settings: Settings, _: argparse.Namespace) -> int:
+    fleet = _read_fleet(settings)
+    lines = list(host_lines(settings, {word(host.host) for host in fleet.hosts}))
+    print("\n".join(lines) if lines else "no hosts")
+    return 0
+
+
+def _revoke(settings: Settings, options: argparse.Namespace) -> int:
+    print(revoke(_with_running_redis(settings), options.host))
+    return 0
 
 
 def _worker(settings: Settings, options: argparse.Namespace) -> int:
@@ -334,6 +385,10 @@ _COMMANDS = {
     "gateway": _gateway,
     "host": _host,
     "worker": _worker,
+    "share": _share,
+    "join": _join,
+    "hosts": _hosts,
+    "revoke": _revoke,
     "status": _status,
     "models": _models,
     "load": _load,
@@ -343,7 +398,7 @@ _COMMANDS = {
     "doctor": _doctor,
     "launch": launch_agent,
 }
-_STARTING = ("up", "gateway", "host", "worker")  # what stays, and reads the settings
+_STARTING = ("up", "gateway", "host", "worker", "join")  # what stays, and reads the settings
 
 
 if __name__ == "__main__":

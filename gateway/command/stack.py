@@ -16,6 +16,9 @@ from pathlib import Path
 from redis.exceptions import AuthenticationError, RedisError
 
 from gateway.command.runfile import Running, answers, only_one, write_running
+from gateway.command.sharing import join_lines, wait_for_door
+from gateway.door.code import JoinCode
+from gateway.door.folder import DoorFolder
 from gateway.models.settings_files import Policies
 from shared import wire
 from shared.config import Settings, child_environment, load_secret, resolve_source
@@ -35,6 +38,7 @@ EXIT_CONFIG = 2  # a child that ends so will end so again
 _POLL_S = 0.1
 _SETTLED_POLL_S = 1.0
 _GRACE_S = 8.0  # over what a worker gets to drain: the host waits for its workers, the gateway for their answers
+_DOOR_GRACE_S = 2.0
 _BACKLOG = 2048
 _HURRY_S = 1.0
 _SHOWN_STEP = 0.1  # of a load
@@ -45,7 +49,7 @@ def listen(settings: Settings) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise ConfigError(f"--host {settings.host}: {error.strerror}") from error
+        raise ConfigError(f"--listen {settings.host}: {error.strerror}") from error
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -103,7 +107,8 @@ class _Service:
 
 
 class Stack:
-    """Everything that `up` runs. `say` shows a line of progress to the person, `announce` the one ready line."""
+    """Everything that `up` runs. `say` shows a line of progress to the person, `announce` the lines that are
+    for its use: where it is ready, and what another Mac joins with when there is a `code`."""
 
     def __init__(
         self,
@@ -114,6 +119,7 @@ class Stack:
         name: str,
         say: Callable[[str], None],
         announce: Callable[[str], None],
+        code: JoinCode | None = None,
     ) -> None:
         self.models = [resolve_source(source) for source in models]
         self.engine = engine
@@ -123,6 +129,7 @@ class Stack:
             self.settings = replace(settings, default_model=model_id_of(self.models[0]))
         self._say = say
         self._announce = announce
+        self._code = code
         self._stopping = asyncio.Event()
         self._is_ready = False
         self._services: list[_Service] = []
@@ -169,9 +176,10 @@ class Stack:
         logs = self.settings.state_dir / "logs"
         gateway = _Service("gateway", lambda: self._start_gateway(listener, note, logs), logs / "gateway.log")
         host = _Service("host", lambda: self._start_host(logs), logs / "host.log")
-        self._services = [gateway, host]
-        work = [service.keep(lambda: not self._is_ready) for service in self._services]
-        work.append(self._follow())
+        door = _Service("door", lambda: self._start_door(logs), logs / "door.log")
+        self._services = [gateway, host, door]
+        work = [service.keep(lambda: not self._is_ready) for service in (gateway, host)]
+        work += [self._follow(), self._keep_door(door)]
         if server is not None:
             work.append(keep_redis(server))
         tasks = [asyncio.create_task(each) for each in work]
@@ -200,6 +208,16 @@ class Stack:
         arguments = ["worker.host.host", "--engine", self.engine, "--name", self.name, *models]
         return _start(arguments, self.settings, logs / "host.log", grace_s=self.settings.drain_s + _GRACE_S)
 
+    def _start_door(self, logs: Path) -> GuardedProcess:
+        return _start(["gateway.door"], self.settings, logs / "door.log", grace_s=_DOOR_GRACE_S)
+
+    async def _keep_door(self, door: _Service) -> None:
+        """From when this Mac is shared, which may be while we run."""
+        folder = DoorFolder(self.settings)
+        while not folder.is_shared:  # noqa: ASYNC110 - another process shares
+            await asyncio.sleep(_SETTLED_POLL_S)
+        await door.keep(lambda: False)
+
     async def _follow(self) -> None:
         """Until stopped: show how the models do, and announce once that one answers.
 
@@ -227,8 +245,16 @@ class Stack:
             raise ConfigError("no model could be loaded")
         if await asyncio.to_thread(answers, self.url, "/ready"):
             self._is_ready = True
-            self._announce(self.url)
+            self._announce(f"ready on {self.url}")
             write_running(self.settings.state_dir, self._running())
+            await self._tell_code()
+
+    async def _tell_code(self) -> None:
+        """Raises `ConfigError` when the door does not open."""
+        if self._code is not None:
+            line, hint = join_lines(self._code, await asyncio.to_thread(wait_for_door, self.settings))
+            self._announce(line)
+            self._say(hint)
 
     def _show_faults(self, faults: Collection[str]) -> None:
         """Of settings files that were changed while everything runs: each once, and that there are none any more."""

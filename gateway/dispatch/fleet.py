@@ -22,7 +22,7 @@ from gateway.dispatch.presence import Presence, away_error, reason_of
 from gateway.dispatch.roll import read_record
 from shared import wire
 from shared.clock import RedisClock
-from shared.errors import BrokerUnavailableError
+from shared.errors import BrokerUnavailableError, WireError
 from shared.healing import heal_async, is_wrong_type
 from shared.keys import GATEWAY_TTL_S, LEASE_TTL_S, Names, host_of, word
 from shared.places import NONE, Counts
@@ -153,7 +153,8 @@ class FleetWatcher(Presence):
         models = self._waited_for()
         sets = (self._names.workers, self._names.hosts, self._names.gateways)
         lists = [queue_key(self._names.queue(model, lane)) for model in models for lane in LANES]
-        kinds = [*((each, "set") for each in sets), *((each, "list") for each in lists)]
+        last = self._names.generations
+        kinds = [*((each, "set") for each in sets), *((each, "list") for each in lists), (last, "string")]
         replies, sent_s = await self._ask(sets, lists)
         answered = zip([*replies[1:4], *replies[5:]], kinds, strict=True)
         wrong = {key: kind for reply, (key, kind) in answered if is_wrong_type(reply)}
@@ -162,6 +163,7 @@ class FleetWatcher(Presence):
             await self._name_again(wrong)
             replies, sent_s = await self._ask(sets, lists)
         _raise_any(replies)
+        self._learn_generations(replies.pop())
         self.clock.note(replies[0], sent_s, time.monotonic())
         self.on_round_trip(time.monotonic() - sent_s)
         members = [_names(each) for each in replies[1:4]]
@@ -193,9 +195,9 @@ class FleetWatcher(Presence):
                 await self._redis.sadd(each, *map(_member, names))
 
     async def _ask(self, sets: Sequence[str], lists: Sequence[str]) -> tuple[list[Any], float]:
-        """The replies, errors among them: the time, the sets, the records of all known names, the lists' lengths; and
-        when they were asked for. Where Redis is full others do not see this gateway, which is no reason to see
-        nobody."""
+        """The replies, errors among them: the time, the sets, the records of all known names, the lists' lengths, the
+        generations of hosts' keys; and when they were asked for. Where Redis is full others do not see this gateway,
+        which is no reason to see nobody."""
         async with self._redis.pipeline(transaction=False) as pipe:
             is_told = self._queue_presence(pipe)
             pipe.time()
@@ -204,6 +206,7 @@ class FleetWatcher(Presence):
             pipe.mget(self._record_keys())
             for each in lists:
                 pipe.llen(each)
+            pipe.get(self._names.generations)
             sent_s = time.monotonic()
             replies = await pipe.execute(raise_on_error=False)
         if is_told and not isinstance(replies[0], RedisError):
@@ -215,6 +218,18 @@ class FleetWatcher(Presence):
         self._read_s = time.monotonic()
         if _outline(fleet) != _outline(self.snapshot):
             self._changed_s = self._read_s
+
+    def _learn_generations(self, data: bytes | None) -> None:
+        """Which hosts' keys are not their first, as the door of the fleet tells all gateways."""
+        if data is None:
+            return
+        try:
+            told: Any = wire.decode(self._keyring.gateways.seal(Purpose.GENERATIONS).open(data))
+        except WireError as error:
+            logger.error("the generations of hosts' keys cannot be read: %s", error)  # noqa: TRY400 - it says it all
+            return
+        if isinstance(told, dict):
+            self._keyring.learn({host: n for host, n in told.items() if isinstance(host, str) and isinstance(n, int)})
 
     def _note_unplaced(self, models: Sequence[str], depths: Sequence[int]) -> None:
         rows = zip(*[iter(depths)] * len(LANES), strict=True)

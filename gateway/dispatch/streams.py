@@ -27,7 +27,7 @@ from gateway.dispatch.tasks import cancel_all
 from shared import wire
 from shared.errors import GatewayError, WireError
 from shared.keys import NO_HOST, Names, host_of
-from shared.seal import Keyring, Purpose, Seal
+from shared.seal import HostKey, Keyring, Purpose, Seal
 from shared.wire import Frame, FrameEntry
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class FrameHub(Presence):
         self._names = names
         self._keyring = keyring
         self._on_refused = on_refused
-        self._seals: dict[str, Seal] = {}
+        self._seals: dict[str, tuple[HostKey, Seal]] = {}
         self._hosts: set[str] = {NO_HOST}  # listened to; nobody speaks on the first, which shows the connection
         self._pubsub: Any = None
         self._subscriber = subscriber
@@ -210,9 +210,11 @@ class FrameHub(Presence):
         return frame
 
     def _seal(self, host: str) -> Seal:
-        seal = self._seals.get(host)
-        if seal is None:
-            seal = self._seals[host] = self._keyring.of(host).seal(Purpose.FRAME, self.gateway_id)
+        key = self._keyring.of(host)
+        used, seal = self._seals.get(host, (None, None))
+        if seal is None or used is not key:  # a host that was locked out has another key from then on
+            seal = key.seal(Purpose.FRAME, self.gateway_id)
+            self._seals[host] = (key, seal)
         return seal
 
     def _deliver(self, source: _Source, frame: Frame) -> None:

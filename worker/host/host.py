@@ -23,7 +23,6 @@ from shared.config import (
     Settings,
     SettingsFile,
     child_environment,
-    load_secret,
     load_settings,
     model_folders,
     resolve_source,
@@ -43,7 +42,7 @@ from shared.registry import (
     parse_models,
 )
 from shared.routing import Target, parse_tiers
-from shared.seal import Purpose, keys_of_host
+from shared.seal import Purpose, host_keys
 from worker.device.turns import read_holder
 from worker.host.figures import MachineFigures
 from worker.host.hung import hung_worker
@@ -151,7 +150,7 @@ class Host:
         self._fallback = fallback
         self._file = SettingsFile(settings, "models.json")
         self._routing = SettingsFile(settings, "claude_routing.json")
-        keys = keys_of_host(load_secret(settings), word(name))
+        keys = host_keys(settings, word(name))
         self._loads = keys.anyone.seal(Purpose.LOADS)
         self._channel = self._names.host_channel(word(name))
         self._orders = keys.own.seal(Purpose.ORDERS, word(name))
@@ -186,7 +185,7 @@ class Host:
 
     async def run(self) -> bool:
         """Until stopped; False when that was a fault of its own. Raises `ConfigError` when the models at the start
-        cannot be understood, or when another host has its name."""
+        cannot be understood, when another host has its name, and when the fleet has locked it out."""
         wanted = self._wanted_models()
         await self._check_name()
         await self._serve(wanted)
@@ -360,7 +359,12 @@ class Host:
                 figures=figures,
                 faults=(self._fault,) if self._fault else (),
             )
-            await self._sign.renew(record)
+            try:
+                await self._sign.renew(record)
+            except ConfigError:  # locked out: there is nobody to give anything back to
+                for supervisor, _ in self._supervisors.values():
+                    supervisor.kill()
+                raise
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(keys.LEASE_EVERY_S):
                     await self._changed.wait()
@@ -374,7 +378,7 @@ class Host:
 
     def _reap(self, worker: str) -> None:
         with build_redis(self.settings) as client:
-            reap(client, self._names, worker)
+            reap(client, self._names, worker, is_member=self.settings.is_member)
 
 
 class _Supervised(Mapping[str, ModelSupervisor]):

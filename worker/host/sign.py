@@ -6,12 +6,13 @@ import contextlib
 import logging
 
 import redis.asyncio
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, ResponseError
 
 from shared import keys, wire
-from shared.errors import WireError
+from shared.errors import ConfigError, WireError
 from shared.healing import heal_async, is_wrong_type
 from shared.keys import Names
+from shared.membership import LOCKED_OUT
 from shared.registry import HostRecord
 from shared.seal import Seal
 
@@ -47,7 +48,8 @@ class SignOfLife:
         return found if isinstance(found, HostRecord) else None
 
     async def renew(self, record: HostRecord) -> None:
-        """Write the record. A set of names that holds something else is made anew."""
+        """Write the record. A set of names that holds something else is made anew. Raises `ConfigError` when the door
+        of the fleet says that this host is no member any more."""
         try:
             try:
                 await self._write(record)
@@ -58,6 +60,8 @@ class SignOfLife:
                 self._written = 0
                 await self._write(record)
         except (RedisError, OSError) as error:
+            if isinstance(error, NoPermissionError) and LOCKED_OUT in str(error):
+                raise ConfigError(str(error)) from error
             self._tell(error)
         else:
             self._has_told = False

@@ -22,7 +22,7 @@ from rq.worker import WorkerStatus
 from shared.clock import RedisClock
 from shared.errors import GatewayError, RequestCancelledError, WireError, WorkerLostError
 from shared.events import Usage
-from shared.keys import Names, job_id
+from shared.keys import Names, host_of, job_id
 from shared.places import RESERVED_PLACES
 from shared.registry import WorkerLease
 from shared.seal import HostKey
@@ -97,6 +97,7 @@ class ControlLoop:
         limits: Limits,
         status: StatusPipe,
         on_stop: Callable[[], None] = lambda: None,
+        is_member: bool = False,
     ) -> None:
         name, model = lease.worker, lease.model
         self.rq = EngineWorker(client, names, name=name, model=model, post=inbox.put)
@@ -121,7 +122,8 @@ class ControlLoop:
             client, names, model, name, clock=clock, execution_ttl_s=limits.execution_ttl_s, worker_ttl_s=WORKER_TTL_S
         )
         self._waiter = BellWaiter(client, names.bell(name), lambda: inbox.put(Rung()))
-        self._recovery = Recovery(client, self.rq.shared_queues)
+        self._is_member = is_member
+        self._recovery = Recovery(client, self.rq.shared_queues, host_of(name) if is_member else "")
         self._backlog = Backlog()
         self._patience = Patience()
         self._outcomes = Outcomes(self.rq, self._patience)
@@ -423,7 +425,8 @@ class ControlLoop:
             self._keeper.release()  # from here on nobody puts a job on our lists
             self.rq.register_death()
         with self._patience("free the lists"):
-            release_lists(self._client, self._names, self.rq.name, [queue.name for queue in self.rq.own_queues])
+            own = [queue.name for queue in self.rq.own_queues]
+            release_lists(self._client, self._names, self.rq.name, own, is_member=self._is_member)
         self._exit = exit_status
 
     def _settle(self) -> None:

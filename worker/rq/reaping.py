@@ -26,15 +26,16 @@ log = logging.getLogger(__name__)
 _TRIES = 10
 
 
-def reap(client: redis.Redis, names: Names, dead_worker: str) -> int:
+def reap(client: redis.Redis, names: Names, dead_worker: str, *, is_member: bool = False) -> int:
     """Free everything a worker that is known to be dead held: its running jobs fail, its lists are moved to the
-    model's, its lease and RQ's record of it go. Safe to repeat. How many jobs failed. Raises `redis.RedisError`."""
+    model's, its lease and RQ's record of it go. Safe to repeat. How many jobs failed. `is_member` as in
+    `release_lists`. Raises `redis.RedisError`."""
     queues = _queue_names(client, dead_worker)
     failed = 0
     for queue in _queues(client, queues):
         entries = cast(list[bytes], client.zrange(queue.started_job_registry.key, 0, -1))
         failed += sum(_fail(client, queue, entry, dead_worker=dead_worker) for entry in entries)
-    release_lists(client, names, dead_worker, queues)
+    release_lists(client, names, dead_worker, queues, is_member=is_member)
     with client.pipeline(transaction=True) as pipe:
         pipe.delete(f"rq:worker:{dead_worker}", names.lease(dead_worker))
         pipe.srem(names.workers, dead_worker)
@@ -60,11 +61,14 @@ def reap_expired(client: redis.Redis, queues: Iterable[SafeQueue]) -> int:
     return failed
 
 
-def release_lists(client: redis.Redis, names: Names, worker: str, queues: Iterable[str]) -> int:
+def release_lists(
+    client: redis.Redis, names: Names, worker: str, queues: Iterable[str], *, is_member: bool = False
+) -> int:
     """Give what waits on the worker's own lists, which are among these queues, to the model's, class by class; how
-    many. Its bell and its counter go."""
+    many. Its bell and its counter go. A host that joined (`is_member`) may write to no lists but its own: there the
+    gateways that own the jobs move them, once the lease is gone."""
     moved = 0
-    for queue in queues:
+    for queue in () if is_member else queues:
         shared = queue.replace(f"@{worker}!", "!")
         if shared != queue:
             moved += move_jobs(client, list_key(queue), list_key(shared), shared)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import redis
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
-from rq.worker_registration import clean_worker_registry
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY, get_keys
 
 from shared import keys
 from worker.rq.reaping import reap_expired
@@ -25,10 +25,12 @@ _TIDY_S = 30.0
 
 
 class Recovery:
-    """`queues` are the model's, by lane: all jobs that were ever started belong to one of them."""
+    """`queues` are the model's, by lane: all jobs that were ever started belong to one of them. `host` is the word of
+    the one host whose workers' records may be looked at; empty for all."""
 
-    def __init__(self, client: redis.Redis, queues: Sequence[SafeQueue]) -> None:
+    def __init__(self, client: redis.Redis, queues: Sequence[SafeQueue], host: str = "") -> None:
         self._client = client
+        self._host = host
         self._queues = queues
         self._next_s = 0.0
         self._next_tidy_s = 0.0
@@ -52,4 +54,15 @@ class Recovery:
                 registry(queue.name, connection=self._client, job_class=queue.job_class).cleanup()
             cancelled = CanceledJobRegistry.key_template.format(queue.name)
             self._client.zremrangebyscore(cancelled, "-inf", time.time() - keys.ENDED_TTL_S)
-            clean_worker_registry(queue)
+            self._forget_workers(queue)
+
+    def _forget_workers(self, queue: SafeQueue) -> None:
+        """Those whose records have ended, as RQ's own `clean_worker_registry` does it."""
+        known = [key for key in get_keys(queue) if key.startswith(f"rq:worker:{self._host}.") or not self._host]
+        with self._client.pipeline(transaction=False) as pipe:
+            for key in known:
+                pipe.exists(key)
+            gone = [key for key, lives in zip(known, pipe.execute(), strict=True) if not lives]
+        if gone:
+            self._client.srem(WORKERS_BY_QUEUE_KEY % queue.name, *gone)
+            self._client.srem(REDIS_WORKER_KEYS, *gone)

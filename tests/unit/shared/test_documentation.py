@@ -54,8 +54,9 @@ def _exists(path: str) -> bool:
     )
 
 
-def test_every_test_that_the_design_names_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (REPOSITORY / "DESIGN.md").read_text()))
+def test_every_test_that_the_design_and_the_pages_name_exists() -> None:
+    pages = (REPOSITORY / "DESIGN.md", *(REPOSITORY / "docs").glob("*.md"))
+    named = {name for page in pages for name in re.findall(r"`(test_\w+)`", page.read_text())}
     written = "\n".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
     assert named
     assert sorted(name for name in named if f"def {name}(" not in written) == []

@@ -1,0 +1,137 @@
+"""`mlx-gateway share`, `hosts` and `revoke`: who else may serve this Mac's models, as long as `up` runs here."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from redis.exceptions import RedisError
+
+from gateway.command.runfile import read_running
+from gateway.door.admission import LIFE_S, TRIES
+from gateway.door.authority import load_authority
+from gateway.door.code import JoinCode, new_secret, print_of
+from gateway.door.folder import DoorFolder, Invitation, JoinedHost
+from gateway.door.users import HostUsers, withdraw
+from shared.config import Settings, load_secret
+from shared.connections import build_async_redis
+from shared.errors import BrokerUnavailableError, ConfigError
+from shared.keys import Names, word
+from shared.log import last_lines
+from shared.seal import Keyring
+
+DEFAULT_PORT = Settings().door_port
+_DOOR_S = 15.0
+_POLL_S = 0.05
+_NAME_S = 2.0
+
+
+def open_code(settings: Settings) -> JoinCode:
+    """A new code; the one before is worth nothing from now on. Raises `ConfigError`."""
+    folder = DoorFolder(settings)
+    folder.make()
+    with folder.locked():
+        load_authority(folder.path, "hosts")
+        door = load_authority(folder.path, "door")
+    secret = new_secret()
+    with folder.locked():
+        folder.invite(Invitation(secret=secret, ends_at_s=time.time() + LIFE_S, tries=TRIES))
+    return JoinCode(print_of(door.der), secret)
+
+
+def wait_for_door(settings: Settings) -> int:
+    """Its port. Raises `ConfigError` with the door's last words when it does not open."""
+    end_s = time.monotonic() + _DOOR_S
+    while (door := DoorFolder(settings).door()) is None:
+        if time.monotonic() > end_s:
+            words = last_lines(settings.state_dir / "logs" / "door.log")
+            raise ConfigError(f"the door does not open: {words or 'it says nothing of why'}")
+        time.sleep(_POLL_S)
+    return door.port
+
+
+def share(settings: Settings) -> tuple[str, str]:
+    """The line for the other Mac, and a hint for a person. Raises `ConfigError` when no `up` runs here."""
+    if read_running(settings.state_dir) is None:
+        raise ConfigError(
+            f"nothing is running on {settings.state_dir}: `mlx-gateway up --share` starts it and makes a code"
+        )
+    code = open_code(settings)
+    return join_lines(code, wait_for_door(settings))
+
+
+def join_lines(code: JoinCode, port: int) -> tuple[str, str]:
+    """What is typed on the other Mac, and what a person should know of it."""
+    suffix = "" if port == DEFAULT_PORT else f":{port}"
+    hint = f"type this on the other Mac within {LIFE_S / 60:.0f} minutes; it joins one Mac"
+    address = own_address()
+    if address:
+        hint += f"; where the name is not found, {address}{suffix} is this Mac, too"
+    return f"mlx-gateway join {local_name()}{suffix} {code}", hint
+
+
+def local_name() -> str:
+    """By which other Macs of the network find this one."""
+    name = socket.gethostname()
+    if sys.platform == "darwin":
+        try:
+            asked = ["scutil", "--get", "LocalHostName"]
+            name = subprocess.run(asked, capture_output=True, text=True, timeout=_NAME_S, check=True).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            name = socket.gethostname()
+    return f"{name.partition('.')[0]}.local"
+
+
+def own_address() -> str:
+    """The address of this Mac in its network; empty without one. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return ""
+
+
+def host_lines(settings: Settings, living: set[str]) -> Iterator[str]:
+    """One line for each host that joined, and for each other one that lives; `living` are words of names."""
+    hosts = DoorFolder(settings).hosts()
+    for name in sorted(living - hosts.keys()):
+        yield f"{name:24} lives    (of this Mac, or with the deployment's secret)"
+    for name, host in sorted(hosts.items()):
+        yield f"{name:24} {_state(host, name in living):8} {_story(host)}"
+
+
+def _state(host: JoinedHost, lives: bool) -> str:
+    if host.is_revoked:
+        return "revoked"
+    return "lives" if lives else "away"
+
+
+def _story(host: JoinedHost) -> str:
+    joined = time.strftime("%Y-%m-%d", time.localtime(host.joined_at_s))
+    return f"joined {joined}, mlx-gateway {host.version}"
+
+
+def revoke(settings: Settings, name: str) -> str:
+    """Lock a host out: its key, certificate and Redis user mean nothing from now on, its connections end, what it was
+    asked is asked elsewhere. What was done, for a person. Raises `ConfigError`."""
+    folder, host = DoorFolder(settings), word(name)
+    folder.revoke(host)
+    if not settings.redis_url:
+        return f"{host} is locked out (nothing is running here)"
+    try:
+        asyncio.run(_lock_out(settings, folder, host))
+    except (BrokerUnavailableError, RedisError, OSError) as error:
+        return f"{host} is locked out; Redis does not answer ({error}), and is told when it does"
+    return f"{host} is locked out"
+
+
+async def _lock_out(settings: Settings, folder: DoorFolder, host: str) -> None:
+    names = Names(settings.deployment)
+    async with build_async_redis(settings) as broker:
+        await HostUsers(broker, names, Keyring(load_secret(settings)), folder).remove(host)
+        await withdraw(broker, names, host)

@@ -1,0 +1,218 @@
+"""One TLS listener for joining, Redis and caches, in front of any Redis.
+
+What a connection is for is said by ALPN: `mlxgw-join`, also for who has no certificate; with a certificate of a host
+that joined, `mlxgw-cache`, or nothing: the bytes of Redis. Certificates count while the list of hosts names them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+from gateway.door.folder import DoorFolder, JoinedHost
+from gateway.door.joining import Joining
+from gateway.door.messages import MAX_LINE_BYTES
+from gateway.door.upstream import Upstream
+from gateway.door.users import HostUsers
+from shared.errors import ConfigError, GatewayError
+from shared.membership import LOCKED_OUT
+
+logger = logging.getLogger(__name__)
+
+JOIN, CACHE = "mlxgw-join", "mlxgw-cache"
+_HANDSHAKE_S = 10.0
+_JOINING_S = 30.0
+_JOINERS = 8  # at once: they have shown nothing yet
+_LOOK_S = 0.25
+_GOODBYE_S = 2.0
+_CHUNK_BYTES = 128 * 1024
+_BACKLOG = 256
+
+OnCache = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def refuse_cache(host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serves no caches."""
+
+
+class Door:
+    """`on_cache` is given the connections of hosts that ask for caches, and closes none of them itself."""
+
+    def __init__(
+        self,
+        folder: DoorFolder,
+        joining: Joining,
+        users: HostUsers,
+        upstream: Upstream,
+        *,
+        on_cache: OnCache = refuse_cache,
+    ) -> None:
+        self._folder = folder
+        self._joining = joining
+        self._users = users
+        self._upstream = upstream
+        self._on_cache = on_cache
+        self._joiners = asyncio.Semaphore(_JOINERS)
+        self._hosts: dict[str, JoinedHost] = {}
+        self._stamp = -1
+        self._open: dict[str, set[asyncio.StreamWriter]] = {}  # of hosts
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def serve(self, listener: socket.socket, context: ssl.SSLContext) -> None:
+        """Until cancelled."""
+        self._look()
+        server = await asyncio.start_server(
+            self._serve, sock=listener, ssl=context, ssl_handshake_timeout=_HANDSHAKE_S, limit=MAX_LINE_BYTES
+        )
+        async with server:
+            try:
+                await self._watch()
+            finally:
+                for task in self._serving:
+                    task.cancel()
+                await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        """Who is revoked is thrown out, and in a new life of Redis its users are made."""
+        while True:
+            self._look()
+            with contextlib.suppress(GatewayError):
+                await self._users.ensure()
+            await asyncio.sleep(_LOOK_S)
+
+    def _look(self) -> None:
+        """Read the list of hosts again when it has changed."""
+        stamp = self._folder.stamp()
+        if stamp == self._stamp:
+            return
+        try:
+            self._hosts = self._folder.hosts()
+        except ConfigError as error:
+            logger.error("%s", error)  # noqa: TRY400 - the text says it all
+            return
+        self._stamp = stamp
+        self._users.forget()
+        for name, writers in self._open.items():
+            if not self._counts(name):
+                logger.warning("%s was revoked: %d connections are closed", name, len(writers))
+                for writer in writers:
+                    writer.transport.abort()
+
+    def _counts(self, name: str) -> bool:
+        host = self._hosts.get(name)
+        return host is not None and not host.is_revoked
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._serving.add(task)
+        try:
+            await self._admit(reader, writer)
+            writer.close()
+            async with asyncio.timeout(_GOODBYE_S):
+                await writer.wait_closed()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            logger.debug("a connection ended: %s", error)
+        finally:
+            writer.transport.abort()
+            self._serving.discard(task)
+
+    async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._look()
+        tls: Any = writer.get_extra_info("ssl_object")
+        certificate = tls.getpeercert()
+        host = self._host_of(certificate) if certificate else None
+        protocol = tls.selected_alpn_protocol()
+        if protocol == JOIN and (host is not None or not certificate):
+            async with self._joiners, asyncio.timeout(_JOINING_S):
+                await self._joining.meet(reader, writer, host)
+                await writer.drain()
+        elif host is None:
+            await self._turn_away(protocol, bool(certificate), writer)
+        else:
+            await self._admit_host(host.name, protocol, reader, writer)
+
+    def _host_of(self, certificate: dict[str, Any]) -> JoinedHost | None:
+        """The host whose certificate this is; None where it is not the one that counts."""
+        names = [value for part in certificate["subject"] for key, value in part if key == "commonName"]
+        host = self._hosts.get(names[0]) if names else None
+        is_listed = host is not None and not host.is_revoked and host.serial == certificate["serialNumber"]
+        return host if is_listed else None
+
+    async def _turn_away(self, protocol: str | None, has_certificate: bool, writer: asyncio.StreamWriter) -> None:
+        reason = "this host was revoked, or joined again elsewhere" if has_certificate else "join this fleet first"
+        if protocol == JOIN:
+            writer.write(b'{"refused": "%s"}\n' % reason.encode())
+        elif protocol is None:
+            writer.write(f"-NOPERM {LOCKED_OUT} {reason}\r\n".encode())
+        await writer.drain()
+
+    async def _admit_host(
+        self, name: str, protocol: str | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writers = self._open.setdefault(name, set())
+        writers.add(writer)
+        try:
+            if protocol == CACHE:
+                await self._on_cache(name, reader, writer)
+            else:
+                await self._lead_to_redis(reader, writer)
+        finally:
+            writers.discard(writer)
+
+    async def _lead_to_redis(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The connection is made before its life of Redis is looked at: no user of an earlier life is let into it."""
+        their_reader, their_writer = await self._upstream.connect()
+        try:
+            await self._users.ensure()
+            ways = [
+                asyncio.ensure_future(_pass_on(reader, their_writer)),
+                asyncio.ensure_future(_pass_on(their_reader, writer)),
+            ]
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
+        except GatewayError as error:
+            writer.write(f"-ERR mlx-gateway: {error.message}\r\n".encode())
+        finally:
+            their_writer.transport.abort()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until either end goes."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(_CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
+
+
+def server_context(certificate: Path, hosts_ca: str) -> ssl.SSLContext:
+    """Asks for certificates, and takes none that another authority signed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(certificate)
+    context.load_verify_locations(cadata=hosts_ca)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.set_alpn_protocols([JOIN, CACHE])
+    return context
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """On all addresses of this Mac when `address` is empty. Raises `ConfigError`."""
+    is_dual = not address and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if is_dual or ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, dualstack_ipv6=is_dual, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"the door cannot listen on port {port} ({error.strerror}): stop the program that uses it, or set "
+            "MLX_GATEWAY_DOOR_PORT to another (Macs that joined must join again then)"
+        ) from error
