@@ -100,9 +100,9 @@ def create_app(settings: Settings) -> GatewayApp:
     parts.metrics.routes = tuple(sorted({route.name for route in ROUTES if route.work == "generate"}))
     app.add_exception_handler(HTTPException, _refuse_route)
     # The last one added is the outermost.
-    visitors = Visitors.of(settings)
+    visitors = Visitors.of(settings, has_keys=parts.keys.has_keys)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Authentication, api_key=settings.api_key, visitors=visitors)
+    app.add_middleware(Authentication, api_key=settings.api_key, visitors=visitors, keys=parts.keys)
     app.add_middleware(Refusals)
     app.add_middleware(Counted, count=parts.metrics.answer)
     app.add_middleware(ErrorAnswers)
@@ -179,6 +179,7 @@ async def running_tasks(
     works["redis-memory"] = keep_telling(parts.space, parts.metrics.redis_memory)
     if batches is not None:
         works["batches"] = batches.run()
+    works["usage"] = parts.usage.keep_writing()
     works["lag"] = keep_measuring_lag(parts.metrics.loop_lag)
     tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
     for task in tasks:
@@ -190,4 +191,5 @@ async def running_tasks(
         await parts.dispatcher.aclose()
         await fleet.withdraw()
         await parts.jobs.settle(_LAST_CANCELS_S)
+        await parts.usage.flush()
         await cancel_all(tasks)

@@ -162,6 +162,12 @@ class Metrics:
         self._begun: set[str] = set()
         self.routes: tuple[str, ...] = ()  # on which models answer
         self.registry = registry = CollectorRegistry()
+        self._key_tokens = Counter(
+            "gw_key_tokens",
+            "Tokens of each key's requests, by its name; empty for the owner's",
+            ("key", "kind"),
+            registry=registry,
+        )
         self._requests = Counter("gw_requests", "Answers", ("route", "model", "outcome"), registry=registry)
         self._ttft = Histogram(
             "gw_ttft_seconds",
@@ -337,6 +343,12 @@ class Metrics:
         for name, tokens in counts.items():
             if tokens is not None:
                 self._tokens[name].labels(model).observe(tokens)
+
+    def used(self, key: str, usage: Usage) -> None:
+        """By a request of a key, which is empty for the owner's."""
+        counts = {"prompt": usage.input_tokens, "cached": usage.cached_tokens, "output": usage.output_tokens}
+        for kind, count in counts.items():
+            self._key_tokens.labels(key, kind).inc(known(count))
 
     def render(self) -> bytes:
         self._begin_models()

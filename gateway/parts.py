@@ -26,6 +26,9 @@ from gateway.intake.intake import Intake
 from gateway.intake.reader import BodyReader
 from gateway.intake.tags import Tagger
 from gateway.kept.store import AnswerStore
+from gateway.keys.file import KeyFile
+from gateway.keys.quota import Quotas
+from gateway.keys.usage import UsageBook
 from gateway.metrics import HostPages, Metrics
 from gateway.models.names import ModelNames
 from gateway.models.settings_files import Policies
@@ -57,6 +60,9 @@ class Parts:
     traces: TraceFile
     answers: AnswerStore
     batches: BatchStore
+    keys: KeyFile
+    quotas: Quotas
+    usage: UsageBook
     connections: tuple[redis.asyncio.Redis, ...]
 
     async def aclose(self) -> None:
@@ -118,6 +124,9 @@ def build_parts(settings: Settings) -> Parts:
         traces=TraceFile.of(settings),
         answers=AnswerStore(broker, names, keyring),
         batches=BatchStore(settings.state_dir / "batches.sqlite3"),
+        keys=KeyFile(settings.state_dir),
+        quotas=Quotas(broker, names),
+        usage=UsageBook(settings.state_dir),
         connections=(broker, subscriber),
     )
 

@@ -42,6 +42,7 @@ def _gateway(names: Names) -> str:
         names.kept(_ANY, _ANY),
         names.kept_order(_ANY),
         names.generations,
+        names.quota(_ANY),
     )
     rq = ("rq:queues", f"rq:queue:{queue}", "rq:job:*", f"rq:canceled:{queue}")
     channels = (

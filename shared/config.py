@@ -21,6 +21,7 @@ from shared.errors import ConfigError
 from shared.hosts import is_loopback_address, parse_host_pattern, parse_origin_pattern
 from shared.keys import DEFAULT_DEPLOYMENT, word
 
+KEYS_FILE = "keys.json"  # in the state folder
 SETTINGS_FILES = (
     "models.json",
     "model_aliases.json",
@@ -211,10 +212,11 @@ def _check_access(settings: Settings) -> None:
         raise ConfigError(f"{environment_name('secret')} is blank")
     if settings.api_key and not _can_be_sent(settings.api_key):
         raise ConfigError(f"{environment_name('api_key')} has blanks around it or holds what no header can")
-    if settings.host != "localhost" and not is_loopback_address(settings.host) and not settings.api_key:
+    is_open = not settings.api_key and not (settings.state_dir / KEYS_FILE).exists()
+    if settings.host != "localhost" and not is_loopback_address(settings.host) and is_open:
         raise ConfigError(
             f"--listen {settings.host} would open the gateway to the network without a key: "
-            "set MLX_GATEWAY_API_KEY, or listen on 127.0.0.1"
+            "set MLX_GATEWAY_API_KEY, make one with `mlx-gateway key create NAME`, or listen on 127.0.0.1"
         )
 
 

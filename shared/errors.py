@@ -14,11 +14,13 @@ GatewayError
 │   ├── MethodNotAllowedError      the path exists, the method does not
 │   └── UpgradeRefusedError        the path exists, the protocol that is asked for does not
 ├── AuthenticationError            no key or a wrong key
-├── PermissionDeniedError          a host or a page that may not come in
+├── PermissionDeniedError          a host or a page that may not come in, or what a key may not
 ├── ModelNotFoundError             the name resolves to nothing
 ├── ModelUnavailableError          the model exists but cannot be loaded, with the reason
 │   └── NoMemoryError              there is no room for it at the moment
 ├── OverloadedError                full queue, no worker, or the predicted wait is too long
+├── RateLimitedError               a key has used what it may in a minute
+├── QuotaSpentError                a key has used what it may in a day
 ├── BrokerUnavailableError         Redis cannot be reached
 ├── WorkerLostError                the worker that held the request died
 ├── DeadlineExceededError          the request ran out of time
@@ -162,6 +164,19 @@ class OverloadedError(GatewayError):
     retryable = True
 
 
+class RateLimitedError(GatewayError):
+    """A key has used what it may in a minute. `retry_after_s` in details."""
+
+    code = "rate_limited"
+    retryable = True
+
+
+class QuotaSpentError(GatewayError):
+    """A key has used what it may in a day. `retry_after_s` in details: until the next."""
+
+    code = "quota_spent"
+
+
 class BrokerUnavailableError(GatewayError):
     code = "broker_unavailable"
     retryable = True
@@ -214,6 +229,8 @@ _BY_CODE: dict[str, type[GatewayError]] = {
         ModelUnavailableError,
         NoMemoryError,
         OverloadedError,
+        RateLimitedError,
+        QuotaSpentError,
         BrokerUnavailableError,
         WorkerLostError,
         DeadlineExceededError,

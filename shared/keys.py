@@ -170,6 +170,10 @@ class Names:
         """List of the ids of a tenant's kept answers, the latest first."""
         return self._of("keptorder", tenant)
 
+    def quota(self, key: str) -> str:
+        """Hash: what one key has used of its quota, and what its running requests hold of it."""
+        return self._of("quota", key)
+
     # --- answers and signals -------------------------------------------------------------------------------------
 
     def gateway_channel(self, gateway: str, host: str) -> str:

@@ -20,6 +20,7 @@ from gateway.command.agents.registry import AGENTS
 from gateway.command.doctor import examine
 from gateway.command.explain import explanation_lines
 from gateway.command.joining import check_alone, join, rejoin
+from gateway.command.keys import add_arguments, run_key
 from gateway.command.launching import launch_agent
 from gateway.command.residency import load_model, unload_model
 from gateway.command.runfile import read_running
@@ -86,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     unload.add_argument("--force", action="store_true", help="also a model that is pinned in models.json")
     command("drain", "Let a worker finish what it holds; its host then starts a new one.").add_argument("worker")
     command("explain", "Show why a request went to its worker.").add_argument("request", help="its id, in the log")
+    add_arguments(command("key", "Make, show and revoke keys of other people, and see what they used."))
     command("doctor", "Check what this machine has and lacks.", address)
     launch = command("launch", "Run a coding agent on the local models.")
     launch.add_argument("agent", choices=tuple(AGENTS))
@@ -395,6 +397,7 @@ _COMMANDS = {
     "unload": _unload,
     "drain": _drain,
     "explain": _explain,
+    "key": run_key,
     "doctor": _doctor,
     "launch": launch_agent,
 }

@@ -176,7 +176,7 @@ class Dispatcher:
             avoid=avoid,
             kind=kind,
             text_bytes=text_bytes_of(request),
-            flow=conversation_of(request).key or request.tenant,
+            flow=request.tenant or conversation_of(request).key,
             home=look.home if look is not None and request.priority != "side" else None,
             user_worker=look.user_worker if look is not None else "",
             now_s=look.now_s if look is not None else self._fleet.clock.of_unix(time.time()),

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
@@ -24,12 +25,17 @@ from gateway.http.fingerprint import fingerprint_of
 from gateway.http.kept import keep, with_earlier
 from gateway.http.replies import ClientDisconnectedError, header, headers_of, read_body, request_id_of, send_json
 from gateway.intake.reading import Asked
+from gateway.keys.charge import most_tokens
+from gateway.keys.headers import rate_headers
+from gateway.keys.holder import Holder, holder_of
+from gateway.keys.usage import computed_tokens
 from gateway.metrics import RequestRecord, outcome_of
 from gateway.parts import Parts
 from gateway.trace.story import EVERYTHING, Story
 from gateway.trace.telling import tell
 from shared.errors import GatewayError, InternalError
 from shared.events import Counted, Event, EventOrder, Failed, Progress, Started, assemble
+from shared.request import GenerateRequest
 from shared.work import KINDS, Count
 
 logger = logging.getLogger(__name__)
@@ -57,10 +63,12 @@ class _Endpoint:
         self.dispatcher = parts.dispatcher
         self.metrics = parts.metrics
         self.answers = parts.answers
+        self.quotas = parts.quotas
+        self.usage = parts.usage
         self.dialect = dialect
 
     async def parse(self, scope: Scope, receive: Receive, *, counting: bool, story: Story | None = None) -> Parsed:
-        body = await with_earlier(self.dialect, self.answers, await read_body(receive))
+        body = await with_earlier(self.dialect, self.answers, await read_body(receive), holder_of(scope).tenant)
         if story is not None and story.debug >= EVERYTHING:
             story.take_body(body.joined())
         asked = Asked(
@@ -70,6 +78,12 @@ class _Endpoint:
             hint=_encoding_hint(scope),
         )
         return await self.reader.read(self.dialect, asked, body)
+
+    async def _taken(self, holder: Holder, asked: GenerateRequest) -> GenerateRequest:
+        """The request as it goes to a worker. Raises the errors of `Intake.take`, and `PermissionDeniedError`."""
+        request = await self.intake.take(holder.own(asked))
+        holder.check_model(request.model)
+        return request
 
 
 class Generate(_Endpoint):
@@ -97,11 +111,33 @@ class Generate(_Endpoint):
 
     async def _serve(self, story: Story, scope: Scope, receive: Receive, send: Send) -> None:
         record = story.record
-        story.parsed = parsed = await self.parse(scope, receive, counting=False, story=story)
+        holder = holder_of(scope)
+        parsed = await self.parse(scope, receive, counting=False, story=story)
+        story.parsed = parsed = replace(parsed, others=tuple(map(holder.own, parsed.others)))
         record.warnings = parsed.warnings
         parsed_s = record.note_stage("parse", record.started_s)
-        story.request = request = await self.intake.take(parsed.request)
+        story.request = request = await self._taken(holder, parsed.request)
         scope["state"]["model"] = request.model
+        charged = self.quotas.admitted(
+            holder,
+            request.id,
+            tokens=most_tokens(request) * parsed.answers,
+            used=lambda: computed_tokens(record.usage),
+        )
+        async with charged as allowance:
+            scope["state"]["rate_headers"] = rate_headers(allowance, time.time()) if allowance else {}
+            try:
+                await self._answer(story, parsed, parsed_s, scope, receive, send)
+            finally:
+                if story.dispatch is not None and story.dispatch.request is request:  # else it joined one that counts
+                    self.usage.note(holder.name, request.model, record.usage)
+                    self.metrics.used(holder.name, record.usage)
+
+    async def _answer(
+        self, story: Story, parsed: Parsed, parsed_s: float, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        record, request = story.record, story.request
+        assert request is not None
         # (Choices that are left to chance are not each other's repetition.)
         is_repeated = parsed.answers == 1 and parsed.is_repeatable
         story.dispatch = first = await self.dispatcher.admit(request, is_repeated=is_repeated)
@@ -183,6 +219,7 @@ class _Answer:
         self.dispatch = dispatch
         self.items = parsed.items
         self.answers = endpoint.answers
+        self.tenant = dispatch.tenant
         self.reading = reading
         self.record = story.record
         self.shape = story.answer
@@ -207,7 +244,7 @@ class _Answer:
             if self.reading.is_abandoned:
                 return "cancelled"
         answer = self.reply.render([assemble(events) for events in told], self.context)
-        await keep(self.answers, answer, self.items)
+        await keep(self.answers, self.tenant, answer, self.items)
         await send_json(self.send, 200, answer, headers=self._headers())
         return "ok"
 
@@ -273,7 +310,7 @@ class _Answer:
             if not data and time.monotonic() - wrote_s >= keepalive_s:
                 data = renderer.keepalive(time.monotonic() - spoke_s)
         # First: who has read the end may go on from it at once.
-        await keep(self.answers, getattr(renderer, "answer", None), self.items)
+        await keep(self.answers, self.tenant, getattr(renderer, "answer", None), self.items)
         await self._write(data, is_last=True)
         last = told[-1][1]
         return outcome_of(last.error()) if isinstance(last, Failed) else "ok"
@@ -308,7 +345,7 @@ class CountTokens(_Endpoint):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parsed = await self.parse(scope, receive, counting=True)
-        request = await self.intake.take(parsed.request)
+        request = await self._taken(holder_of(scope), parsed.request)
         scope["state"]["model"] = request.model
         dispatch = await self.dispatcher.admit_count(request)
         async with self.dispatcher.joined(dispatch) as reader, _reading(receive, [reader]) as reading:

@@ -14,18 +14,18 @@ from gateway.dialects.registry import KEEPING_DIALECTS
 from gateway.http.replies import send_json
 from gateway.intake.reader import Body
 from gateway.kept.store import AnswerStore, Kept
+from gateway.keys.holder import holder_of
 from gateway.parts import Parts
 from shared.errors import GatewayError, InvalidRequestError, MethodNotAllowedError
 from shared.exact import SUSPECT
 
 logger = logging.getLogger(__name__)
 
-TENANT = ""  # of all who have the one key
 _BYTES_PER_VALUE = 16  # about: large conversations are read in the helper
 _CONVERSATION, _CANCEL = "/input_items", "/cancel"
 
 
-async def with_earlier(dialect: Dialect, store: AnswerStore, body: Body) -> Body:
+async def with_earlier(dialect: Dialect, store: AnswerStore, body: Body, tenant: str) -> Body:
     """The body with the conversation that it goes on from. Raises the errors of `AnswerStore.get`."""
     keeping = KEEPING_DIALECTS.get(dialect.name)
     if keeping is None:
@@ -34,18 +34,20 @@ async def with_earlier(dialect: Dialect, store: AnswerStore, body: Body) -> Body
     answer_id = keeping.earlier(data)
     if not answer_id:
         return body
-    kept = await store.get(TENANT, answer_id)
+    kept = await store.get(tenant, answer_id)
     whole = keeping.continued(data, kept.answer, kept.items)
     is_exact = body.is_exact or SUSPECT.search(whole) is not None
     return Body(chunks=[whole], values=body.values + len(whole) // _BYTES_PER_VALUE, is_exact=is_exact)
 
 
-async def keep(store: AnswerStore, answer: Mapping[str, Any] | None, items: tuple[Any, ...] | None) -> None:
+async def keep(
+    store: AnswerStore, tenant: str, answer: Mapping[str, Any] | None, items: tuple[Any, ...] | None
+) -> None:
     """An answer that cannot be kept is an answer all the same; who asks for it again hears that it is not there."""
     if answer is None or items is None:
         return
     try:
-        is_kept = await store.put(TENANT, Kept(answer=answer, items=items))
+        is_kept = await store.put(tenant, Kept(answer=answer, items=items))
     except GatewayError as error:
         logger.warning("%s is not kept: %s", answer["id"], error)
         return
@@ -63,24 +65,25 @@ class KeptAnswers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path_params"]["id"]
         query = QueryParams(scope["query_string"])
-        await send_json(send, 200, await self._answer(scope["method"], path, query))
+        tenant = holder_of(scope).tenant
+        await send_json(send, 200, await self._answer(scope["method"], tenant, path, query))
 
-    async def _answer(self, method: str, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+    async def _answer(self, method: str, tenant: str, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         if method == "POST":
-            return await self._cancel(path)
+            return await self._cancel(tenant, path)
         if method == "DELETE":
-            await self._store.delete(TENANT, path)
+            await self._store.delete(tenant, path)
             return self._dialect.render_deleted(path)
         answer_id = path.removesuffix(_CONVERSATION)
-        kept = await self._store.get(TENANT, answer_id)
+        kept = await self._store.get(tenant, answer_id)
         if path.endswith(_CONVERSATION):
             return self._dialect.render_items(kept.items, answer_id, query)
         return self._dialect.render_kept(kept.answer)
 
-    async def _cancel(self, path: str) -> dict[str, Any]:
+    async def _cancel(self, tenant: str, path: str) -> dict[str, Any]:
         """What is kept has ended; what runs is cancelled by leaving it."""
         if not path.endswith(_CANCEL):
             raise MethodNotAllowedError(f"POST is not allowed on /v1/responses/{path}", allow="GET, HEAD, DELETE")
         answer_id = path.removesuffix(_CANCEL)
-        await self._store.get(TENANT, answer_id)
+        await self._store.get(tenant, answer_id)
         raise InvalidRequestError(f"{answer_id} has ended: only what runs in the background can be cancelled")

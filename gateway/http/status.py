@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -9,6 +10,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from gateway.http.replies import dialect_of, header, send_json, send_reply
+from gateway.keys.holder import Holder, holder_of
 from gateway.metrics import CONTENT_TYPE
 from gateway.parts import Parts
 from shared.errors import RouteNotFoundError
@@ -23,7 +25,8 @@ class Models:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         query = QueryParams(scope["query_string"])
-        await send_json(send, 200, dialect_of(scope).render_models(self.parts.fleet.snapshot, query))
+        shown = shown_to(holder_of(scope), self.parts.fleet.snapshot)
+        await send_json(send, 200, dialect_of(scope).render_models(shown, query))
 
 
 class Model(Models):
@@ -32,7 +35,18 @@ class Model(Models):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name: str = scope["path_params"]["id"]
         target = await self.parts.intake.names.resolve(name)
+        holder_of(scope).check_model(target.model)
         await send_json(send, 200, dialect_of(scope).render_model(self.parts.fleet.snapshot, target.model, name=name))
+
+
+def shown_to(holder: Holder, fleet: Fleet) -> Fleet:
+    """The fleet with the models that the holder may use."""
+    if not holder.models:
+        return fleet
+    hosts = tuple(
+        replace(host, models=tuple(model for model in host.models if holder.may_use(model.id))) for host in fleet.hosts
+    )
+    return replace(fleet, hosts=hosts, workers=tuple(w for w in fleet.workers if holder.may_use(w.model)))
 
 
 class Health:

@@ -31,11 +31,11 @@ class Visitors:
     any_host: bool = False
 
     @classmethod
-    def of(cls, settings: Settings) -> Visitors:
+    def of(cls, settings: Settings, *, has_keys: bool = False) -> Visitors:
         return cls(
             allowed_hosts=settings.allowed_hosts,
             allowed_origins=[_normal(origin) for origin in settings.allowed_origins],
-            any_host=bool(settings.api_key),
+            any_host=bool(settings.api_key) or has_keys,
         )
 
     def check_host(self, hosts: Sequence[str], *, http_version: str) -> None:

@@ -28,6 +28,8 @@ STATUSES: Final[dict[str, tuple[int, str]]] = {
     "model_unavailable": (503, "api_error"),
     "no_memory": (529, "overloaded_error"),
     "overloaded": (529, "overloaded_error"),
+    "rate_limited": (429, "rate_limit_error"),
+    "quota_spent": (429, "rate_limit_error"),
     "broker_unavailable": (529, "overloaded_error"),
     "worker_lost": (529, "overloaded_error"),
     "deadline_exceeded": (504, "timeout_error"),

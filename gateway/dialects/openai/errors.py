@@ -29,6 +29,8 @@ STATUSES: Final[dict[str, tuple[int, str, str | None]]] = {
     "model_unavailable": (503, "server_error", "model_unavailable"),
     "no_memory": (503, "server_error", "no_memory"),
     "overloaded": (503, "server_error", "overloaded"),
+    "rate_limited": (429, "requests", "rate_limit_exceeded"),
+    "quota_spent": (429, "insufficient_quota", "insufficient_quota"),
     "broker_unavailable": (503, "server_error", "broker_unavailable"),
     "worker_lost": (503, "server_error", "worker_lost"),
     "deadline_exceeded": (504, "server_error", "deadline_exceeded"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from gateway.http.auth import Authentication
 from gateway.http.middleware import BodyLimit, ErrorAnswers, RequestContext
 from gateway.http.replies import dialect_of, read_body, send_json
 from gateway.http.visitors import Visitors
+from gateway.keys.file import KeyFile
 from shared.errors import OverloadedError, RequestTooLargeError
 
 
@@ -162,8 +164,11 @@ def test_one_byte_more_does_not_whatever_its_length_header_says(headers: dict[st
         call(BodyLimit(hello, max_bytes=5), scope_of(headers=headers), [b"123", b"456"])
 
 
+NOWHERE = Path("a folder without keys")
+
+
 def locked(key: str) -> ASGIApp:
-    return guarded(Authentication(hello, api_key=key, visitors=Visitors(any_host=bool(key))))
+    return guarded(Authentication(hello, api_key=key, visitors=Visitors(any_host=bool(key)), keys=KeyFile(NOWHERE)))
 
 
 def test_without_a_key_everyone_on_this_machine_may_come_in() -> None:

@@ -1,0 +1,163 @@
+"""`mlx-gateway key create|list|revoke|usage`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from gateway.keys.file import KeyFile
+from gateway.keys.holder import ROLES, Quota
+from gateway.keys.record import KeyRecord, check_name, digest_of, make_key, shown_of
+from gateway.keys.usage import Used, read_usage
+from shared.config import Settings
+from shared.durations import parse_keep_alive
+from shared.errors import ConfigError
+from shared.request import PRIORITIES
+
+_OWNER: Final = "(owner)"  # in lists: the key of MLX_GATEWAY_API_KEY
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The folders may be named behind the action as well."""
+    folders = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    for name in ("--config", "--state"):
+        folders.add_argument(name, type=Path, metavar="DIR", help=argparse.SUPPRESS)
+    actions = parser.add_subparsers(dest="action", required=True)
+    create = actions.add_parser("create", help="make a key and print it, once", parents=[folders])
+    create.add_argument("name", help="who has it; shown in lists, logs and metrics")
+    create.add_argument("--role", choices=ROLES, default="user", help="what it may do (user)")
+    create.add_argument("--models", metavar="M,...", default="", help="patterns of the models it may use (all)")
+    create.add_argument("--tenant", default="", help="whose caches and stored answers it shares (its own)")
+    create.add_argument(
+        "--class", dest="ceiling", choices=PRIORITIES, default="interactive", help="the best it may have"
+    )
+    create.add_argument("--requests-per-minute", type=int, default=0, metavar="N")
+    create.add_argument("--tokens-per-minute", type=int, default=0, metavar="N", help="computed ones, not cached")
+    create.add_argument("--tokens-per-day", type=int, default=0, metavar="N")
+    create.add_argument("--expires", metavar="DURATION", default="", help="such as 12h or 30d (never)")
+    actions.add_parser("list", help="show all keys, never themselves", parents=[folders])
+    actions.add_parser("revoke", help="lock a key out at once", parents=[folders]).add_argument("name")
+    usage = actions.add_parser("usage", help="show what each key used, by day and model", parents=[folders])
+    usage.add_argument("--csv", action="store_true", help="as comma-separated values")
+
+
+def run_key(settings: Settings, options: argparse.Namespace) -> int:
+    """Raises `ConfigError`."""
+    return _ACTIONS[options.action](settings, options)
+
+
+def _create(settings: Settings, options: argparse.Namespace) -> int:
+    key, record = new_key(options, now_s=time.time())
+    with KeyFile(settings.state_dir).changing() as records:
+        if any(other.name == record.name and other.state(time.time()) == "valid" for other in records):
+            raise ConfigError(f"there is a key {record.name!r} already: revoke it first, or take another name")
+        records.append(record)
+    print(key)
+    print(f"this is the only time that the key of {record.name} is shown", file=sys.stderr)
+    return 0
+
+
+def new_key(options: argparse.Namespace, *, now_s: float) -> tuple[str, KeyRecord]:
+    """A key and its record. Raises `ConfigError`."""
+    quota = Quota(
+        requests_per_minute=options.requests_per_minute,
+        tokens_per_minute=options.tokens_per_minute,
+        tokens_per_day=options.tokens_per_day,
+    )
+    for each in fields(quota):
+        if getattr(quota, each.name) < 0:
+            raise ConfigError(f"--{each.name.replace('_', '-')} must not be negative")
+    key = make_key()
+    return key, KeyRecord(
+        name=check_name(options.name),
+        digest=digest_of(key.encode()),
+        shown=shown_of(key),
+        created_s=now_s,
+        role=options.role,
+        tenant=check_name(options.tenant) if options.tenant else "",
+        models=tuple(filter(None, (pattern.strip() for pattern in options.models.split(",")))),
+        ceiling=options.ceiling,
+        quota=quota,
+        expires_s=now_s + _lifetime_s(options.expires) if options.expires else None,
+    )
+
+
+def _lifetime_s(text: str) -> float:
+    found = parse_keep_alive(text)
+    if found is None or not 0 < found < math.inf:
+        raise ConfigError(f"--expires {text}: expected a duration such as 12h or 30d")
+    return found
+
+
+def _revoke(settings: Settings, options: argparse.Namespace) -> int:
+    now_s = time.time()
+    with KeyFile(settings.state_dir).changing() as records:
+        found = [index for index, each in enumerate(records) if each.name == options.name and each.revoked_s is None]
+        if not found:
+            raise ConfigError(f"there is no key {options.name!r}")
+        for index in found:
+            records[index] = replace(records[index], revoked_s=now_s)
+    print(f"{options.name} is revoked")
+    return 0
+
+
+def _list(settings: Settings, _: argparse.Namespace) -> int:
+    records = KeyFile(settings.state_dir).records()
+    last = {used.key: used.day for used in read_usage(settings.state_dir)}
+    rows = [list_row(record, last.get(record.name, "never"), now_s=time.time()) for record in records]
+    head = ("NAME", "KEY", "STATE", "ROLE", "MODELS", "LIMITS", "MADE", "LAST USED")
+    print("\n".join(_table([head, *rows])) if rows else "there are no keys: mlx-gateway key create NAME")
+    return 0
+
+
+def list_row(record: KeyRecord, last_used: str, *, now_s: float) -> tuple[str, ...]:
+    quota = {name.replace("_per_", "/"): most for name, most in asdict(record.quota).items() if most}
+    limits = [f"{most} {name}" for name, most in quota.items()]
+    if record.ceiling != "interactive":
+        limits.append(f"class {record.ceiling}")
+    return (
+        record.name,
+        f"{record.shown}...",
+        record.state(now_s),
+        record.role,
+        ", ".join(record.models) or "all",
+        ", ".join(limits) or "none",
+        datetime.fromtimestamp(record.created_s, UTC).date().isoformat(),
+        last_used,
+    )
+
+
+def _usage(settings: Settings, options: argparse.Namespace) -> int:
+    names = tuple(each.name for each in fields(Used))
+    rows = [
+        tuple(str(value) for value in asdict(replace(used, key=used.key or _OWNER)).values())
+        for used in read_usage(settings.state_dir)
+    ]
+    if options.csv:
+        csv.writer(sys.stdout).writerows([names, *rows])
+    else:
+        head = tuple(name.upper().replace("_", " ") for name in names)
+        print("\n".join(_table([head, *rows])) if rows else "nothing was used yet")
+    return 0
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+_ACTIONS: Final[Mapping[str, Callable[[Settings, argparse.Namespace], int]]] = {
+    "create": _create,
+    "list": _list,
+    "revoke": _revoke,
+    "usage": _usage,
+}

@@ -1,0 +1,1 @@
+"""Several people with keys of their own: who they are, what they may, and what they used."""
