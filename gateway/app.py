@@ -126,7 +126,7 @@ _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "message_batch": lambda parts, _: MessageBatch(parts),
     "models": lambda parts, _: Models(parts),
     "model": lambda parts, _: Model(parts),
-    "health": lambda *_: Health(),
+    "health": lambda parts, _: Health(parts.gateway),
     "ready": lambda parts, _: Ready(parts),
     "status": lambda parts, _: Status(parts),
     "metrics": lambda parts, _: MetricsPage(parts),

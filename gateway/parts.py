@@ -46,6 +46,9 @@ _EVERYWHERE = ("0.0.0.0", "::")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
+    """`gateway` is this process's id."""
+
+    gateway: str
     settings: Settings
     fleet: FleetWatcher
     hub: FrameHub
@@ -110,6 +113,7 @@ def build_parts(settings: Settings) -> Parts:
     )
     model_names = ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model)
     return Parts(
+        gateway=gateway_id,
         settings=settings,
         fleet=fleet,
         hub=hub,

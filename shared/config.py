@@ -28,6 +28,7 @@ SETTINGS_FILES = (
     "claude_routing.json",
     "inference_settings.json",
     "gguf_config.json",
+    "remotes.json",
 )
 
 
@@ -249,6 +250,11 @@ def child_environment(settings: Settings) -> dict[str, str]:
 def plain_environment() -> dict[str, str]:
     """A copy of the environment as it is, for programs that are not ours."""
     return dict(os.environ)
+
+
+def variable(name: str) -> str:
+    """A variable that a person has named in a settings file, for a key; empty where it is not set."""
+    return os.environ.get(name, "")
 
 
 def load_secret(settings: Settings) -> bytes:

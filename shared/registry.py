@@ -10,7 +10,7 @@ from shared.cost import PrefillCost
 from shared.durations import parse_keep_alive
 from shared.errors import ConfigError
 
-EngineName = Literal["mlx", "gguf", "echo", "echo-streamed"]
+EngineName = Literal["mlx", "gguf", "remote", "echo", "echo-streamed"]
 ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 WorkerState = Literal["loading", "ready", "draining", "stalled"]
 LoadPolicy = Literal["start", "on-demand"]

@@ -90,7 +90,7 @@ class GenerateRequest:
     `template_variables` are the client's own for the model's chat template (none of `RESERVED_VARIABLES`).
     A raw prompt is continued as it is, by no template; there are no messages and no tools then: `prompt`, or its
     `prompt_tokens` in the model's own ids. `suffix` is what stands behind what is to be filled in.
-    `trail` names the prefixes of the conversation (`shared.trail`).
+    `trail` names the prefixes of the conversation (`shared.trail`). `hops` counts the gateways that it came through.
     """
 
     id: str
@@ -113,6 +113,7 @@ class GenerateRequest:
     suffix: str = ""
     response_pattern: str = ""
     response_grammar: str = ""
+    hops: int = 0
 
     @property
     def is_raw(self) -> bool:

@@ -22,22 +22,23 @@ from gateway.command.explain import explanation_lines
 from gateway.command.joining import check_alone, join, rejoin
 from gateway.command.keys import add_arguments, run_key
 from gateway.command.launching import launch_agent
+from gateway.command.remotes import add_remotes_arguments, show_remotes
 from gateway.command.residency import load_model, unload_model
 from gateway.command.runfile import read_running
+from gateway.command.running_fleet import need_redis, read_fleet, with_running_redis
 from gateway.command.sharing import host_lines, open_code, revoke, share
 from gateway.command.stack import Stack, describe_model
+from gateway.command.tiers import add_tier_arguments, change_tier
 from gateway.dialects.registry import TIERS, VENDOR_NAMES
-from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import drain
 from gateway.models.dead_names import find_dead_names
 from gateway.models.settings_files import Policies, find_faults
-from shared.config import Settings, child_environment, load_secret, load_settings
+from shared.config import Settings, child_environment, load_settings
 from shared.connections import build_async_redis
-from shared.errors import BrokerUnavailableError, ConfigError, GatewayError
+from shared.errors import ConfigError, GatewayError
 from shared.keys import Names, word
 from shared.log import set_up_logging
-from shared.registry import ENGINE_NAMES, Fleet, Stranger, WorkerLease
-from shared.seal import Keyring
+from shared.registry import ENGINE_NAMES, Stranger, WorkerLease
 from shared.slips import find_slips
 
 
@@ -88,15 +89,25 @@ def build_parser() -> argparse.ArgumentParser:
     command("drain", "Let a worker finish what it holds; its host then starts a new one.").add_argument("worker")
     command("explain", "Show why a request went to its worker.").add_argument("request", help="its id, in the log")
     add_arguments(command("key", "Make, show and revoke keys of other people, and see what they used."))
+    add_tier_arguments(command("tier", "Show or change which model answers for a tier, while serving."))
+    add_remotes_arguments(command("remotes", "Show the servers of remotes.json, or look for servers of models."))
     command("doctor", "Check what this machine has and lacks.", address)
-    launch = command("launch", "Run a coding agent on the local models.")
+    _add_launch_arguments(command("launch", "Run a coding agent on the local models."))
+    return parser
+
+
+def _add_launch_arguments(launch: argparse.ArgumentParser) -> None:
     launch.add_argument("agent", choices=tuple(AGENTS))
     launch.add_argument("--model", metavar="M", help="the model to use (the default one)")
+    launch.add_argument(
+        "--mode",
+        metavar="MODE",
+        help="one model for every tier: a backend (mlx, gguf, lmstudio, …), a model or an alias",
+    )
     launch.add_argument("--engine", choices=ENGINE_NAMES, default="mlx", help="when nothing is up yet")
     launch.add_argument("--print-env", action="store_true", help="print what a shell needs to run it instead")
     launch.add_argument("--url", metavar="URL", help="a gateway on another machine, without /v1")
     launch.epilog = "Arguments after -- go to the agent."
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -164,11 +175,11 @@ def _become(settings: Settings, *module_and_arguments: str) -> int:
 
 
 def _gateway(settings: Settings, _: argparse.Namespace) -> int:
-    return _become(_with_running_redis(settings), "gateway")
+    return _become(with_running_redis(settings), "gateway")
 
 
 def _host(settings: Settings, options: argparse.Namespace) -> int:
-    settings, name = _with_running_redis(settings), _host_name(settings, options)
+    settings, name = with_running_redis(settings), _host_name(settings, options)
     if not settings.redis_url and (member := rejoin(settings, options.name, _say)) is not None:
         settings, name = member.settings, member.name
     return _become_host(settings, name, options)
@@ -197,25 +208,25 @@ def _share(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def _hosts(settings: Settings, _: argparse.Namespace) -> int:
-    fleet = _read_fleet(settings)
+    fleet = read_fleet(settings)
     lines = list(host_lines(settings, {word(host.host) for host in fleet.hosts}))
     print("\n".join(lines) if lines else "no hosts")
     return 0
 
 
 def _revoke(settings: Settings, options: argparse.Namespace) -> int:
-    print(revoke(_with_running_redis(settings), options.host))
+    print(revoke(with_running_redis(settings), options.host))
     return 0
 
 
 def _worker(settings: Settings, options: argparse.Namespace) -> int:
     name = ["--name", options.name] if options.name else []
-    settings = _with_running_redis(settings)
+    settings = with_running_redis(settings)
     return _become(settings, "worker", "--model", options.model, "--engine", options.engine, *name)
 
 
 def _status(settings: Settings, _: argparse.Namespace) -> int:
-    fleet = _read_fleet(settings)
+    fleet = read_fleet(settings)
     running = read_running(settings.state_dir)
     if running is not None:
         print(f"gateway  {running.url}  (of `up`, pid {running.pid})")
@@ -257,7 +268,7 @@ def describe_template(template: Mapping[str, str]) -> str:
 
 
 def _models(settings: Settings, _: argparse.Namespace) -> int:
-    fleet = _read_fleet(settings)
+    fleet = read_fleet(settings)
     for model in fleet.model_ids():
         print(model)
     for record in (m for h in fleet.hosts for m in h.models if m.state in ("failed", "no_memory")):
@@ -266,26 +277,26 @@ def _models(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def _drain(settings: Settings, options: argparse.Namespace) -> int:
-    settings = _need_redis(settings)
+    settings = need_redis(settings)
 
     async def tell() -> bool:
         async with build_async_redis(settings) as broker:
             return await drain(broker, options.worker)
 
     if not asyncio.run(tell()):
-        there = ", ".join(lease.worker for lease in _read_fleet(settings).workers) or "none"
+        there = ", ".join(lease.worker for lease in read_fleet(settings).workers) or "none"
         raise ConfigError(f"no worker is called {options.worker!r}; there are: {there}")
     print(f"{options.worker} drains")
     return 0
 
 
 def _load(settings: Settings, options: argparse.Namespace) -> int:
-    print(asyncio.run(load_model(_need_redis(settings), options.model, say=_say)))
+    print(asyncio.run(load_model(need_redis(settings), options.model, say=_say)))
     return 0
 
 
 def _unload(settings: Settings, options: argparse.Namespace) -> int:
-    print(asyncio.run(unload_model(_need_redis(settings), options.model, is_forced=options.force)))
+    print(asyncio.run(unload_model(need_redis(settings), options.model, is_forced=options.force)))
     return 0
 
 
@@ -305,7 +316,7 @@ def _doctor(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def _examine_running(settings: Settings) -> None:
-    fleet = _read_fleet(settings)
+    fleet = read_fleet(settings)
     for lease in (each for each in fleet.workers if each.template):
         mark = "note" if lease.template.keys() & {"missing", "unread"} else "ok  "
         print(f"{mark} chat template of {lease.model}: {describe_template(lease.template)}")
@@ -333,40 +344,8 @@ def _with_running_settings(settings: Settings) -> Settings:
     return replace(settings, config_dir=Path(running.config_dir))
 
 
-def _with_running_redis(settings: Settings) -> Settings:
-    """With the Redis of the `up` that runs on this state folder, when none was given."""
-    running = read_running(settings.state_dir)
-    if settings.redis_url or running is None:
-        return settings
-    return replace(settings, redis_url=running.redis_url)
-
-
-def _need_redis(settings: Settings) -> Settings:
-    settings = _with_running_redis(settings)
-    if not settings.redis_url:
-        raise ConfigError(
-            f"nothing is running on {settings.state_dir}: start it with `mlx-gateway up`, give the --state it was "
-            "started with, or set REDIS_URL"
-        )
-    return settings
-
-
-def _read_fleet(settings: Settings) -> Fleet:
-    settings = _need_redis(settings)
-    keyring = Keyring(load_secret(settings))
-
-    async def read() -> Fleet:
-        async with build_async_redis(settings) as broker:
-            return await FleetWatcher(broker, Names(settings.deployment), keyring).refresh()
-
-    try:
-        return asyncio.run(read())
-    except BrokerUnavailableError as error:
-        raise ConfigError(f"nothing answers here: {error}") from error
-
-
 def _explain(settings: Settings, options: argparse.Namespace) -> int:
-    settings = _need_redis(settings)
+    settings = need_redis(settings)
 
     async def read() -> dict[bytes, bytes]:
         async with build_async_redis(settings) as broker:
@@ -398,6 +377,8 @@ _COMMANDS = {
     "drain": _drain,
     "explain": _explain,
     "key": run_key,
+    "tier": lambda settings, options: change_tier(settings, options, read_fleet(need_redis(settings))),
+    "remotes": show_remotes,
     "doctor": _doctor,
     "launch": launch_agent,
 }

@@ -6,16 +6,22 @@ import argparse
 import os
 import shutil
 import sys
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.command.agents.base import Agent, Setting, Start
 from gateway.command.agents.registry import AGENTS
 from gateway.command.launch import run_agent, started_stack, wait_until_ready
+from gateway.command.modes import model_of_mode
 from gateway.command.runfile import reachable, read_running
+from gateway.command.running_fleet import read_fleet
 from gateway.command.served import read_models
-from shared.config import Settings, plain_environment, resolve_source
+from shared.config import Settings, SettingsFile, plain_environment, resolve_source
 from shared.errors import ConfigError
+from shared.registry import Fleet, parse_models
+from shared.remotes import FILE as REMOTES
+from shared.remotes import parse_remotes
 
 _FOLDER: Final = "agents"  # in the state folder: files that agents read
 
@@ -54,9 +60,22 @@ def _start(settings: Settings, options: argparse.Namespace, agent: Agent) -> Sta
     url, model = _gateway_url(settings, options.url), options.model
     if model is not None and options.url is None and model.startswith((".", "~", "/")):
         model = resolve_source(model)
+    if options.mode:
+        model = _model_of(settings, options)
     models = read_models(url, settings.api_key, model, say=lambda text: print(text, file=sys.stderr, flush=True))
+    if options.mode:  # it answers for every tier
+        models = replace(models, tiers={})
     folder = settings.state_dir / _FOLDER
     return agent.prepare(Setting(url=url, key=settings.api_key, models=models, folder=folder))
+
+
+def _model_of(settings: Settings, options: argparse.Namespace) -> str:
+    """Raises `ConfigError`."""
+    if options.model is not None:
+        raise ConfigError("--mode and --model both name the model: give one of them")
+    models, remotes = SettingsFile(settings, "models.json").load(), SettingsFile(settings, REMOTES).load()
+    fleet = Fleet() if options.url is not None else read_fleet(settings)
+    return model_of_mode(options.mode, fleet, parse_models(models) if models else (), parse_remotes(remotes))
 
 
 def _gateway_url(settings: Settings, given: str | None) -> str:

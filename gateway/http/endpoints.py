@@ -35,6 +35,7 @@ from gateway.trace.story import EVERYTHING, Story
 from gateway.trace.telling import tell
 from shared.errors import GatewayError, InternalError
 from shared.events import Counted, Event, EventOrder, Failed, Progress, Started, assemble
+from shared.remotes import HOPS_HEADER
 from shared.request import GenerateRequest
 from shared.work import KINDS, Count
 
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 WARNINGS_HEADER = "x-mlx-gateway-warnings"
 WORKER_HEADER = "x-mlx-gateway-worker"
+_MOST_DIGITS = 4
 _MAX_HEADER = 1000  # characters
 _Told = list[tuple[int, Event]]  # choice, event
 _PATIENCE_S = 3600.0  # between two looks at a request whose client waits without keep-alives
@@ -113,6 +115,7 @@ class Generate(_Endpoint):
         record = story.record
         holder = holder_of(scope)
         parsed = await self.parse(scope, receive, counting=False, story=story)
+        parsed = replace(parsed, request=replace(parsed.request, hops=_hops(scope)))
         story.parsed = parsed = replace(parsed, others=tuple(map(holder.own, parsed.others)))
         record.warnings = parsed.warnings
         parsed_s = record.note_stage("parse", record.started_s)
@@ -176,6 +179,12 @@ class Generate(_Endpoint):
             readers.append(await leaving.enter_async_context(self.dispatcher.joined(other)))
         record.note_stage("enqueue", began_s)
         return readers
+
+
+def _hops(scope: Scope) -> int:
+    """How many gateways of ours it came through."""
+    text = header(scope, HOPS_HEADER.encode())
+    return int(text) if text.isdecimal() and len(text) < _MOST_DIGITS else 0
 
 
 def _encoding_hint(scope: Scope) -> str:

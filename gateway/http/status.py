@@ -14,6 +14,7 @@ from gateway.keys.holder import Holder, holder_of
 from gateway.metrics import CONTENT_TYPE
 from gateway.parts import Parts
 from shared.errors import RouteNotFoundError
+from shared.fingerprints import ID_HEADER
 from shared.registry import Fleet, ModelRecord
 
 
@@ -50,10 +51,13 @@ def shown_to(holder: Holder, fleet: Fleet) -> Fleet:
 
 
 class Health:
-    """`GET /health`: the process lives."""
+    """`GET /health`: the process lives. Its header tells other gateways which one."""
+
+    def __init__(self, gateway: str) -> None:
+        self._headers = {ID_HEADER: gateway}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(send, 200, {"status": "ok"})
+        await send_json(send, 200, {"status": "ok"}, headers=self._headers)
 
 
 class Ready:

@@ -15,6 +15,7 @@ from gateway.models.sampling import parse_sampling
 from shared.config import Settings, SettingsFile
 from shared.errors import ConfigError
 from shared.registry import parse_models
+from shared.remotes import parse_remotes
 from shared.routing import parse_tiers
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "model_aliases.json": parse_aliases,
     "claude_routing.json": parse_tiers,
     "inference_settings.json": parse_sampling,
+    "remotes.json": parse_remotes,
 }
 
 

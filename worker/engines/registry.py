@@ -36,6 +36,7 @@ class _Entry:
 _ENGINES: dict[EngineName, _Entry] = {
     "mlx": _Entry("worker.engines.mlx.engine", "MlxEngine", SteppedEngine, check_source),
     "gguf": _Entry("worker.engines.gguf.source", "GgufSource", StreamedEngine, check_gguf),
+    "remote": _Entry("worker.engines.remote.source", "RemoteSource", StreamedEngine),
     "echo": _Entry("worker.engines.echo", "EchoEngine", SteppedEngine),
     "echo-streamed": _Entry("worker.engines.echo_streamed", "EchoSource", StreamedEngine),
 }

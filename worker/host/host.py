@@ -41,6 +41,8 @@ from shared.registry import (
     model_id_of,
     parse_models,
 )
+from shared.remotes import FILE as REMOTES
+from shared.remotes import parse_remotes
 from shared.routing import Target, parse_tiers
 from shared.seal import Purpose, host_keys
 from worker.device.turns import read_holder
@@ -150,6 +152,7 @@ class Host:
         self._fallback = fallback
         self._file = SettingsFile(settings, "models.json")
         self._routing = SettingsFile(settings, "claude_routing.json")
+        self._remotes = SettingsFile(settings, REMOTES)
         keys = host_keys(settings, word(name))
         self._loads = keys.anyone.seal(Purpose.LOADS)
         self._channel = self._names.host_channel(word(name))
@@ -231,7 +234,9 @@ class Host:
         keep_alive_s = default_keep_alive_s(data)
         named = [replace(spec, keep_alive_s=keep_alive_s) for spec in self._named]
         listed = tuple(replace(spec, engine=engine_of(spec.source, spec.engine)) for spec in listed)
-        merged = merge_models(named or ((self._fallback,) if is_missing else ()), listed)
+        remotes = tuple(remote.spec for remote in parse_remotes(self._remotes.load()))
+        is_missing = is_missing and not remotes
+        merged = merge_models(named or ((self._fallback,) if is_missing else ()), (*listed, *remotes))
         tiers = parse_tiers(self._routing.load())
         return give_drafts(add_tier_models(merged, tiers), tiers)
 

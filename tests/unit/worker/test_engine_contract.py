@@ -137,7 +137,8 @@ def _source(name: EngineName, folder: Path) -> str:
     return str(AGENT_FULL) if name == "mlx" else name
 
 
-@pytest.fixture(scope="module", params=ENGINE_NAMES)
+# What another server computes has its own laws: see test_remote.py.
+@pytest.fixture(scope="module", params=[name for name in ENGINE_NAMES if name != "remote"])
 def one(request: pytest.FixtureRequest) -> Iterator[Loaded]:
     options: dict[str, Any] = {"step_ms": 1.0} if request.param.startswith("echo") else {}
     if request.param == "gguf":

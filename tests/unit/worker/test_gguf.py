@@ -15,7 +15,8 @@ from shared.messages import Message, TextPart, ToolCallPart, ToolResultPart
 from shared.request import ReasoningOptions, SamplingParams, ToolChoice, ToolDefinition
 from shared.worker_metrics import FIGURES
 from tests.models.gguf_checkpoint import build_gguf
-from tests.support.gguf_engine import Asked, gguf_engine, needs_wheel
+from tests.support.asked import Asked
+from tests.support.gguf_engine import gguf_engine, needs_wheel
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import AGENT_FULL
 from tests.support.processes import wait_until
@@ -157,7 +158,7 @@ def test_a_server_that_is_killed_comes_back_and_the_answer_goes_on(one: Asked) -
     whole = one.answer(wanted)
     key = one.submit(replace(wanted, id="cut"))
     one.wait_tokens(key, 20)
-    one.kill_server()
+    one.source.server.kill()
     assert one.wait_end(key).parts == whole.parts
     assert one.token_ids["cut"] == one.token_ids["whole"]
     wait_until(lambda: one.engine.stats().metrics["server_starts"] >= 2, "the server starts again")

@@ -10,13 +10,13 @@ import orjson
 
 from shared.errors import InternalError, WorkerLostError
 from shared.events import Event, Finished, Progress, Started, TokenLogprob, Usage
+from shared.http_client import AskError, Response, ask, events
 from worker.engines.base import Output, Prepared
 from worker.engines.gguf.completion import Chunk, Form, parse_chunk, render_body, told_tokens, translate
 from worker.engines.gguf.preparing import Payload
 from worker.engines.gguf.rates import Pace
 from worker.engines.gguf.server import LlamaServer
 from worker.engines.gguf.vocabulary import Vocabulary
-from worker.engines.http_client import AskError, Response, ask, events
 
 _TRIES = 3
 

@@ -21,9 +21,9 @@ import psutil
 
 from shared.config import plain_environment
 from shared.errors import ModelUnavailableError, WorkerLostError
+from shared.http_client import Address, AskError, ask_json
 from shared.processes import GuardedProcess
 from shared.restarts import Restarts
-from worker.engines.http_client import Address, AskError, ask_json
 from worker.engines.streamed import EngineBrokenError
 
 log = logging.getLogger(__name__)

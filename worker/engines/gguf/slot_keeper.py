@@ -7,10 +7,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from shared.http_client import AskError, ask_json
 from worker.engines.gguf.server import LlamaServer
 from worker.engines.gguf.slot_files import LEAST_TOKENS, SlotFiles
 from worker.engines.gguf.slots import Slot, Slots
-from worker.engines.http_client import AskError, ask_json
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ import psutil
 
 from shared.config import Settings, SettingsFile
 from shared.errors import ModelUnavailableError
+from shared.http_client import ask_json
 from shared.registry import ModelSpec
 from shared.request import GenerateRequest, Resume
 from worker.device.claim import claim
@@ -38,7 +39,6 @@ from worker.engines.gguf.slots import Slots
 from worker.engines.gguf.tokenizer import GgufTokenizer
 from worker.engines.gguf.vocabulary import Vocabulary
 from worker.engines.gguf.window import Window, plan_window
-from worker.engines.http_client import ask_json
 from worker.engines.tokens.output import output_format
 from worker.engines.tokens.template_report import report_template
 from worker.prompt import PromptBuilder, turn_end

@@ -1,0 +1,193 @@
+"""What is known of each kind of server: where it is asked, what it takes, and how its window is found."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shared.errors import ModelUnavailableError
+from shared.http_client import Address, AskError, ask_json
+
+UNKNOWN_CONTEXT_TOKENS = 32768  # where neither a person nor the server says one
+_OLLAMA_CONTEXT_TOKENS = 32768
+_LOAD_S = 600.0
+_OURS_AT_ONCE = 8  # a gateway of ours shares its workers out by itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a server says of a model: its name there, the window it is loaded with (0: it does not say), how many
+    requests it runs at once (0: it does not say), whether it reads images."""
+
+    model: str
+    context_tokens: int = 0
+    slots: int = 0
+    images: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a person has set for it."""
+
+    model: str
+    context_tokens: int
+
+
+Find = Callable[[Address, Wanted], Awaitable[Facts]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """`path` is asked for answers; `is_ollama`: in Ollama's own shape."""
+
+    name: str
+    find: Find
+    path: str = "/v1/chat/completions"
+    is_ollama: bool = False
+    repetition_penalty: str = "repetition_penalty"
+    takes_template_variables: bool = False
+    keeps_reasoning: bool = False
+
+
+async def _get(address: Address, path: str, body: Any = None, silence_s: float = 10.0) -> Any:
+    """Raises `ModelUnavailableError` with the reason."""
+    try:
+        status, data = await ask_json(address, path, body, silence_s=silence_s)
+    except AskError as error:
+        raise ModelUnavailableError(f"{address.url}: {error}") from error
+    if status in (401, 403):
+        raise ModelUnavailableError(f"{address.url} refuses the key that remotes.json gives it")
+    if status != 200 or not isinstance(data, dict):
+        raise ModelUnavailableError(f"{address.url}{path} answers with status {status}")
+    return data
+
+
+async def _find_openai(address: Address, wanted: Wanted) -> Facts:
+    entry = _choose(address, wanted, await _get(address, "/v1/models"))
+    return Facts(model=str(entry["id"]), context_tokens=_window(entry))
+
+
+def _choose(address: Address, wanted: Wanted, data: Any, key: str = "data", name: str = "id") -> dict[str, Any]:
+    """The model's entry in a list. Raises `ModelUnavailableError` naming those there are."""
+    entries = [e for e in data.get(key) or () if isinstance(e, dict) and e.get(name)]
+    found = [e for e in entries if wanted.model in ("", e[name])]
+    if not found:
+        there = ", ".join(str(e[name]) for e in entries) or "none"
+        raise ModelUnavailableError(f"{address.url} has no model {wanted.model!r}; there are: {there}")
+    return dict(found[0])
+
+
+def _window(entry: dict[str, Any]) -> int:
+    """In the names that servers have for it."""
+    meta = entry.get("meta") or {}
+    for value in (
+        entry.get("max_model_len"),
+        entry.get("context_length"),
+        entry.get("context_window"),
+        meta.get("n_ctx"),
+    ):
+        if isinstance(value, int) and value > 0:
+            return value
+    return 0
+
+
+async def _find_llama(address: Address, wanted: Wanted) -> Facts:
+    facts = await _find_openai(address, wanted)
+    props = await _get(address, "/props")
+    n_ctx = int((props.get("default_generation_settings") or {}).get("n_ctx") or 0)
+    images = bool((props.get("modalities") or {}).get("vision"))
+    return replace(facts, context_tokens=n_ctx, slots=int(props.get("total_slots") or 0), images=images)
+
+
+async def _find_lmstudio(address: Address, wanted: Wanted) -> Facts:
+    """The loaded window, never the trained one. A model that is not loaded is loaded, with the window that is wanted,
+    so that its just-in-time loading, which throws other models out, never has to."""
+    try:
+        data = await _get(address, "/api/v1/models")
+    except ModelUnavailableError:
+        return await _find_old_lmstudio(address, wanted)
+    entry = _choose(address, wanted, data, "models", "key")
+    images = bool((entry.get("capabilities") or {}).get("vision"))
+    loaded = entry.get("loaded_instances") or ()
+    if not loaded:
+        body: dict[str, Any] = {"model": entry["key"], "echo_load_config": True}
+        if wanted.context_tokens:
+            body["context_length"] = min(wanted.context_tokens, int(entry.get("max_context_length") or 1 << 31))
+        answer = await _get(address, "/api/v1/models/load", body, _LOAD_S)
+        loaded = [{"id": answer.get("instance_id", entry["key"]), "config": answer.get("load_config") or {}}]
+    config = loaded[0].get("config") or {}
+    return Facts(
+        model=str(loaded[0].get("id") or entry["key"]),
+        context_tokens=int(config.get("context_length") or 0),
+        slots=int(config.get("parallel") or 0) and 1,  # parallel requests spoil each other's cache there
+        images=images,
+    )
+
+
+async def _find_old_lmstudio(address: Address, wanted: Wanted) -> Facts:
+    entry = _choose(address, wanted, await _get(address, "/api/v0/models"))
+    window = entry.get("loaded_context_length") if entry.get("state") == "loaded" else 0
+    return Facts(model=str(entry["id"]), context_tokens=int(window or 0), images=entry.get("type") == "vlm")
+
+
+async def _find_ollama(address: Address, wanted: Wanted) -> Facts:
+    """The window is what we ask for in each request: what the person wants, within what the model was trained for."""
+    entry = _choose_tag(address, wanted, await _get(address, "/api/tags"))
+    shown = await _get(address, "/api/show", {"model": entry})
+    info = shown.get("model_info") or {}
+    trained = next((int(info[key]) for key in info if key.endswith(".context_length")), _OLLAMA_CONTEXT_TOKENS)
+    return Facts(
+        model=entry,
+        context_tokens=min(wanted.context_tokens or _OLLAMA_CONTEXT_TOKENS, trained),
+        images="vision" in (shown.get("capabilities") or ()),
+    )
+
+
+def _choose_tag(address: Address, wanted: Wanted, data: Any) -> str:
+    """`name` may stand for `name:latest`. Models that Ollama runs elsewhere are never chosen unasked."""
+    entries = [e for e in data.get("models") or () if isinstance(e, dict) and e.get("name")]
+    here = {"models": [e for e in entries if wanted.model or not e.get("remote_host")]}
+    named = wanted.model if wanted.model in ("", *(e["name"] for e in entries)) else f"{wanted.model}:latest"
+    return str(_choose(address, replace(wanted, model=named), here, "models", "name")["name"])
+
+
+async def _find_mlx_lm(address: Address, wanted: Wanted) -> Facts:
+    """It lists what lies in the hub's cache, and takes any other name for one to load: so the name is always the same,
+    that of the model with which it was started where a person gives none."""
+    await _get(address, "/health")
+    return Facts(model=wanted.model or "default_model")
+
+
+async def _find_ours(address: Address, wanted: Wanted) -> Facts:
+    """Anthropic's list tells the window."""
+    facts = await _find_openai(address, wanted)
+    try:
+        as_anthropic = replace(address, headers={**address.headers, "anthropic-version": "2023-06-01"})
+        _, data = await ask_json(as_anthropic, "/v1/models?limit=1000")
+    except AskError:
+        data = {}
+    entries = data.get("data") if isinstance(data, dict) else ()
+    entry = next((e for e in entries or () if isinstance(e, dict) and e.get("display_name") == facts.model), {})
+    window = int(entry.get("max_input_tokens") or facts.context_tokens or 0)
+    return replace(facts, context_tokens=window, slots=_OURS_AT_ONCE)
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(name="openai", find=_find_openai),
+        Profile(name="lmstudio", find=_find_lmstudio, repetition_penalty="repeat_penalty"),
+        Profile(name="ollama", find=_find_ollama, path="/api/chat", is_ollama=True, keeps_reasoning=True),
+        Profile(
+            name="llama-server",
+            find=_find_llama,
+            repetition_penalty="repeat_penalty",
+            takes_template_variables=True,
+            keeps_reasoning=True,
+        ),
+        Profile(name="mlx-lm", find=_find_mlx_lm, takes_template_variables=True),
+        Profile(name="vllm-mlx", find=_find_openai, takes_template_variables=True),
+        Profile(name="mlx-gateway", find=_find_ours, takes_template_variables=True, keeps_reasoning=True),
+    )
+}

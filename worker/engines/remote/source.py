@@ -1,0 +1,256 @@
+"""A model behind another server, as `worker.engines.streamed.Source`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from shared.config import Settings, SettingsFile, variable
+from shared.errors import (
+    ConfigError,
+    GatewayError,
+    InvalidRequestError,
+    ModelUnavailableError,
+    PromptTooLongError,
+    UnsupportedContentError,
+    WorkerLostError,
+)
+from shared.events import Event, Progress
+from shared.fingerprints import recognise
+from shared.http_client import Address, AskError, Response, ask
+from shared.registry import ModelSpec
+from shared.remotes import FILE, HOPS_HEADER, MOST_HOPS, Remote, parse_remotes
+from shared.request import GenerateRequest, Resume
+from worker.engines.base import EngineInfo, EngineStats, Output, Prepared
+from worker.engines.remote.answer import RemoteAnswer
+from worker.engines.remote.bodies import chat_body, ollama_body
+from worker.engines.remote.estimate import Estimate
+from worker.engines.remote.messages import MessageWriter
+from worker.engines.remote.pieces import Piece, parse_chat, parse_ollama
+from worker.engines.remote.profiles import PROFILES, UNKNOWN_CONTEXT_TOKENS, Facts, Profile, Wanted
+from worker.engines.remote.words import translate
+
+log = logging.getLogger(__name__)
+
+_WAIT_S = 5.0  # for a server that may be starting, too
+_POLL_S = 0.25
+_TRIES = 2  # before anything was said
+_DONE = b"[DONE]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Payload:
+    body: dict[str, Any]
+    tokens: int  # estimated
+
+
+class RemoteSource:
+    """See the module's text. A server that is away when the model is loaded is asked again with each request."""
+
+    def __init__(self, spec: ModelSpec, settings: Settings) -> None:
+        self._remote = _entry(spec.id, settings)
+        remote = self._remote
+        key = remote.key or (variable(remote.key_env) if remote.key_env else "")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._address = Address(url=remote.url.rstrip("/").removesuffix("/v1"), headers=headers)
+        self._profile: Profile = PROFILES[remote.profile or "openai"]
+        self._facts = Facts(model=remote.model)
+        self._is_found = False
+        self._estimate = Estimate()
+        self._failures = 0
+
+    @property
+    def _window(self) -> int:
+        """What a person set is for the server to have, and what it has counts."""
+        return self._facts.context_tokens or self._remote.context_tokens
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def load(self, report: Callable[[float], None]) -> EngineInfo:
+        report(0.0)
+        await self._wait()
+        report(1.0)
+        remote = self._remote
+        return EngineInfo(
+            context_tokens=self._window or UNKNOWN_CONTEXT_TOKENS,
+            supports_tools=True,
+            supports_reasoning=True,
+            supports_images=remote.images or self._facts.images,
+            capacity=remote.slots or self._facts.slots or 1,
+            gives_token_ids=False,
+        )
+
+    async def _wait(self) -> None:
+        """For the server, a while: one that is away now may be there later."""
+        said: GatewayError | None = None
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                while not self._is_found:
+                    try:
+                        await self._find()
+                    except ModelUnavailableError as error:
+                        said = error
+                        await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            log.warning("%s is away: %s", self._remote.id, said)
+
+    async def _find(self) -> None:
+        """Who is there, and what it says of the model. Raises `ModelUnavailableError`."""
+        remote = self._remote
+        if not remote.profile:
+            found = await recognise(self._address)
+            if found is None:
+                raise ModelUnavailableError(f"no server of models answers at {self._address.url}")
+            self._profile = PROFILES[found.profile or "openai"]
+        wanted = Wanted(model=remote.model, context_tokens=remote.context_tokens)
+        self._facts = await self._profile.find(self._address, wanted)
+        self._is_found = True
+        log.info("%s is %s of %s (%s): %s", remote.id, self._facts.model, remote.url, self._profile.name, self._facts)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    # -- beside the loop ------------------------------------------------------------------------------------------
+
+    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
+        if resume is not None and resume.token_ids:
+            raise WorkerLostError("another server's answer cannot be gone on with")
+        if request.is_raw:
+            raise UnsupportedContentError("this server is asked with messages, not with a raw prompt")
+        if request.response_pattern or request.response_grammar:
+            raise InvalidRequestError("a pattern or a grammar cannot be demanded of another server")
+        if request.hops >= MOST_HOPS:
+            raise InvalidRequestError(
+                f"the request came through {request.hops} gateways: one of them leads back to another (remotes.json)"
+            )
+        body = self._body(request)
+        tokens = self._estimate.tokens(body)
+        if self._estimate.is_too_long(tokens, self._window):
+            raise PromptTooLongError.of(tokens, self._window)
+        return Prepared(request=request, prompt_tokens=None, payload=_Payload(body=body, tokens=tokens))
+
+    def _body(self, request: GenerateRequest) -> dict[str, Any]:
+        remote, profile = self._remote, self._profile
+        writer = MessageWriter(
+            images=remote.images or self._facts.images,
+            writes_tools=remote.tools == "prompt",
+            keeps_reasoning=profile.keeps_reasoning,
+        )
+        if profile.is_ollama:
+            return ollama_body(request, self._facts.model, self._window or UNKNOWN_CONTEXT_TOKENS, writer)
+        return chat_body(request, self._facts.model, profile, writer)
+
+    def count(self, request: GenerateRequest) -> int | None:
+        """The server alone knows."""
+        return None
+
+    def stats(self) -> EngineStats:
+        notes = () if self._is_found else (f"{self._address.url} is away",)
+        return EngineStats(notes=notes)
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    async def answer(self, prepared: Prepared) -> AsyncGenerator[Output, None]:
+        prepared = await self._found(prepared)
+        payload: _Payload = prepared.payload
+        answer = RemoteAnswer(prepared.request, prompt_is_full=self._estimate.may_be_full(payload.tokens, self._window))
+        for attempt in range(_TRIES):
+            try:
+                async with aclosing(self._stream(prepared, payload, answer)) as outputs:
+                    async for output in outputs:
+                        yield output
+                break
+            except AskError as error:
+                self._is_found = False
+                if answer.is_started or error.is_silent or attempt == _TRIES - 1:
+                    raise WorkerLostError(f"{self._remote.id}: {self._address.url}: {error}") from error
+        self._estimate.learn(payload.body, answer.usage().input_tokens)
+
+    async def _found(self, prepared: Prepared) -> Prepared:
+        """With the body as it is for who is there. Raises `ModelUnavailableError`."""
+        if self._is_found:
+            return prepared
+        await self._find()
+        return self.prepare(prepared.request)
+
+    async def _stream(
+        self, prepared: Prepared, payload: _Payload, answer: RemoteAnswer
+    ) -> AsyncGenerator[Output, None]:
+        headers = {HOPS_HEADER: str(prepared.request.hops + 1)}
+        silence_s = self._remote.silence_s
+        async with ask(
+            self._address, self._profile.path, payload.body, headers=headers, silence_s=silence_s
+        ) as response:
+            if response.status != 200:
+                raise await self._refused(response)
+            async with aclosing(self._pieces(response)) as pieces:
+                async for piece in pieces:
+                    events = answer.feed(piece) if isinstance(piece, Piece) else [piece]
+                    if events:
+                        yield Output(key=prepared.key, events=tuple(events))
+                    if answer.is_over:
+                        return
+        yield Output(key=prepared.key, events=(*answer.feed(Piece()), *answer.end()))
+
+    async def _refused(self, response: Response) -> GatewayError:
+        retry_after = response.headers.get("retry-after", "")
+        error = translate(self._remote.id, response.status, await response.json(), retry_after)
+        if isinstance(error, PromptTooLongError | ModelUnavailableError):
+            self._is_found = False  # what is known of it may not hold any more
+        return error
+
+    async def _pieces(self, response: Response) -> AsyncGenerator[Piece | Event, None]:
+        if self._profile.is_ollama:
+            async for line in response.lines():
+                if line.strip():
+                    yield parse_ollama(self._parsed(line))
+            return
+        if "event-stream" not in response.headers.get("content-type", ""):  # it does not stream
+            yield parse_chat(self._parsed(await response.whole()))
+            return
+        async for line in response.lines():
+            if line.startswith(b":"):
+                if (progress := _progress(line)) is not None:
+                    yield progress
+            elif line.startswith(b"data:") and (data := line[5:].strip()):
+                if data == _DONE:
+                    return
+                yield parse_chat(self._parsed(data))
+
+    def _parsed(self, data: bytes) -> Any:
+        """Raises the error that a stream may hold."""
+        try:
+            value = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise AskError(f"what it says is no JSON: {error}", has_answered=True) from error
+        if not isinstance(value, dict):
+            raise AskError("what it says is no object", has_answered=True)
+        if value.get("error"):
+            raise translate(self._remote.id, 500, value)
+        return value
+
+
+def _entry(model: str, settings: Settings) -> Remote:
+    """Raises `ConfigError`."""
+    remotes = parse_remotes(SettingsFile(settings, FILE).load())
+    found = next((remote for remote in remotes if remote.id == model), None)
+    if found is None:
+        raise ConfigError(f"{FILE} has no entry {model!r}")
+    return found
+
+
+def _progress(line: bytes) -> Progress | None:
+    """mlx_lm.server's comments while it reads a prompt: `: keepalive 2048/4096`."""
+    words = line[1:].split()
+    if len(words) != 2 or words[0] != b"keepalive":
+        return None
+    done, _, total = words[1].partition(b"/")
+    if not (done.isdigit() and total.isdigit()):
+        return None
+    return Progress(phase="prefill", done_tokens=int(done), total_tokens=int(total))
