@@ -65,8 +65,9 @@ class WorkerLease:
     Predictions of waits and prefills, alone and beside streams that decode, are to be multiplied by `wait_factor`,
     `prefill_factor` and `beside_factor`, as this worker has learned. `tokens_per_byte` is what the text of requests
     takes here, 0 while unknown, and `restore_tokens_per_s` how fast prefixes come from disk, 0 while that is not known
-    to take any time. `notes` are
-    what a person should know of how it is going.
+    to take any time. What is kept takes
+    `kept_bytes_per_token` in files, 0 while it is kept in none; `link_bytes_per_s` is how fast files of other hosts, by
+    their words, came here; 0 where they lately did not. `notes` are what a person should know of how it is going.
     """
 
     worker: str
@@ -112,6 +113,8 @@ class WorkerLease:
     beside_factor: float = 1.0
     tokens_per_byte: float = 0.0
     restore_tokens_per_s: float = 0.0
+    kept_bytes_per_token: float = 0.0
+    link_bytes_per_s: dict[str, float] = field(default_factory=dict)
 
     @property
     def prefill_cost(self) -> PrefillCost:
@@ -154,12 +157,17 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRecord:
+    """A host that lives. `files` is where other hosts may read what is kept here (host:port), empty where they may
+    not; `is_draining`: it takes no work any more, and will leave."""
+
     host: str
     pid: int
     models: tuple[ModelRecord, ...] = ()
     reader: Reader = field(default_factory=Reader)
     figures: dict[str, float] = field(default_factory=dict)  # see `shared.worker_metrics.HOST_FIGURES`
     faults: tuple[str, ...] = ()  # of its settings files, whose last good content stays in force
+    files: str = ""
+    is_draining: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

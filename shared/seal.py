@@ -39,6 +39,7 @@ class Purpose(Enum):
     ORDERS = "orders"  # about the host
     KEPT = "kept"  # about the tenant and the answer
     GENERATIONS = "generations"
+    CACHE = "cache"  # what makes the key of a ticket (`shared.grants`)
 
 
 class Seal:

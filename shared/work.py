@@ -62,7 +62,8 @@ class Envelope:
     Redis's time (see `shared.clock`).
     `attempt` starts at 1 and is part of every frame that answers it. `codes` are those that the gateway reads; it is
     sealed for one host, whom gateway records, which only gateways can open, tell nothing. `wait_s` until the prefill
-    begins and `prefill_s` were predicted at `placed_s`, in Redis's time; 0 where they were not.
+    begins and `prefill_s` were predicted at `placed_s`, in Redis's time; 0 where they were not. `grant` is leave to
+    fetch a part of what is to be computed from another host (`shared.grants`); empty where there is none.
     """
 
     work: Work
@@ -73,6 +74,7 @@ class Envelope:
     placed_s: float = 0.0
     wait_s: float = 0.0
     prefill_s: float = 0.0
+    grant: bytes = b""
 
     @property
     def kind(self) -> Kind:

@@ -45,6 +45,13 @@ def _computed(cause: str) -> Figure:
     return Figure(metric="computed_tokens", help=text, kind="counter", label=("cause", cause))
 
 
+def _failed_fetch(reason: str) -> Figure:
+    text = "Prefixes that were not fetched from another host, or not to their end, and were computed instead, by why"
+    return Figure(metric="fetches_failed", help=text, kind="counter", label=("reason", reason))
+
+
+FETCH_FAILURES: Final = ("gone", "refused", "missing", "other", "damaged", "slow", "full")
+
 # By field of `WorkerLease`.
 FIELDS: Final[Mapping[str, Figure]] = {
     "context_tokens": _gauge("context_tokens", "Context window that is offered, in tokens"),
@@ -85,6 +92,9 @@ FIGURES: Final[Mapping[str, Figure]] = {
     "prefix_cache_max_bytes": _gauge("prefix_cache_max_bytes", "Memory that the prefix cache may use"),
     "prefix_cache_disk_bytes": _gauge("prefix_cache_disk_bytes", "Prefix cache on disk"),
     "prefix_cache_arrays": _gauge("prefix_cache_arrays", "Buffers of the device that the prefix cache takes"),
+    "fetched_tokens": _counter("fetched_tokens", "Tokens of prefixes that came from another host"),
+    "fetched_bytes": _counter("fetched_bytes", "Bytes of prefixes that came from another host"),
+    **{f"fetches_failed_{reason}": _failed_fetch(reason) for reason in FETCH_FAILURES},
     "memory_bytes": _gauge("memory_bytes", "Memory of the device in use"),
     "memory_limit_bytes": _gauge("memory_limit_bytes", "Memory of the device that may be used now"),
     "memory_neighbour_bytes": _gauge("memory_neighbour_bytes", "Memory that the host's other workers hold"),

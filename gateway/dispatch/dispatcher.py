@@ -284,7 +284,7 @@ class Dispatcher:
             deadline_s=self._fleet.clock.of_unix(dispatch.deadline_s),
             codes=wire.READER.codes,
             placed_s=0.0 if prospect is None else now_s,
-            wait_s=0.0 if prospect is None else prospect.raw_wait_s,
+            wait_s=0.0 if prospect is None else prospect.raw_wait_s + prospect.fetch_s,
             prefill_s=0.0 if prospect is None else prospect.raw_own_s,
         )
 
@@ -344,6 +344,7 @@ class Dispatcher:
             unplaced=self._fleet.unplaced.get(model, NONE),
             unplaced_beside=self._fleet.unplaced_beside.get(model, {}),
             sights=look.sights if look is not None else {},
+            lent=look.lent if look is not None else (),
         )
 
     def end(self, dispatch: Dispatch) -> None:

@@ -26,5 +26,6 @@ def describe(prospect: Prospect) -> dict[str, Any]:
         "first_s": round(prospect.first_s, 3),
         "prompt_tokens": prospect.prompt_tokens,
         "cached_tokens": prospect.cached_tokens,
-        "cached_in": prospect.source,
+        "cached_in": prospect.source if prospect.lender is None else f"files of {prospect.lender.host}",
+        "fetch_s": round(prospect.fetch_s, 3),
     }

@@ -25,6 +25,16 @@ class Known(NamedTuple):
 
 
 UNKNOWN = Known()
+
+
+class Lent(NamedTuple):
+    """What lies in files of a host (its word) that other hosts may read at an address."""
+
+    host: str
+    address: str
+    known: Known = UNKNOWN
+
+
 _NO_NOTE = Note()
 
 
@@ -75,11 +85,12 @@ class Facts:
 class Pending:
     """What is known beyond the leases. `unplaced` are the jobs that wait until a worker holds the model, by class;
     `unplaced_beside` the same by lane, for the kinds of work that have their own. `sights` are of the model's
-    workers."""
+    workers, `lent` of all hosts whose files others may read."""
 
     unplaced: Counts = NONE
     unplaced_beside: Mapping[str, int] = field(default_factory=dict)
     sights: Mapping[str, Sight] = field(default_factory=dict)
+    lent: tuple[Lent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +106,8 @@ class Wait:
 class Prospect:
     """What would become of the request on one worker. `wait` is None while nothing is known of it; `own_s` is the
     prefill of what has to be computed, with what comes from disk, and `first_s` the first token, both as this worker's
-    predictions have come true so far. `raw_wait_s` and `raw_own_s` are from before that correction."""
+    predictions have come true so far. `raw_wait_s` and `raw_own_s` are from before that correction. `fetch_s` of
+    `own_s` is for what comes from the files of `lender`; `unmeasured` is a host whose link is not known there yet."""
 
     worker: str
     wait: Wait | None
@@ -105,9 +117,12 @@ class Prospect:
     raw_own_s: float = 0.0
     cached_tokens: int = 0
     prompt_tokens: int = 0
-    source: str = ""  # where the known part lies: memory, disk, soon
+    source: str = ""  # where the known part lies: memory, disk, soon, link
     score: float = 0.0
     busy: float = 0.0
+    fetch_s: float = 0.0
+    lender: Lent | None = None
+    unmeasured: Lent | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

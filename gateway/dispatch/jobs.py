@@ -17,7 +17,7 @@ import math
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +35,7 @@ from gateway.dispatch.facts import Placed
 from gateway.dispatch.lookups import conversation_of, lookups_of
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError, OverloadedError
+from shared.grants import issue
 from shared.healing import heal_async
 from shared.keys import Names, host_of, job_id, word
 from shared.request import End
@@ -199,9 +200,20 @@ class JobQueue:
         return counter
 
     async def _written(self, envelope: Envelope, place: Placed) -> Written:
+        envelope = replace(envelope, grant=self._grant(place))
         body, signature = await self._sealed(envelope, self._keyring.of_worker(place.worker))
         arguments = [envelope.request.id, envelope.attempt, signature, envelope.kind.name]
         return Written(body, zlib.compress(wire.JobSerializer.dumps((keys.JOB_FUNCTION, None, arguments, {}))))
+
+    def _grant(self, place: Placed) -> bytes:
+        """Leave to fetch what the place was chosen for, or to measure a link that is not known there yet."""
+        prospect = place.prospect
+        lent = None if prospect is None else prospect.lender or prospect.unmeasured
+        if prospect is None or lent is None:
+            return b""
+        tokens = prospect.cached_tokens if prospect.lender is not None else 0
+        key, reader = self._keyring.of(lent.host), host_of(place.worker)
+        return issue(key, reader=reader, address=lent.address, tokens=tokens, now_s=time.time()).encode()
 
     def _queue(self, envelope: Envelope, place: Placed) -> str:
         if place.worker:

@@ -11,14 +11,14 @@ import redis.asyncio
 
 from gateway.dispatch import queue_scripts
 from gateway.dispatch.asking import asking_redis
-from gateway.dispatch.facts import Home, Known, Sight
+from gateway.dispatch.facts import Home, Known, Lent, Sight
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import queue_key
 from gateway.dispatch.lookups import conversation_of, lookups_of
 from gateway.dispatch.roll import read_record
-from shared.keys import Names, host_of
+from shared.keys import Names, host_of, word
 from shared.notes import Note, read_note
-from shared.registry import Fleet, WorkerLease
+from shared.registry import Fleet, HostRecord, WorkerLease
 from shared.request import PRIORITIES, GenerateRequest, Link
 from shared.seal import Keyring, Purpose
 from shared.work import LANES
@@ -31,6 +31,7 @@ class Look:
     fleet: Fleet
     sights: Mapping[str, Sight]
     home: Home | None
+    lent: tuple[Lent, ...]
     user_worker: str
     now_s: float
 
@@ -51,10 +52,13 @@ class Outlook:
         asked = conversation_of(request)
         keys = [self._names.home(asked.key), self._names.home(asked.user)]
         keys += [key for worker in workers for key in self._keys(worker)]
+        lenders = [host for host in self._fleet.snapshot.hosts if host.files] if workers else []
+        keys += [self._names.disk(word(host.host), request.model) for host in lenders]
         async with asking_redis("the workers could not be looked at"):
-            reply = await self._look(keys, [len(LANES), *(link.digest for link in links)])
+            reply = await self._look(keys, [len(LANES), len(lenders), *(link.digest for link in links)])
         (seconds, micros), home, user, *rows = reply
-        found = {worker.worker: self._read(worker, row, links, but) for worker, row in zip(workers, rows, strict=True)}
+        at = len(workers)
+        found = {name.worker: self._read(name, row, links, but) for name, row in zip(workers, rows[:at], strict=True)}
         alive = (
             found[worker.worker][0] if worker.worker in found else worker for worker in self._fleet.snapshot.workers
         )
@@ -62,6 +66,7 @@ class Outlook:
             fleet=replace(self._fleet.snapshot, workers=tuple(lease for lease in alive if lease is not None)),
             sights={name: sight for name, (_, sight) in found.items()},
             home=read_home(home) if asked.key else None,
+            lent=tuple(_lent(host, row, links) for host, row in zip(lenders, rows[at:], strict=True)),
             user_worker=user.decode(errors="replace") if user and asked.user else "",
             now_s=int(seconds) + int(micros) / 1e6,
         )
@@ -136,6 +141,10 @@ def _known(links: Sequence[Link], number: int, tokens: Any) -> Known:
     if not 0 < int(number) <= len(links):
         return Known()
     return Known(int(float(tokens)), links[int(number) - 1].text_bytes)
+
+
+def _lent(host: HostRecord, row: Sequence[Any], links: Sequence[Link]) -> Lent:
+    return Lent(word(host.host), host.files, _known(links, *row))
 
 
 def _with_claimed(lease: WorkerLease, claimed: Sequence[Note]) -> WorkerLease:

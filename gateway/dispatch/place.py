@@ -48,7 +48,9 @@ def _place_in_batch(workers: Sequence[WorkerLease], pending: Pending, facts: Fac
     if not workers:
         return Placed(lane=facts.priority, reason="no worker holds the model yet")
     sights = {worker.worker: pending.sights.get(worker.worker, _UNSEEN) for worker in workers}
-    prospects = [prospect_on(worker, sights[worker.worker], facts) for worker in _with_context(workers, facts)]
+    prospects = [
+        prospect_on(worker, sights[worker.worker], facts, pending.lent) for worker in _with_context(workers, facts)
+    ]
     best, reason = choose(prospects, sights, facts)
     if best.wait is not None and best.wait.least_s > facts.may_wait_s:
         return _too_long(facts, best.wait)

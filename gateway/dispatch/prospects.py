@@ -13,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from gateway.dispatch.facts import Facts, Known, Prospect, Sight
+from gateway.dispatch.facts import Facts, Known, Lent, Prospect, Sight
 from gateway.dispatch.waits import busy, wait_on
+from shared.keys import host_of
 from shared.registry import WorkerLease
 
 _TIMES = 2.0
@@ -24,21 +26,35 @@ _TURNS = 3
 _NEAR_S = 0.5  # what is no difference
 _TOKENS_PER_BYTE = 0.25  # of text, before a worker has measured it
 _PARTS = 8  # in which known shares of a prompt are told apart
+_LINK_BYTES_PER_S = 50e6  # to a host, before it was measured: Wi-Fi's
+_ASKING_S = 0.05  # another host for what it has
 _LEAST_S = 0.02  # of a turn, so that a flow's unmeasured work counts
 
 
-def prospect_on(worker: WorkerLease, sight: Sight, facts: Facts) -> Prospect:
-    """What would become of the request there."""
+class Way(NamedTuple):
+    """One way to have the prompt computed: what is known of it, where that lies, the seconds to compute the rest, and
+    those until it comes from another host's files."""
+
+    source: str
+    tokens: int
+    compute_s: float
+    fetch_s: float = 0.0
+    lender: Lent | None = None
+
+
+def prospect_on(worker: WorkerLease, sight: Sight, facts: Facts, lent: Sequence[Lent] = ()) -> Prospect:
+    """What would become of the request there. `lent` is what hosts have in files that others may read."""
     per_byte = worker.tokens_per_byte or _TOKENS_PER_BYTE
     prompt_tokens = math.ceil(facts.text_bytes * per_byte)
-    source, cached, raw_own_s = min(
-        (_computed(worker, name, known, facts.text_bytes, per_byte) for name, known in _sources(sight)),
-        key=lambda found: (found[2], -found[1]),
-    )
+    others = [each for each in lent if each.host != host_of(worker.worker)]
+    ways = [_computed(worker, name, known, facts.text_bytes, per_byte) for name, known in _sources(sight)]
+    ways += [_fetched(worker, each, facts.text_bytes, per_byte) for each in others if _can_fetch(worker, each)]
+    way = min(ways, key=lambda way: (way.compute_s + way.fetch_s, way.lender is not None, -way.tokens))
+    raw_own_s, cached = way.compute_s, way.tokens
     score = facts.now_s + max(_LEAST_S, raw_own_s) + _turns_s(sight, facts)
     wait = wait_on(worker, facts.priority, sight=sight, score=score)
     raw_wait_s = 0.0 if wait is None else wait.expected_s
-    own_s = raw_own_s * (worker.beside_factor if any(worker.held) else worker.prefill_factor)
+    own_s = raw_own_s * (worker.beside_factor if any(worker.held) else worker.prefill_factor) + way.fetch_s
     return Prospect(
         worker=worker.worker,
         wait=wait,
@@ -48,9 +64,12 @@ def prospect_on(worker: WorkerLease, sight: Sight, facts: Facts) -> Prospect:
         raw_own_s=raw_own_s,
         cached_tokens=cached,
         prompt_tokens=prompt_tokens,
-        source=source if cached else "",
+        source=way.source if cached else "",
         score=score,
         busy=busy(worker),
+        fetch_s=way.fetch_s,
+        lender=way.lender,
+        unmeasured=next((each for each in others if each.host not in worker.link_bytes_per_s), None),
     )
 
 
@@ -58,14 +77,25 @@ def _sources(sight: Sight) -> list[tuple[str, Known]]:
     return [("", Known()), ("memory", sight.memory), ("disk", sight.disk), ("soon", sight.soon)]
 
 
-def _computed(worker: WorkerLease, name: str, known: Known, text_bytes: int, per_byte: float) -> tuple[str, int, float]:
-    """(where the known part lies, its tokens, the seconds of the rest)."""
+def _can_fetch(worker: WorkerLease, lent: Lent) -> bool:
+    return bool(lent.known.tokens and worker.kept_bytes_per_token and worker.link_bytes_per_s.get(lent.host, 1.0))
+
+
+def _fetched(worker: WorkerLease, lent: Lent, text_bytes: int, per_byte: float) -> Way:
+    """What lies in another host's files comes over the link, then the rest is computed."""
+    way = _computed(worker, "link", lent.known, text_bytes, per_byte)
+    rate = worker.link_bytes_per_s.get(lent.host, _LINK_BYTES_PER_S)
+    fetch_s = _ASKING_S + way.tokens * worker.kept_bytes_per_token / rate
+    return way._replace(fetch_s=fetch_s, lender=lent)
+
+
+def _computed(worker: WorkerLease, name: str, known: Known, text_bytes: int, per_byte: float) -> Way:
     tokens = known.tokens or int(known.text_bytes * per_byte)
     rest = max(1, math.ceil((text_bytes - known.text_bytes) * per_byte))
     seconds = worker.prefill_cost.predict_s(tokens, tokens + rest)
     if name == "disk" and worker.restore_tokens_per_s:
         seconds += tokens / worker.restore_tokens_per_s
-    return name, tokens, seconds
+    return Way(name, tokens, seconds)
 
 
 def _turns_s(sight: Sight, facts: Facts) -> float:
@@ -122,11 +152,16 @@ def _soonest(prospects: Sequence[Prospect], sights: dict[str, Sight], facts: Fac
 
 
 def _known_part(prospect: Prospect) -> int:
+    """What has yet to come from another host is not known there."""
+    if prospect.lender is not None:
+        return 0
     return int(_PARTS * prospect.cached_tokens / max(1, prospect.prompt_tokens))
 
 
 def _why(best: Prospect, prospects: Sequence[Prospect]) -> str:
     least_s = min(each.first_s for each in prospects)
+    if best.lender is not None:
+        return f"fetches {best.cached_tokens} tokens from {best.lender.host}"
     if _known_part(best) and best.first_s > least_s:
         return f"knows {best.cached_tokens} tokens"
     return "begins soonest"

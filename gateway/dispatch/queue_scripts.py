@@ -133,16 +133,19 @@ return 1
 
 # All that a placement is decided on, of one moment. KEYS: the conversation's home and the user's, then for each worker
 # its lease, its counter and notes, what it has in memory, what its host has on disk, what it will have soon, and its
-# lists. ARGV: how many lists a worker has, then tags, the deepest first.
+# lists; then what each host has on disk whose files others may read. ARGV: how many lists a worker has, how many such
+# hosts there are, then tags, the deepest first.
 # Gives [time, home, the user's, then for each worker [lease, its notes and counter, (number of the deepest tag that is
 # there, from 1, and its tokens) for memory and disk, the number of the deepest that will be there soon, lengths of
-# lists]]. What has another type than it should is nothing.
+# lists], then for each of those hosts [number of the deepest tag, its tokens]]. What has another type than it should is
+# nothing.
 LOOK = """
 local function plain(value) return type(value) == 'table' and value.err and false or value end
 local now = redis.call('TIME')
 local seconds = tonumber(now[1])
 local lists = tonumber(ARGV[1])
-local tags = {unpack(ARGV, 2)}
+local lenders = tonumber(ARGV[2])
+local tags = {unpack(ARGV, 3)}
 local function deepest(key, least)
   if #tags == 0 then return 0, 0 end
   local found = redis.pcall('ZMSCORE', key, unpack(tags))
@@ -153,7 +156,7 @@ local function deepest(key, least)
   return 0, 0
 end
 local result = {now, plain(redis.pcall('GET', KEYS[1])), plain(redis.pcall('GET', KEYS[2]))}
-for at = 3, #KEYS, 5 + lists do
+for at = 3, #KEYS - lenders, 5 + lists do
   local notes = redis.pcall('HGETALL', KEYS[at + 1])
   local memory, memory_tokens = deepest(KEYS[at + 2], 0)
   local disk, disk_tokens = deepest(KEYS[at + 3], 0)
@@ -166,5 +169,6 @@ for at = 3, #KEYS, 5 + lists do
   result[#result + 1] = {plain(redis.pcall('GET', KEYS[at])), notes.err and {} or notes, memory, memory_tokens, disk,
                          disk_tokens, soon, lengths}
 end
+for at = #KEYS - lenders + 1, #KEYS do result[#result + 1] = {deepest(KEYS[at], 0)} end
 return result
 """

@@ -3,10 +3,10 @@
 How an engine gets there is its own affair. One that computes here steps a batch (`worker.engines.stepped`); one that
 speaks with a server streams from it (`worker.engines.streamed`). Both are asked and answer in the same way.
 
-Threads. `load` and `unload` block and are called once, in this order, on one thread. `prepare` and `count` may be
-called on any number of threads at the same time and must not touch the device: rendering and tokenising run beside
-generation, never behind it. `submit`, `pause` and `cancel` return at once, from any thread, and are obeyed in the order
-of the calls. `stats` is a snapshot, from any thread. The outbox is told on a thread of the engine's.
+Threads. `load` and `unload` block and are called once, in this order, on one thread. `locate`, `prepare` and `count`
+may be called on any number of threads at the same time and must not touch the device: rendering and tokenising run
+beside generation, never behind it. `submit`, `pause` and `cancel` return at once, from any thread, and are obeyed in
+the order of the calls. `stats` is a snapshot, from any thread. The outbox is told on a thread of the engine's.
 
 Errors. `prepare` and `count` raise `GatewayError`s meant for the client. What goes wrong with one request after that
 becomes its `Failed`; what goes wrong with the engine itself is said once, as `Outbox.broken`, and the worker ends.
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from shared.cost import PrefillCost
 from shared.events import Event
+from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
 from shared.work import KINDS, Count, Generate
 from worker.prefix_cache.marks import NOBODY, Residents
@@ -51,7 +52,7 @@ class Prepared:
     """A rendered and tokenised request. `key` names it to the engine, for as long as it runs; empty, it is the
     request's id. `prompt_tokens` is its length, None where the engine does not know it; `prompt_digest` is of its
     tokens; `payload` is the engine's own business; `warnings` say what of the request will not be honoured. `past` are
-    the events that its client has already, from an earlier attempt."""
+    the events that its client has already, from an earlier attempt; `offer` is what `Engine.locate` gave for it."""
 
     request: GenerateRequest
     prompt_tokens: int | None
@@ -60,6 +61,7 @@ class Prepared:
     warnings: tuple[str, ...] = ()
     prompt_digest: str = ""
     past: tuple[Event, ...] = ()
+    offer: Any = None
 
     def __post_init__(self) -> None:
         if not self.key:
@@ -83,7 +85,8 @@ class EngineStats:
     predicted with. `stalled_s` is for how long the engine has worked without a sign of life; None when it keeps no
     clock, so that the silence of its outbox is what counts; `longest_step_s` is how long that was at the most lately, 0
     before the first step. `residents` are the prefixes that need not be computed, another value whenever they change;
-    those on disk come back at `restore_tokens_per_s` (0: not known)."""
+    those on disk come back at `restore_tokens_per_s` (0: not known), where a token takes `kept_bytes_per_token`.
+    `link_bytes_per_s` is how fast files of other hosts come here, by the hosts' words."""
 
     running: int = 0
     waiting: int = 0
@@ -99,6 +102,8 @@ class EngineStats:
     prefill_cost: PrefillCost = field(default_factory=PrefillCost)
     residents: Residents = NOBODY
     restore_tokens_per_s: float = 0.0
+    kept_bytes_per_token: float = 0.0
+    link_bytes_per_s: dict[str, float] = field(default_factory=dict)
 
 
 class Outbox(Protocol):
@@ -120,6 +125,11 @@ class Engine(Protocol):
 
     def load(self, report: Callable[[float], None]) -> EngineInfo:
         """Load the model, calling `report` with 0..1. Raises `ModelUnavailableError` with the reason."""
+
+    def locate(self, request: GenerateRequest, grant: Grant) -> Any:
+        """Ask another host what it has of the request's prompt, before that is rendered: like `prepare`, on any thread.
+        What it gives goes into `Prepared.offer`, and with that the engine fetches what it lacks; None where there is
+        nothing to fetch, or the engine fetches nothing."""
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         """Render and tokenise. Raises `PromptTooLongError`, `InvalidRequestError`, `UnsupportedContentError`.

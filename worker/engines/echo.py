@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from shared.config import Settings
+from shared.grants import Grant
 from shared.registry import ModelSpec
 from shared.request import PRIORITIES, GenerateRequest, Resume
 from worker.device.turns import Turns
@@ -50,6 +51,9 @@ class EchoEngine:
             _pause(self._model.options.load_ms / 1000 / LOAD_STEPS)
         report(1.0)
         return self._model.info(can_pause=True)
+
+    def locate(self, request: GenerateRequest, grant: Grant) -> None:
+        """It fetches nothing."""
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         return self._model.prepare(request, resume)

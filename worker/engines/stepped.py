@@ -2,8 +2,8 @@
 
 `SteppedEngine` makes an `Engine` of a `Core`. It owns the thread, the inbox through which other threads speak to it,
 the turn at the device and the stall clock; the core owns everything of the model's. All methods of a core but
-`prepare`, `count` and `stats` are called on the engine's thread. `step`, `pause`, `cancel` and, where it says that it
-needs one, `idle` are called in a turn at the device; `load` and `unload` take turns themselves, piece by piece.
+`locate`, `prepare`, `count` and `stats` are called on the engine's thread. `step`, `pause`, `cancel` and, where it says
+that it needs one, `idle` are called in a turn at the device; `load` and `unload` take turns themselves, piece by piece.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 from shared.errors import GatewayError, InternalError
 from shared.events import Failed
+from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
 from worker.device.turns import Turns
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
@@ -38,6 +39,9 @@ class Core(Protocol):
 
     def load(self, report: Callable[[float], None]) -> EngineInfo:
         """See `Engine.load`."""
+
+    def locate(self, request: GenerateRequest, grant: Grant) -> Any:
+        """See `Engine.locate`."""
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         """See `Engine.prepare`."""
@@ -147,6 +151,9 @@ class SteppedEngine:
 
     def start(self, outbox: Outbox) -> None:
         self._inbox.put(_Start(outbox))
+
+    def locate(self, request: GenerateRequest, grant: Grant) -> Any:
+        return self.core.locate(request, grant)
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         return self.core.prepare(request, resume)

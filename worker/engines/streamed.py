@@ -19,6 +19,7 @@ from typing import Protocol
 
 from shared.errors import GatewayError, InternalError, WorkerLostError
 from shared.events import Failed, Finished
+from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
 
@@ -83,6 +84,9 @@ class StreamedEngine:
     def start(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._call(self._tick)
+
+    def locate(self, request: GenerateRequest, grant: Grant) -> None:
+        """It fetches nothing."""
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         return self.source.prepare(request, resume)

@@ -48,6 +48,7 @@ from shared.seal import Purpose, host_keys
 from worker.device.turns import read_holder
 from worker.host.figures import MachineFigures
 from worker.host.hung import hung_worker
+from worker.host.lending import Lender
 from worker.host.memory import MemoryKeeper
 from worker.host.pressure import build_pressure
 from worker.host.sign import SignOfLife
@@ -177,6 +178,7 @@ class Host:
         self._device = settings.state_dir / "device"
         pressure = build_pressure(self._device)
         self._figures = MachineFigures(settings.state_dir, pressure)
+        self._lender = Lender(settings, keys.own)
         self._memory = MemoryKeeper(self._device, _Supervised(self._supervisors), pressure)
 
     def stop(self) -> None:
@@ -191,6 +193,7 @@ class Host:
         cannot be understood, when another host has its name, and when the fleet has locked it out."""
         wanted = self._wanted_models()
         await self._check_name()
+        self._lender.start()
         await self._serve(wanted)
         following = asyncio.create_task(self._follow_file())
         works = (
@@ -214,6 +217,7 @@ class Host:
             for task in late:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._lender.close()
             await self._sign.withdraw()
             await self._redis.aclose()
         return not self._broken
@@ -363,6 +367,7 @@ class Host:
                 reader=wire.READER,
                 figures=figures,
                 faults=(self._fault,) if self._fault else (),
+                files=self._lender.address,
             )
             try:
                 await self._sign.renew(record)

@@ -18,14 +18,13 @@ go.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
 from collections.abc import Callable, Iterator
 from typing import Generic
 
 from worker.prefix_cache.eviction import fixed_bytes, is_evictable, may_lose
-from worker.prefix_cache.node import KEY_BYTES, AnswerSpan, Match, Node, P, Stored
+from worker.prefix_cache.node import AnswerSpan, Match, Node, P, Stored, tenant_seed
 from worker.prefix_cache.tokens import TOKEN_BYTES, common_tokens, count_tokens, slice_tokens
 
 
@@ -58,7 +57,7 @@ class PrefixIndex(Generic[P]):
 
     def root(self, salt: str) -> Node[P]:
         """The tree of one tenant."""
-        return self.root_of(hashlib.blake2b(salt.encode(), key=self._fingerprint, digest_size=KEY_BYTES).digest())
+        return self.root_of(tenant_seed(self._fingerprint, salt))
 
     def root_of(self, seed: bytes) -> Node[P]:
         """The tree whose root was made of `seed`, as stored copies name it."""

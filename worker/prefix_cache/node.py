@@ -19,6 +19,11 @@ _MAX_ANSWERS = 64  # that one node lists
 MAIN_WEIGHT = 1.0  # of what belongs to a person's own conversation
 
 
+def tenant_seed(fingerprint: bytes, salt: str) -> bytes:
+    """Of the root of a tenant's tree: the same wherever the model is the same."""
+    return hashlib.blake2b(salt.encode(), key=fingerprint, digest_size=KEY_BYTES).digest()
+
+
 class Payload(Protocol):
     """What the index needs to know of the opaque things it keeps in memory. `thin` gives the same without what only
     makes it a checkpoint; `enriched` the better parts of two payloads of the same tokens."""

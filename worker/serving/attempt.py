@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from shared.errors import GatewayError
 from shared.events import EventOrder, ReturnReason, Usage
+from shared.grants import Grant
 from shared.readable import NOTHING
 from shared.request import Resume
 from shared.work import KINDS_BY_NAME, Kind
@@ -45,6 +46,7 @@ class Attempt:
     usage: Usage = field(default_factory=Usage)
     order: EventOrder = field(init=False)
     resume: Resume | None = None
+    grant: Grant | None = None
     prompt_digest: str = ""
     unread: frozenset[int] = NOTHING  # codes that the gateway does not read
     expected: Expected = UNEXPECTED

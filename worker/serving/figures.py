@@ -47,6 +47,8 @@ def with_figures(lease: WorkerLease, runner: Runner, *, stall_s: float) -> Worke
         beside_factor=runner.drift.beside.value,
         tokens_per_byte=pace.tokens_per_byte.mean,
         restore_tokens_per_s=stats.restore_tokens_per_s,
+        kept_bytes_per_token=stats.kept_bytes_per_token,
+        link_bytes_per_s=stats.link_bytes_per_s,
         metrics={**_metrics(runner, stats), "progress_age_seconds": stalled_s},
     )
 

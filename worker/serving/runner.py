@@ -36,6 +36,7 @@ from shared.errors import (
     WorkerLostError,
 )
 from shared.events import Event, Failed, Finished, Progress, Started, Usage
+from shared.grants import decode_grant
 from shared.readable import readable_events, unread_by
 from shared.request import GenerateRequest, Resume
 from shared.seal import HostKey
@@ -233,6 +234,7 @@ class Runner:
             raise WireError("the request's body is gone")
         envelope = decode_envelope(body.data)
         work.unread = unread_by(envelope.codes)
+        work.grant = decode_grant(envelope.grant)
         work.expected = Expected(envelope.placed_s, envelope.wait_s, envelope.prefill_s)
         ended = self._know(work, envelope.gateway, envelope.deadline_s)
         try:
@@ -255,6 +257,7 @@ class Runner:
     def _generate(self, work: Attempt, task: Generate) -> None:
         """Render and tokenise; then over to the engine."""
         work.resume = task.resume
+        offer = self._engine.locate(task.request, work.grant) if work.grant is not None else None
         if task.resume is None:
             prepared = self._engine.prepare(task.request)
             total_tokens, warnings = prepared.prompt_tokens or 0, prepared.warnings
@@ -262,7 +265,7 @@ class Runner:
             self._tell(work, (Progress(phase="queued", total_tokens=total_tokens, warnings=warnings),))
         else:
             prepared = self._resumed(work, task.request, task.resume)
-        self._hand_over(work, prepared)
+        self._hand_over(work, replace(prepared, offer=offer))
 
     def _note_size(self, request: GenerateRequest, prompt_tokens: int) -> None:
         text_bytes = decode_trail(request.trail).text_bytes

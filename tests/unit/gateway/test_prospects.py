@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.dispatch.facts import Facts, Home, Known, Pending, Placed, Sight
+from gateway.dispatch.explanation import explain
+from gateway.dispatch.facts import Facts, Home, Known, Lent, Pending, Placed, Sight
 from gateway.dispatch.place import place
 from shared.notes import Note
 from shared.registry import Fleet, WorkerLease
@@ -36,6 +37,7 @@ def placed(
     sights: dict[str, Sight] | None = None,
     home: Home | None = None,
     priority: Priority = "interactive",
+    lent: tuple[Lent, ...] = (),
     **fields: Any,
 ) -> Placed:
     facts = Facts(
@@ -50,7 +52,7 @@ def placed(
         now_s=fields.pop("now_s", 1000.0),
         **fields,
     )
-    decided = place(Fleet(workers=workers), Pending(sights=sights or {}), facts)
+    decided = place(Fleet(workers=workers), Pending(sights=sights or {}, lent=lent), facts)
     assert isinstance(decided, Placed)
     return decided
 
@@ -167,3 +169,80 @@ def test_short_comes_before_long_and_waiting_wins_in_the_end() -> None:
     sights = {"a": Sight(notes={"x-1": long})}
     assert placed(worker, sights=sights, tokens=1_000, now_s=1001.0).note.score < long.score
     assert placed(worker, sights=sights, tokens=1_000, now_s=1070.0).note.score > long.score
+
+
+# -- what lies in another host's files -------------------------------------------------------------------------------
+
+KEPT_BYTES = 100_000.0  # a token
+
+
+def lends(tokens: int, host: str = "gone") -> tuple[Lent, ...]:
+    return (Lent(host, f"{host}:8765", Known(tokens, int(tokens / PER_BYTE))),)
+
+
+def reads(rate: float, *, link: float | None, name: str = "a.m.1") -> WorkerLease:
+    """A worker that computes at `rate` tokens a second, and reads at `link` bytes a second, where it knows that."""
+    known = {} if link is None else {"gone": link}
+    return mac(name, rate, kept_bytes_per_token=KEPT_BYTES, link_bytes_per_s=known)
+
+
+@pytest.mark.parametrize(
+    ("rate", "link", "is_fetched"),
+    [
+        (300, 50e6, True),  # 500 tokens a second come over Wi-Fi
+        (1000, 50e6, False),
+        (1000, 125e6, True),
+        (2000, 125e6, False),
+        (2000, 1.25e9, True),
+        (300, None, True),  # as if by Wi-Fi, until it is measured
+        (1000, None, False),
+        (300, 0.0, False),  # it could not be reached lately
+    ],
+)
+def test_a_prefix_in_another_hosts_files_is_fetched_where_that_is_sooner_than_to_compute_it(
+    rate: float, link: float | None, is_fetched: bool
+) -> None:
+    prospect = placed(reads(rate, link=link), lent=lends(9_000)).prospect
+    assert prospect is not None
+    assert (prospect.lender is not None) is is_fetched
+    if is_fetched:
+        assert prospect.cached_tokens == 9_000
+        assert prospect.fetch_s == pytest.approx(9_000 * KEPT_BYTES / (link or 50e6), abs=0.1)
+        assert prospect.first_s == pytest.approx(prospect.fetch_s + 1_000 / rate, abs=0.1)
+    else:
+        assert prospect.first_s == pytest.approx(10_000 / rate)
+
+
+def test_a_host_does_not_fetch_from_itself_nor_what_it_has_in_memory() -> None:
+    assert placed(reads(300, link=1e9, name="gone.m.1"), lent=lends(9_000)).prospect.lender is None  # type: ignore[union-attr]
+    known = placed(reads(300, link=1e9), lent=lends(9_000), sights={"a.m.1": knows(9_000)}).prospect
+    assert known is not None
+    assert (known.lender, known.source) == (None, "memory")
+
+
+def test_while_no_prefill_was_measured_nothing_is_fetched() -> None:
+    worker = mac("a.m.1", prefill_token_s=0.0, kept_bytes_per_token=KEPT_BYTES)
+    assert placed(worker, lent=lends(9_000)).prospect.lender is None  # type: ignore[union-attr]
+
+
+def test_a_conversation_goes_where_its_files_can_be_fetched_soonest_and_the_reason_says_so() -> None:
+    near, far = reads(300, link=1e9, name="near.m.1"), reads(300, link=20e6, name="far.m.1")
+    decided = placed(near, far, lent=lends(9_000))
+    assert decided.worker == "near.m.1"
+    assert decided.reason == "fetches 9000 tokens from gone"
+    assert explain(decided).count(b"files of gone") == 1
+
+
+def test_a_worker_that_has_it_in_memory_comes_before_one_that_would_fetch_it() -> None:
+    """They are equally soon, and the other is idle."""
+    has, fetches = mac("has.m.1", 300, held=(1, 0, 0, 0), capacity=4), reads(300, link=1e10)
+    assert placed(has, fetches, lent=lends(9_000), sights={"has.m.1": knows(9_000)}).worker == "has.m.1"
+
+
+def test_a_link_that_a_worker_has_not_measured_is_named_until_it_is() -> None:
+    new = placed(reads(1000, link=None), lent=lends(0)).prospect
+    old = placed(reads(1000, link=1e9), lent=lends(0)).prospect
+    assert new is not None
+    assert old is not None
+    assert new.unmeasured is not None
+    assert old.unmeasured is None

@@ -20,10 +20,10 @@ from shared.request import GenerateRequest
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker, some
+from worker.cache_files.file_format import FileInfo
 from worker.engines.mlx.kv.buffers import Buffer
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
 from worker.engines.mlx.kv.classes import leaves
-from worker.engines.mlx.kv.file_format import FileInfo
 from worker.engines.mlx.kv.lease import Lease
 from worker.engines.mlx.kv.segment_file import Export
 from worker.engines.mlx.kv.store import PrefixStore

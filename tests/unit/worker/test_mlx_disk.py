@@ -19,9 +19,9 @@ from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import AGENT_FULL, REPOSITORY, CheckpointMaker, some
 from tests.support.processes import wait_until
+from worker.cache_files.file_format import check_file, read_info
 from worker.engines.mlx.kv import reads, segment_file
 from worker.engines.mlx.kv.disk import MAX_AGE_S, disk_budget
-from worker.engines.mlx.kv.file_format import check_file, read_info
 
 PRESETS = ("full", "window", "gpt-oss", "hybrid", "qwen3-next", "falcon-h1")
 HEAD = message("system", standard_library_text(3000))

@@ -19,8 +19,8 @@ from shared.messages import Message
 from tests.models.random_checkpoint import standard_library_text
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import REPOSITORY, CheckpointMaker, some
+from worker.cache_files.file_format import DamagedFileError, check_file, read_info
 from worker.engines.mlx.kv.disk import DiskTier
-from worker.engines.mlx.kv.file_format import DamagedFileError, check_file, read_info
 
 HEAD = message("system", standard_library_text(3000))
 CONVERSATION = [HEAD, message("user", "one two three")]

@@ -11,8 +11,8 @@ from shared.config import load_settings
 from shared.errors import ConfigError
 from tests.models.random_checkpoint import PRESETS, standard_library_text, write_random_checkpoint
 from tests.support.mlx_engine import Driver, message, request
+from worker.cache_files.file_format import MappedFile
 from worker.engines.mlx.kv.eight_bits import Packed, group_of
-from worker.engines.mlx.kv.file_format import MappedFile
 
 HEAD = message("system", standard_library_text(3000))
 CONVERSATION = [HEAD, message("user", "one two three")]

@@ -18,9 +18,11 @@ import mlx.core as mx
 from shared.config import Settings
 from shared.errors import InternalError, PromptTooLongError, UnsupportedContentError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Started, TokenLogprob
+from shared.grants import Grant
 from shared.registry import ModelSpec
 from shared.request import PRIORITIES, GenerateRequest, Resume
 from worker.answers.stream import EndReason
+from worker.cache_files.peers import Offer
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turn, Turns
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
@@ -28,10 +30,10 @@ from worker.engines.mlx.decode.batch import Token, first_token
 from worker.engines.mlx.decode.decoder import Decoder
 from worker.engines.mlx.decode.parameters import named_logprob
 from worker.engines.mlx.decode.speculation import Mode, build_speculation
-from worker.engines.mlx.kv.disk import DiskTier, open_disk
 from worker.engines.mlx.kv.eight_bits import BITS
+from worker.engines.mlx.kv.peer_files import PeerFiles
 from worker.engines.mlx.kv.store import PrefixStore
-from worker.engines.mlx.loading import load_whole
+from worker.engines.mlx.loading import describe, load_whole
 from worker.engines.mlx.memory.room import Room
 from worker.engines.mlx.model.models import LoadedModel
 from worker.engines.mlx.prefill.meter import PrefillMeter
@@ -40,6 +42,7 @@ from worker.engines.mlx.prefill.sequence import Sequence
 from worker.engines.mlx.prefill.vision import Vision
 from worker.engines.mlx.preparing import Payload, Preparing
 from worker.engines.mlx.samplers import build_sampler
+from worker.engines.mlx.tier import open_tier
 from worker.engines.tokens.constraints import Constraints
 from worker.engines.tokens.output import output_format
 from worker.engines.tokens.template_report import report_template
@@ -51,7 +54,6 @@ log = logging.getLogger(__name__)
 
 _CLEAR_EVERY_STEPS = 512
 _WAIT_S = 0.005
-_FOLDER_DIGITS = 24
 
 
 class MlxEngine:
@@ -98,7 +100,7 @@ class MlxEngine:
         self._build_for_requests(loaded)
         self._build_for_device(loaded, found.draft, found.mode)
         self._loaded = loaded
-        log.info("loaded %s: %s", found.folder, self._describe())
+        log.info("loaded %s: %s", found.folder, describe(found, self.store.max_bytes))
         is_harmony = bool(output_format(loaded.tokenizer).harmony_tokens)
         return EngineInfo(
             context_tokens=self._context_tokens,
@@ -126,6 +128,7 @@ class MlxEngine:
     def _build_for_device(self, loaded: LoadedModel, draft: LoadedModel | None, mode: Mode) -> None:
         """What belongs to the engine thread."""
         settings, model, size = self._settings, loaded.model, self._size
+        self._tier = open_tier(loaded.fingerprint, settings)
         self.store = PrefixStore(
             model,
             self._layout,
@@ -137,7 +140,7 @@ class MlxEngine:
             recompute_s=self._meter.predict_s,
             segment_bytes=size.predict,
             token_bytes=size.token_bytes,
-            disk=self._open_disk(loaded),
+            disk=self._tier.disk,
             is_packed=settings.cache_bits == BITS,
         )
         for spelling in self.store.learnt:
@@ -148,25 +151,20 @@ class MlxEngine:
         self._decoder = Decoder(
             model, self._layout, self._speculation, size=size, room=self._room, weight_bytes=loaded.weight_bytes
         )
+        self._peer_files = PeerFiles(
+            self.store, self._tier.peers, lambda: self._meter.cost, settings.cache_min_reuse_tokens
+        )
         self._prefiller = Prefiller(
-            model, self._layout, self.store, self._meter, settings, size=size, room=self._room, vision=self._vision
+            model,
+            self._layout,
+            self.store,
+            self._meter,
+            settings,
+            size=size,
+            room=self._room,
+            vision=self._vision,
+            peer_files=self._peer_files,
         )
-
-    def _open_disk(self, loaded: LoadedModel) -> DiskTier | None:
-        folder = self._settings.state_dir / "cache" / loaded.fingerprint.hex()[:_FOLDER_DIGITS]
-        return open_disk(folder, self._settings.ssd_cache_bytes)
-
-    def _describe(self) -> str:
-        text = (
-            f"{self._model.weight_bytes >> 20} MB of weights, {self._context_tokens} tokens of context, "
-            f"{self._size.token_bytes} bytes of cache per token, prefix cache of {self.store.max_bytes >> 20} MB, "
-            f"at most {self._plan.limit_bytes >> 20} MB in all"
-        )
-        if self._layout.unknown:
-            text += f"; nothing is known of {', '.join(sorted(self._layout.unknown))}: prefixes are kept in memory only"
-        if self._context_tokens < self._model.context_tokens:
-            text += f"; memory has no room for the model's whole context of {self._model.context_tokens}"
-        return text
 
     def unload(self) -> None:
         self._sequences.clear()
@@ -175,6 +173,7 @@ class MlxEngine:
             self._decoder.clear()
             if self._vision is not None:
                 self._vision.close()
+            self._tier.close()
             self.store.shut_down(self._turn)
             del self.store, self._prefiller, self._decoder, self._speculation, self._room
             mx.clear_cache()
@@ -186,6 +185,9 @@ class MlxEngine:
             self._neighbours = None
 
     # -- beside the engine thread ---------------------------------------------------------------------------------
+
+    def locate(self, request: GenerateRequest, grant: Grant) -> Offer | None:
+        return self._tier.locate(request, grant, self._model.fingerprint, self._builder.learn)
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         return self._preparing.prepare(request, resume)
@@ -219,6 +221,8 @@ class MlxEngine:
         )
         if payload.resume is not None:
             sequence.resume(payload.resume.usage)
+        if prepared.offer is not None:
+            sequence.awaited = self._peer_files.begin(prepared.offer, prepared.request.tenant, sequence.packed)
         self._update_stats()
 
     def pause(self, key: str) -> None:
@@ -255,6 +259,7 @@ class MlxEngine:
     def step(self, outbox: Outbox, arrive: Callable[[], None] = lambda: None) -> bool:
         self._go_on()
         self._relieve()
+        self._peer_files.collect()
         self.store.collect()
         decoded = self._ended_already() + self._decode()
         if decoded:
@@ -277,6 +282,7 @@ class MlxEngine:
 
     def idle(self) -> None:
         self._relieve()
+        self._peer_files.collect()
         self.store.collect(is_idle=True)
         self._room.tell(is_idle=True)
         self._stats = replace(self._stats, residents=self.store.residents())
@@ -475,8 +481,11 @@ class MlxEngine:
             cache_bytes=self.store.nbytes,
             notes=(self.store.kept_note,) if self.store.kept_note else (),
             residents=self.store.residents(),
+            kept_bytes_per_token=self._tier.bytes_per_token(self._size),
+            link_bytes_per_s=self._tier.rates(),
             metrics={
                 **self.store.metrics,
+                **self._tier.metrics,
                 **{f"computed_tokens_{why}": n for why, n in self._prefiller.computed_tokens.items()},
                 "decode_groups": self._decoder.groups,
                 "decode_slack_ms": 1000 * self._decoder.slack_s,

@@ -81,6 +81,21 @@ def load_whole(
     )
 
 
+def describe(found: WholeModel, cache_bytes: int) -> str:
+    """For the log; `cache_bytes` is what the prefix cache may take."""
+    unknown, model = found.layout.unknown, found.model
+    text = (
+        f"{model.weight_bytes >> 20} MB of weights, {found.context_tokens} tokens of context, "
+        f"{found.size.token_bytes} bytes of cache per token, prefix cache of {cache_bytes >> 20} MB, "
+        f"at most {found.plan.limit_bytes >> 20} MB in all"
+    )
+    if unknown:
+        text += f"; nothing is known of {', '.join(sorted(unknown))}: prefixes are kept in memory only"
+    if found.context_tokens < model.context_tokens:
+        text += f"; memory has no room for the model's whole context of {model.context_tokens}"
+    return text
+
+
 def draft_file_bytes(source: str) -> int:
     """About what the weights of a draft model will take. One that is not here takes nothing: answers come without."""
     if not source:

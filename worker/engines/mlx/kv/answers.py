@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from worker.prefix_cache.node import AnswerSpan, Node
-from worker.prefix_cache.tokens import unpack_tokens
+from worker.prefix_cache.tokens import slice_tokens, unpack_tokens
 from worker.prompt import Spelling
 
 _MAX_REST_TOKENS = 64  # of an answer that were never kept
@@ -19,6 +19,12 @@ def span_of(spelling: Spelling, *, start: int, kept: int) -> AnswerSpan | None:
     if end <= start or len(rest) > _MAX_REST_TOKENS:
         return None
     return AnswerSpan(key=spelling.key, reasoning=spelling.reasoning, start=start, end=end, rest=rest)
+
+
+def spelling_in(span: AnswerSpan, prefix: bytes) -> Spelling:
+    """The answer again, out of all tokens from the first to its end at the least."""
+    tokens = unpack_tokens(slice_tokens(prefix, span.start, span.end))
+    return Spelling(span.key, span.reasoning, (*tokens, *span.rest))
 
 
 def spelling_of(span: AnswerSpan, node: Node[Any]) -> Spelling:

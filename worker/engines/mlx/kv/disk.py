@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from worker.engines.mlx.kv.file_format import (
+from worker.cache_files.file_format import (
     DamagedFileError,
     FileInfo,
     FileWriter,
@@ -169,6 +169,7 @@ class DiskTier:
         self._folder = folder
         self.max_bytes = max_bytes
         self.damaged = 0
+        self._seen_bytes = self._seen_tokens = 0
         self.pause_s = _PAUSE_S
         self._paused_until_s = 0.0
         self._writings: list[Writing] = []
@@ -230,6 +231,16 @@ class DiskTier:
         reading = Reading(self.progress)
         self._reader.submit(self._read, key, reading)
         return reading
+
+    def note_size(self, info: FileInfo, nbytes: int) -> None:
+        """A file was found or written."""
+        self._seen_bytes += nbytes
+        self._seen_tokens += info.end - info.start
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Of files, on an average; 0 while there were none."""
+        return self._seen_bytes / max(1, self._seen_tokens)
 
     @property
     def is_writable(self) -> bool:

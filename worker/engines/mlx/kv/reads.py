@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from worker.cache_files.file_format import DamagedFileError
 from worker.engines.mlx.kv.buffers import Buffer, roomy
 from worker.engines.mlx.kv.cache import Layout, Segment
 from worker.engines.mlx.kv.disk import DiskTier, Reading
-from worker.engines.mlx.kv.file_format import DamagedFileError
 from worker.engines.mlx.kv.segment_file import Import
 from worker.prefix_cache.index import PrefixIndex
 from worker.prefix_cache.node import Node, Stored

@@ -14,11 +14,11 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from worker.cache_files.file_format import DamagedFileError, FileInfo, Shape, Tensor
 from worker.engines.mlx.kv.buffers import Buffer, Part, Run, joined
 from worker.engines.mlx.kv.cache import Layout, Segment, build_segment
 from worker.engines.mlx.kv.classes import STORED_CLASSES, Pair, class_of
 from worker.engines.mlx.kv.eight_bits import BITS, Packed, group_of
-from worker.engines.mlx.kv.file_format import DamagedFileError, FileInfo, Shape, Tensor
 
 PIECE_BYTES = 4 << 20
 _PACKED_PARTS = ("scales", "offsets")  # beside the numbers

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakSet
 
+from worker.cache_files.file_format import FileInfo
 from worker.device.turns import Turn
 from worker.engines.mlx.kv.answers import span_of
 from worker.engines.mlx.kv.buffers import Buffer, movable
@@ -21,10 +22,11 @@ from worker.engines.mlx.kv.disk import DiskTier
 from worker.engines.mlx.kv.lease import Lease, kept_note
 from worker.engines.mlx.kv.passing import MAX_BYTES, Passing
 from worker.engines.mlx.kv.reads import Reads, files_needed
+from worker.engines.mlx.kv.residents import ResidentsView
 from worker.engines.mlx.kv.unwritten import Unwritten
 from worker.engines.mlx.kv.writes import Writes
 from worker.prefix_cache.index import PrefixIndex
-from worker.prefix_cache.marks import Residents, find_residents, mark
+from worker.prefix_cache.marks import Residents, mark
 from worker.prefix_cache.node import MAIN_WEIGHT, Match, Node, Stored
 from worker.prefix_cache.tokens import count_tokens, slice_tokens
 from worker.prompt import Spelling
@@ -33,7 +35,6 @@ log = logging.getLogger(__name__)
 
 _LAST_WRITES_S = 5.0
 MAX_ARRAYS = 200_000  # Metal ends at 499,000 live buffers, those of weights and of running requests among them
-_TELL_EVERY_S = 0.5
 _ARRAYS_STEP = 0.95  # of the bytes kept, when there are too many
 
 
@@ -83,8 +84,7 @@ class PrefixStore:
         self._returns = 0  # of buffers that were lent
         self._overhead_bytes: int | None = 0  # of the buffers beyond what the index counts; None when to be counted
         self.version = 0  # changes whenever a look-up could come out differently
-        self._residents = Residents()
-        self._told, self._told_s = (-1, 0), 0.0
+        self._residents = ResidentsView(self.index)
         self.hits = self.misses = self.hit_tokens = 0
         self.unkept_tokens = 0  # for which the budget was too small
         self.kept_note = ""  # how much of the latest main conversation was kept, where that is not all
@@ -246,11 +246,7 @@ class PrefixStore:
 
     def residents(self) -> Residents:
         """Which of the prefixes that others know by tags could be resumed: as of a second ago at the most."""
-        state, now_s = (self.version, self.index.stored_bytes), time.monotonic()
-        if state != self._told and now_s - self._told_s >= _TELL_EVERY_S:
-            self._told, self._told_s = state, now_s
-            self._residents = find_residents(self.index)
-        return self._residents
+        return self._residents.look((self.version, self.index.stored_bytes))
 
     # -- keeping --------------------------------------------------------------------------------------------------
 
@@ -468,6 +464,12 @@ class PrefixStore:
         if self._unwritten or has_passed:
             self._take_back_written()
             self._shrink(self.room_bytes, MAIN_WEIGHT, is_partial=True)
+
+    def take_in(self, infos: Iterable[FileInfo]) -> None:
+        """Files that came from another host are as good as our own."""
+        if self._writes is not None:
+            self._writes.take_in(infos)
+            self._changed()
 
     def _take_reads(self, reads: Reads) -> None:
         self._changed()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
+from worker.cache_files.file_format import FileInfo
 from worker.engines.mlx.kv.answers import spelling_of
 from worker.engines.mlx.kv.cache import Segment
 from worker.engines.mlx.kv.disk import DiskTier, Writing
-from worker.engines.mlx.kv.file_format import FileInfo
 from worker.engines.mlx.kv.segment_file import Export, can_store
 from worker.prefix_cache.index import PrefixIndex
 from worker.prefix_cache.node import MAIN_WEIGHT, Node, Stored
+from worker.prefix_cache.tokens import slice_tokens
 from worker.prompt import Spelling
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Writes:
             return  # it has become more than what was written, and will be written again
         write.node.is_checkpoint = info.is_checkpoint
         stored = Stored(key=info.key, start=info.start, end=info.end, nbytes=nbytes)
+        self._disk.note_size(info, nbytes)
         for node in self._index.path(write.node):
             if node.start >= info.start and node.stored is None:
                 self._index.set_stored(node, stored)
@@ -203,6 +205,7 @@ class Writes:
                 self._disk.delete(info.key)
             else:
                 nodes[info.key] = node
+                self._disk.note_size(info, info.nbytes)
                 node.marks.update({tag: at for tag, at in info.marks.items() if node.start < at <= node.end})
         latest_last = sorted((info for info in infos if info.key in nodes), key=lambda info: info.used_s)
         learnt = [spelling_of(span, nodes[info.key]) for info in latest_last for span in info.answers]
@@ -211,6 +214,40 @@ class Writes:
         if nodes:
             log.info("found %d stored prefixes, %d MB", len(nodes), self._index.stored_bytes >> 20)
         return learnt
+
+    def take_in(self, infos: Iterable[FileInfo]) -> None:
+        """Hang files into the tree that came from another host, parents before children. One whose parent is not here
+        is of no use."""
+        for info in infos:
+            nodes = {info.parent: parent} if (parent := self._parent_of(info)) is not None else {}
+            node = self._adopted(info, nodes)
+            if node is None:
+                self._disk.delete(info.key)
+                continue
+            node.marks.update({tag: at for tag, at in info.marks.items() if node.start < at <= node.end})
+            node.is_checkpoint = node.is_checkpoint or info.is_checkpoint
+            if node.stored is None:  # it was computed meanwhile, or its copy was damaged
+                self._index.set_stored(node, Stored(key=info.key, start=info.start, end=info.end, nbytes=info.nbytes))
+                self._index.changed.pop(node.key, None)
+        self._index.evict_stored(self._disk.max_bytes)
+        self.delete_dropped()
+
+    def _parent_of(self, info: FileInfo) -> Node[Segment] | None:
+        """The node that ends where the file begins, or can be cut there."""
+        if not info.parent:
+            return None
+        for node in self._index.nodes():
+            is_cut = self._index.is_divisible or node.payload is None or node.end == info.start
+            if node.start < info.start <= node.end and is_cut and self._leads_to(node, info):
+                return node
+        return None
+
+    @staticmethod
+    def _leads_to(node: Node[Segment], info: FileInfo) -> bool:
+        """Whether the file's tokens follow those that lead to its start here: then its key is made of them."""
+        assert node.parent is not None
+        above: Node[Segment] = Node(node.parent, slice_tokens(node.tokens, 0, info.start - node.start))
+        return Node(above, info.tokens).key == info.key
 
     def _adopted(self, info: FileInfo, nodes: Mapping[bytes, Node[Segment]]) -> Node[Segment] | None:
         parent = nodes.get(info.parent) if info.parent else self._index.root_of(info.seed)

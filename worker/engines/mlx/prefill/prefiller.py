@@ -21,6 +21,7 @@ from worker.engines.mlx.kv.buffers import roomy
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
 from worker.engines.mlx.kv.classes import STEP_TOKENS
 from worker.engines.mlx.kv.lease import Lease
+from worker.engines.mlx.kv.peer_files import PeerFiles
 from worker.engines.mlx.kv.store import PrefixStore
 from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.memory.room import Room
@@ -53,7 +54,9 @@ class Prefiller:
         size: CacheSize,
         room: Room,
         vision: Vision | None = None,
+        peer_files: PeerFiles | None = None,
     ) -> None:
+        self._peer_files = peer_files
         self._vision = vision
         self._model = model
         self._layout = layout
@@ -80,6 +83,8 @@ class Prefiller:
         begun = [sequence for sequence in waiting if sequence.lease is not None]
         candidates = {}
         for sequence in waiting:
+            if self._is_awaiting(sequence):
+                continue
             if sequence.fetching is not None and self._store.is_fetching(sequence.fetching):
                 continue
             if self._vision is not None and sequence.lease is not None and not self._vision.is_ready(sequence):
@@ -101,6 +106,15 @@ class Prefiller:
                 return sequence
             candidates = {key: c for key, c in candidates.items() if by_key[key].lease is not None}
         return None
+
+    def _is_awaiting(self, sequence: Sequence) -> bool:
+        """Whether it waits for what comes from another host."""
+        if sequence.awaited is None or self._peer_files is None:
+            return False
+        if self._peer_files.is_awaited(sequence.awaited):
+            return True
+        sequence.awaited = None
+        return False
 
     def waiting_s(self, waiting: Iterable[Sequence]) -> tuple[float, ...]:
         """Predicted prefill of these, by class; nothing while no prefill was measured."""

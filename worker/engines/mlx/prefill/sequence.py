@@ -12,6 +12,7 @@ from shared.events import Usage, known
 from shared.request import GenerateRequest
 from worker.engines.mlx.decode.sampling import RowParams, RowSampler
 from worker.engines.mlx.kv.lease import Lease
+from worker.engines.mlx.kv.peer_files import Awaited
 from worker.engines.tokens.answer import Answer
 from worker.engines.tokens.constraint import Grammar
 from worker.prefix_cache.tokens import pack_tokens
@@ -49,6 +50,7 @@ class Sequence:
     tokens: list[int] = field(default_factory=list)
     position: int = 0
     stops: tuple[int, ...] = ()  # depths at which what was computed is kept
+    awaited: Awaited | None = None  # what comes for it from another host
     fetching: Lease | None = None  # while what it needs is read from the disk
     lease: Lease | None = None
     cache: list[Any] | None = None

@@ -10,6 +10,7 @@ tensor holds the tokens, so that header and tokens are read in one go.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import mmap
 import os
@@ -61,6 +62,15 @@ class FileInfo:
     @property
     def end(self) -> int:
         return self.start + count_tokens(self.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileHead:
+    """What a file begins with, as it lies there: its header and its tokens. `nbytes` is the size of all of it."""
+
+    data: bytes
+    nbytes: int
+    used_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,18 +200,35 @@ def _for_the_owner_alone(path: str, flags: int) -> int:
 def read_info(path: Path) -> FileInfo:
     """What the file says it holds; its size, its header and its tokens are checked, and nothing else is read. Raises
     `DamagedFileError`."""
+    return parse_info(read_head(path))
+
+
+def read_head(path: Path) -> FileHead:
+    """Header and tokens as they lie in the file, unchecked. Raises `DamagedFileError` where there are none."""
     try:
         with path.open("rb") as file:
             header, data_start = _read_header(file)
+            size = data_start + int(header[_TOKENS]["data_offsets"][1])
+            file.seek(0)
             status = os.fstat(file.fileno())
-            end = max(int(entry["data_offsets"][1]) for entry in _entries(header).values())
-            if status.st_size != data_start + end:
-                raise DamagedFileError(f"{status.st_size} bytes instead of {data_start + end}")
-            first, last = header[_TOKENS]["data_offsets"]
-            if first != 0:
-                raise DamagedFileError("the tokens do not come first")
-            return _info(header, _checked(header, _TOKENS, file.read(last)), status)
+            return FileHead(data=file.read(size), nbytes=status.st_size, used_s=status.st_mtime)
     except (OSError, *_MISFITS) as error:
+        raise DamagedFileError(f"{type(error).__name__}: {error}") from error
+
+
+def parse_info(head: FileHead) -> FileInfo:
+    """See `read_info`."""
+    try:
+        file = io.BytesIO(head.data)
+        header, data_start = _read_header(file)
+        end = max(int(entry["data_offsets"][1]) for entry in _entries(header).values())
+        if head.nbytes != data_start + end:
+            raise DamagedFileError(f"{head.nbytes} bytes instead of {data_start + end}")
+        first, last = header[_TOKENS]["data_offsets"]
+        if first != 0:
+            raise DamagedFileError("the tokens do not come first")
+        return _info(header, _checked(header, _TOKENS, file.read(last)), head)
+    except _MISFITS as error:
         raise DamagedFileError(f"{type(error).__name__}: {error}") from error
 
 
@@ -272,7 +299,7 @@ def _checked(header: Mapping[str, Any], name: str, data: _Bytes) -> _Bytes:
     return data
 
 
-def _info(header: Mapping[str, Any], tokens: bytes, status: os.stat_result) -> FileInfo:
+def _info(header: Mapping[str, Any], tokens: bytes, head: FileHead) -> FileInfo:
     metadata = header["__metadata__"]
     return FileInfo(
         key=bytes.fromhex(metadata["key"]),
@@ -283,8 +310,8 @@ def _info(header: Mapping[str, Any], tokens: bytes, status: os.stat_result) -> F
         is_checkpoint=metadata["is_checkpoint"] == "1",
         answers=tuple(_answers(metadata["answers"])),
         marks={bytes.fromhex(tag): int(at) for tag, at in json.loads(metadata.get("marks", "{}")).items()},
-        nbytes=status.st_size,
-        used_s=status.st_mtime,
+        nbytes=head.nbytes,
+        used_s=head.used_s,
     )
 
 

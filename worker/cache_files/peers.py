@@ -1,0 +1,291 @@
+"""Fetches kept prefixes from other hosts into this model's folder, as files like its own, on threads beside the engine.
+
+Whatever goes wrong means that the tokens are computed; it is counted under a word for the reason:
+
+    gone      the peer cannot be reached, or left
+    refused   it does not know our grant, or said what it must not
+    missing   it has not (any more) what it was to have
+    other     what it has belongs to another model, or to somebody else
+    damaged   what came is not what its checksums say
+    slow      computing was sooner
+    full      it could not be written here
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shared.errors import WireError
+from shared.grants import Grant
+from shared.worker_metrics import FETCH_FAILURES
+from worker.cache_files.arrival import Arrival
+from worker.cache_files.catalog import SUFFIX
+from worker.cache_files.file_format import DamagedFileError, FileHead, FileInfo, check_file, parse_info, read_info
+from worker.cache_files.protocol import (
+    FILE,
+    FOUND,
+    LOCATE,
+    MAX_ANSWER_BYTES,
+    MAX_PROBE_BYTES,
+    MAX_QUESTION_BYTES,
+    PROBE,
+    READ,
+    REFUSED,
+    Channel,
+    PeerError,
+    parse_address,
+    say_ticket,
+)
+
+log = logging.getLogger(__name__)
+
+_CONNECT_S = 2.0
+_SILENCE_S = 10.0  # of a peer; those who wait give up sooner
+_FAILED_S = 10.0  # for which a peer that could not be reached is not asked again
+_LEAST_MEASURED_BYTES = 256 << 10
+_SMOOTHING = 0.3
+_THREADS = 4
+
+Connect = Callable[[str], socket.socket]
+
+
+def connect_tcp(address: str) -> socket.socket:
+    """Raises `OSError` and `WireError`."""
+    stream = socket.create_connection(parse_address(address), timeout=_CONNECT_S)
+    stream.settimeout(_SILENCE_S)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a peer has of a prompt, as it says itself; with `codes`, by key of the file, it gives it."""
+
+    grant: Grant
+    infos: Sequence[FileInfo]
+    codes: Mapping[bytes, bytes]
+
+
+class Peers:
+    """`folder` is that of one model's files; its name is that of the model's identity, the same on each host."""
+
+    def __init__(self, folder: Path, connect: Connect = connect_tcp) -> None:
+        self._folder = folder
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._rates: dict[str, float] = {}
+        self._failed_until_s: dict[str, float] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, "fetch")
+        self._running: set[Arrival] = set()
+        self._probing: set[str] = set()
+        self.failures = dict.fromkeys(FETCH_FAILURES, 0)
+        self.fetched_bytes = 0
+        self.fetched_tokens = 0
+
+    def rates(self) -> dict[str, float]:
+        """Bytes per second by peer, as measured; 0 for one that cannot be reached now."""
+        now_s = time.monotonic()
+        with self._lock:
+            failing = {peer: 0.0 for peer, until_s in self._failed_until_s.items() if until_s > now_s}
+            return {**self._rates, **failing}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        failed = {f"fetches_failed_{reason}": float(count) for reason, count in self.failures.items()}
+        return {"fetched_tokens": self.fetched_tokens, "fetched_bytes": self.fetched_bytes, **failed}
+
+    def close(self) -> None:
+        for arrival in list(self._running):
+            arrival.give_up()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    # -- beside the engine ----------------------------------------------------------------------------------------
+
+    def locate(
+        self, grant: Grant, seed: bytes, message_tags: Sequence[bytes], head_tags: Sequence[bytes]
+    ) -> Offer | None:
+        """What the peer has of the prompt that the tags name, the deepest first. None when that is nothing, or when it
+        cannot be asked, which is noted."""
+        try:
+            channel = self._open(grant)
+            with channel.stream:
+                channel.say([LOCATE, self._folder.name, seed, *_fitting(message_tags, head_tags)])
+                return _offer(grant, channel.hear(MAX_ANSWER_BYTES), seed)
+        except (PeerError, OSError, WireError) as error:
+            self._note_failure(grant.peer, error)
+            return None
+
+    def measure_soon(self, grant: Grant) -> None:
+        """How fast the link is, where nothing has come over it yet."""
+        with self._lock:
+            if grant.peer in self._rates or grant.peer in self._probing:
+                return
+            self._probing.add(grant.peer)
+        with contextlib.suppress(RuntimeError):  # we are leaving
+            self._threads.submit(self._measure, grant)
+
+    def _measure(self, grant: Grant) -> None:
+        try:
+            channel = self._open(grant)
+            with channel.stream:
+                channel.say([PROBE, MAX_PROBE_BYTES])
+                size, began_s = _file_size(channel), time.monotonic()
+                for _ in channel.receive_data(size):
+                    pass
+                self._note_rate(grant.peer, size, time.monotonic() - began_s)
+        except (PeerError, OSError, WireError) as error:
+            self._note_failure(grant.peer, error)
+        finally:
+            self._probing.discard(grant.peer)
+
+    def _open(self, grant: Grant) -> Channel:
+        stream = self._connect(grant.address)
+        try:
+            nonce = say_ticket(stream, grant.ticket)
+        except BaseException:
+            stream.close()
+            raise
+        return Channel(stream, grant.key, nonce, is_server=False)
+
+    # -- the engine thread ----------------------------------------------------------------------------------------
+
+    def fetch(self, offer: Offer, wanted: Sequence[FileInfo], *, start: int, end: int) -> Arrival:
+        """Begin to fetch these of the offer's files, of which there is at least one, to have tokens `start..end`."""
+        now_s = time.monotonic()
+        arrival = Arrival(peer=offer.grant.peer, wanted=wanted, start=start, end=end, began_s=now_s)
+        with self._lock:
+            self._running.add(arrival)
+        self._threads.submit(self._fetch, offer, arrival)
+        return arrival
+
+    def _fetch(self, offer: Offer, arrival: Arrival) -> None:
+        try:
+            channel = self._open(offer.grant)
+            arrival.stream = channel.stream
+            with channel.stream:
+                for info in arrival.wanted if not arrival.is_slow else ():
+                    self._fetch_one(channel, offer, info, arrival)
+        except (PeerError, OSError, WireError, DamagedFileError) as error:
+            if not arrival.is_slow:
+                arrival.failure = self._note_failure(arrival.peer, error)
+        finally:
+            if arrival.is_slow:
+                self.failures["slow"] += 1
+                arrival.failure = "slow"
+            self._note_rate(arrival.peer, arrival.got_bytes, time.monotonic() - arrival.began_s)
+            arrival.is_over = True
+            with self._lock:
+                self._running.discard(arrival)
+
+    def _fetch_one(self, channel: Channel, offer: Offer, info: FileInfo, arrival: Arrival) -> None:
+        """A file appears under its name only when it is whole, and what it was said to be."""
+        channel.say([READ, self._folder.name, info.key, offer.codes[info.key]])
+        size = _file_size(channel)
+        if size != info.nbytes:
+            raise PeerError("damaged", f"a file of {size} bytes instead of {info.nbytes}")
+        temporary = self._folder / f"{info.key.hex()}.{os.getpid()}.fetched"
+        try:
+            with open(temporary, "wb", opener=_for_the_owner_alone) as file:
+                for piece in channel.receive_data(size):
+                    file.write(piece)
+                    arrival.got_bytes += len(piece)
+                    self.fetched_bytes += len(piece)
+            check_file(temporary)
+            if replace(read_info(temporary), used_s=info.used_s) != info:
+                raise DamagedFileError("it is not what was offered")
+            temporary.replace(self._folder / f"{info.key.hex()}{SUFFIX}")
+        finally:
+            temporary.unlink(missing_ok=True)
+        arrival.arrived.append(info)
+        arrival.depth = info.end
+        self.fetched_tokens += info.end - info.start
+
+    # -- what is known of links -----------------------------------------------------------------------------------
+
+    def _note_rate(self, peer: str, nbytes: int, seconds: float) -> None:
+        if nbytes < _LEAST_MEASURED_BYTES:
+            return
+        rate = nbytes / max(seconds, 1e-6)
+        with self._lock:
+            known = self._rates.get(peer)
+            self._rates[peer] = rate if known is None else known + _SMOOTHING * (rate - known)
+            self._failed_until_s.pop(peer, None)
+
+    def _note_failure(self, peer: str, error: Exception) -> str:
+        """The word for it."""
+        reason = _reason_of(error)
+        self.failures[reason] += 1
+        log.warning("a prefix could not be fetched from %s (%s): %s; it is computed", peer, reason, error)
+        if reason in ("gone", "refused"):
+            with self._lock:
+                self._failed_until_s[peer] = time.monotonic() + _FAILED_S
+        return reason
+
+
+def _reason_of(error: Exception) -> str:
+    match error:
+        case PeerError():
+            return error.reason
+        case DamagedFileError():
+            return "damaged"
+        case WireError():
+            return "refused"
+        case ConnectionError() | TimeoutError() | socket.gaierror():
+            return "gone"
+        case OSError() if error.filename is not None or error.errno == errno.ENOSPC:
+            return "full"
+    return "gone"
+
+
+def _fitting(message_tags: Sequence[bytes], head_tags: Sequence[bytes]) -> list[list[bytes]]:
+    """As many as a question may have."""
+    most = MAX_QUESTION_BYTES // 64
+    return [list(message_tags[:most]), list(head_tags[: most // 2])]
+
+
+def _offer(grant: Grant, answer: list[object], seed: bytes) -> Offer:
+    match answer:
+        case [kind, [*rows]] if kind == FOUND:
+            found = [_row(row) for row in rows]
+        case [kind, str(reason)] if kind == REFUSED and reason in FETCH_FAILURES:
+            raise PeerError(reason, "it has nothing of this model")
+        case _:
+            raise PeerError("refused", "an answer that nobody knows")
+    if not found:
+        raise PeerError("missing", "it has no such files")
+    if any(info.seed != seed for info, _ in found):
+        raise PeerError("other", "it has files of another model")
+    return Offer(grant=grant, infos=[info for info, _ in found], codes={info.key: code for info, code in found})
+
+
+def _row(row: object) -> tuple[FileInfo, bytes]:
+    match row:
+        case [bytes(key), int(nbytes), bytes(head), bytes(code)]:
+            try:
+                info = parse_info(FileHead(data=head, nbytes=nbytes))
+            except DamagedFileError as error:
+                raise PeerError("damaged", str(error)) from error
+            if info.key == key:
+                return info, code
+    raise PeerError("refused", "a file that is none")
+
+
+def _file_size(channel: Channel) -> int:
+    match channel.hear(MAX_QUESTION_BYTES):
+        case [kind, int(size)] if kind == FILE and size > 0:
+            return size
+    raise PeerError("missing", "it has the file no longer")
+
+
+def _for_the_owner_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,63 @@
+"""Where other hosts read what is kept in files here: off unless a person says where to listen."""
+
+from __future__ import annotations
+
+import socket
+from urllib.parse import urlsplit
+
+from shared.config import Settings, environment_name
+from shared.errors import ConfigError, WireError
+from shared.seal import HostKey
+from worker.cache_files.protocol import parse_address
+from worker.cache_files.server import FileServer
+
+_ANY = ("", "0.0.0.0", "::")
+_REDIS_PORT = 6379
+
+
+class Lender:
+    """`address` is what other hosts are told, empty while nothing is lent."""
+
+    def __init__(self, settings: Settings, key: HostKey) -> None:
+        self._settings = settings
+        self._server = FileServer(settings.state_dir / "cache", key)
+        self.address = ""
+
+    def start(self) -> None:
+        """Raises `ConfigError` where it cannot listen."""
+        if not self._settings.cache_listen:
+            return
+        name = environment_name("cache_listen")
+        try:
+            host, port = parse_address(self._settings.cache_listen)
+            port = self._server.listen(host, port)
+        except WireError as error:
+            raise ConfigError(f"{name}: {error}") from error
+        except OSError as error:
+            raise ConfigError(f"{name}={self._settings.cache_listen}: {error.strerror}") from error
+        self.address = self._settings.cache_address or _join(self._own_address() if host in _ANY else host, port)
+
+    def _own_address(self) -> str:
+        """The address of this machine on its way to Redis, which all hosts can reach."""
+        parts = urlsplit(self._settings.redis_url)
+        target = (parts.hostname or "127.0.0.1", parts.port or _REDIS_PORT)
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(*target, type=socket.SOCK_DGRAM)[0]
+            with socket.socket(family, kind) as way:
+                way.connect(address)
+                return str(way.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+    @property
+    def has_something(self) -> bool:
+        """Whether there is anything that another host could read."""
+        return bool(self.address) and not self._server.is_empty
+
+    def close(self) -> None:
+        self.address = ""
+        self._server.close()
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
