@@ -13,6 +13,7 @@ from worker.cache_files.file_format import FileInfo
 
 _WINDOW_S = 1.0  # in which the rate is measured
 _GRACE_S = 0.5  # at the most, before it counts
+_SILENCES = 3.0
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -56,6 +57,7 @@ class Patience:
 
     arrival: Arrival
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
+    _heard_s: float = 0.0
 
     def is_used_up(self, now_s: float, cost: PrefillCost) -> bool:
         """Whether to compute what is missing is sooner than to wait for it, or all could have been computed by now."""
@@ -64,6 +66,8 @@ class Patience:
         self._seen.append((now_s, arrival.got_bytes))
         while len(self._seen) > 1 and self._seen[1][0] <= now_s - _WINDOW_S:
             self._seen.popleft()
+        if arrival.got_bytes >= arrival.total_bytes:
+            return False  # it only has yet to be checked
         left_s = cost.predict_s(arrival.depth, arrival.end)
         if waited_s > cost.predict_s(arrival.start, arrival.end):
             return True
@@ -72,10 +76,12 @@ class Patience:
         return self._missing_s(now_s) > left_s
 
     def _missing_s(self, now_s: float) -> float:
-        """Until the rest is here, at the rate of the last second."""
+        """Until the rest is here, at the rate of the last second. Silence is expected to last a few times as long as it
+        has: a peer that is busy comes back."""
         since_s, before = self._seen[0] if len(self._seen) > 1 else (self.arrival.began_s, 0)
         came = self.arrival.got_bytes - before
         missing = self.arrival.total_bytes - self.arrival.got_bytes
-        if not missing:
-            return 0.0
-        return missing * (now_s - since_s) / came if came > 0 else float("inf")
+        if came > 0:
+            self._heard_s = max(self._heard_s, since_s)
+            return missing * (now_s - since_s) / came
+        return _SILENCES * (now_s - max(self._heard_s, self.arrival.began_s))
