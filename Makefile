@@ -22,7 +22,7 @@ STATE ?=
 CONFIG ?=
 AGAINST ?=
 
-.PHONY: help up install check format test test-all test-faults bench bench-placement newest clean
+.PHONY: help up install check format test test-all test-faults bench bench-placement newest package clean
 
 help:
 	@echo "make up [MODEL=path-or-id] [PORT=8080] [STATE=dir]   start everything; point clients at the printed URL"
@@ -30,6 +30,7 @@ help:
 	@echo "make test-faults what becomes of answers when workers, gateways, Macs, Redis and networks fail"
 	@echo "make check       format, lint, types, import contract"
 	@echo "make bench       tables of speed         make install     set up .venv for development"
+	@echo "make package     a wheel and its sources in dist/"
 	@echo "make newest      the newest mlx and mlx-lm against what we rely on, in an environment of its own"
 	@echo "make bench AGAINST=REV   the same figures of revision REV and of this one, in turns"
 	@echo "make bench-placement   where requests go on several simulated Macs, beside other rules"
@@ -66,6 +67,16 @@ bench: $(DEV)
 
 newest: $(DEV)
 	$(BIN)/python -m tests.newest
+
+package:
+ifneq ($(UV),)
+	$(UV) build --quiet --out-dir dist
+else
+	@$(MAKE) --no-print-directory .venv/bin/pip
+	$(BIN)/pip install --quiet build
+	$(BIN)/python -m build --outdir dist
+endif
+	@ls dist
 
 bench-placement: $(DEV)
 	$(BIN)/python -m tests.bench.placement

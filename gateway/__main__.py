@@ -18,6 +18,7 @@ from gateway.http.protocol import BoundedHttp
 from shared.config import Settings, load_settings
 from shared.errors import ConfigError
 from shared.log import set_up_logging
+from shared.service import tell_ready
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,11 @@ class GatewayServer(uvicorn.Server):
 
     def _request_exit(self) -> None:
         self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            tell_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.begin_drain()

@@ -131,6 +131,7 @@ _NOT_NEGATIVE = (
 
 
 _LEAST_SECRET_BYTES = 32
+SERVICE_SOCKET = "NOTIFY_SOCKET"
 
 
 def environment_name(field_name: str) -> str:
@@ -237,16 +238,38 @@ def _patterns(name: str, texts: tuple[str, ...], parse: Callable[[str], str | No
     return tuple(found)
 
 
-def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment that gives a child process exactly these settings (secrets never go in argv), but for the file of
-    the log: each process has its own."""
-    child = dict(os.environ)
-    child.pop(environment_name("log_file"), None)
+def own_environment(settings: Settings) -> dict[str, str]:
+    """The environment that gives a process exactly these settings (secrets never go in argv)."""
+    environment = {**os.environ}
     for each in fields(Settings):
         value = getattr(settings, each.name)
-        if value is not None and value not in ("", ()) and each.name != "log_file":
-            child[environment_name(each.name)] = ",".join(value) if isinstance(value, tuple) else str(value)
-    return child
+        if value is not None and value not in ("", ()):
+            environment[environment_name(each.name)] = ",".join(value) if isinstance(value, tuple) else str(value)
+    return environment
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The same for a child: the file of the log is ours, and so is what we tell whoever keeps us as a service."""
+    ours = (environment_name("log_file"), SERVICE_SOCKET)
+    return {name: value for name, value in own_environment(settings).items() if name not in ours}
+
+
+def set_variables(settings: Settings, *, only_given: bool = False, secrets: bool = False) -> dict[str, str]:
+    """By variable, what these settings are; `only_given`: what the environment says of them. Secrets are shown as such
+    unless they are asked for."""
+    found = {}
+    for each in fields(Settings):
+        name, value = environment_name(each.name), getattr(settings, each.name)
+        if only_given and not os.environ.get(name):
+            continue
+        text = ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
+        found[name] = text if each.repr or secrets or not text else "(set)"
+    return found
+
+
+def service_socket() -> str:
+    """Where whoever keeps this process as a service wants to hear of it; empty for nowhere."""
+    return os.environ.get(SERVICE_SOCKET, "")
 
 
 def plain_environment() -> dict[str, str]:

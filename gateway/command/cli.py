@@ -17,11 +17,15 @@ from typing import cast
 from redis.exceptions import RedisError
 
 from gateway.command.agents.registry import AGENTS
+from gateway.command.completion import render_completion
 from gateway.command.doctor import examine
+from gateway.command.ends import END_WORDS, exit_status, not_running, not_there
 from gateway.command.explain import explanation_lines
 from gateway.command.joining import check_alone, join, rejoin
 from gateway.command.keys import add_arguments, run_key
 from gateway.command.launching import launch_agent
+from gateway.command.operating import COMMANDS as OPERATING
+from gateway.command.operating import EXAMPLES, add_commands
 from gateway.command.remotes import add_remotes_arguments, show_remotes
 from gateway.command.residency import load_model, unload_model
 from gateway.command.runfile import read_running
@@ -29,11 +33,12 @@ from gateway.command.running_fleet import need_redis, read_fleet, with_running_r
 from gateway.command.sharing import host_lines, open_code, revoke, share
 from gateway.command.stack import Stack, describe_model
 from gateway.command.tiers import add_tier_arguments, change_tier
+from gateway.command.watching import watch_fleet
 from gateway.dialects.registry import TIERS, VENDOR_NAMES
 from gateway.dispatch.jobs import drain
 from gateway.models.dead_names import find_dead_names
 from gateway.models.settings_files import Policies, find_faults
-from shared.config import Settings, child_environment, load_settings
+from shared.config import Settings, load_settings, own_environment
 from shared.connections import build_async_redis
 from shared.errors import ConfigError, GatewayError
 from shared.keys import Names, word
@@ -59,10 +64,19 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="mlx-gateway", description="One URL in front of every model you run.")
     parser.add_argument("--version", action="version", version=importlib.metadata.version("mlx-gateway"))
+    parser.epilog = "How it ends: " + "; ".join(f"{status}, {text}" for status, text in END_WORDS) + "."
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text, parents=[common, *parents])
+        examples = "\n".join(f"  mlx-gateway {example}" for example in EXAMPLES.get(name, ()))
+        return commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            parents=[common, *parents],
+            epilog=f"examples:\n{examples}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
 
     up = command("up", "Run everything on this machine: Redis, gateway, host and workers.", address, models)
     up.add_argument("--share", action="store_true", help="let other Macs join, and make a code for one")
@@ -79,7 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
     worker.add_argument("--model", required=True, metavar="M", help="folder or Hugging Face id")
     worker.add_argument("--engine", choices=ENGINE_NAMES, default="mlx")
     worker.add_argument("--name", help="the name clients use for the model")
-    command("status", "Show gateway, hosts, models and workers.")
+    status = command("status", "Show gateway, hosts, models and workers.")
+    status.add_argument("--watch", action="store_true", help="go on, as a table that follows what happens")
     command("models", "Show the models that can be asked for.")
     load = command("load", "Load a model that the hosts serve, and wait until it is there.")
     load.add_argument("model", help="its name, its source, or an alias")
@@ -93,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_remotes_arguments(command("remotes", "Show the servers of remotes.json, or look for servers of models."))
     command("doctor", "Check what this machine has and lacks.", address)
     _add_launch_arguments(command("launch", "Run a coding agent on the local models."))
+    add_commands(command, address, models)
     return parser
 
 
@@ -107,7 +123,7 @@ def _add_launch_arguments(launch: argparse.ArgumentParser) -> None:
     launch.add_argument("--engine", choices=ENGINE_NAMES, default="mlx", help="when nothing is up yet")
     launch.add_argument("--print-env", action="store_true", help="print what a shell needs to run it instead")
     launch.add_argument("--url", metavar="URL", help="a gateway on another machine, without /v1")
-    launch.epilog = "Arguments after -- go to the agent."
+    launch.epilog = f"{launch.epilog}\n\nArguments after -- go to the agent."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _COMMANDS[options.command](settings, options)
     except GatewayError as error:
         print(f"mlx-gateway: {error}", file=sys.stderr)
-        return 1
+        return exit_status(error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
@@ -171,7 +187,7 @@ def _up(settings: Settings, options: argparse.Namespace) -> int:
 def _become(settings: Settings, *module_and_arguments: str) -> int:
     """Turn into another of our programs, with the same settings."""
     words = [sys.executable, "-P", "-m", *module_and_arguments]
-    os.execve(sys.executable, words, child_environment(settings))
+    os.execve(sys.executable, words, own_environment(settings))
 
 
 def _gateway(settings: Settings, _: argparse.Namespace) -> int:
@@ -225,7 +241,15 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     return _become(settings, "worker", "--model", options.model, "--engine", options.engine, *name)
 
 
-def _status(settings: Settings, _: argparse.Namespace) -> int:
+def _completion(_: Settings, options: argparse.Namespace) -> int:
+    print(render_completion(build_parser(), options.shell), end="")
+    return 0
+
+
+def _status(settings: Settings, options: argparse.Namespace) -> int:
+    if options.watch:
+        watch_fleet(lambda: read_fleet(settings), sys.stdout)
+        return 0
     fleet = read_fleet(settings)
     running = read_running(settings.state_dir)
     if running is not None:
@@ -285,7 +309,7 @@ def _drain(settings: Settings, options: argparse.Namespace) -> int:
 
     if not asyncio.run(tell()):
         there = ", ".join(lease.worker for lease in read_fleet(settings).workers) or "none"
-        raise ConfigError(f"no worker is called {options.worker!r}; there are: {there}")
+        raise not_there(f"no worker is called {options.worker!r}; there are: {there}")
     print(f"{options.worker} drains")
     return 0
 
@@ -354,9 +378,9 @@ def _explain(settings: Settings, options: argparse.Namespace) -> int:
     try:
         lines = explanation_lines(options.request, asyncio.run(read()))
     except (RedisError, OSError) as error:
-        raise ConfigError(f"nothing answers here: {error}") from error
+        raise not_running(f"nothing answers here: {error}") from error
     if not lines:
-        raise ConfigError(f"nothing is known of {options.request}: it was never placed, or more than 15 minutes ago")
+        raise not_there(f"nothing is known of {options.request}: it was never placed, or more than 15 minutes ago")
     print("\n".join(lines))
     return 0
 
@@ -381,6 +405,8 @@ _COMMANDS = {
     "remotes": show_remotes,
     "doctor": _doctor,
     "launch": launch_agent,
+    "completion": _completion,
+    **OPERATING,
 }
 _STARTING = ("up", "gateway", "host", "worker", "join")  # what stays, and reads the settings
 

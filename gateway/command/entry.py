@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import sys
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # full, or broken
+
 
 def main() -> int:
-    """The command's exit status, without a traceback for an interruption, or for a reader that has read enough."""
+    """The command's exit status, without a traceback for an interruption, a reader that has left, or a full disk."""
     try:
         return _run()
     except KeyboardInterrupt:
@@ -17,9 +20,19 @@ def main() -> int:
     except BrokenPipeError:
         if not _is_output_closed():
             raise
-        # Python writes what is left once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        _drop_output()
+        sys.stderr.write(f"mlx-gateway: it cannot be written: {error}\n")
+        return 1
+
+
+def _drop_output() -> None:
+    """Python writes what is left once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run() -> int:

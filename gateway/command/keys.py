@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from gateway.command.ends import not_there
 from gateway.keys.file import KeyFile
 from gateway.keys.holder import ROLES, Quota
 from gateway.keys.record import KeyRecord, check_name, digest_of, make_key, shown_of
@@ -102,7 +103,7 @@ def _revoke(settings: Settings, options: argparse.Namespace) -> int:
     with KeyFile(settings.state_dir).changing() as records:
         found = [index for index, each in enumerate(records) if each.name == options.name and each.revoked_s is None]
         if not found:
-            raise ConfigError(f"there is no key {options.name!r}")
+            raise not_there(f"there is no key {options.name!r}")
         for index in found:
             records[index] = replace(records[index], revoked_s=now_s)
     print(f"{options.name} is revoked")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
+from gateway.command.ends import failed
 from gateway.command.runfile import read_running
 from shared.config import Settings, child_environment
 from shared.errors import ConfigError
@@ -35,7 +36,7 @@ def wait_until_ready(up: GuardedProcess, settings: Settings) -> None:
     when the stack ends instead; it has said why."""
     while (running := read_running(settings.state_dir)) is None or not running.is_ready:
         if up.poll() is not None:
-            raise ConfigError("`mlx-gateway up` ended")
+            raise failed("`mlx-gateway up` ended")
         time.sleep(_POLL_S)
 
 

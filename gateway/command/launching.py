@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from gateway.command.agents.base import Agent, Setting, Start
 from gateway.command.agents.registry import AGENTS
+from gateway.command.ends import not_running, not_there
 from gateway.command.launch import run_agent, started_stack, wait_until_ready
 from gateway.command.modes import model_of_mode
 from gateway.command.runfile import reachable, read_running
@@ -34,7 +35,7 @@ def launch_agent(settings: Settings, options: argparse.Namespace) -> int:
         return 0
     program = shutil.which(agent.program)
     if program is None:
-        raise ConfigError(f"{agent.program} is not on the PATH; install it: {agent.install}")
+        raise not_there(f"{agent.program} is not on the PATH; install it: {agent.install}")
     if options.url is None and read_running(settings.state_dir) is None:
         return _launch_with_stack(settings, options, agent, program)
     start = _start(settings, options, agent)
@@ -86,7 +87,7 @@ def _gateway_url(settings: Settings, given: str | None) -> str:
         return given.rstrip("/")
     running = read_running(settings.state_dir)
     if running is None:
-        raise ConfigError(
+        raise not_running(
             f"nothing is running on {settings.state_dir}: start it with `mlx-gateway up`, or give the --state it was "
             "started with"
         )

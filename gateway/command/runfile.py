@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from gateway.command.ends import failed
 from shared.errors import ConfigError
 from shared.processes import is_running
 
@@ -68,7 +69,7 @@ def only_one(state_dir: Path) -> Iterator[None]:
         os.close(folder)
         other = read_running(state_dir)
         where = f" (pid {other.pid}, {other.url})" if other else ""
-        raise ConfigError(
+        raise failed(
             f"mlx-gateway is already up on {state_dir}{where}: stop it, or give this one another --state"
         ) from None
     try:

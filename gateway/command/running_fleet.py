@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from gateway.command.ends import not_running
 from gateway.command.runfile import read_running
 from gateway.dispatch.fleet import FleetWatcher
 from shared.config import Settings, load_secret
 from shared.connections import build_async_redis
-from shared.errors import BrokerUnavailableError, ConfigError
+from shared.errors import BrokerUnavailableError
 from shared.keys import Names
 from shared.registry import Fleet
 from shared.seal import Keyring
@@ -27,7 +28,7 @@ def need_redis(settings: Settings) -> Settings:
     """Raises `ConfigError` where none is known."""
     settings = with_running_redis(settings)
     if not settings.redis_url:
-        raise ConfigError(
+        raise not_running(
             f"nothing is running on {settings.state_dir}: start it with `mlx-gateway up`, give the --state it was "
             "started with, or set REDIS_URL"
         )
@@ -46,4 +47,4 @@ def read_fleet(settings: Settings) -> Fleet:
     try:
         return asyncio.run(read())
     except BrokerUnavailableError as error:
-        raise ConfigError(f"nothing answers here: {error}") from error
+        raise not_running(f"nothing answers here: {error}") from error

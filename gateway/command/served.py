@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from gateway.command.agents.base import ServedModels
+from gateway.command.ends import not_running, not_there
 from gateway.dialects.anthropic.schema import NAMES
 from shared.errors import ConfigError
 
@@ -89,7 +90,8 @@ class _Gateway:
 
     def _answer(self, status: int, answer: dict[str, Any]) -> dict[str, Any]:
         if status != http.HTTPStatus.OK:
-            raise ConfigError(f"{self._url}: {answer['error']['message']}")
+            build = not_there if status == http.HTTPStatus.NOT_FOUND else ConfigError
+            raise build(f"{self._url}: {answer['error']['message']}")
         return answer
 
     def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
@@ -99,6 +101,6 @@ class _Gateway:
             response = connection.getresponse()
             return response.status, orjson.loads(response.read())
         except (OSError, http.client.HTTPException, orjson.JSONDecodeError) as error:
-            raise ConfigError(f"{self._url}: no gateway answers ({error})") from error
+            raise not_running(f"{self._url}: no gateway answers ({error})") from error
         finally:
             connection.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from redis.exceptions import AuthenticationError, RedisError
 
+from gateway.command.ends import failed, not_running
 from gateway.command.runfile import Running, answers, only_one, write_running
 from gateway.command.sharing import join_lines, wait_for_door
 from gateway.door.code import JoinCode
@@ -31,6 +32,7 @@ from shared.redis_server import MINIMUM_VERSION, RedisServer
 from shared.registry import HostRecord, ModelRecord, model_id_of
 from shared.restarts import Restarts
 from shared.seal import Keyring, Purpose, Seal
+from shared.service import tell_ready
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def listen(settings: Settings) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(
+        raise failed(
             f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): "
             "stop the program that uses it, or choose another --port"
         ) from error
@@ -83,7 +85,7 @@ class _Service:
             delay_s = self._restarts.delay_s(time.monotonic())
             words = last_lines(self.log, since_byte=log_start)
             if must_live() and (status == EXIT_CONFIG or self._restarts.exhausted):
-                raise ConfigError(f"the {self.name} does not run (exit status {status}):\n{words}")
+                raise failed(f"the {self.name} does not run (exit status {status}):\n{words}")
             logger.error("the %s died (exit status %d); next start in %.2f s. %s", self.name, status, delay_s, words)
             await asyncio.sleep(delay_s)
 
@@ -242,10 +244,11 @@ class Stack:
 
     async def _announce_when_ready(self, models: Collection[ModelRecord]) -> None:
         if models and all(model.is_hopeless for model in models):
-            raise ConfigError("no model could be loaded")
+            raise failed("no model could be loaded")
         if await asyncio.to_thread(answers, self.url, "/ready"):
             self._is_ready = True
             self._announce(f"ready on {self.url}")
+            tell_ready()
             write_running(self.settings.state_dir, self._running())
             await self._tell_code()
 
@@ -308,7 +311,7 @@ def check_redis(settings: Settings) -> None:
             "REDIS_URL: the server refuses the user or the password, or wants one: redis://USER:PASSWORD@HOST:PORT"
         ) from error
     except (RedisError, OSError, ValueError) as error:
-        raise ConfigError(f"REDIS_URL: the server does not answer: {error}") from error
+        raise not_running(f"REDIS_URL: the server does not answer: {error}") from error
     if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:
         raise ConfigError(f"REDIS_URL: the server is version {version}, 6.2 or later is needed")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
+from gateway.command.ends import not_there
 from gateway.trace.file import parse_trace, read_traces, traces_folder
-from shared.errors import ConfigError
 
 _POLL_S = 0.3
 _SPOKEN = ("body",)  # what holds the client's or the model's words
@@ -19,18 +19,18 @@ _SPOKEN_ANSWER = ("text", "reasoning", "arguments")
 
 
 def find_traces(state_dir: Path, request_id: str) -> list[dict[str, Any]]:
-    """Raises `ConfigError` when nothing is known of it."""
+    """Raises `ConfigError` (not_there) when nothing is known of it."""
     found = [trace for trace in read_traces(state_dir) if trace["id"] == request_id]
     if not found:
-        raise ConfigError(f"nothing is known of {request_id} in {traces_folder(state_dir)}: see `mlx-gateway trace`")
+        raise not_there(f"nothing is known of {request_id} in {traces_folder(state_dir)}: see `mlx-gateway trace`")
     return found
 
 
 def last_traces(state_dir: Path, count: int) -> list[dict[str, Any]]:
-    """Raises `ConfigError` when there is none."""
+    """Raises `ConfigError` (not_there) when there is none."""
     found = sorted(read_traces(state_dir), key=lambda trace: float(trace.get("at_s", 0)))[-count:]
     if not found:
-        raise ConfigError(f"no request was traced in {traces_folder(state_dir)} yet")
+        raise not_there(f"no request was traced in {traces_folder(state_dir)} yet")
     return found
 
 

@@ -76,7 +76,7 @@ class RequestContext:
             path, route = scope["path"], find_route(scope["path"])
             asked = f"{scope['method']} {_printable(path)}"
             name = "-" if route is None else route.name
-            level = logging.DEBUG if _is_quiet(route, state) and status < 500 else logging.INFO
+            level = logging.DEBUG if _is_quiet(route, state) else logging.INFO
             access_logger.log(level, "%s %s %s %d %.1f ms", request_id, asked, name, status, took_ms)
 
 

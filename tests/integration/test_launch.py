@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.command.ends import NOT_THERE, UNUSABLE
 from tests.support.up import Up, run_command, up
 
 KEY = "a key with 'quotes'"
@@ -84,7 +85,7 @@ def test_the_agent_gets_environment_and_arguments_and_our_place(served: Up, tmp_
 
 def test_a_model_that_does_not_exist_is_said_with_those_that_do(served: Up) -> None:
     said = launch(served, "--print-env", "--model", "bgi")
-    assert said.returncode == 1
+    assert said.returncode == NOT_THERE
     assert said.stdout == ""
     assert "bgi" in said.stderr
     assert "there are: big, small/one" in said.stderr
@@ -92,11 +93,11 @@ def test_a_model_that_does_not_exist_is_said_with_those_that_do(served: Up) -> N
 
 def test_a_missing_key_is_said(served: Up) -> None:
     said = launch(served, "--print-env", MLX_GATEWAY_API_KEY="")
-    assert said.returncode == 1
+    assert said.returncode == UNUSABLE
     assert "key" in said.stderr
 
 
 def test_without_claude_code_it_says_how_to_get_it(served: Up, tmp_path: Path) -> None:
     said = launch(served, PATH=str(tmp_path))
-    assert said.returncode == 1
+    assert said.returncode == NOT_THERE
     assert "npm install -g @anthropic-ai/claude-code" in said.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.command.ends import NOT_RUNNING, NOT_THERE
 from gateway.command.runfile import read_running
 from tests.support.processes import is_running, wait_until
 from tests.support.up import Up, message, run_command, up
@@ -94,7 +95,7 @@ def test_launch_runs_the_agent_in_that_environment(served: Up, tmp_path: Path) -
 def test_commands_that_find_nothing_say_how_to_start(tmp_path: Path) -> None:
     for command in (["status"], ["models"], ["drain", "w"], ["launch", "claude", "--print-env"]):
         said = run_command(*command, "--state", str(tmp_path))
-        assert said.returncode == 1
+        assert said.returncode == NOT_RUNNING
         assert "mlx-gateway up" in said.stderr
 
 
@@ -113,7 +114,7 @@ def test_a_drained_worker_is_replaced(served: Up) -> None:
 
 def test_draining_a_worker_that_is_not_there_names_those_that_are(served: Up) -> None:
     said = run_command("drain", "nobody", "--state", str(served.state))
-    assert said.returncode == 1
+    assert said.returncode == NOT_THERE
     assert "echo." in said.stderr
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from gateway.command.ends import NOT_RUNNING, UNUSABLE
 from shared.keys import NO_HOST
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
@@ -79,14 +80,14 @@ def test_with_redis_url_it_uses_that_server_and_leaves_it_clean(tmp_path: Path, 
 
 def test_a_redis_url_that_nobody_answers_is_said(tmp_path: Path) -> None:
     with up(tmp_path, env={"REDIS_URL": f"unix://{tmp_path}/absent.sock"}) as running:
-        assert running.process.wait() == 1
+        assert running.process.wait() == NOT_RUNNING
         assert "REDIS_URL" in running.process.output()
 
 
 def test_a_password_that_redis_refuses_is_said(tmp_path: Path, redis_url: str) -> None:
     for wrong in (redis_url.replace("://:", "://:not-"), "unix://" + redis_url.partition("@")[2]):
         with up(tmp_path, env={"REDIS_URL": wrong}) as running:
-            assert running.process.wait() == 1
+            assert running.process.wait() == UNUSABLE
             assert "REDIS_URL: the server refuses the user or the password" in running.process.output()
 
 
@@ -94,7 +95,7 @@ def test_a_password_that_redis_refuses_is_said(tmp_path: Path, redis_url: str) -
 def test_a_folder_that_is_none_is_said(tmp_path: Path, option: str) -> None:
     (tmp_path / "file").touch()
     with up(tmp_path, option, str(tmp_path / "file")) as running:
-        assert running.process.wait() == 1
+        assert running.process.wait() == UNUSABLE
         [line] = running.process.output().splitlines()
         assert str(tmp_path / "file") in line
 
@@ -158,7 +159,7 @@ def test_a_broken_models_json_is_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "models.json").write_text('{"models": [{"id": "x"}]}')
     with up(tmp_path, "--config", str(tmp_path / "config")) as running:
-        assert running.process.wait(60) == 1
+        assert running.process.wait(60) == UNUSABLE
         assert "models.json: entry 0 needs a `source`" in running.process.output()
 
 

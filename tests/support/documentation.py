@@ -1,4 +1,4 @@
-"""What the README says, for tests that hold it to the code."""
+"""What the documentation says, for tests that hold it to the code."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from shared.worker_metrics import metric_names
 from tests.support.processes import REPOSITORY
 from tests.support.sealed import SECRET
 
-README = (REPOSITORY / "README.md").read_text()
+CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text()
+METRICS = (REPOSITORY / "docs" / "metrics.md").read_text()
 
 
 def documented_metrics() -> frozenset[str]:
-    """Names in the first column of the README's table of metrics."""
-    cells = re.findall(r"^\| (`(?:gw|wk|host|process)_[^|]*) \|", README, re.MULTILINE)
+    """Names in the first column of the table of metrics."""
+    cells = re.findall(r"^\| (`(?:gw|wk|host|process)_[^|]*) \|", METRICS, re.MULTILINE)
     return frozenset(name for cell in cells for name in re.findall(r"`(\w+)`", cell))
 
 

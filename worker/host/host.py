@@ -45,7 +45,9 @@ from shared.remotes import FILE as REMOTES
 from shared.remotes import parse_remotes
 from shared.routing import Target, parse_tiers
 from shared.seal import Purpose, host_keys
+from shared.service import tell_ready
 from worker.device.turns import read_holder
+from worker.host.awake import build_awake, keep_awake
 from worker.host.figures import MachineFigures
 from worker.host.hung import hung_worker
 from worker.host.lending import Lender
@@ -195,12 +197,14 @@ class Host:
         await self._check_name()
         self._lender.start()
         await self._serve(wanted)
+        tell_ready()
         following = asyncio.create_task(self._follow_file())
         works = (
             self._publish(),
             self._follow_requests(),
             self._watch_device(),
             self._memory.run(self._stopping),
+            keep_awake(build_awake(), self._is_at_work, self._stopping),
         )
         tasks = [following, *(asyncio.create_task(work) for work in works)]
         try:
@@ -326,6 +330,10 @@ class Host:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_S):
                     await self._stopping.wait()
+
+    def _is_at_work(self) -> bool:
+        uses = [supervisor.use for supervisor, _ in self._supervisors.values()]
+        return any(use is not None and use.idle_since_s is None for use in uses)
 
     def _told(self, channel: bytes, data: bytes) -> None:
         is_order = channel.decode(errors="replace") == self._channel

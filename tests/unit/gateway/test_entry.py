@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.command.ends import NOT_RUNNING
+
 _INTERRUPTED_IMPORT = """
 import sys
 
@@ -61,6 +63,6 @@ def test_a_command_that_finds_nothing_names_the_folder_and_the_option(command: s
         check=False,
         env=environment,
     )
-    assert said.returncode == 1
+    assert said.returncode == NOT_RUNNING
     assert str(tmp_path) in said.stderr
     assert "--state" in said.stderr

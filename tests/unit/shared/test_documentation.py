@@ -1,4 +1,4 @@
-"""The README's tables of settings and metrics say what the code does."""
+"""The tables of settings and metrics say what the code does."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from prometheus_client.core import Metric
 
 from shared.config import Settings, environment_name
 from shared.worker_metrics import metric_names
-from tests.support.documentation import README, documented_metrics, gateway_families
+from tests.support.documentation import CONFIGURATION, documented_metrics, gateway_families
 from tests.support.processes import REPOSITORY
 
 
-def test_every_setting_is_in_the_readme_with_its_default() -> None:
-    documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`)? *\|", README, re.MULTILINE))
+def test_every_setting_is_in_the_documentation_with_its_default() -> None:
+    documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`)? *\|", CONFIGURATION, re.MULTILINE))
     expected = {
         environment_name(field.name): "" if field.default in (None, "", ()) else str(field.default)
         for field in fields(Settings)
@@ -22,7 +22,7 @@ def test_every_setting_is_in_the_readme_with_its_default() -> None:
     assert documented == expected
 
 
-def test_every_metric_of_a_gateway_is_in_the_readme() -> None:
+def test_every_metric_of_a_gateway_is_in_the_documentation() -> None:
     served = {_served_name(family) for family in gateway_families()}
     assert len(served) > 20
     assert served <= documented_metrics()
@@ -33,7 +33,7 @@ def _served_name(family: Metric) -> str:
     return family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
 
 
-def test_every_metric_of_a_worker_and_a_host_is_in_the_readme_and_no_other() -> None:
+def test_every_metric_of_a_worker_and_a_host_is_in_the_documentation_and_no_other() -> None:
     assert {name for name in documented_metrics() if name.startswith(("wk_", "host_"))} == metric_names()
 
 
