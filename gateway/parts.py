@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from dataclasses import dataclass
 
 import redis.asyncio
@@ -30,6 +31,7 @@ from gateway.keys.file import KeyFile
 from gateway.keys.quota import Quotas
 from gateway.keys.usage import UsageBook
 from gateway.metrics import HostPages, Metrics
+from gateway.models.fallbacks import Fallbacks
 from gateway.models.names import ModelNames
 from gateway.models.settings_files import Policies
 from gateway.trace.file import TraceFile
@@ -112,6 +114,7 @@ def build_parts(settings: Settings) -> Parts:
         WaitingCollector(fleet, limits.deadlines(), lambda: [_waiter(each) for each in dispatcher.waiting()])
     )
     model_names = ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model)
+    fallbacks = Fallbacks(policies.fallbacks, VENDOR_NAMES, time.monotonic)
     return Parts(
         gateway=gateway_id,
         settings=settings,
@@ -121,7 +124,7 @@ def build_parts(settings: Settings) -> Parts:
         dispatcher=dispatcher,
         reader=BodyReader(),
         names=model_names,
-        intake=Intake(model_names, policies, Tagger(keyring.tags)),
+        intake=Intake(model_names, policies, Tagger(keyring.tags), fallbacks),
         metrics=metrics,
         host_pages=HostPages(fleet),
         space=space,

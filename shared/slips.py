@@ -59,7 +59,7 @@ def _models(data: Any) -> Iterator[str]:
 def _tiers(data: Any, known: Sequence[str]) -> Iterator[str]:
     if not isinstance(data, dict):
         return
-    yield from _keys("claude_routing.json", data, {"tiers"})
+    yield from _keys("claude_routing.json", data, {"tiers", "fallbacks"})
     tiers = data.get("tiers")
     for tier, target in tiers.items() if isinstance(tiers, dict) else ():
         if tier.lower() not in known:

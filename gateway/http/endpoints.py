@@ -119,6 +119,23 @@ class Generate(_Endpoint):
         story.parsed = parsed = replace(parsed, others=tuple(map(holder.own, parsed.others)))
         record.warnings = parsed.warnings
         parsed_s = record.note_stage("parse", record.started_s)
+        chain = await self.intake.chain(parsed.request.model)
+        for number, name in enumerate(chain):
+            try:
+                await self._serve_by(_asking(parsed, name, number), story, parsed_s, scope, receive, send)
+            except GatewayError as error:
+                if not chain.goes_on(name, error):
+                    raise
+                record.warnings = (*record.warnings, f"{name} did not answer: {error.code}")
+                logger.warning("request %s: %s does not answer, another is asked: %s", story.id, name, error)
+            else:
+                chain.worked(name)
+                return
+
+    async def _serve_by(
+        self, parsed: Parsed, story: Story, parsed_s: float, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        record, holder = story.record, holder_of(scope)
         story.request = request = await self._taken(holder, parsed.request)
         scope["state"]["model"] = request.model
         charged = self.quotas.admitted(
@@ -179,6 +196,15 @@ class Generate(_Endpoint):
             readers.append(await leaving.enter_async_context(self.dispatcher.joined(other)))
         record.note_stage("enqueue", began_s)
         return readers
+
+
+def _asking(parsed: Parsed, name: str, number: int) -> Parsed:
+    """The same of another model. Each asking has an id of its own, for what has ended does not run again."""
+    requests = [
+        replace(each, model=name, id=f"{each.id}f{number}" if number else each.id)
+        for each in (parsed.request, *parsed.others)
+    ]
+    return replace(parsed, request=requests[0], others=tuple(requests[1:]))
 
 
 def _hops(scope: Scope) -> int:

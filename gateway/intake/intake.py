@@ -5,17 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.intake.tags import Tagger
+from gateway.models.fallbacks import Chain, Fallbacks
 from gateway.models.names import ModelNames
 from gateway.models.sampling import fill_sampling
 from gateway.models.settings_files import Policies
+from shared.errors import GatewayError
 from shared.request import GenerateRequest
 
 
 class Intake:
-    def __init__(self, names: ModelNames, policies: Policies, tagger: Tagger) -> None:
+    def __init__(self, names: ModelNames, policies: Policies, tagger: Tagger, fallbacks: Fallbacks) -> None:
         self.names = names
+        self._fallbacks = fallbacks
         self._tagger = tagger
         self._policies = policies
+
+    async def chain(self, name: str) -> Chain:
+        """Who is asked, one after another, for a client's name of a model."""
+        try:
+            model = (await self.names.resolve(name)).model
+        except GatewayError:  # which is told when it is taken
+            model = ""
+        return self._fallbacks.of(name, model)
 
     async def take(self, request: GenerateRequest) -> GenerateRequest:
         """The request whose `model` is still the client's name for it, as it goes to a worker. Raises the errors of

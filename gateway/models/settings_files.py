@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+from gateway.models.fallbacks import Fallback, parse_fallbacks
 from gateway.models.resolve import Routes, parse_aliases
 from gateway.models.sampling import parse_sampling
 from shared.config import Settings, SettingsFile
@@ -55,7 +56,7 @@ class _ParsedFile(Generic[_T]):
 _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "models.json": lambda data: parse_models(data) if data else (),
     "model_aliases.json": parse_aliases,
-    "claude_routing.json": parse_tiers,
+    "claude_routing.json": lambda data: (parse_tiers(data), parse_fallbacks(data)),
     "inference_settings.json": parse_sampling,
     "remotes.json": parse_remotes,
 }
@@ -83,6 +84,7 @@ class Policies:
         self._told: dict[str, None] = {}
         self._aliases = _ParsedFile(settings, "model_aliases.json", parse_aliases)
         self._tiers = _ParsedFile(settings, "claude_routing.json", parse_tiers)
+        self._fallbacks = _ParsedFile(settings, "claude_routing.json", parse_fallbacks)
         self._sampling = _ParsedFile(settings, "inference_settings.json", parse_sampling)
         self._default_model = settings.default_model
         self._routes = self._build_routes()
@@ -94,6 +96,12 @@ class Policies:
         self._tell_faults()
         return self._routes
 
+    def fallbacks(self) -> Mapping[str, Fallback]:
+        """Who answers where a model cannot, by the name that is asked for."""
+        self._fallbacks.refresh()
+        self._tell_faults()
+        return self._fallbacks.value
+
     def sampling(self) -> Mapping[str, Mapping[str, Any]]:
         """Sampling defaults by model id, those of all models under the empty one."""
         self._sampling.refresh()
@@ -103,11 +111,12 @@ class Policies:
     def faults(self) -> tuple[str, ...]:
         """One line for each file that cannot be used as it is now: its last good content stays in force."""
         self.routes()
+        self.fallbacks()
         self.sampling()
         return tuple(self._told)
 
     def _tell_faults(self) -> None:
-        files = (self._aliases, self._tiers, self._sampling)
+        files = (self._aliases, self._tiers, self._fallbacks, self._sampling)
         found = dict.fromkeys(each.fault for each in files if each.fault)
         for fault in found.keys() - self._told.keys():
             self._tell(fault)

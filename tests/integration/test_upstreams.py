@@ -70,6 +70,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
             },
             {"id": "by-llama", "url": stack.enter_context(llama_server(gguf, folder)), "tools": "prompt"},
             {"id": "by-gateway", "url": second.url, "model": "agent-full"},
+            {"id": "away", "url": "http://127.0.0.1:9", "profile": "openai"},
         ]
         (config / "remotes.json").write_text(json.dumps({"remotes": remotes}))
         (config / "gguf_config.json").write_text('{"binary": "wheel", "slots": 2, "default_args": ["-t", "1"]}')
@@ -146,9 +147,30 @@ def test_a_tier_is_changed_while_a_stream_is_open(served: Up) -> None:
     assert run_command("tier", "opus", "--clear", *state).returncode == 0
 
 
+def test_another_model_answers_for_one_whose_server_is_away(served: Up) -> None:
+    """At once, whole and streamed, and the answer says so; a mistake of the client's goes to nobody else."""
+    routing = served.state.parent.parent / "config" / "claude_routing.json"
+    routing.write_text(json.dumps({"tiers": {"opus": "away"}, "fallbacks": {"opus": ["away", "agent.gguf"]}}))
+
+    def answers(**fields: Any) -> tuple[int, str, str]:
+        connection = served.open("POST", "/v1/messages", ask("claude-opus-4", "hello", **fields))
+        response = connection.getresponse()
+        headers, body = response.headers, response.read().decode()
+        connection.close()
+        told = f"{headers['x-mlx-gateway-worker']} {headers['x-mlx-gateway-warnings']}"
+        return response.status, told, body
+
+    wait_until(lambda: answers()[0] == 200, "the fallback is read", deadline_s=30)
+    for stream in (False, True):
+        status, told, body = answers(stream=stream)
+        assert (status, "agent-gguf" in told, "end_turn" in body) == (200, True, True)
+    assert answers(max_tokens=-1)[0] == 400
+    routing.write_text("{}")
+
+
 def test_servers_are_recognised_and_ourselves_left_out(served: Up) -> None:
     config = json.loads((served.state.parent.parent / "config" / "remotes.json").read_text())
-    urls = [entry["url"] for entry in config["remotes"]]
+    urls = [entry["url"] for entry in config["remotes"]]  # the last is away
     found = asyncio.run(scan([*urls, served.url], ourselves=served.url))
     assert {each.url: each.profile for each in found} == {
         urls[0]: "mlx-lm",

@@ -1,0 +1,110 @@
+"""Who answers where a model cannot: `fallbacks` of `claude_routing.json`.
+
+    {"tiers": {…}, "fallbacks": {"opus": ["big", "small"], "big": {"models": ["small"], "on": ["overloaded"],
+     "cool_down_s": 60}}}
+
+The key is what a client asks for: a tier, an alias or a model; what it stands for counts where it has none of its own.
+The next is asked when one fails for a reason that another may not have, before anything was said. A model that failed
+so is not asked first again for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.models.resolve import VendorNames
+from shared.errors import ERROR_CODES, ConfigError, GatewayError
+
+COOL_DOWN_S = 30.0
+ON = ("model_unavailable", "model_not_found", "no_memory", "overloaded", "worker_lost", "deadline_exceeded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """`models` in the order in which they are asked, `on` the codes of errors that lead to the next."""
+
+    models: tuple[str, ...]
+    on: frozenset[str] = frozenset(ON)
+    cool_down_s: float = COOL_DOWN_S
+
+
+def parse_fallbacks(data: Any) -> dict[str, Fallback]:
+    """Raises `ConfigError`."""
+    table = data.get("fallbacks", {}) if isinstance(data, dict) else {}
+    if not isinstance(table, dict):
+        raise ConfigError('claude_routing.json: expected "fallbacks": {"name": ["model", …]}')
+    return {name: _parse(f"claude_routing.json: fallbacks of {name!r}", entry) for name, entry in table.items()}
+
+
+def _parse(where: str, entry: Any) -> Fallback:
+    fields = {"models": entry} if isinstance(entry, list) else entry
+    if not isinstance(fields, dict) or set(fields) - {"models", "on", "cool_down_s"}:
+        raise ConfigError(f"{where}: expected a list of models, or `models`, `on` and `cool_down_s`")
+    models, on = fields.get("models"), fields.get("on", list(ON))
+    if not isinstance(models, list) or not models or not all(isinstance(each, str) and each for each in models):
+        raise ConfigError(f"{where}: `models` is a list of names")
+    unknown = [each for each in on if each not in ERROR_CODES] if isinstance(on, list) else [on]
+    if unknown:
+        raise ConfigError(f"{where}: `on` {unknown[0]!r} is no error; there are {', '.join(sorted(ERROR_CODES))}")
+    cool_down_s = fields.get("cool_down_s", COOL_DOWN_S)
+    if isinstance(cool_down_s, bool) or not isinstance(cool_down_s, int | float) or cool_down_s < 0:
+        raise ConfigError(f"{where}: `cool_down_s` is a number of seconds")
+    return Fallback(models=tuple(models), on=frozenset(on), cool_down_s=float(cool_down_s))
+
+
+class Fallbacks:
+    """Of one gateway. `table` gives what is set now, `clock` monotonic seconds."""
+
+    def __init__(
+        self, table: Callable[[], Mapping[str, Fallback]], vendors: Sequence[VendorNames], clock: Callable[[], float]
+    ) -> None:
+        self._table = table
+        self._vendors = vendors
+        self._clock = clock
+        self._cooling: dict[str, float] = {}  # name -> until when
+
+    def of(self, name: str, model: str = "") -> Chain:
+        """For what a client asks for, and the model that this stands for."""
+        table = self._table()
+        tiers = (vendor.tier_of(name, table) for vendor in self._vendors)
+        keys = (key for key in (name, *tiers, model) if key in table)
+        fallback = table.get(next(keys, ""), Fallback(models=()))
+        return Chain(self, name, fallback)
+
+    def is_cooling(self, name: str) -> bool:
+        return self._cooling.get(name, 0.0) > self._clock()
+
+    def failed(self, name: str, cool_down_s: float) -> None:
+        self._cooling[name] = self._clock() + cool_down_s
+
+    def worked(self, name: str) -> None:
+        self._cooling.pop(name, None)
+
+
+class Chain:
+    """One request's way from one model to the next."""
+
+    def __init__(self, fallbacks: Fallbacks, name: str, fallback: Fallback) -> None:
+        self._fallbacks = fallbacks
+        self._fallback = fallback
+        names = tuple(dict.fromkeys((name, *fallback.models)))
+        warm = tuple(each for each in names if not fallbacks.is_cooling(each))
+        self.names = warm or names
+        self._left = len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        for name in self.names:
+            self._left -= 1
+            yield name
+
+    def goes_on(self, name: str, error: GatewayError) -> bool:
+        """Whether another is asked after this error, which is kept in mind."""
+        if not self._fallback.models or error.code not in self._fallback.on:
+            return False
+        self._fallbacks.failed(name, self._fallback.cool_down_s)
+        return self._left > 0
+
+    def worked(self, name: str) -> None:
+        self._fallbacks.worked(name)
