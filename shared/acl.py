@@ -17,8 +17,8 @@ _GATEWAY_COMMANDS = (
 )
 _HOST_COMMANDS = (
     "ping hello auth select info time multi exec discard watch unwatch get mget set del unlink exists expire pexpire "
-    "persist ttl type strlen sadd srem smembers scard sismember hset hsetnx hget hmget hgetall hdel hexists hincrby "
-    "hincrbyfloat hkeys rpush lpush rpop lpop blpop llen lrange lrem ltrim zadd zrem zscore zmscore zrange "
+    "persist ttl pttl type strlen sadd srem smembers scard sismember hset hsetnx hget hmget hgetall hdel hexists "
+    "hincrby hincrbyfloat hkeys rpush lpush rpop lpop blpop llen lrange lrem ltrim zadd zrem zscore zmscore zrange "
     "zrangebyscore zremrangebyscore zcard xadd xtrim eval evalsha script|load publish subscribe unsubscribe "
     "client|setname client|list"
 )

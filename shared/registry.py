@@ -158,7 +158,8 @@ class ModelRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRecord:
     """A host that lives. `files` is where other hosts may read what is kept here (host:port), empty where they may
-    not; `is_draining`: it takes no work any more, and will leave."""
+    not; `is_draining`: it takes no work any more, and will leave. `instance` is new at
+    every start, which was at `since_s` (Unix time), on this `machine`."""
 
     host: str
     pid: int
@@ -168,6 +169,9 @@ class HostRecord:
     faults: tuple[str, ...] = ()  # of its settings files, whose last good content stays in force
     files: str = ""
     is_draining: bool = False
+    instance: str = ""
+    since_s: float = 0.0
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

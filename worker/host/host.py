@@ -7,10 +7,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +33,6 @@ from shared.connections import build_async_redis, build_redis
 from shared.errors import ConfigError, WireError
 from shared.keys import Names, word
 from shared.log import set_up_logging
-from shared.processes import is_running
 from shared.registry import (
     ENGINE_NAMES,
     EngineName,
@@ -162,6 +163,14 @@ class Host:
         self._orders = keys.own.seal(Purpose.ORDERS, word(name))
         self._redis = build_async_redis(settings)
         self._sign = SignOfLife(self._redis, self._names, word(name), keys.own.seal(Purpose.HOST, word(name)))
+        self._record = HostRecord(
+            host=name,
+            pid=os.getpid(),
+            reader=wire.READER,
+            instance=secrets.token_hex(8),
+            since_s=time.time(),
+            machine=f"{uuid.getnode():x}",
+        )
         self._supervisors: dict[str, tuple[ModelSupervisor, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -194,7 +203,11 @@ class Host:
         """Until stopped; False when that was a fault of its own. Raises `ConfigError` when the models at the start
         cannot be understood, when another host has its name, and when the fleet has locked it out."""
         wanted = self._wanted_models()
-        await self._check_name()
+        try:
+            await self._sign.check_free(self._record)
+        except ConfigError:
+            await self._redis.aclose()
+            raise
         self._lender.start()
         await self._serve(wanted)
         tell_ready()
@@ -225,15 +238,6 @@ class Host:
             await self._sign.withdraw()
             await self._redis.aclose()
         return not self._broken
-
-    async def _check_name(self) -> None:
-        """Two hosts of one name would overwrite each other's record. Told apart by processes of this machine."""
-        other = await self._sign.read()
-        if other is not None and other.pid != os.getpid() and is_running(other.pid):
-            await self._redis.aclose()
-            raise ConfigError(
-                f"a host called {self.name!r} (pid {other.pid}) serves on this Redis already: give this one a --name"
-            )
 
     def _wanted_models(self) -> dict[str, ModelSpec]:
         data = self._file.load()
@@ -368,15 +372,9 @@ class Host:
             self._changed.clear()
             models = tuple(supervisor.record for supervisor, _ in self._supervisors.values())
             figures = await asyncio.to_thread(self._figures.read)
-            record = HostRecord(
-                host=self.name,
-                pid=os.getpid(),
-                models=models,
-                reader=wire.READER,
-                figures=figures,
-                faults=(self._fault,) if self._fault else (),
-                files=self._lender.address,
-            )
+            faults = (self._fault,) if self._fault else ()
+            files = self._lender.address
+            record = replace(self._record, models=models, figures=figures, faults=faults, files=files)
             try:
                 await self._sign.renew(record)
             except ConfigError:  # locked out: there is nobody to give anything back to

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 import redis
 import redis.asyncio
 
 from shared import wire
+from shared.errors import ConfigError
 from shared.registry import HostRecord
 from shared.seal import Purpose
 from tests.support.names import NAMES
 from tests.support.sealed import KEYRING
-from worker.host.sign import SignOfLife
+from worker.host.sign import SignOfLife, is_earlier
 
+NOBODY = 2**22 + 1  # beyond the ids that systems give to processes
 RECORD = HostRecord(host="mac", pid=1, models=(), reader=wire.READER)
 SEAL = KEYRING.of("mac").seal(Purpose.HOST, "mac")
 
@@ -73,3 +77,69 @@ def test_that_redis_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> No
 
     play("unix:///nowhere/redis.sock", scenario)
     assert caplog.text.count("Redis cannot be reached") == 1
+
+
+def _instance(name: str, since_s: float, *, pid: int = 1, machine: str = "this") -> HostRecord:
+    return replace(RECORD, instance=name, since_s=since_s, pid=pid, machine=machine)
+
+
+def test_a_name_is_free_once_its_host_is_gone(redis_url: str) -> None:
+    async def scenario(sign: SignOfLife) -> None:
+        mine = _instance("mine", 2.0)
+        await sign.check_free(mine)
+        await sign.renew(_instance("old", 1.0, pid=NOBODY))
+        await sign.check_free(mine)  # its process is gone, its record is not
+        await sign.withdraw()
+        await sign.renew(_instance("far", 3.0, machine="that"))
+        await sign.check_free(mine)  # nobody renews it
+        await sign.renew(mine)
+        await sign.check_free(mine)
+
+    play(redis_url, scenario)
+
+
+def test_a_second_host_of_a_name_on_this_machine_is_refused_at_once(redis_url: str) -> None:
+    async def scenario(sign: SignOfLife) -> None:
+        await sign.renew(_instance("first", 1.0, pid=os.getpid()))
+        with pytest.raises(
+            ConfigError, match=r"'mac' \(pid \d+\) serves on this Redis already: give this one a --name"
+        ):
+            await sign.check_free(_instance("second", 2.0))
+
+    play(redis_url, scenario)
+
+
+def test_a_second_host_of_a_name_on_another_machine_is_refused(redis_url: str) -> None:
+    async def scenario(sign: SignOfLife) -> None:
+        first = _instance("first", 1.0, machine="that")
+
+        async def live() -> None:
+            while True:
+                await sign.renew(first)
+                await asyncio.sleep(0.2)
+
+        await sign.renew(first)
+        other = asyncio.create_task(live())
+        with pytest.raises(ConfigError, match="on another machine"):
+            await sign.check_free(_instance("second", 2.0))
+        other.cancel()
+        await asyncio.gather(other, return_exceptions=True)
+
+    play(redis_url, scenario)
+
+
+def test_of_two_that_began_at_once_the_later_one_ends(redis_url: str) -> None:
+    async def scenario(sign: SignOfLife) -> None:
+        first, second = _instance("first", 1.0), _instance("second", 2.0)
+        for _ in range(2):
+            await sign.renew(second)
+        await sign.renew(first)
+        with pytest.raises(ConfigError, match="serves on this Redis already"):
+            await sign.renew(second)
+
+    play(redis_url, scenario)
+
+
+def test_a_record_of_an_earlier_release_outranks_nobody() -> None:
+    assert not is_earlier(RECORD, _instance("mine", 1.0))
+    assert not is_earlier(_instance("mine", 1.0), _instance("mine", 1.0))
