@@ -22,6 +22,7 @@ from gateway.dispatch.moves import keep_moving
 from gateway.dispatch.space import keep_telling
 from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
+from gateway.http.administration import Administration
 from gateway.http.auth import Authentication
 from gateway.http.batch_ways import RoutedWays
 from gateway.http.batches import MessageBatch, MessageBatches, OpenAIBatch, OpenAIBatches
@@ -132,6 +133,7 @@ _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "metrics": lambda parts, _: MetricsPage(parts),
     "host_metrics": lambda parts, _: HostMetrics(parts),
     "targets": lambda parts, _: Targets(parts),
+    "administer": lambda parts, _: Administration(parts),
     "greeting": lambda *_: Greeting(),
 }
 

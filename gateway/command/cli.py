@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from gateway.command.agents.registry import AGENTS
 from gateway.command.completion import render_completion
 from gateway.command.doctor import examine
+from gateway.command.elsewhere import LOCAL, REMOTE_COMMANDS, RemoteGateway, checked_url, use, used_url
 from gateway.command.ends import END_WORDS, exit_status, not_running, not_there
 from gateway.command.explain import explanation_lines
 from gateway.command.joining import check_alone, join, rejoin
@@ -36,6 +37,7 @@ from gateway.command.tiers import add_tier_arguments, change_tier
 from gateway.command.watching import watch_fleet
 from gateway.dialects.registry import TIERS, VENDOR_NAMES
 from gateway.dispatch.jobs import drain
+from gateway.door.listing import list_hosts
 from gateway.models.dead_names import find_dead_names
 from gateway.models.settings_files import Policies, find_faults
 from shared.config import Settings, load_settings, own_environment
@@ -67,6 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.epilog = "How it ends: " + "; ".join(f"{status}, {text}" for status, text in END_WORDS) + "."
     commands = parser.add_subparsers(dest="command", required=True)
 
+    far = argparse.ArgumentParser(add_help=False)
+    far.add_argument("--url", metavar="URL", help="a gateway on another machine, without /v1")
+
     def command(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         examples = "\n".join(f"  mlx-gateway {example}" for example in EXAMPLES.get(name, ()))
         return commands.add_parser(
@@ -83,32 +88,27 @@ def build_parser() -> argparse.ArgumentParser:
     up.add_argument("--alone", action="store_true", help="also on a Mac that joined another: serve it by itself")
     command("gateway", "Run a gateway alone (needs REDIS_URL).", address)
     command("host", "Serve models from this machine (needs REDIS_URL).", models)
-    command("share", "Let other Macs join the `up` that runs here, and make a code for one.")
-    joining = command("join", "Serve models from this machine in the fleet of another Mac.", models)
-    joining.add_argument("address", metavar="NAME", help="the sharing Mac, as `mlx-gateway share` prints it")
-    joining.add_argument("code", metavar="CODE", help="the code that it prints; the next start needs none")
-    command("hosts", "Show which hosts joined, and whether they live.")
-    command("revoke", "Lock out a host that joined.").add_argument("host", metavar="HOST")
     worker = command("worker", "Run one worker alone (needs REDIS_URL).")
     worker.add_argument("--model", required=True, metavar="M", help="folder or Hugging Face id")
     worker.add_argument("--engine", choices=ENGINE_NAMES, default="mlx")
     worker.add_argument("--name", help="the name clients use for the model")
-    status = command("status", "Show gateway, hosts, models and workers.")
+    status = command("status", "Show gateway, hosts, models and workers.", far)
     status.add_argument("--watch", action="store_true", help="go on, as a table that follows what happens")
-    command("models", "Show the models that can be asked for.")
-    load = command("load", "Load a model that the hosts serve, and wait until it is there.")
+    command("models", "Show the models that can be asked for.", far)
+    load = command("load", "Load a model that the hosts serve, and wait until it is there.", far)
     load.add_argument("model", help="its name, its source, or an alias")
-    unload = command("unload", "Let a model's workers finish what they hold, and free their memory.")
+    unload = command("unload", "Let a model's workers finish what they hold, and free their memory.", far)
     unload.add_argument("model", help="its name, its source, or an alias")
     unload.add_argument("--force", action="store_true", help="also a model that is pinned in models.json")
-    command("drain", "Let a worker finish what it holds; its host then starts a new one.").add_argument("worker")
+    command("drain", "Let a worker finish what it holds; its host then starts a new one.", far).add_argument("worker")
     command("explain", "Show why a request went to its worker.").add_argument("request", help="its id, in the log")
     add_arguments(command("key", "Make, show and revoke keys of other people, and see what they used."))
     add_tier_arguments(command("tier", "Show or change which model answers for a tier, while serving."))
     add_remotes_arguments(command("remotes", "Show the servers of remotes.json, or look for servers of models."))
     command("doctor", "Check what this machine has and lacks.", address)
-    _add_launch_arguments(command("launch", "Run a coding agent on the local models."))
+    _add_launch_arguments(command("launch", "Run a coding agent on the local models.", far))
     add_commands(command, address, models)
+    _add_fleet_commands(command, models, far)
     return parser
 
 
@@ -122,8 +122,21 @@ def _add_launch_arguments(launch: argparse.ArgumentParser) -> None:
     )
     launch.add_argument("--engine", choices=ENGINE_NAMES, default="mlx", help="when nothing is up yet")
     launch.add_argument("--print-env", action="store_true", help="print what a shell needs to run it instead")
-    launch.add_argument("--url", metavar="URL", help="a gateway on another machine, without /v1")
     launch.epilog = f"{launch.epilog}\n\nArguments after -- go to the agent."
+
+
+def _add_fleet_commands(
+    command: Callable[..., argparse.ArgumentParser], models: argparse.ArgumentParser, far: argparse.ArgumentParser
+) -> None:
+    """Of several Macs."""
+    command("share", "Let other Macs join the `up` that runs here, and make a code for one.")
+    joining = command("join", "Serve models from this machine in the fleet of another Mac.", models)
+    joining.add_argument("address", metavar="NAME", help="the sharing Mac, as `mlx-gateway share` prints it")
+    joining.add_argument("code", metavar="CODE", help="the code that it prints; the next start needs none")
+    command("hosts", "Show which hosts joined, and whether they live.", far)
+    command("revoke", "Lock out a host that joined.", far).add_argument("host", metavar="HOST")
+    use_ = command("use", "Choose the gateway that commands ask where nothing runs on this machine.")
+    use_.add_argument("target", metavar="URL", help=f"its address without /v1, or {LOCAL!r} for none")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,12 +160,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _check_settings(settings)
         else:
             settings = _with_running_settings(settings)
+        url = _remote_url(settings, options)
+        if url:
+            REMOTE_COMMANDS[options.command](RemoteGateway(url, settings.api_key), options)
+            return 0
         return _COMMANDS[options.command](settings, options)
     except GatewayError as error:
         print(f"mlx-gateway: {error}", file=sys.stderr)
         return exit_status(error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def _remote_url(settings: Settings, options: argparse.Namespace) -> str:
+    """The gateway that the command is for, where that is one on another machine."""
+    if options.command not in REMOTE_COMMANDS:
+        return ""
+    if options.url is not None:
+        return checked_url(options.url)
+    return "" if settings.redis_url or read_running(settings.state_dir) else used_url(settings.state_dir)
+
+
+def _use(settings: Settings, options: argparse.Namespace) -> int:
+    print(use(settings, options.target))
+    return 0
 
 
 def _up(settings: Settings, options: argparse.Namespace) -> int:
@@ -225,7 +256,7 @@ def _share(settings: Settings, _: argparse.Namespace) -> int:
 
 def _hosts(settings: Settings, _: argparse.Namespace) -> int:
     fleet = read_fleet(settings)
-    lines = list(host_lines(settings, {word(host.host) for host in fleet.hosts}))
+    lines = list(host_lines(list_hosts(settings, {word(host.host) for host in fleet.hosts})))
     print("\n".join(lines) if lines else "no hosts")
     return 0
 
@@ -394,6 +425,7 @@ _COMMANDS = {
     "join": _join,
     "hosts": _hosts,
     "revoke": _revoke,
+    "use": _use,
     "status": _status,
     "models": _models,
     "load": _load,

@@ -8,10 +8,10 @@ import shutil
 import sys
 from dataclasses import replace
 from typing import Final
-from urllib.parse import urlsplit
 
 from gateway.command.agents.base import Agent, Setting, Start
 from gateway.command.agents.registry import AGENTS
+from gateway.command.elsewhere import checked_url, used_url
 from gateway.command.ends import not_running, not_there
 from gateway.command.launch import run_agent, started_stack, wait_until_ready
 from gateway.command.modes import model_of_mode
@@ -30,6 +30,8 @@ _FOLDER: Final = "agents"  # in the state folder: files that agents read
 def launch_agent(settings: Settings, options: argparse.Namespace) -> int:
     """Becomes the agent; returns where it printed what a shell needs, or ran it beside a stack of its own."""
     agent = AGENTS[options.agent]
+    if options.url is None and read_running(settings.state_dir) is None:
+        options.url = used_url(settings.state_dir) or None
     if options.print_env:
         sys.stdout.write(_start(settings, options, agent).script(agent.program) + "\n")
         return 0
@@ -81,10 +83,7 @@ def _model_of(settings: Settings, options: argparse.Namespace) -> str:
 
 def _gateway_url(settings: Settings, given: str | None) -> str:
     if given is not None:
-        address = urlsplit(given)
-        if address.scheme not in ("http", "https") or not address.hostname or address.path.strip("/"):
-            raise ConfigError(f"--url {given}: expected the address of a gateway, such as http://studio.local:8080")
-        return given.rstrip("/")
+        return checked_url(given)
     running = read_running(settings.state_dir)
     if running is None:
         raise not_running(

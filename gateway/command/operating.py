@@ -69,6 +69,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "join": ("join studio.local ABCDE-FGHJK-MNPQR-STVWX --model /models/qwen",),
     "hosts": ("hosts",),
     "revoke": ("revoke studio",),
+    "use": ("use http://studio.local:8080", "use local"),
     "tier": ("tier",),
     "remotes": ("remotes",),
     "key": ("key create anna", "key list", "key usage --csv", "key revoke anna"),

@@ -53,7 +53,8 @@ def _is_supported(capabilities: dict[str, Any], name: str) -> bool:
     return bool(capabilities.get(name, {}).get("supported"))
 
 
-def _connect(url: str) -> http.client.HTTPConnection:
+def connect(url: str) -> http.client.HTTPConnection:
+    """To the gateway at `url`, not opened yet."""
     address = urlsplit(url)
     if address.scheme == "https":
         context = ssl.create_default_context()
@@ -95,7 +96,7 @@ class _Gateway:
         return answer
 
     def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
-        connection = _connect(self._url)
+        connection = connect(self._url)
         try:
             connection.request(method, path, None if body is None else orjson.dumps(body), self._headers)
             response = connection.getresponse()

@@ -7,22 +7,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-
-from redis.exceptions import RedisError
+from collections.abc import Iterable, Iterator, Mapping
 
 from gateway.command.runfile import read_running
 from gateway.door.admission import LIFE_S, TRIES
 from gateway.door.authority import load_authority
 from gateway.door.code import JoinCode, new_secret, print_of
-from gateway.door.folder import DoorFolder, Invitation, JoinedHost
-from gateway.door.users import HostUsers, withdraw
-from shared.config import Settings, load_secret
+from gateway.door.folder import DoorFolder, Invitation
+from gateway.door.revoking import lock_out
+from shared.config import Settings
 from shared.connections import build_async_redis
-from shared.errors import BrokerUnavailableError, ConfigError
-from shared.keys import Names, word
+from shared.errors import ConfigError
+from shared.keys import word
 from shared.log import last_lines
-from shared.seal import Keyring
 
 DEFAULT_PORT = Settings().door_port
 _DOOR_S = 15.0
@@ -96,42 +93,25 @@ def own_address() -> str:
             return ""
 
 
-def host_lines(settings: Settings, living: set[str]) -> Iterator[str]:
-    """One line for each host that joined, and for each other one that lives; `living` are words of names."""
-    hosts = DoorFolder(settings).hosts()
-    for name in sorted(living - hosts.keys()):
-        yield f"{name:24} lives    (of this Mac, or with the deployment's secret)"
-    for name, host in sorted(hosts.items()):
-        yield f"{name:24} {_state(host, name in living):8} {_story(host)}"
-
-
-def _state(host: JoinedHost, lives: bool) -> str:
-    if host.is_revoked:
-        return "revoked"
-    return "lives" if lives else "away"
-
-
-def _story(host: JoinedHost) -> str:
-    joined = time.strftime("%Y-%m-%d", time.localtime(host.joined_at_s))
-    return f"joined {joined}, mlx-gateway {host.version}"
+def host_lines(hosts: Iterable[Mapping[str, str]]) -> Iterator[str]:
+    """One line for each, for a person."""
+    for host in hosts:
+        story = (
+            f"joined {host['joined']}, mlx-gateway {host['version']}" if host["joined"] else "did not join by a code"
+        )
+        yield f"{host['name']:24} {host['state']:8} {story}"
 
 
 def revoke(settings: Settings, name: str) -> str:
     """Lock a host out: its key, certificate and Redis user mean nothing from now on, its connections end, what it was
     asked is asked elsewhere. What was done, for a person. Raises `ConfigError`."""
-    folder, host = DoorFolder(settings), word(name)
-    folder.revoke(host)
+    host = word(name)
     if not settings.redis_url:
+        DoorFolder(settings).revoke(host)
         return f"{host} is locked out (nothing is running here)"
-    try:
-        asyncio.run(_lock_out(settings, folder, host))
-    except (BrokerUnavailableError, RedisError, OSError) as error:
-        return f"{host} is locked out; Redis does not answer ({error}), and is told when it does"
-    return f"{host} is locked out"
 
+    async def lock() -> str:
+        async with build_async_redis(settings) as broker:
+            return await lock_out(settings, broker, host)
 
-async def _lock_out(settings: Settings, folder: DoorFolder, host: str) -> None:
-    names = Names(settings.deployment)
-    async with build_async_redis(settings) as broker:
-        await HostUsers(broker, names, Keyring(load_secret(settings)), folder).remove(host)
-        await withdraw(broker, names, host)
+    return asyncio.run(lock())

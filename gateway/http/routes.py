@@ -30,6 +30,7 @@ Work = Literal[
     "batch",
     "message_batches",
     "message_batch",
+    "administer",
 ]
 
 _POST, _READ = ("POST",), ("GET", "HEAD")
@@ -106,6 +107,8 @@ ROUTES: Final = (
     Route(path="/metrics/hosts", work="host_metrics", name="host_metrics"),
     Route(path="/metrics/hosts" + _ID, work="host_metrics", name="host_metrics"),
     Route(path="/metrics/targets", work="targets", name="targets"),
+    # What is done to the fleet: for administrators' keys.
+    Route(path="/admin" + _ID, work="administer", name="admin", methods=("GET", "HEAD", "POST")),
     # What clients ask with HEAD before they begin, without a key: Claude Code and its older releases.
     *(
         Route(path=path, work="greeting", name="greeting", keyless=("HEAD",))

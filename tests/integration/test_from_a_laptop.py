@@ -1,0 +1,60 @@
+"""Commands on a machine that has nothing but a gateway's URL and key."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.redis_server import RedisServer
+from tests.support.processes import wait_until
+from tests.support.served import Served, served
+from tests.support.up import run_command
+
+KEY = "a key for administrators"
+
+
+@pytest.fixture
+def gateway(redis_server: RedisServer, tmp_path: Path) -> Iterator[Served]:
+    with served(redis_server.url, tmp_path, api_key=KEY) as found:
+        found.headers["authorization"] = f"Bearer {KEY}"
+        with found.worker(host="studio"):
+            yield found
+
+
+def test_a_laptop_asks_the_gateway_that_it_uses(gateway: Served, tmp_path: Path) -> None:
+    laptop = ("--state", str(tmp_path / "laptop"))
+
+    def run(*words: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
+        return run_command(*words, *laptop, env={"MLX_GATEWAY_API_KEY": key})
+
+    url = f"http://127.0.0.1:{gateway.port}"
+    refused = run("models", "--url", url, key="another")
+    assert (refused.returncode, refused.stderr) == (1, f"mlx-gateway: {url}: the API key is missing or wrong\n")
+    assert run("use", url).returncode == 0
+    assert run("models").stdout == "echo\n"
+    status = run("status").stdout
+    assert "worker   studio.echo." in status
+    worker = next(line.split()[1] for line in status.splitlines() if line.startswith("worker"))
+    drained = run("drain", worker)
+    assert (drained.returncode, drained.stdout) == (0, f"{worker} drains\n"), drained.stderr
+    wait_until(lambda: "echo" not in gateway.ready(), "it has drained")
+    unknown = run("revoke", "mac9")
+    assert (unknown.returncode, len(unknown.stderr.splitlines())) == (1, 1)
+    assert "no host that joined is called 'mac9'" in unknown.stderr
+
+
+def test_what_is_no_action_is_refused_in_one_line(gateway: Served) -> None:
+    for method, path, status in (
+        ("POST", "/admin/explode/x", 404),
+        ("POST", "/admin/drain", 404),
+        ("GET", "/admin/drain/x", 405),
+        ("POST", "/admin/drain/nobody", 400),
+        ("POST", "/admin/load/nothing", 404),
+    ):
+        reply = gateway.call(method, path)
+        assert (reply.status, "error" in reply.json) == (status, True), (path, reply.json)
+    assert gateway.get("/admin/hosts").json == {"hosts": []}
+    assert gateway.call("GET", "/admin/hosts", headers={"authorization": "Bearer no"}).status == 401
