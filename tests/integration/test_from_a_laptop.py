@@ -32,7 +32,7 @@ def test_a_laptop_asks_the_gateway_that_it_uses(gateway: Served, tmp_path: Path)
 
     url = f"http://127.0.0.1:{gateway.port}"
     refused = run("models", "--url", url, key="another")
-    assert (refused.returncode, refused.stderr) == (1, f"mlx-gateway: {url}: the API key is missing or wrong\n")
+    assert (refused.returncode, refused.stderr) == (2, f"mlx-gateway: {url}: the API key is missing or wrong\n")
     assert run("use", url).returncode == 0
     assert run("models").stdout == "echo\n"
     status = run("status").stdout
@@ -42,7 +42,7 @@ def test_a_laptop_asks_the_gateway_that_it_uses(gateway: Served, tmp_path: Path)
     assert (drained.returncode, drained.stdout) == (0, f"{worker} drains\n"), drained.stderr
     wait_until(lambda: "echo" not in gateway.ready(), "it has drained")
     unknown = run("revoke", "mac9")
-    assert (unknown.returncode, len(unknown.stderr.splitlines())) == (1, 1)
+    assert (unknown.returncode, len(unknown.stderr.splitlines())) == (2, 1)
     assert "no host that joined is called 'mac9'" in unknown.stderr
 
 
