@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 
 from shared.events import Event, TokenLogprob
 from shared.request import GenerateRequest
+from worker.answers.form import AnswerFormat, Beginning
 from worker.answers.reasoning import REASONING, TEXT
-from worker.answers.stream import AnswerFormat, AnswerStream, Beginning
+from worker.answers.stream import AnswerStream
 from worker.formats.harmony import Closed, Opened, Said, Step, Turn, call_of
 from worker.formats.readers import BodyCall
 

@@ -22,11 +22,7 @@ Rules that make the events independent of how the text is cut, and a replayed an
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from hashlib import blake2b
-from itertools import count
-from typing import Literal
+from collections.abc import Callable
 
 from shared.events import (
     Event,
@@ -40,6 +36,7 @@ from shared.events import (
 )
 from shared.request import GenerateRequest
 from worker.answers.cuts import begins_markup, is_call_begun, is_marker_begun, names_tool
+from worker.answers.form import AnswerFormat, Beginning, EndReason, Whole
 from worker.answers.reasoning import (
     BARE_TOOL,
     BEHIND,
@@ -52,62 +49,17 @@ from worker.answers.reasoning import (
     UNWRAP,
     WRAP,
     Markers,
-    Markup,
     Mode,
-    mode_table,
 )
 from worker.formats.readers import (
     CallBegun,
     CallDelta,
     CallEnded,
     CallEvent,
-    CallFormat,
     CallReader,
     CallText,
     Tools,
 )
-
-EndReason = Literal["stop", "length", "context_length"]
-
-
-def call_ids(request_id: str) -> Iterator[str]:
-    """Ids for the calls of one answer, in order: unique for ever, and the same whenever the answer is made again."""
-    for index in count():
-        yield f"toolu_{blake2b(f'{request_id}:{index}'.encode(), digest_size=12).hexdigest()}"
-
-
-class AnswerFormat:
-    """What is known of a model's answers; built once per model."""
-
-    def __init__(self, markup: Markup, calls: CallFormat) -> None:
-        self.markup = markup
-        self.calls = calls
-        self._modes = {
-            has_calls: mode_table(
-                markup, calls=(calls.start, calls.end) if has_calls else None, bare_starts=calls.bare_starts
-            )
-            for has_calls in (False, True)
-        }
-
-    def modes(self, *, calls: bool) -> dict[str, Markers]:
-        return self._modes[calls]
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """How an answer begins: inside reasoning that the prompt has opened, or going on with a message of the prompt's."""
-
-    in_reasoning: bool = False
-    continues: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """What an answer came to: text, calls with their arguments as JSON text, reasoning."""
-
-    text: str
-    calls: tuple[tuple[str, str], ...]
-    reasoning: str
 
 
 class AnswerStream:

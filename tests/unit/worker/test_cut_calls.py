@@ -12,8 +12,9 @@ import pytest
 from shared.events import Event, ReasoningDelta, TextDelta, ToolCallStarted
 from shared.request import GenerateRequest, ToolChoice, ToolDefinition
 from tests.support.call_writers import write_answer
+from worker.answers.form import AnswerFormat, Beginning
 from worker.answers.reasoning import Markup
-from worker.answers.stream import AnswerFormat, AnswerStream, Beginning
+from worker.answers.stream import AnswerStream
 from worker.formats.families import FAMILIES, Family
 from worker.formats.readers import CallFormat
 

@@ -17,8 +17,9 @@ from shared.request import GenerateRequest, ReasoningOptions, SamplingParams, To
 from tests.models.scripted_checkpoint import build_scripted, cue
 from tests.models.templates import control_tokens, tokenizer_for
 from tests.support.mlx_engine import Driver, message, request
+from worker.answers.form import AnswerFormat, Beginning
 from worker.answers.reasoning import Markup
-from worker.answers.stream import AnswerFormat, AnswerStream, Beginning
+from worker.answers.stream import AnswerStream
 from worker.engines.mlx.model.ends import answer_ends
 from worker.engines.tokens.constraints import Constraints
 from worker.engines.tokens.output import output_format

@@ -21,7 +21,7 @@ from shared.events import Event, Failed, Finished, Progress, Started, TokenLogpr
 from shared.grants import Grant
 from shared.registry import ModelSpec
 from shared.request import PRIORITIES, GenerateRequest, Resume
-from worker.answers.stream import EndReason
+from worker.answers.form import EndReason
 from worker.cache_files.peers import Offer
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turn, Turns

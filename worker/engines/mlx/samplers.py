@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.answers.stream import call_ids
+from worker.answers.form import call_ids
 from worker.engines.mlx.decode.sampling import RowSampler
 from worker.engines.mlx.decode.thinking import ThinkingBudget
 from worker.engines.mlx.model.models import LoadedModel

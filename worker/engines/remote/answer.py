@@ -22,8 +22,9 @@ from shared.events import (
     Usage,
 )
 from shared.request import GenerateRequest
+from worker.answers.form import AnswerFormat, Beginning, EndReason, call_ids
 from worker.answers.reasoning import Markup
-from worker.answers.stream import AnswerFormat, AnswerStream, Beginning, EndReason, call_ids
+from worker.answers.stream import AnswerStream
 from worker.engines.remote.pieces import CallPiece, Piece, Reported
 from worker.formats.families import ASKED
 from worker.formats.readers import CallFormat

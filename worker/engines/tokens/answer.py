@@ -7,7 +7,7 @@ from typing import Any
 from shared.errors import WorkerLostError
 from shared.events import Event, FinishReason, TokenLogprob
 from shared.request import GenerateRequest, Resume
-from worker.answers.stream import EndReason, call_ids
+from worker.answers.form import EndReason, call_ids
 from worker.engines.tokens.output import OutputStream
 from worker.prompt import Prompt, Spelling
 

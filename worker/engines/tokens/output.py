@@ -10,9 +10,10 @@ from typing import Any
 
 from shared.events import Event, FinishReason, TokenLogprob
 from shared.request import GenerateRequest
+from worker.answers.form import AnswerFormat, Beginning, EndReason
 from worker.answers.harmony_stream import HarmonyStream
 from worker.answers.reasoning import TEXT, Markup
-from worker.answers.stream import AnswerFormat, AnswerStream, Beginning, EndReason
+from worker.answers.stream import AnswerStream
 from worker.engines.tokens.closing import find_closing
 from worker.engines.tokens.detokenize import TokenTexts
 from worker.formats.families import ASKED, FAMILIES, Family
