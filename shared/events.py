@@ -2,8 +2,8 @@
 
     Queued/Progress*  Started  Progress*  (TextDelta | ReasoningDelta | tool call)*  (Finished | Failed)
 
-Work of other kinds is answered with Progress* and one event of its own (Counted | Failed). `Returned` ends an attempt
-of which nothing was begun: the gateway makes the next one of it, and clients never hear of it.
+Work of other kinds is answered with Progress* and one event of its own (Counted | Embedded | Failed). `Returned` ends
+an attempt of which nothing was begun: the gateway makes the next one of it, and clients never hear of it.
 
 A tool call is ToolCallStarted, ToolCallDelta*, ToolCallFinished, all with the same index; calls do not overlap
 each other or text. `Failed` may come at any time before the end. Streaming and non-streaming answers are
@@ -141,6 +141,14 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """What embedding was asked for: for each input a row of little-endian 32-bit floats."""
+
+    vectors: tuple[bytes, ...]
+    input_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     code: str
     message: str
@@ -186,6 +194,7 @@ Event = (
     | ToolCallFinished
     | Finished
     | Counted
+    | Embedded
     | Failed
     | Returned
 )
@@ -206,9 +215,10 @@ _LEGAL: dict[str, dict[type, str]] = {
     },
     "calling": {ToolCallDelta: "calling", ToolCallFinished: "open", Failed: "ended"},
     "counting": {Progress: "counting", Counted: "ended", Failed: "ended", Returned: "ended"},
+    "embedding": {Progress: "embedding", Embedded: "ended", Failed: "ended", Returned: "ended"},
     "ended": {},
 }
-_FIRST = frozenset({"waiting", "counting"})  # where the answers of the kinds of work begin
+_FIRST = frozenset({"waiting", "counting", "embedding"})  # where the answers of the kinds of work begin
 
 
 class EventOrder:

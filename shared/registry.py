@@ -10,12 +10,12 @@ from shared.cost import PrefillCost
 from shared.durations import parse_keep_alive
 from shared.errors import ConfigError
 
-EngineName = Literal["mlx", "gguf", "remote", "echo", "echo-streamed"]
+EngineName = Literal["mlx", "gguf", "remote", "embeddings", "echo", "echo-streamed"]
 ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 WorkerState = Literal["loading", "ready", "draining", "stalled"]
 LoadPolicy = Literal["start", "on-demand"]
 # What holds a model's weights in this machine's memory, and must ask for it before it loads them.
-ENGINES_IN_MEMORY: frozenset[EngineName] = frozenset({"mlx", "gguf"})
+ENGINES_IN_MEMORY: frozenset[EngineName] = frozenset({"mlx", "gguf", "embeddings"})
 RestartCause = Literal["crash", "stall"]
 ModelState = Literal["available", "loading", "ready", "unloaded", "no_memory", "failed"]
 

@@ -2,14 +2,16 @@
 
 A kind is a class, a row of `KINDS`, and a code in `shared.wire`. Its name is signed with every job, so that what was
 signed as one kind of work is never done as another, and is part of `WorkerLease.kinds`, so that it goes to workers that
-take it. An embedding, a transcript or speech would be another class and row.
+take it. A transcript or speech would be another class and row.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.events import Counted, Finished
+from shared.events import Counted, Embedded, Finished
 from shared.keys import job_id
 from shared.request import PRIORITIES, GenerateRequest, Priority, Resume
 
@@ -29,7 +31,27 @@ class Count:
     request: GenerateRequest
 
 
-Work = Generate | Count
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embed:
+    """Vectors of texts and of rows of token ids (`pack_ids`), in this order; where there is a `query`, how relevant
+    each text is to it. Answered with `Embedded`. `request` has the names and no conversation."""
+
+    request: GenerateRequest
+    texts: tuple[str, ...] = ()
+    rows: tuple[bytes, ...] = ()
+    query: str = ""
+
+
+def pack_ids(ids: Sequence[int]) -> bytes:
+    """Little-endian 32-bit numbers."""
+    return struct.pack(f"<{len(ids)}I", *ids)
+
+
+def unpack_ids(row: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(row) // 4}I", row)
+
+
+Work = Generate | Count | Embed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +69,7 @@ class Kind:
 KINDS: dict[type[Work], Kind] = {
     Generate: Kind(name="generate", begins="waiting", ends=Finished),
     Count: Kind(name="count", lane="count", begins="counting", ends=Counted),
+    Embed: Kind(name="embed", lane="embed", begins="embedding", ends=Embedded),
 }
 KINDS_BY_NAME = {kind.name: kind for kind in KINDS.values()}
 ENDS = tuple(kind.ends for kind in KINDS.values())

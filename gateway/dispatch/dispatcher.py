@@ -37,7 +37,7 @@ from shared.keys import Names, host_of
 from shared.places import NONE
 from shared.registry import Fleet
 from shared.request import GenerateRequest, PackedRequest
-from shared.work import KINDS, Count, Envelope, Generate, Work
+from shared.work import KINDS, Count, Embed, Envelope, Generate, Work
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,10 @@ class Dispatcher:
         """The counting of the prompt's tokens, by a worker of the model beside its generation. Raises as `admit` does,
         and `UnsupportedWorkError`."""
         return await self._admit(Count(request=request))
+
+    async def admit_embed(self, work: Embed) -> Dispatch:
+        """Vectors, by a worker that makes them. Raises as `admit` does, and `UnsupportedWorkError`."""
+        return await self._admit(work)
 
     async def _admit(self, work: Work) -> Dispatch:
         decided = await self._outlast(lambda: self._decided(work))

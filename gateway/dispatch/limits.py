@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from shared.config import Settings
 from shared.request import PRIORITIES, Priority
-from shared.work import KINDS, Count, Generate, Kind
+from shared.work import KINDS, Count, Embed, Generate, Kind
 
 _BESIDE_S = 30.0  # a client that asks for a count is about to ask for more
 
@@ -28,7 +28,7 @@ class Limits:
             max_queue=settings.max_queue,
             interactive_s=settings.interactive_deadline_s,
             batch_s=settings.batch_deadline_s,
-            max_beside={KINDS[Count].lane: settings.max_counts},
+            max_beside={KINDS[Count].lane: settings.max_counts, KINDS[Embed].lane: settings.max_counts},
         )
 
     def max_waiting(self, kind: Kind) -> int:

@@ -46,7 +46,7 @@ WORKER_HEADER = "x-mlx-gateway-worker"
 _MOST_DIGITS = 4
 _MAX_HEADER = 1000  # characters
 _Told = list[tuple[int, Event]]  # choice, event
-_PATIENCE_S = 3600.0  # between two looks at a request whose client waits without keep-alives
+PATIENCE_S = 3600.0  # between two looks at a request whose client waits without keep-alives
 
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -166,7 +166,7 @@ class Generate(_Endpoint):
         try:
             async with contextlib.AsyncExitStack() as leaving:
                 readers = await self._join(leaving, first, parsed, record)
-                reading = await leaving.enter_async_context(_reading(receive, readers))
+                reading = await leaving.enter_async_context(reading_of(receive, readers))
                 answer = _Answer(self, parsed, first, reading, story, send)
                 story.outcome = await (answer.stream_it() if parsed.stream else answer.send_whole())
         except GatewayError as error:
@@ -219,7 +219,7 @@ def _encoding_hint(scope: Scope) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _reading(receive: Receive, readers: Sequence[EventReader]) -> AsyncIterator[ChoiceReaders]:
+async def reading_of(receive: Receive, readers: Sequence[EventReader]) -> AsyncIterator[ChoiceReaders]:
     """What one client reads, for as long as it stays."""
     reading = ChoiceReaders(readers)
     watcher = asyncio.create_task(_watch_client(receive, reading))
@@ -272,7 +272,7 @@ class _Answer:
         """Raises the error of a failed request."""
         told: list[list[Event]] = [[] for _ in range(self.context.choices)]
         while not self.reading.is_over:
-            for choice, event in await self._next(_PATIENCE_S):
+            for choice, event in await self._next(PATIENCE_S):
                 if isinstance(event, Failed):
                     raise event.error()
                 told[choice].append(event)
@@ -383,7 +383,7 @@ class CountTokens(_Endpoint):
         request = await self._taken(holder_of(scope), parsed.request)
         scope["state"]["model"] = request.model
         dispatch = await self.dispatcher.admit_count(request)
-        async with self.dispatcher.joined(dispatch) as reader, _reading(receive, [reader]) as reading:
+        async with self.dispatcher.joined(dispatch) as reader, reading_of(receive, [reader]) as reading:
             count = await _counted(reading)
         await send_json(send, 200, self._render_count(count))
 
@@ -392,7 +392,7 @@ async def _counted(reading: ChoiceReaders) -> int:
     """Raises the error of who counts, and `ClientDisconnectedError`."""
     order = EventOrder(KINDS[Count].begins)
     while not reading.is_abandoned:
-        for _, event in await reading.wait(_PATIENCE_S):
+        for _, event in await reading.wait(PATIENCE_S):
             order.feed(event)
             if isinstance(event, Counted):
                 return event.input_tokens

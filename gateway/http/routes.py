@@ -24,6 +24,8 @@ Work = Literal[
     "kept",
     "stored_completions",
     "stored_completion",
+    "embeddings",
+    "rerank",
     "files",
     "file",
     "batches",
@@ -73,6 +75,8 @@ ROUTES: Final = (
     _anthropic("/anthropic/v1/files" + _ID, "file", "file", ("GET", "HEAD", "DELETE")),
     Route(path="/v1/files", work="files", name="files", methods=("GET", "HEAD", "POST")),
     Route(path="/v1/files" + _ID, work="file", name="file", methods=("GET", "HEAD", "DELETE")),
+    Route(path="/v1/embeddings", work="embeddings", name="embeddings", methods=_POST, dialect="openai_chat"),
+    Route(path="/v1/rerank", work="rerank", name="rerank", methods=_POST, dialect="openai_chat"),
     Route(path="/v1/batches", work="batches", name="batches", methods=("GET", "HEAD", "POST"), dialect="openai_chat"),
     Route(path="/v1/batches" + _ID, work="batch", name="batch", methods=("GET", "HEAD", "POST"), dialect="openai_chat"),
     _anthropic("/v1/messages", "generate", "messages"),
@@ -124,6 +128,7 @@ _SPOKEN_BELOW: Final = {
     "/v1/completions": "openai_completions",
     "/v1/responses": "openai_responses",
     "/v1/embeddings": "openai_chat",
+    "/v1/rerank": "openai_chat",
     "/v1/batches": "openai_chat",
 }
 

@@ -139,16 +139,19 @@ class Served:
         engine: str = "echo",
         host: str = "host",
         module: str = "worker",
+        source: str = "",
         **options: object,
     ) -> Iterator[Running]:
-        """An echo worker, ready. Options are those of the echo engines; upper-case ones go into its environment.
+        """A worker, ready, by default with the echo engine. `source` is the model's folder, where it has one. Options
+        are those of the engine; upper-case ones go into its environment.
 
         Give workers of one gateway models of their own where tests must not see each other's jobs.
         """
         env = {**self.env, **{name: str(value) for name, value in options.items() if name.isupper()}}
         arguments = [f"--option={name}={value}" for name, value in options.items() if not name.isupper()]
         log = self.folder / f"worker{next(_numbers)}.log"
-        command = ("-m", module, "--model", model, "--engine", engine, "--host", host, *arguments)
+        arguments += ["--name", model] if source else []
+        command = ("-m", module, "--model", source or model, "--engine", engine, "--host", host, *arguments)
         with running(*command, log=log, env=env) as process:
             wait_until(lambda: self._serves(model, process), f"{model} is ready")
             yield process

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from shared.cost import PrefillCost
-from shared.events import Event
+from shared.events import Embedded, Event
 from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
-from shared.work import KINDS, Count, Generate
+from shared.work import KINDS, Count, Embed, Generate
 from worker.prefix_cache.marks import NOBODY, Residents
 
 
@@ -162,3 +162,12 @@ class Engine(Protocol):
     def unload(self, timeout_s: float) -> bool:
         """Free the model and end the engine's threads. False when they did not come to an end in time: the process
         then cannot end by itself. May be called again."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """An engine that makes vectors of texts."""
+
+    def embed(self, work: Embed) -> Embedded:
+        """On any number of threads at once, beside the batch if there is one. Raises `PromptTooLongError` and
+        `InvalidRequestError`."""

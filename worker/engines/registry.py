@@ -33,10 +33,16 @@ class _Entry:
     check: Callable[[str], None] | None = None
 
 
+def _as_it_is(engine: Engine) -> Engine:
+    """It carries itself."""
+    return engine
+
+
 _ENGINES: dict[EngineName, _Entry] = {
     "mlx": _Entry("worker.engines.mlx.engine", "MlxEngine", SteppedEngine, check_source),
     "gguf": _Entry("worker.engines.gguf.source", "GgufSource", StreamedEngine, check_gguf),
     "remote": _Entry("worker.engines.remote.source", "RemoteSource", StreamedEngine),
+    "embeddings": _Entry("worker.engines.embeddings.engine", "EmbeddingsEngine", _as_it_is, check_source),
     "echo": _Entry("worker.engines.echo", "EchoEngine", SteppedEngine),
     "echo-streamed": _Entry("worker.engines.echo_streamed", "EchoSource", StreamedEngine),
 }

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.events import Event, Usage
-from shared.work import KINDS, Count, Generate, Work
+from shared.work import KINDS, Count, Embed, Generate, Work
 from worker.engines.base import Engine
 from worker.serving.counting import count
+from worker.serving.embedding import embed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,5 +32,6 @@ class Beside:
 HANDLERS: Mapping[type[Work], InBatch | Beside] = {
     Generate: InBatch(threads=4),
     Count: Beside(threads=8, answer=count),
+    Embed: Beside(threads=4, answer=embed),
 }
 THREADS_BESIDE = {KINDS[cls].lane: handler.threads for cls, handler in HANDLERS.items() if KINDS[cls].lane}

@@ -64,6 +64,10 @@ def render_model(fleet: Fleet, model: str, *, name: str = "") -> dict[str, Any]:
         "id": name or NAMES.prefix + model,
         "display_name": model,
         "created_at": _render_date(fleet.made_at_s(model)),
+        "lifecycle": "active",
+        "deprecated_at": None,
+        "retires_at": None,
+        "line": None,
     }
     if window:
         rendered["max_input_tokens"] = rendered["max_tokens"] = window

@@ -16,7 +16,7 @@ from gateway.dialects.batch_values import Batch, Ended, Item
 from gateway.dialects.openai.metadata import parse_metadata
 from gateway.dialects.openai.paging import render_page
 
-ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
 WINDOW: Final = "24h"
 WINDOW_S: Final = 24 * 3600.0
 _MOST_ITEMS: Final = 50_000

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai.types import completion_create_params
+from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -18,6 +18,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
         chat_create_params.CompletionCreateParamsNonStreaming,
         chat_create_params.CompletionCreateParamsStreaming,
     ),
+    "Embeddings": (embedding_create_params.EmbeddingCreateParams,),
     "Completions": (
         completion_create_params.CompletionCreateParamsNonStreaming,
         completion_create_params.CompletionCreateParamsStreaming,

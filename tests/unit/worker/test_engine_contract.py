@@ -137,8 +137,11 @@ def _source(name: EngineName, folder: Path) -> str:
     return str(AGENT_FULL) if name == "mlx" else name
 
 
-# What another server computes has its own laws: see test_remote.py.
-@pytest.fixture(scope="module", params=[name for name in ENGINE_NAMES if name != "remote"])
+# What another server computes has its own laws: see test_remote.py; and what embeds says no words: test_embeddings.py.
+GENERATING = [name for name in ENGINE_NAMES if name not in ("remote", "embeddings")]
+
+
+@pytest.fixture(scope="module", params=GENERATING)
 def one(request: pytest.FixtureRequest) -> Iterator[Loaded]:
     options: dict[str, Any] = {"step_ms": 1.0} if request.param.startswith("echo") else {}
     if request.param == "gguf":

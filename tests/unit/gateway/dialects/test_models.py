@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from anthropic.types import ModelCapabilities
+from anthropic.types import ModelCapabilities, ModelInfo
+from openai.types import Model as OpenAIModel
 
 from gateway.dialects.anthropic.models import cut_page, parse_page
 from gateway.dialects.registry import ANTHROPIC, OPENAI_CHAT
@@ -101,3 +102,11 @@ def test_what_is_known_of_the_chat_template_stands_among_the_capabilities() -> N
     assert capabilities["chat_template"] == said
     assert ModelCapabilities.model_validate(capabilities)
     assert "chat_template" not in ANTHROPIC.render_model(fleet, "untold", name="")["capabilities"]
+
+
+def test_strict_clients_of_the_newest_packages_read_every_model() -> None:
+    """The packages validate nothing unless they are told to: then a field that is missing fails the whole list."""
+    for model in ANTHROPIC.render_models(FLEET, {})["data"]:
+        assert ModelInfo.model_validate(model).lifecycle == "active"
+    for model in OPENAI_CHAT.render_models(FLEET, {})["data"]:
+        assert OpenAIModel.model_validate(model).id == model["id"]
