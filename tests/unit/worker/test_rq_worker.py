@@ -29,7 +29,7 @@ from shared.notes import Note, read_note
 from shared.registry import ModelSpec
 from shared.request import PRIORITIES
 from shared.wire import JobSerializer
-from shared.work import LANES
+from shared.work import LANES, LANES_BESIDE
 from shared.worker_metrics import FIGURES
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
@@ -192,7 +192,7 @@ def test_the_highest_class_is_claimed_first_and_each_class_in_its_order(redis_cl
 def test_no_more_is_claimed_than_each_class_has_places_for(redis_client: redis.Redis) -> None:
     for priority in PRIORITIES:
         enqueue(redis_client, *(f"{priority}{number}" for number in range(3)), queue=own(priority))
-    most = [Quota(count, UNBOUNDED_S) for count in (2, 4, 4, 4, 0)]
+    most = [Quota(count, UNBOUNDED_S) for count in (2, 4, 4, 4, *[0] * len(LANES_BESIDE))]
     taken = claims_of(redis_client).claim(most, now())
     assert ids(list(taken.jobs)) == ["interactive0", "interactive1", "subagent0", "subagent1"]
     assert taken.backlog.waiting == (1, 1, 3, 3)
@@ -202,13 +202,14 @@ def test_what_is_done_beside_the_batch_has_a_quota_of_its_own(redis_client: redi
     for lane in ("interactive", "count"):
         enqueue(redis_client, *(f"{lane}{number}" for number in range(4)), queue=own(lane))
     none, some = Quota(0, 0), Quota(3, UNBOUNDED_S)
-    taken = claims_of(redis_client).claim([none, none, none, none, some], now())
+    beside = [some] * len(LANES_BESIDE)
+    taken = claims_of(redis_client).claim([none, none, none, none, *beside], now())
     assert ids(list(taken.jobs)) == ["count0", "count1", "count2"], "full places and long prompts hold nothing back"
     assert [(job.lane, job.priority, job.queue) for job in taken.jobs[:1]] == [
         ("count", None, NAMES.queue(MODEL, "count"))
     ]
-    assert (taken.backlog.waiting, taken.backlog.beside) == ((4, 0, 0, 0), {"count": 1})
-    taken = claims_of(redis_client).claim([some, some, some, some, some], now())
+    assert (taken.backlog.waiting, taken.backlog.beside["count"]) == ((4, 0, 0, 0), 1)
+    taken = claims_of(redis_client).claim([some, some, some, some, *beside], now())
     assert ids(list(taken.jobs)) == ["interactive0", "interactive1", "interactive2", "count3"]
 
 
@@ -239,7 +240,7 @@ def test_what_is_left_is_counted_with_all_that_was_ever_put_there(redis_client: 
     enqueue(redis_client, "a", "b", "c")
     redis_client.hset(NAMES.placed(ME), "v", 7)
     assert claims_of(redis_client).claim([Quota(1, UNBOUNDED_S)] * len(LANES), now()).backlog == Backlog(
-        (2, 0, 0, 0), 7, {"count": 0}
+        (2, 0, 0, 0), 7, dict.fromkeys(LANES_BESIDE, 0)
     )
 
 
