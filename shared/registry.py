@@ -68,6 +68,8 @@ class WorkerLease:
     to take any time. What is kept takes
     `kept_bytes_per_token` in files, 0 while it is kept in none; `link_bytes_per_s` is how fast files of other hosts, by
     their words, came here; 0 where they lately did not. `notes` are what a person should know of how it is going.
+    `identity` sums up the model's files, the same wherever they lie, empty while unknown; `own_model` is filled in by a
+    gateway that tells models of one name apart.
     """
 
     worker: str
@@ -115,6 +117,13 @@ class WorkerLease:
     restore_tokens_per_s: float = 0.0
     kept_bytes_per_token: float = 0.0
     link_bytes_per_s: dict[str, float] = field(default_factory=dict)
+    identity: str = ""
+    own_model: str = ""
+
+    @property
+    def own_id(self) -> str:
+        """The model's id on the worker's own host, which its lists and files are named after."""
+        return self.own_model or self.model
 
     @property
     def prefill_cost(self) -> PrefillCost:
@@ -228,7 +237,9 @@ class Fleet:
         )
 
     def ready_workers(self, model: str) -> tuple[WorkerLease, ...]:
-        return tuple(w for w in self.workers if w.model == model and w.state == "ready")
+        """Who can answer for the model: who has it under this name, and who has the same files under another."""
+        same = {w.identity for w in self.workers if w.model == model and w.identity}
+        return tuple(w for w in self.workers if w.state == "ready" and (w.model == model or w.identity in same))
 
     def model_ids(self) -> tuple[str, ...]:
         """Every model that can be asked for, those of failed loads left out, in stable order."""

@@ -141,6 +141,7 @@ class Placed:
     prospect: Prospect | None = None
     others: tuple[Prospect, ...] = ()
     note: Note = _NO_NOTE
+    own_model: str = ""  # the model's id on the worker's host, where that is another
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import redis.asyncio
 from redis.exceptions import OutOfMemoryError, RedisError
 
+from gateway.dispatch.identities import told_apart
 from gateway.dispatch.jobs import queue_key
 from gateway.dispatch.presence import Presence, away_error, reason_of
 from gateway.dispatch.roll import read_record
@@ -172,7 +173,7 @@ class FleetWatcher(Presence):
         if members != [self._workers, self._hosts, self._gateways]:
             self._workers, self._hosts, self._gateways = members
             records = self._apart(await self._redis.mget(self._record_keys()))
-        fleet = self._called(records)
+        fleet = told_apart(self._called(records))
         self._note_read(fleet)
         if self.on_hosts is not None:
             await self.on_hosts({host for host in (*self._hosts, *map(host_of, self._workers)) if host == word(host)})

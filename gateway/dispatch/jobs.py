@@ -217,7 +217,7 @@ class JobQueue:
 
     def _queue(self, envelope: Envelope, place: Placed) -> str:
         if place.worker:
-            return self._names.worker_queue(envelope.request.model, place.worker, place.lane)
+            return self._names.worker_queue(place.own_model or envelope.request.model, place.worker, place.lane)
         return self._names.queue(envelope.request.model, place.lane)
 
     def _body(self, envelope: Envelope, place: Placed) -> str:
@@ -315,7 +315,7 @@ class JobQueue:
 
     async def request_unload(self, host: str, model: str, *, is_forced: bool) -> None:
         """Tell a host, by its name, to unload a model. `is_forced`: also a pinned one."""
-        about = word(host)
+        about, model = word(host), model.removesuffix(f"@{word(host)}")
         seal = self._keyring.of(about).seal(Purpose.ORDERS, about)
         async with asking_redis(f"{host} could not be told to unload {model}"):
             order = wire.encode(["unload", model, is_forced])

@@ -75,8 +75,8 @@ class Outlook:
         names, name = self._names, worker.worker
         found = self._keys_of.get(name)
         if found is None:
-            lists = [queue_key(names.worker_queue(worker.model, name, lane)) for lane in LANES]
-            known = (names.resident(name), names.disk(host_of(name), worker.model), names.soon(name))
+            lists = [queue_key(names.worker_queue(worker.own_id, name, lane)) for lane in LANES]
+            known = (names.resident(name), names.disk(host_of(name), worker.own_id), names.soon(name))
             found = self._keys_of[name] = [names.lease(name), names.placed(name), *known, *lists]
         return found
 
@@ -119,6 +119,7 @@ class Outlook:
             if not isinstance(record, WorkerLease):
                 return None
             self._forget_the_gone()
+            record = replace(record, model=worker.model, own_model=worker.own_model)
             self._leases[worker.worker] = (data, record)
             return record
         return lease

@@ -65,7 +65,12 @@ def _place_in_batch(workers: Sequence[WorkerLease], pending: Pending, facts: Fac
             sorted((each for each in prospects if each is not best), key=lambda each: (each.first_s, each.worker))
         ),
         note=_note(best, facts),
+        own_model=_own_id(workers, best.worker),
     )
+
+
+def _own_id(workers: Sequence[WorkerLease], name: str) -> str:
+    return next(worker.own_id for worker in workers if worker.worker == name)
 
 
 def _with_context(workers: Sequence[WorkerLease], facts: Facts) -> Sequence[WorkerLease]:
@@ -93,7 +98,9 @@ def _place_beside(workers: Sequence[WorkerLease], pending: Pending, facts: Facts
     best = min(found, key=lambda name: (found[name], rank_of(name, facts.request_id)))
     reason = "only worker" if len(workers) == 1 else "fewest wait"
     seen = pending.sights.get(best, _UNSEEN).version
-    return Placed(lane=lane, worker=best, wait_s=None if found[best] else 0.0, reason=reason, seen=seen)
+    wait_s = None if found[best] else 0.0
+    own = _own_id(workers, best)
+    return Placed(lane=lane, worker=best, wait_s=wait_s, reason=reason, seen=seen, own_model=own)
 
 
 def most_waiting(priority: Priority, max_waiting: int) -> int:

@@ -33,7 +33,8 @@ class EngineInfo:
     `context_tokens` bounds prompt plus answer. `capacity` is how many requests it runs at once, 0 when it sets no
     bound of its own; `kinds` are the kinds of work it takes. `gives_token_ids` says whether its outputs hold the ids
     of what was generated: without them an answer cannot be resumed. `can_pause` says whether `pause` does anything.
-    `template` is what a person should know of the model's chat template, by name.
+    `template` is what a person should know of the model's chat template, by name. `identity` sums up the model's files,
+    the same wherever they lie; empty where that is not known.
     """
 
     context_tokens: int
@@ -45,6 +46,7 @@ class EngineInfo:
     gives_token_ids: bool = True
     can_pause: bool = False
     template: dict[str, str] = field(default_factory=dict)
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,8 @@ _CHUNK_S = 0.1
 class EchoOptions:
     """The Mac that the engine passes for. `prefill_tokens_per_s` is at the start of a prompt, 0 for at once; at depth
     `slow_at_tokens` a token takes twice as long (0: as long everywhere). Prefixes of `cache_tokens` are kept in memory
-    and of `disk_tokens` on disk, from where they come at `disk_tokens_per_s` (0: at once)."""
+    and of `disk_tokens` on disk, from where they come at `disk_tokens_per_s` (0: at once). `identity` passes for that
+    of the model's files."""
 
     step_ms: float = 0.0
     prefill_tokens_per_s: float = 0.0
@@ -39,6 +40,7 @@ class EchoOptions:
     cache_tokens: int = 0
     disk_tokens: int = 0
     disk_tokens_per_s: float = 0.0
+    identity: str = ""
 
     @property
     def prefill_cost(self) -> PrefillCost:
@@ -97,6 +99,7 @@ class EchoModel:
             supports_reasoning=True,
             capacity=self._capacity,
             can_pause=can_pause,
+            identity=self.options.identity,
         )
 
     def prepare(self, request: GenerateRequest, resume: Resume | None) -> Prepared:

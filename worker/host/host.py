@@ -351,8 +351,9 @@ class Host:
             self._ordered(value)
             return
         for key in value if isinstance(value, list) else ():
-            if isinstance(key, str) and key in self._supervisors:
-                self._supervisors[key][0].ask()
+            own = key.removesuffix(f"@{word(self.name)}") if isinstance(key, str) else ""
+            if own in self._supervisors:
+                self._supervisors[own][0].ask()
 
     def _ordered(self, value: Any) -> None:
         match value:

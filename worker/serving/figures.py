@@ -26,6 +26,7 @@ def with_figures(lease: WorkerLease, runner: Runner, *, stall_s: float) -> Worke
             supports_reasoning=info.supports_reasoning,
             supports_images=info.supports_images,
             kinds=info.kinds,
+            identity=info.identity,
         )
     return replace(
         lease,

@@ -13,7 +13,7 @@ import pytest
 
 from shared.errors import ModelUnavailableError
 from tests.support.models import CheckpointMaker
-from worker.engines.mlx.model.fingerprint import fingerprint
+from worker.engines.mlx.model.fingerprint import read_prints
 from worker.engines.mlx.model.models import (
     DEFAULT_CONTEXT_TOKENS,
     context_tokens_of,
@@ -245,14 +245,33 @@ def test_fingerprint_notices_a_single_tensor_that_was_trained(
     mx.save_safetensors(str(tmp_path / "same.safetensors"), weights, metadata={"format": "mlx"})
     shutil.copytree(original, tmp_path / "copy")
     shutil.copy(tmp_path / "same.safetensors", tmp_path / "copy" / "model.safetensors")
-    assert fingerprint(tmp_path / "trained") != fingerprint(tmp_path / "copy")
+    trained, copy = read_prints(tmp_path / "trained"), read_prints(tmp_path / "copy")
+    assert trained.fingerprint != copy.fingerprint
+    assert trained.identity != copy.identity
 
 
-def test_fingerprint_follows_the_weights_not_the_place(folder: Path, random_checkpoint: CheckpointMaker) -> None:
-    assert fingerprint(folder) == fingerprint(random_checkpoint("full"))
-    assert fingerprint(folder) != fingerprint(random_checkpoint("full", seed=1))
+def test_prints_follow_the_files_not_the_place(folder: Path, random_checkpoint: CheckpointMaker) -> None:
+    assert read_prints(folder) == read_prints(random_checkpoint("full"))
+    assert read_prints(folder).fingerprint != read_prints(random_checkpoint("full", seed=1)).fingerprint
     rewrite(folder, rope_theta=1.0)
-    assert fingerprint(folder) != fingerprint(random_checkpoint("full"))
+    assert read_prints(folder).fingerprint != read_prints(random_checkpoint("full")).fingerprint
+
+
+def test_another_template_is_another_model_with_the_same_caches(folder: Path) -> None:
+    before = read_prints(folder)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    after = read_prints(folder)
+    assert after.fingerprint == before.fingerprint
+    assert after.identity != before.identity
+
+
+def test_an_update_of_mlx_lm_leaves_caches_warm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = read_prints(folder)
+    monkeypatch.setattr("mlx_lm.__version__", "99.0")
+    assert read_prints(folder) == before
+    monkeypatch.setattr("worker.engines.mlx.model.fingerprint.CACHE_FORMAT", 2)
+    assert read_prints(folder).fingerprint != before.fingerprint
+    assert read_prints(folder).identity == before.identity
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["another end is named", "no end is named"])

@@ -110,6 +110,7 @@ class MlxEngine:
             capacity=self._settings.capacity,
             can_pause=True,
             template=report_template(loaded.tokenizer, self._builder),
+            identity=loaded.identity,
         )
 
     def _build_for_requests(self, loaded: LoadedModel) -> None:

@@ -17,7 +17,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 from shared.errors import ModelUnavailableError
 from worker.device.turns import Turn
 from worker.engines.mlx.model.ends import answer_ends
-from worker.engines.mlx.model.fingerprint import fingerprint
+from worker.engines.mlx.model.fingerprint import read_prints
 from worker.engines.mlx.model.sampling_defaults import SamplingDefaults, load_defaults
 from worker.engines.mlx.model.weights import materialise
 from worker.model_folder import check_folder, parse_json, without_byte_order_marks
@@ -38,6 +38,7 @@ class LoadedModel:
     vocab: int
     weight_bytes: int
     fingerprint: bytes  # the same for the same weights, wherever they lie
+    identity: str  # the same for the same model: weights, tokenizer and template
     defaults: SamplingDefaults
     processor: Processor | None  # of images, where the model reads them
 
@@ -87,7 +88,7 @@ def _load(
         raise ModelUnavailableError(f"the tokenizer in {name} cannot be loaded: {error}") from error
     tokenizer.eos_token_ids = answer_ends(tokenizer)
     report(1.0)
-    generation = folder / "generation_config.json"
+    generation, prints = folder / "generation_config.json", read_prints(folder)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -95,7 +96,8 @@ def _load(
         context_tokens=context_tokens_of(config, int(tokenizer.model_max_length or 0), max_context_tokens),
         vocab=int(logits.shape[-1]),
         weight_bytes=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
-        fingerprint=fingerprint(folder),
+        fingerprint=prints.fingerprint,
+        identity=prints.identity,
         defaults=load_defaults(parse_json(generation) if generation.is_file() else {}),
         processor=processor,
     )
