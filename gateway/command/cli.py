@@ -11,12 +11,14 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
 from redis.exceptions import RedisError
 
 from gateway.command.agents.registry import AGENTS
+from gateway.command.checks.generation import check_generation
 from gateway.command.completion import render_completion
 from gateway.command.doctor import examine
 from gateway.command.elsewhere import LOCAL, REMOTE_COMMANDS, RemoteGateway, checked_url, use, used_url
@@ -360,12 +362,17 @@ def _say(text: str) -> None:
 
 
 def _doctor(settings: Settings, _: argparse.Namespace) -> int:
+    running = read_running(settings.state_dir)
+    findings = examine(settings)
+    if running is not None:
+        ready = sorted({lease.model for lease in read_fleet(settings).workers if lease.state == "ready"})
+        findings = chain(findings, check_generation(running.url, settings.api_key, ready))
     is_sound = True
-    for finding in examine(settings):
+    for finding in findings:
         mark = "ok  " if finding.is_fine else "FAIL" if finding.is_needed else "note"
         print(f"{mark} {finding.subject}: {finding.text}", flush=True)
         is_sound = is_sound and (finding.is_fine or not finding.is_needed)
-    if read_running(settings.state_dir) is not None:
+    if running is not None:
         _examine_running(settings)
     return 0 if is_sound else 1
 

@@ -7,9 +7,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.command.checks.broker import check_broker
+from gateway.command.checks.finding import Finding
+from gateway.command.checks.machine import check_disk, check_memory
+from gateway.command.checks.programs import check_programs
 from gateway.command.runfile import read_running
 from gateway.command.stack import check_redis, listen
 from gateway.dialects.registry import TIERS
@@ -27,43 +30,38 @@ print("mlx", mlx.core.__version__, "mlx-lm", mlx_lm.__version__, mlx.core.defaul
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """`is_needed` tells a fault from a remark."""
-
-    subject: str
-    is_fine: bool
-    text: str
-    is_needed: bool = True
-
-
 def examine(settings: Settings) -> Iterator[Finding]:
     """One finding after another; some take seconds."""
     version = platform.python_version()
     yield Finding(subject="python", is_fine=sys.version_info >= (3, 11), text=f"{version} ({sys.executable})")
-    yield _redis(settings)
+    yield from _redis(settings)
     yield _port(settings)
     yield _mlx()
-    yield Finding(subject="memory", is_fine=True, text=f"{memory_bytes() / 2**30:.1f} GiB")
+    yield check_memory()
     yield _state(settings)
+    yield check_disk(settings.state_dir)
     yield _settings(settings)
     yield _models()
+    yield from check_programs()
 
 
-def _redis(settings: Settings) -> Finding:
+def _redis(settings: Settings) -> Iterator[Finding]:
     try:
         if settings.redis_url:
             check_redis(settings)
-            return Finding(subject="redis", is_fine=True, text="the server of REDIS_URL answers")
+            yield Finding(subject="redis", is_fine=True, text="the server of REDIS_URL answers")
+            yield from check_broker(settings)
+            return
         binary = find_redis()
     except ConfigError as error:
-        return Finding(subject="redis", is_fine=False, text=str(error))
-    return Finding(subject="redis", is_fine=True, text=f"{binary} {'.'.join(map(str, redis_version(binary)))}")
+        yield Finding(subject="redis", is_fine=False, text=str(error))
+        return
+    yield Finding(subject="redis", is_fine=True, text=f"{binary} {'.'.join(map(str, redis_version(binary)))}")
 
 
 def _port(settings: Settings) -> Finding:
     running = read_running(settings.state_dir)
-    if running is not None and running.url.endswith(f":{settings.port}"):
+    if running is not None:  # whatever port it was given: that one is what its clients need
         return Finding(subject="port", is_fine=True, text=f"{running.url} is this gateway (of `up`, pid {running.pid})")
     try:
         listen(settings).close()
@@ -82,7 +80,8 @@ def _mlx() -> Finding:
     if said.returncode == 0:
         return Finding(subject="mlx", is_fine=True, text=said.stdout.strip())
     reason = (said.stderr.strip().splitlines() or ["no reason given"])[-1]
-    text = f"{reason}; models run with it: pip install 'mlx-gateway[mlx]' (a gateway alone does not need it)"
+    install = "uv tool install --reinstall 'mlx-gateway[mlx]'"
+    text = f"{reason}; models run with it: {install} (a gateway alone does not need it)"
     return Finding(subject="mlx", is_fine=False, is_needed=False, text=text)
 
 
@@ -126,8 +125,3 @@ def find_models(hubs: tuple[Path, ...], studios: tuple[Path, ...]) -> list[str]:
             if any(config.parent.glob("*.safetensors")):
                 found.add(f"{config.parent.parent.name}/{config.parent.name}")
     return sorted(found)
-
-
-def memory_bytes() -> int:
-    """The machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

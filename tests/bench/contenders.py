@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
 import redis.asyncio
 
 from gateway.command.runfile import read_running
@@ -90,6 +91,13 @@ class HttpContender:
 
     def output(self) -> str:
         return (self._folder / "log").read_text(errors="replace")
+
+    def cpu_s(self) -> float:
+        """Seconds of a processor that all of its processes have used so far."""
+        assert self._process is not None
+        root = psutil.Process(self._process.pid)
+        times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
 
     def _check_alive(self) -> None:
         if self._process is None or self._process.poll() is not None:
