@@ -115,7 +115,7 @@ def test_the_context_window_ends_the_answer_with_context_length() -> None:
 
 
 def test_a_prompt_over_the_context_window_is_refused_with_the_numbers() -> None:
-    with pytest.raises(PromptTooLongError, match="4 tokens > 4 maximum"):
+    with pytest.raises(PromptTooLongError, match="4 tokens > 3 maximum"):
         build(context_tokens=4).prepare(ask("a b c d"))
 
 
