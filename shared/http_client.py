@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import httptools
 import orjson
 
+from shared.exact import dump_bytes
+
 _READ_BYTES = 65536
 _CONNECT_S = 10.0
 _MOST_ANSWER_BYTES = 64 * 1024 * 1024
@@ -202,7 +204,7 @@ async def _connect(scheme: str, host: str, port: int | None) -> tuple[asyncio.St
 
 
 def _request(target: Any, method: str, headers: Mapping[str, str], body: Any) -> bytes:
-    data = b"" if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
+    data = b"" if body is None else body if isinstance(body, bytes) else dump_bytes(body)
     path = (target.path or "/") + (f"?{target.query}" if target.query else "")
     fields = {"Host": target.netloc.rpartition("@")[2], "Connection": "close", "Accept": "*/*", **headers}
     if body is not None:

@@ -36,6 +36,7 @@ from shared.events import (
     ToolCallFinished,
     ToolCallStarted,
 )
+from shared.exact import dump_bytes
 from shared.messages import Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 from shared.request import GenerateRequest
 
@@ -86,7 +87,7 @@ def prompt_words(request: GenerateRequest) -> tuple[list[str], list[int]]:
     the end of the tools, and of each message."""
     words: list[str] = []
     for tool in request.tools:
-        for text in (tool.name, tool.description, orjson.dumps(tool.parameters).decode()):
+        for text in (tool.name, tool.description, dump_bytes(tool.parameters).decode()):
             words += text.split()
     words += request.raw_text.split()
     ends = [len(words)]

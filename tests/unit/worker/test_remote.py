@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from shared import exact
 from shared.config import Settings
 from shared.errors import (
     ConfigError,
@@ -100,6 +101,16 @@ def test_a_conversation_with_tools_is_told_and_read_natively(tmp_path: Path) -> 
     assert second["messages"][2] == {"role": "tool", "tool_call_id": call.id, "content": "Error: a"}
     _, headers, _ = stand_in.asked[-1]
     assert (headers["authorization"], headers[HOPS_HEADER]) == ("Bearer secret", "1")
+
+
+def test_a_tools_numbers_reach_the_server_as_the_client_wrote_them(tmp_path: Path) -> None:
+    parameters = exact.loads('{"type": "object", "properties": {"n": {"maximum": 123456789012345678901234567890}}}')
+    stand_in = OpenAiStandIn([end_chunk("stop"), "data: [DONE]"], window=8192)
+    with asked_of(stand_in, tmp_path) as asked:
+        asked.answer(ask(tools=(ToolDefinition(name="count", parameters=parameters),)))
+    (body,) = stand_in.bodies("/v1/chat/completions")
+    bounds = body["tools"][0]["function"]["parameters"]["properties"]["n"]
+    assert bounds == {"maximum": 123456789012345678901234567890}
 
 
 def test_tools_are_written_into_the_prompt_of_a_server_that_takes_none(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from shared import exact
 from shared.errors import InvalidRequestError
 from shared.request import GenerateRequest, SamplingParams, ToolChoice
 from worker.engines.remote.messages import MessageWriter, write_tools
@@ -117,7 +117,7 @@ def _ollama_message(message: dict[str, Any]) -> dict[str, Any]:
 
 def _ollama_call(function: dict[str, Any]) -> dict[str, Any]:
     try:
-        arguments = json.loads(function["arguments"])
-    except ValueError:
+        arguments = exact.loads(function["arguments"])
+    except (ValueError, RecursionError):
         arguments = {}
     return {"name": function["name"], "arguments": arguments if isinstance(arguments, dict) else {}}

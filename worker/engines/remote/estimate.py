@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
+from shared.exact import dump_bytes
 
 _FIRST_BYTES_PER_TOKEN = 4.0
 _SHARE = 0.3  # of the last report
@@ -22,12 +22,12 @@ class Estimate:
         self._is_learned = False
 
     def tokens(self, body: Any) -> int:
-        return int(len(orjson.dumps(body)) / self._bytes_per_token)
+        return int(len(dump_bytes(body)) / self._bytes_per_token)
 
     def learn(self, body: Any, tokens: int | None) -> None:
         if tokens is None or tokens < _LEAST_TOKENS:
             return
-        seen = len(orjson.dumps(body)) / tokens
+        seen = len(dump_bytes(body)) / tokens
         before = self._bytes_per_token if self._is_learned else seen
         self._bytes_per_token = (1 - _SHARE) * before + _SHARE * seen
         self._is_learned = True

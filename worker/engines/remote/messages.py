@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from shared import exact
 from shared.errors import UnsupportedContentError
 from shared.messages import (
     DocumentPart,
@@ -53,7 +54,7 @@ class MessageWriter:
         """Raises `UnsupportedContentError`."""
         written = [each for message in messages for each in self._message(message)]
         if self._writes_tools and tools:
-            lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in write_tools(tools))
+            lines = "\n".join(exact.dumps(tool, ensure_ascii=False) for tool in write_tools(tools))
             text = _ASKING + lines
             if written and written[0]["role"] == "system":
                 written[0] = {"role": "system", "content": f"{written[0]['content']}\n\n{text}"}
