@@ -91,6 +91,7 @@ class GenerateRequest:
     A raw prompt is continued as it is, by no template; there are no messages and no tools then: `prompt`, or its
     `prompt_tokens` in the model's own ids. `suffix` is what stands behind what is to be filled in.
     `trail` names the prefixes of the conversation (`shared.trail`). `hops` counts the gateways that it came through.
+    `default_system` stands at the head of a conversation that has no system text.
     """
 
     id: str
@@ -114,6 +115,7 @@ class GenerateRequest:
     response_pattern: str = ""
     response_grammar: str = ""
     hops: int = 0
+    default_system: str = ""
 
     @property
     def is_raw(self) -> bool:

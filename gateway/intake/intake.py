@@ -32,5 +32,7 @@ class Intake:
         """The request whose `model` is still the client's name for it, as it goes to a worker. Raises the errors of
         `ModelNames.resolve`."""
         target = await self.names.resolve(request.model)
-        sampling = fill_sampling(request.sampling, self._policies.sampling(), target.model)
-        return self._tagger.tagged(replace(request, model=target.model, sampling=sampling))
+        profile = self._policies.profile(target.profile)
+        sampling = fill_sampling(request.sampling, self._policies.sampling(), target.model, profile.sampling)
+        filled = profile.fill(request) if target.profile else request
+        return self._tagger.tagged(replace(filled, model=target.model, sampling=sampling))

@@ -8,8 +8,8 @@ mistypes a model's name must hear about it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -24,11 +24,13 @@ _RETRY_AFTER_S = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routes:
-    """What the settings files say about names. Aliases with `*`, `?` or `[` are patterns."""
+    """What the settings files say about names. Aliases with `*`, `?` or `[` are patterns; `:` and the name of one of
+    the `profiles` may stand behind any name."""
 
     aliases: Mapping[str, str] = field(default_factory=dict)
     tiers: Mapping[str, Target] = field(default_factory=dict)
     default_model: str = ""
+    profiles: Collection[str] = ()
 
 
 _NO_NAME = re.compile(r"(?!)")
@@ -109,6 +111,9 @@ class _Resolver:
         self.by_source = {m.source: m.id for h in fleet.hosts for m in h.models if m.source and m.id in self.ids}
 
     def resolve(self, name: str) -> Target:
+        asked = self._parted(Target(model=name))
+        if asked.profile:
+            return replace(self.resolve(asked.model), profile=asked.profile)
         for spelling in dict.fromkeys((name, *(name.removeprefix(vendor.prefix) for vendor in self.vendors))):
             target = self._follow(spelling)
             if target is not None:
@@ -127,11 +132,11 @@ class _Resolver:
         for _ in range(_LONGEST_CHAIN):
             served = self._served(target.model)
             if served:
-                return Target(model=served, backend=target.backend, draft_model=target.draft_model)
+                return replace(target, model=served)
             following = self._mapped(target.model)
             if following is None:
                 break
-            target = following
+            target = self._parted(replace(following, profile=target.profile or following.profile))
         if target.model == name:
             return None
         if target.model == CURRENT_MODEL:
@@ -140,6 +145,14 @@ class _Resolver:
             raise self._nothing_served()
         text = f"model {_shown(name)} stands for {target.model!r}, which is not served; {self._existing()}"
         raise self._unknown(name, text)
+
+    def _parted(self, target: Target) -> Target:
+        """Without the profile behind its name, where there is one and the whole is no name itself."""
+        head, colon, profile = target.model.rpartition(":")
+        is_name = target.model in self.ids or target.model in self.by_source or target.model in self.routes.aliases
+        if not colon or profile not in self.routes.profiles or is_name:
+            return target
+        return replace(target, model=head, profile=target.profile or profile)
 
     def _unknown(self, name: str, text: str) -> GatewayError:
         """Nobody whom this gateway understands has the model. Those whom it does not understand may have it: that is

@@ -29,14 +29,15 @@ def parse_sampling(data: Any) -> dict[str, dict[str, Any]]:
     defaults under the empty one."""
     if not isinstance(data, dict) or not isinstance(data.get("models", {}), dict):
         raise ConfigError('inference_settings.json: expected {"defaults": {…}, "models": {"id": {…}}}')
-    unknown = set(data) - {"defaults", "models"}
+    unknown = set(data) - {"defaults", "models", "profiles"}
     if unknown:
         raise ConfigError(f"inference_settings.json: unknown key {sorted(unknown)[0]!r}")
     tables = {"": data.get("defaults", {}), **data.get("models", {})}
-    return {model: _parse_table(model or "defaults", table) for model, table in tables.items()}
+    return {model: parse_table(model or "defaults", table) for model, table in tables.items()}
 
 
-def _parse_table(owner: str, table: Any) -> dict[str, Any]:
+def parse_table(owner: str, table: Any) -> dict[str, Any]:
+    """Raises `ConfigError`, which names the `owner`."""
     if not isinstance(table, dict):
         raise ConfigError(f"inference_settings.json: {owner}: expected an object")
     return {name: _parse_value(owner, name, value) for name, value in table.items()}
@@ -75,9 +76,14 @@ def _parse_whole(where: str, name: str, value: Any) -> int:
     return value & SEED_BITS if name == "seed" else max(value, 0)  # top_k: 0 and -1 both mean off
 
 
-def fill_sampling(params: SamplingParams, tables: Mapping[str, Mapping[str, Any]], model: str) -> SamplingParams:
-    """The client's parameters, then the model's, then the defaults."""
-    settings = {**tables.get("", {}), **tables.get(model, {})}
+def fill_sampling(
+    params: SamplingParams,
+    tables: Mapping[str, Mapping[str, Any]],
+    model: str,
+    profile: Mapping[str, Any] | None = None,
+) -> SamplingParams:
+    """The client's parameters, then the profile's, the model's, and the defaults."""
+    settings = {**tables.get("", {}), **tables.get(model, {}), **(profile or {})}
     unset = {f.name for f in fields(params) if getattr(params, f.name) in (None, ())}
     found = {name: value for name, value in settings.items() if name in unset}
     return replace(params, **found) if found else params

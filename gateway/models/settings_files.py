@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from gateway.models.fallbacks import Fallback, parse_fallbacks
+from gateway.models.profiles import Profile, parse_profiles
 from gateway.models.resolve import Routes, parse_aliases
 from gateway.models.sampling import parse_sampling
 from shared.config import Settings, SettingsFile
@@ -57,7 +58,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "models.json": lambda data: parse_models(data) if data else (),
     "model_aliases.json": parse_aliases,
     "claude_routing.json": lambda data: (parse_tiers(data), parse_fallbacks(data)),
-    "inference_settings.json": parse_sampling,
+    "inference_settings.json": lambda data: (parse_sampling(data), parse_profiles(data)),
     "remotes.json": parse_remotes,
 }
 
@@ -86,12 +87,13 @@ class Policies:
         self._tiers = _ParsedFile(settings, "claude_routing.json", parse_tiers)
         self._fallbacks = _ParsedFile(settings, "claude_routing.json", parse_fallbacks)
         self._sampling = _ParsedFile(settings, "inference_settings.json", parse_sampling)
+        self._profiles = _ParsedFile(settings, "inference_settings.json", parse_profiles)
         self._default_model = settings.default_model
         self._routes = self._build_routes()
 
     def routes(self) -> Routes:
         """What names stand for now."""
-        if self._aliases.refresh() | self._tiers.refresh():
+        if self._aliases.refresh() | self._tiers.refresh() | self._profiles.refresh():
             self._routes = self._build_routes()
         self._tell_faults()
         return self._routes
@@ -108,6 +110,10 @@ class Policies:
         self._tell_faults()
         return self._sampling.value
 
+    def profile(self, name: str) -> Profile:
+        """One without anything for no name, and for one that is gone."""
+        return self._profiles.value.get(name, Profile())
+
     def faults(self) -> tuple[str, ...]:
         """One line for each file that cannot be used as it is now: its last good content stays in force."""
         self.routes()
@@ -116,11 +122,16 @@ class Policies:
         return tuple(self._told)
 
     def _tell_faults(self) -> None:
-        files = (self._aliases, self._tiers, self._fallbacks, self._sampling)
+        files = (self._aliases, self._tiers, self._fallbacks, self._sampling, self._profiles)
         found = dict.fromkeys(each.fault for each in files if each.fault)
         for fault in found.keys() - self._told.keys():
             self._tell(fault)
         self._told = found
 
     def _build_routes(self) -> Routes:
-        return Routes(aliases=self._aliases.value, tiers=self._tiers.value, default_model=self._default_model)
+        return Routes(
+            aliases=self._aliases.value,
+            tiers=self._tiers.value,
+            default_model=self._default_model,
+            profiles=self._profiles.value.keys(),
+        )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.bench.admission import measure_admission
 from tests.bench.against import files_of, measure_against, stacks
+from tests.bench.backends import measure_backends
 from tests.bench.bits import measure_bits
 from tests.bench.bodies import measure_bodies
 from tests.bench.chunks import measure_chunks
@@ -53,6 +54,7 @@ PARTS = (
     "speculation",
     "held",
     "bits",
+    "backends",
     "growth",
     "hot",
     "pinned",
@@ -176,6 +178,7 @@ def _without_checkpoint(arguments: argparse.Namespace, folder: Path) -> dict[str
         "speculation": lambda: measure_speculation(folder, arguments.params),
         "held": lambda: measure_held(folder, arguments.params),
         "bits": lambda: measure_bits(folder),
+        "backends": lambda: measure_backends(folder),
     }
 
 

@@ -48,7 +48,7 @@ def _offline() -> dict[str, str]:
     return dict(os.environ) | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def _is_ok(url: str) -> bool:
+def is_ok(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)
@@ -122,9 +122,12 @@ class Stack(HttpContender):
         *,
         engine: str = "mlx",
         config: dict[str, Any] | None = None,
+        files: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        """`config` is its models.json, `files` are other settings files by name."""
         super().__init__("this stack", "default" if config else model.name)
+        self._files = dict(files or {})
         self._model = model
         self._engine = engine
         self._config = config
@@ -147,7 +150,10 @@ class Stack(HttpContender):
             folder = self._folder / "config"
             folder.mkdir()
             (folder / "models.json").write_text(json.dumps(self._config))
-            self.model = self._config["models"][0]["id"]
+            for name, content in self._files.items():
+                (folder / name).write_text(json.dumps(content))
+            if self._config["models"]:
+                self.model = self._config["models"][0]["id"]
             command += ["--config", str(folder)]
         self._launch(command, **self._environment)
         async with asyncio.timeout(_START_S):
@@ -181,7 +187,7 @@ class MlxServer(HttpContender):
         self.port = free_port()
         self._launch([sys.executable, "-m", "mlx_lm", "server", "--model", str(self._model), "--port", str(self.port)])
         async with asyncio.timeout(_START_S):
-            while not await asyncio.to_thread(_is_ok, f"http://127.0.0.1:{self.port}/health"):
+            while not await asyncio.to_thread(is_ok, f"http://127.0.0.1:{self.port}/health"):
                 self._check_alive()
                 await asyncio.sleep(_POLL_S)
 

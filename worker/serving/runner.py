@@ -46,6 +46,7 @@ from shared.work import KINDS, Generate, Work
 from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
 from worker.serving.attempt import Attempt, Expected
 from worker.serving.bodies import Bodies, Body, check_envelope
+from worker.serving.default_system import with_default_system
 from worker.serving.drift import Drift
 from worker.serving.handlers import HANDLERS, Beside
 from worker.serving.publisher import Publisher
@@ -252,7 +253,7 @@ class Runner:
         kind, model = envelope.kind.name, envelope.request.model
         if self.info is not None and kind not in self.info.kinds:
             raise UnsupportedWorkError.of(kind, model, worker=self._worker)
-        return envelope.work
+        return with_default_system(envelope.work)
 
     def _generate(self, work: Attempt, task: Generate) -> None:
         """Render and tokenise; then over to the engine."""

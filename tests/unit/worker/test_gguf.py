@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,18 @@ def test_it_answers_and_calls_tools_as_the_same_weights_do_in_mlx(one: Asked) ->
     kept = first.usage.input_tokens + len(one.token_ids["turn0"]) - 1  # the last token is said and not computed
     assert second.usage.cached_tokens == kept
     assert any(isinstance(event, Progress) for event in one.events["turn1"])
+
+
+def test_connections_that_the_server_has_closed_are_not_in_the_way(one: Asked) -> None:
+    """It closes each after a hundred texts, or some seconds: more of them than are tried anew."""
+    cut = one.source.tokenizer._cut
+    taken = [cut._take() for _ in range(5)]
+    for address, connection, _ in taken:
+        if connection.sock is None:
+            connection.connect()
+        connection.sock.shutdown(socket.SHUT_RDWR)
+        cut._free.append((address, connection))
+    assert list(cut("hello", False)) == one.source.tokenizer.encode("hello")
 
 
 def test_its_figures_have_names_and_meanings(one: Asked) -> None:

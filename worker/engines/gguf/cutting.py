@@ -26,13 +26,15 @@ class ServerCut:
     def __call__(self, text: str, add_special: bool) -> Sequence[int]:
         """Raises `WorkerLostError` where the server does not come back."""
         body = json.dumps({"content": text, "add_special": add_special, "parse_special": True}).encode()
-        for _ in range(_TRIES):
+        tries = 0
+        while tries < _TRIES:
             self._server.wait_here()
-            address, connection = self._take()
+            address, connection, is_new = self._take()
             try:
                 tokens = self._ask(connection, body)
             except (OSError, http.client.HTTPException):
                 connection.close()
+                tries += is_new  # the server closes connections that were open for long
                 continue
             except BaseException:
                 connection.close()
@@ -45,7 +47,8 @@ class ServerCut:
         while self._free:
             self._free.pop()[1].close()
 
-    def _take(self) -> tuple[str, http.client.HTTPConnection]:
+    def _take(self) -> tuple[str, http.client.HTTPConnection, bool]:
+        """(the server's address, a connection to it, whether it is a new one)."""
         address = urlsplit(self._server.address.url).netloc
         while self._free:
             try:
@@ -53,9 +56,9 @@ class ServerCut:
             except IndexError:  # another thread was quicker
                 break
             if old == address:
-                return old, connection
+                return old, connection, False
             connection.close()
-        return address, http.client.HTTPConnection(address, timeout=_TIMEOUT_S)
+        return address, http.client.HTTPConnection(address, timeout=_TIMEOUT_S), True
 
     def _ask(self, connection: http.client.HTTPConnection, body: bytes) -> Sequence[int]:
         headers = {"Content-Type": "application/json", **self._server.address.headers}

@@ -1,0 +1,104 @@
+"""A GGUF model through this stack beside its server asked directly: what the way through us costs.
+
+The same float32 weights, the same llama.cpp from the xllamacpp wheel with one thread and eight slots, three ways: its
+own chat route, our GGUF engine over a server of its own, and our upstream engine over the first server. Prompts differ
+in their template, not in their text. What is measured is a CPU; on a GPU a token takes less of the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.bench.contenders import HttpContender, Stack, is_ok
+from tests.bench.prompts import build_short
+from tests.bench.report import Table, median, percentile, ratio, seconds
+from tests.bench.wire import Answer
+from tests.models.gguf_checkpoint import build_gguf
+from tests.models.random_checkpoint import build_checkpoint
+from tests.support.processes import free_port
+
+PARAMS = 3e7  # a token takes some milliseconds, as on a Mac
+SLOTS = 8
+ROUNDS = 3
+FIRSTS = 30
+TOKENS = 96
+_CONTEXT = 2048
+_START_S = 60.0
+_POLL_S = 0.05
+
+
+class LlamaServer(HttpContender):
+    """llama.cpp's server, asked directly."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__("llama.cpp directly", model.name)
+        self._model = model
+
+    async def start(self) -> None:
+        self.port = free_port()
+        words = ["-m", str(self._model), "--port", str(self.port), "-t", "1", "--slots", "--chat-template", "chatml"]
+        words += ["-np", str(SLOTS), "-c", str(SLOTS * _CONTEXT)]
+        self._launch([sys.executable, "-m", "worker.engines.gguf.wheel_server", *words])
+        async with asyncio.timeout(_START_S):
+            while not await asyncio.to_thread(is_ok, f"http://127.0.0.1:{self.port}/health"):
+                self._check_alive()
+                await asyncio.sleep(_POLL_S)
+
+
+def measure_backends(folder: Path, params: float = PARAMS) -> Table:
+    """`params` of the random model."""
+    checkpoint = build_checkpoint("full", folder / "full", params=params)
+    return asyncio.run(_measure(build_gguf(checkpoint, folder / "m.gguf")))
+
+
+async def _measure(model: Path) -> Table:
+    direct = LlamaServer(model)
+    await direct.start()
+    gguf = {"binary": "wheel", "slots": SLOTS, "context_tokens": _CONTEXT, "default_args": ["-t", "1"]}
+    ours = Stack(model, config={"models": [{"id": "m", "source": str(model)}]}, files={"gguf_config.json": gguf})
+    ours.name = "GGUF engine"
+    entry = {"id": "m", "url": f"http://127.0.0.1:{direct.port}", "profile": "llama-server", "slots": SLOTS}
+    remote = Stack(model, config={"models": []}, files={"remotes.json": {"remotes": [entry]}})
+    remote.name, remote.model = "upstream engine", "m"
+    contenders = [direct, ours, remote]
+    try:
+        for stack in (ours, remote):
+            await stack.start()
+            stack.model = "m"
+        for contender in contenders:
+            await contender.answers([build_short(f"warm-{n}", max_tokens=8) for n in range(SLOTS)])
+        return await _table(contenders)
+    finally:
+        for contender in contenders:
+            await contender.stop()
+
+
+async def _table(contenders: Sequence[HttpContender]) -> Table:
+    """Whoever is measured alternates; the first is what the others are compared to."""
+    firsts: dict[str, list[float]] = {each.name: [] for each in contenders}
+    rates: dict[str, list[float]] = {each.name: [] for each in contenders}
+    for number in range(FIRSTS):
+        for contender in contenders:
+            (answer,) = await contender.answers([build_short(f"first-{number}", max_tokens=2)])
+            firsts[contender.name].append(answer.first_s)
+    for number in range(ROUNDS):
+        group = [build_short(f"{number}-{n}", max_tokens=TOKENS) for n in range(SLOTS)]
+        for contender in contenders:
+            rates[contender.name].append(_rate(await contender.answers(group)))
+    table = Table(
+        title=f"First token of {FIRSTS} short prompts; tokens a second of {SLOTS} streams, median of {ROUNDS} rounds",
+        head=("", "first p50", "added", "tokens/s", "of direct"),
+    )
+    base, base_rate = (percentile(firsts[contenders[0].name], 0.5), median(rates[contenders[0].name]))
+    for name in firsts:
+        first, rate = percentile(firsts[name], 0.5), median(rates[name])
+        table.add(name, seconds(first), f"{1000 * (first - base):+.1f} ms", f"{rate:.0f}", ratio(rate, base_rate))
+    return table
+
+
+def _rate(answers: Sequence[Answer]) -> float:
+    """Pieces of text a second, which are tokens but for those inside a character."""
+    return sum(len(answer.text_times_s) for answer in answers) / max(answer.total_s for answer in answers)
