@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from shared.cost import PrefillCost
 from shared.durations import parse_keep_alive
 from shared.errors import ConfigError
+from shared.keys import word
 
 EngineName = Literal["mlx", "gguf", "remote", "embeddings", "echo", "echo-streamed"]
 ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
@@ -26,7 +27,8 @@ class ModelSpec:
 
     `load` says when a worker is started for it: with the host, or when somebody asks for the model. It is unloaded when
     it has been idle for `keep_alive_s`, infinite where it never is, or when another needs its memory; but not while it
-    is pinned.
+    is pinned. `hosts` are the words of those that serve it, all where it is empty; `copies` are the hosts that load it
+    when it is asked for, 0 for all that can.
     """
 
     id: str
@@ -36,6 +38,8 @@ class ModelSpec:
     load: LoadPolicy = "start"
     keep_alive_s: float = math.inf
     is_pinned: bool = False
+    hosts: tuple[str, ...] = ()
+    copies: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +161,7 @@ class ModelRecord:
     limit_bytes: int = 0
     is_pinned: bool = False
     restarts: dict[str, int] = field(default_factory=dict)
+    copies: int = 0
 
     @property
     def is_hopeless(self) -> bool:
@@ -282,12 +287,14 @@ MODEL_KEYS = (
     "load",
     "keep_alive",
     "pinned",
+    "hosts",
+    "copies",
 )  # of an entry of models.json
 
 
 def parse_models(data: Any) -> tuple[ModelSpec, ...]:
     """`models.json`: `{"keep_alive": …, "models": [{"id", "source", "engine", "options", "load", "keep_alive",
-    "pinned"} | "path-or-id", …]}`. `backend` is another word for `engine`."""
+    "pinned", "hosts", "copies"} | "path-or-id", …]}`. `backend` is another word for `engine`."""
     entries = data.get("models") if isinstance(data, dict) else data
     if not isinstance(entries, list):
         raise ConfigError('models.json: expected {"models": [...]}')
@@ -328,6 +335,11 @@ def _parse_model(entry: Any, index: int, keep_alive_s: float) -> ModelSpec:
     pinned = entry.get("pinned", False)
     if not isinstance(pinned, bool):
         raise ConfigError(f"models.json: entry {index}: `pinned` must be true or false")
+    hosts, copies = entry.get("hosts", []), entry.get("copies", 0)
+    if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+        raise ConfigError(f"models.json: entry {index}: `hosts` must be a list of hosts' names")
+    if type(copies) is not int or copies < 0:
+        raise ConfigError(f"models.json: entry {index}: `copies` must be a number of hosts, 0 for all")
     name = str(entry.get("id") or model_id_of(entry["source"]))
     if not name.isprintable():
         raise ConfigError(f"models.json: entry {index}: {name!r} is no name that a client could say")
@@ -339,6 +351,8 @@ def _parse_model(entry: Any, index: int, keep_alive_s: float) -> ModelSpec:
         load=load,
         keep_alive_s=keep_alive_s,
         is_pinned=pinned,
+        hosts=tuple(map(word, hosts)),
+        copies=copies,
     )
 
 

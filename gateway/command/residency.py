@@ -12,6 +12,7 @@ from gateway.command.stack import describe_model
 from gateway.dialects.registry import VENDOR_NAMES
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue
+from gateway.dispatch.loading import hosts_to_load
 from gateway.models.resolve import resolve
 from gateway.models.settings_files import Policies
 from shared.config import Settings, load_secret, resolve_source
@@ -58,7 +59,7 @@ async def load_model(settings: Settings, name: str, *, say: Callable[[str], None
             if error is not None:
                 raise error
             if wait.is_due(time.monotonic()):
-                await desk.jobs.request_load(model)
+                await desk.jobs.request_load(model, hosts_to_load(fleet, model))
             shown = "; ".join(map(describe_model, (await desk.records(model)).values()))
             if shown != told:
                 say(shown)

@@ -19,6 +19,7 @@ from gateway.dispatch.facts import Facts, Pending, Placed, Refused
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import ChangedError, JobQueue, Placement, WorkerGoneError
 from gateway.dispatch.limits import Limits
+from gateway.dispatch.loading import hosts_to_load
 from gateway.dispatch.lookups import conversation_of, text_bytes_of
 from gateway.dispatch.outage import outlast
 from gateway.dispatch.outcome import Outcome, outcome_at
@@ -295,7 +296,7 @@ class Dispatcher:
     async def _wake(self, model: str) -> None:
         """Ask the hosts to load the model when no worker holds it."""
         if not is_held(self._fleet.snapshot, model):
-            await self._jobs.request_load(model)
+            await self._jobs.request_load(model, hosts_to_load(self._fleet.snapshot, model))
 
     async def wake_again(self, now_s: float) -> None:
         """For the models of requests that wait without a worker: it may have been unloaded since, or a host may have

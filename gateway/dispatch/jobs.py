@@ -308,10 +308,11 @@ class JobQueue:
                 rows = await pipe.execute()
         return [JobState(status=_text(status), worker=_text(worker)) for status, worker in rows]
 
-    async def request_load(self, model: str) -> None:
-        """Ask the hosts to load a model that no worker holds."""
+    async def request_load(self, model: str, hosts: Sequence[str] = ()) -> None:
+        """Ask the hosts to load a model that no worker holds: these, by their words, or all that can."""
+        asked: list[Any] = [[model, host] for host in hosts] or [model]
         async with asking_redis(f"no host could be asked to load {model}"):
-            await self._redis.publish(self._names.loads, self._loads.close(wire.encode([model])))
+            await self._redis.publish(self._names.loads, self._loads.close(wire.encode(asked)))
 
     async def request_unload(self, host: str, model: str, *, is_forced: bool) -> None:
         """Tell a host, by its name, to unload a model. `is_forced`: also a pinned one."""

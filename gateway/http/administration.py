@@ -8,6 +8,7 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from gateway.dispatch.jobs import drain
+from gateway.dispatch.loading import hosts_to_load
 from gateway.door.listing import list_hosts
 from gateway.door.revoking import lock_out
 from gateway.http.replies import send_json
@@ -55,7 +56,7 @@ async def _load(parts: Parts, name: str) -> str:
     model = await _model(parts, name)
     if parts.fleet.snapshot.ready_workers(model):
         return f"{model} is ready"
-    await parts.jobs.request_load(model)
+    await parts.jobs.request_load(model, hosts_to_load(parts.fleet.snapshot, model))
     return f"{model} is asked for"
 
 

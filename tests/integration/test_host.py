@@ -164,7 +164,7 @@ def test_a_model_on_demand_is_loaded_when_somebody_asks(tmp_path: Path, redis_ur
         under_test.wait_for("later", "available")
         for garbage in (b"\xff", *map(asking, ([["later"], {"later": 1}, None, 7], {"later": 1}))):
             wait_until(partial(under_test.client.publish, NAMES.loads, garbage), "the host listens")
-        under_test.client.publish(NAMES.loads, asking(["later"]))
+        under_test.client.publish(NAMES.loads, asking([["other", "elsewhere"], ["later", HOST]]))
         under_test.wait_for_lease("later")
         model = under_test.model("other")
         assert model is not None

@@ -151,6 +151,7 @@ class Host:
     def __init__(self, settings: Settings, *, name: str, named: Sequence[ModelSpec], fallback: ModelSpec) -> None:
         self.settings = settings
         self.name = name
+        self._word = word(name)
         self._names = Names(settings.deployment)
         self._named = tuple(named)
         self._fallback = fallback
@@ -245,6 +246,7 @@ class Host:
         listed = () if is_missing else parse_models(data)
         keep_alive_s = default_keep_alive_s(data)
         named = [replace(spec, keep_alive_s=keep_alive_s) for spec in self._named]
+        listed = tuple(spec for spec in listed if not spec.hosts or word(self.name) in spec.hosts)
         listed = tuple(replace(spec, engine=engine_of(spec.source, spec.engine)) for spec in listed)
         remotes = tuple(remote.spec for remote in parse_remotes(self._remotes.load()))
         is_missing = is_missing and not remotes
@@ -351,9 +353,17 @@ class Host:
             self._ordered(value)
             return
         for key in value if isinstance(value, list) else ():
-            own = key.removesuffix(f"@{word(self.name)}") if isinstance(key, str) else ""
+            own = self._asked_model(key)
             if own in self._supervisors:
                 self._supervisors[own][0].ask()
+
+    def _asked_model(self, key: object) -> str:
+        """The id here of a model that any host may load, or that this one of several shall: [model, host]. Empty for
+        what is for others."""
+        match key:
+            case str(name) | [str(name), self._word]:
+                return name.removesuffix(f"@{self._word}")
+        return ""
 
     def _ordered(self, value: Any) -> None:
         match value:

@@ -123,10 +123,14 @@ class ModelSupervisor:
 
     def follow(self, spec: ModelSpec) -> bool:
         """Serve by another entry of the settings from now on. False when that takes another worker."""
-        if replace(spec, keep_alive_s=self.spec.keep_alive_s, is_pinned=self.spec.is_pinned) != self.spec:
+        mine = self.spec
+        same = replace(
+            spec, keep_alive_s=mine.keep_alive_s, is_pinned=mine.is_pinned, hosts=mine.hosts, copies=mine.copies
+        )
+        if same != mine:
             return False
         self.spec = spec
-        self._became(replace(self.record, is_pinned=spec.is_pinned))
+        self._became(replace(self.record, is_pinned=spec.is_pinned, copies=spec.copies))
         return True
 
     def note_free(self, free_bytes: int) -> None:
@@ -318,6 +322,7 @@ class ModelSupervisor:
             source=spec.source,
             made_at_s=made_at_s(spec.source),
             is_pinned=spec.is_pinned,
+            copies=spec.copies,
             restarts=dict(self._deaths),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -134,7 +134,7 @@ def test_hosts_are_asked_again_for_a_model_for_which_requests_wait_but_not_all_t
     async def scenario(parts: Parts) -> None:
         asked: list[str] = []
 
-        async def note(model: str) -> None:
+        async def note(model: str, _hosts: Sequence[str] = ()) -> None:
             asked.append(model)
 
         parts.jobs.request_load = note  # type: ignore[method-assign]

@@ -50,11 +50,20 @@ def test_models_json_takes_plain_sources_and_full_entries():
         [{"source": "a", "options": [1]}],
         [{"source": "a", "options": "fast"}],
         [{"source": "a", "id": "two\nlines"}],
+        [{"source": "a", "hosts": "studio"}],
+        [{"source": "a", "hosts": [1]}],
+        [{"source": "a", "copies": -1}],
+        [{"source": "a", "copies": True}],
     ],
 )
 def test_models_json_says_what_is_wrong_with_it(data):
     with pytest.raises(ConfigError, match=r"models\.json"):
         parse_models(data)
+
+
+def test_models_json_says_which_hosts_serve_a_model_and_how_many_load_it():
+    (spec,) = parse_models([{"source": "a", "hosts": ["studio", "Mac two"], "copies": 2}])
+    assert (spec.hosts, spec.copies) == (("studio", "Mac-two"), 2)
 
 
 def test_the_fleet_lists_what_can_be_asked_for():
