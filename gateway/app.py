@@ -27,6 +27,7 @@ from gateway.http.auth import Authentication
 from gateway.http.batch_ways import RoutedWays
 from gateway.http.batches import MessageBatch, MessageBatches, OpenAIBatch, OpenAIBatches
 from gateway.http.cross_origin import CrossOrigin
+from gateway.http.documents import DocsPage, OpenAPI
 from gateway.http.embeddings import Embeddings, Rerank
 from gateway.http.endpoints import CountTokens, Generate
 from gateway.http.files import File, Files
@@ -120,6 +121,8 @@ _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "kept": lambda parts, route: KeptAnswers(parts, KEEPING_DIALECTS[route.dialect]),
     "stored_completions": lambda parts, _: StoredCompletions(parts),
     "stored_completion": lambda parts, _: StoredCompletion(parts),
+    "openapi": lambda *_: OpenAPI(),
+    "docs": lambda *_: DocsPage(),
     "embeddings": lambda parts, _: Embeddings(parts),
     "rerank": lambda parts, _: Rerank(parts),
     "files": lambda parts, _: Files(parts),

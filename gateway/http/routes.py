@@ -24,6 +24,8 @@ Work = Literal[
     "kept",
     "stored_completions",
     "stored_completion",
+    "openapi",
+    "docs",
     "embeddings",
     "rerank",
     "files",
@@ -103,6 +105,9 @@ ROUTES: Final = (
     Route(path="/v1/models", work="models", name="models"),
     Route(path="/v1/models/", work="models", name="models"),
     Route(path="/v1/models" + _ID, work="model", name="model"),
+    # What describes the API to who has no key yet.
+    Route(path="/openapi.json", work="openapi", name="openapi", keyless=_READ),
+    Route(path="/docs", work="docs", name="docs", keyless=_READ),
     # What tells whether a process lives; whoever watches it has no key.
     Route(path="/health", work="health", name="health", keyless=_READ),
     Route(path="/ready", work="ready", name="ready", keyless=_READ),

@@ -543,7 +543,7 @@ def test_counts_of_a_suspended_worker_wait_and_are_cancelled_as_other_jobs_are(
     gateway.count("one")
     gateway.count("one two", "c2")
     gateway.cancel("c1")
-    wait_until(lambda: gateway.leases()[0].beside == {"count": 2}, "the lease says what waits")
+    wait_until(lambda: gateway.leases()[0].beside["count"] == 2, "the lease says what waits")
     resume(gateway.client)
     assert gateway.counted("c2") == 2
     recorded(gateway, "c1-1", "canceled")

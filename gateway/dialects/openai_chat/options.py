@@ -34,10 +34,10 @@ def priority_of(body: Mapping[str, Any]) -> Priority:
 
 def parse_unheeded(body: Mapping[str, Any]) -> Iterator[str]:
     """Warnings of what is accepted and not done. Raises `FieldError` for what an answer without it would not be."""
-    verbosity = fields.optional_string(body.get("verbosity"), "verbosity")
-    if verbosity and verbosity not in _VERBOSITIES:
+    verbosity = body.get("verbosity")
+    if verbosity not in (None, *_VERBOSITIES):
         fields.refuse(f"Input should be one of {', '.join(_VERBOSITIES)}", "verbosity")
-    if verbosity not in ("", "medium"):
+    if verbosity not in (None, "medium"):
         yield "`verbosity` is not honoured: models here have no such switch"
     with fields.within("modalities"):
         for kind in fields.each(fields.optional_sequence(body.get("modalities")), fields.string):
