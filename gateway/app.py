@@ -183,6 +183,7 @@ async def running_tasks(
     works = {"fleet": fleet.run(), "frames": hub.run(), "watchdog": watchdog.run()}
     works["waits"] = keep_telling_long_waits(parts.dispatcher)
     works["moves"] = keep_moving(parts.dispatcher, fleet)
+    works["suspects"] = parts.suspects.run()
     works["names"] = keep_telling_dead(parts.names)
     works["redis-memory"] = keep_telling(parts.space, parts.metrics.redis_memory)
     if batches is not None:

@@ -22,6 +22,7 @@ from gateway.dispatch.limits import Limits
 from gateway.dispatch.outlook import Outlook
 from gateway.dispatch.space import Space
 from gateway.dispatch.streams import FrameHub
+from gateway.dispatch.suspects import Suspects
 from gateway.dispatch.watchdog import Patience
 from gateway.intake.intake import Intake
 from gateway.intake.reader import BodyReader
@@ -56,6 +57,7 @@ class Parts:
     hub: FrameHub
     jobs: JobQueue
     dispatcher: Dispatcher
+    suspects: Suspects
     reader: BodyReader
     names: ModelNames
     intake: Intake
@@ -99,6 +101,7 @@ def build_parts(settings: Settings) -> Parts:
     fleet.faults = policies.faults
     jobs = JobQueue(broker, names, keyring)
     space, limits = Space(broker), Limits.of(settings)
+    suspects = Suspects(broker, names)
     dispatcher = Dispatcher(
         names=names,
         hub=hub,
@@ -106,6 +109,7 @@ def build_parts(settings: Settings) -> Parts:
         jobs=jobs,
         outlook=Outlook(broker, names, keyring, fleet),
         space=space,
+        suspects=suspects,
         limits=limits,
         observer=metrics,
         patience_s=Patience.of(settings.execution_ttl_s).broker_away_s,
@@ -122,6 +126,7 @@ def build_parts(settings: Settings) -> Parts:
         hub=hub,
         jobs=jobs,
         dispatcher=dispatcher,
+        suspects=suspects,
         reader=BodyReader(),
         names=model_names,
         intake=Intake(model_names, policies, Tagger(keyring.tags), fallbacks),

@@ -9,6 +9,7 @@ GatewayError
 │   ├── SlowHeadError              what stands before the body does not come to its end
 │   ├── UnsupportedContentError    an image or document the model cannot read
 │   ├── UnsupportedWorkError       a kind of work that the model's engine does not do
+│   ├── QuarantinedError           it has ended workers by itself, and is not run again
 │   ├── RouteNotFoundError         no such path
 │   ├── AnswerNotFoundError        no answer is kept under this id
 │   ├── MethodNotAllowedError      the path exists, the method does not
@@ -115,6 +116,12 @@ class UnsupportedWorkError(InvalidRequestError):
         return cls(f"work of the kind {kind!r} cannot be done with {model}", worker=worker)
 
 
+class QuarantinedError(InvalidRequestError):
+    """It has ended workers by itself, and is not run again."""
+
+    code = "quarantined"
+
+
 class RouteNotFoundError(InvalidRequestError):
     code = "route_not_found"
 
@@ -219,6 +226,7 @@ _BY_CODE: dict[str, type[GatewayError]] = {
         SlowHeadError,
         UnsupportedContentError,
         UnsupportedWorkError,
+        QuarantinedError,
         RouteNotFoundError,
         AnswerNotFoundError,
         MethodNotAllowedError,

@@ -25,8 +25,13 @@ HOME_TTL_S = 3600
 WHY_TTL_S = 900
 RESIDENT_TTL_S = 10
 DISK_TTL_S = 24 * 3600
+SUSPECTS_TTL_S = 24 * 3600
 LOG_MAXLEN = 512
 LOG_TTL_S = 60
+
+# Fields of RQ's jobs that are ours: whether a worker died while the request was there; and, once the job's worker has
+# died, how many jobs it had, and how many of them were suspects.
+IS_SUSPECT, DIED_WITH, DIED_SUSPECTS = "suspect", "died_with", "died_suspects"
 
 NO_HOST = ""  # in place of a host: what any of them may take
 
@@ -145,6 +150,12 @@ class Names:
     def why(self, request_id: str) -> str:
         """Hash: job -> why it was placed where it was, and `end` -> what became of that, as JSON; TTL `WHY_TTL_S`."""
         return self._of("why", request_id)
+
+    @property
+    def suspects(self) -> str:
+        """Hash: `{digest}:lone` -> deaths at which the request was the only suspect, `{digest}:shape` -> its sizes and
+        parameters as JSON; TTL `SUSPECTS_TTL_S`."""
+        return self._of("suspects")
 
     def resident(self, worker: str) -> str:
         """Sorted set: tag of a prefix -> tokens, of what the worker has in memory; TTL `RESIDENT_TTL_S`."""

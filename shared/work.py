@@ -54,6 +54,11 @@ def unpack_ids(row: bytes) -> tuple[int, ...]:
 Work = Generate | Count | Embed
 
 
+# Of an answer, after which a request that was there when a worker died is no suspect any more: what kills a worker does
+# so where it killed the first one.
+PROBATION_TOKENS = 8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """A row of `KINDS`. `name` is the wire contract. `lane` is the kind's own, for what is done beside the engine's
@@ -87,6 +92,7 @@ class Envelope:
     sealed for one host, whom gateway records, which only gateways can open, tell nothing. `wait_s` until the prefill
     begins and `prefill_s` were predicted at `placed_s`, in Redis's time; 0 where they were not. `grant` is leave to
     fetch a part of what is to be computed from another host (`shared.grants`); empty where there is none.
+    `is_suspect`: a worker died while the request was there.
     """
 
     work: Work
@@ -98,6 +104,7 @@ class Envelope:
     wait_s: float = 0.0
     prefill_s: float = 0.0
     grant: bytes = b""
+    is_suspect: bool = False
 
     @property
     def kind(self) -> Kind:

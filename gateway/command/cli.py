@@ -29,6 +29,7 @@ from gateway.command.keys import add_arguments, run_key
 from gateway.command.launching import launch_agent
 from gateway.command.operating import COMMANDS as OPERATING
 from gateway.command.operating import EXAMPLES, add_commands
+from gateway.command.quarantine import quarantine_lines
 from gateway.command.remotes import add_remotes_arguments, show_remotes
 from gateway.command.residency import load_model, unload_model
 from gateway.command.runfile import read_running
@@ -299,6 +300,8 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
             print(f"  note: {note}")
     for stranger in fleet.strangers:
         print(describe_stranger(stranger))
+    for line in asyncio.run(quarantine_lines(need_redis(settings))):
+        print(line)
     for fault, names in fleet.faults().items():
         print(f"settings {fault}; the last good content stays in force ({', '.join(names)})")
     if not fleet.hosts and not fleet.workers and not fleet.strangers:

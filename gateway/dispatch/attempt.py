@@ -26,6 +26,7 @@ class Attempt:
         "fault",
         "heard_s",
         "held_s",
+        "is_excused",
         "is_over",
         "is_running",
         "is_started",
@@ -34,6 +35,7 @@ class Attempt:
         "put_s",
         "resume",
         "returned",
+        "said_tokens",
         "worker",
     )
 
@@ -47,6 +49,8 @@ class Attempt:
         self.epoch = ""
         self.heard_s = self.put_s = time.monotonic()
         self.held_s = 0.0  # since when RQ is known to name who has it; 0 while nobody asked
+        self.said_tokens = 0
+        self.is_excused = False  # its worker died, and a suspect was there that this was not
         self.next_seq = 0
         self.is_running = False  # its prefill has begun
         self.is_started = False

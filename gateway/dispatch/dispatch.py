@@ -15,11 +15,12 @@ from gateway.dispatch.decision import Decision, Standing, decide, may_wait
 from gateway.dispatch.estimate import Estimate
 from gateway.dispatch.facts import Placed
 from gateway.dispatch.readers import EventReader, Told
+from gateway.dispatch.suspects import LONE_DEATHS, Death, refusal
 from shared.errors import GatewayError, WorkerLostError
 from shared.events import Event, Failed, Finished, Progress, Returned, Started
 from shared.request import GenerateRequest, Resume
 from shared.wire import FrameEntry
-from shared.work import ENDS, KINDS, Generate, Kind, Work
+from shared.work import ENDS, KINDS, PROBATION_TOKENS, Generate, Kind, Work
 
 _LAST = (*ENDS, Failed, Returned)
 _AT_ONCE_S = 3.0  # what is no wait, beside what it takes to be sure that a worker is lost
@@ -41,12 +42,24 @@ class Ways(Protocol):
     def send(self, dispatch: Dispatch) -> None:
         """Put its newest attempt under way, without waiting for that."""
 
+    def is_held_back(self, dispatch: Dispatch) -> bool:
+        """Whether there are workers that would take it, were it not for the suspects that they have, or one comes."""
+
+    def died_of(self, dispatch: Dispatch) -> None:
+        """A worker died, and this was the only suspect."""
+
+    def clear(self, dispatch: Dispatch) -> None:
+        """It is no suspect any more."""
+
 
 class Dispatch:
     """`place` is that of the first attempt's job. `deadline_s` is the Unix time by which somebody must have begun with
-    it. Without `ways` it stays where it is."""
+    it. Without `ways` it stays where it is. `lone_deaths` of workers, at which it was the only suspect, are known
+    already."""
 
-    def __init__(self, work: Work, *, place: Placed, deadline_s: float, ways: Ways | None = None) -> None:
+    def __init__(
+        self, work: Work, *, place: Placed, deadline_s: float, ways: Ways | None = None, lone_deaths: int = 0
+    ) -> None:
         self._work = work
         self.deadline_s = deadline_s
         self.attempt = Attempt(1, place)
@@ -55,6 +68,8 @@ class Dispatch:
         self.opened_s = time.monotonic()
         self.has_tokens = False
         self.has_ended = False
+        self.lone_deaths = lone_deaths
+        self.is_suspect = lone_deaths > 0  # a worker died while it was there: it runs beside no other such
         self._ways = ways
         self._told = Told()
         self._started: Started | None = None  # as it was told
@@ -160,6 +175,9 @@ class Dispatch:
         attempt.next_seq += 1
         if entry.token_ids:
             self.has_tokens = True
+            attempt.said_tokens += len(entry.token_ids)
+            if self.is_suspect and attempt.said_tokens >= PROBATION_TOKENS:
+                self._clear()
             self._told.note_ids(entry.token_ids)
         events = entry.events
         if events:
@@ -208,8 +226,25 @@ class Dispatch:
     def lose(self, fault: GatewayError) -> None:
         """Nothing more is expected of this attempt: another worker takes over, or the request fails. Ignored once the
         request has ended."""
-        if not self.has_ended and not self._moves(fault):
+        if self.has_ended:
+            return
+        if self._is_poison(fault):
+            self.fail(refusal())
+        elif not self._moves(fault):
             self.fail(fault)
+
+    def _is_poison(self, fault: GatewayError) -> bool:
+        """Take note of a death; whether it is certain now that workers die of this request."""
+        death = Death.of(fault)
+        if death is None or self._ways is None:
+            return False
+        is_its_own = death.is_of(was_suspect=self.is_suspect)
+        self.attempt.is_excused = not self.is_suspect and death.suspects > 0
+        self.is_suspect = True
+        if is_its_own:
+            self.lone_deaths += 1
+            self._ways.died_of(self)
+        return self.lone_deaths >= LONE_DEATHS
 
     def suspect(self, fault: GatewayError) -> None:
         """Its worker may be lost: another takes over, if one can begin at once. Else it is waited for."""
@@ -254,16 +289,24 @@ class Dispatch:
         if self._ways is None:
             return None
         place = self._ways.other_place(self)
+        if place is None and self.is_suspect and self._ways.is_held_back(self):
+            return self._ways.waiting_place(self)
         if place is None and may_wait([attempt.returned for attempt in (*self.past_attempts, self.attempt)]):
             return self._ways.waiting_place(self)
         return place
 
+    def _clear(self) -> None:
+        self.is_suspect = False
+        if self._ways is not None:
+            self._ways.clear(self)
+
     def _standing(self, fault: GatewayError, *, has_place: bool) -> Standing:
-        returns = sum(attempt.returned is not None for attempt in (*self.past_attempts, self.attempt))
+        every = (*self.past_attempts, self.attempt)
+        returns = sum(attempt.returned is not None for attempt in every)
         return Standing(
             fault=fault,
             is_returned=self.attempt.returned is not None,
-            attempts=self.attempt.number - returns,
+            attempts=self.attempt.number - returns - sum(attempt.is_excused for attempt in every),
             returns=returns,
             remaining_s=self.remaining_s,
             has_answer=self._has_answer,

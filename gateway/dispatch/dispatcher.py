@@ -30,6 +30,7 @@ from gateway.dispatch.readers import EventReader
 from gateway.dispatch.reading import Reading, who_reads
 from gateway.dispatch.space import Space
 from gateway.dispatch.streams import FrameHub
+from gateway.dispatch.suspects import Suspects
 from gateway.dispatch.tasks import cancel_all
 from shared import wire
 from shared.errors import GatewayError, OverloadedError
@@ -43,6 +44,7 @@ from shared.work import KINDS, Count, Embed, Envelope, Generate, Work
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_NOBODY: frozenset[str] = frozenset()
 _RECONNECTION_S = 1.0
 _SETTLED_S = 1.0
 _ASK_EVERY_S = 1.0
@@ -84,6 +86,7 @@ class Dispatcher:
         jobs: JobQueue,
         outlook: Outlook,
         space: Space,
+        suspects: Suspects,
         limits: Limits,
         observer: Observer,
         patience_s: float = 0.0,
@@ -94,6 +97,7 @@ class Dispatcher:
         self._fleet = fleet
         self._jobs = jobs
         self._space = space
+        self._suspects = suspects
         self._outlook = outlook
         self._placing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
         self._versions: dict[str, int] = {}  # of workers, as of the last job that was put there from here
@@ -101,6 +105,7 @@ class Dispatcher:
         self._limits = limits
         self._observer = observer
         self._patience_s = patience_s
+        self.has_changed = asyncio.Event()  # what waits may find a place now
         self._attachables = Attachables()
         self._sending: set[asyncio.Task[None]] = set()
         self._asked_s: dict[str, float] = {}  # by model: when hosts were asked for it
@@ -127,30 +132,40 @@ class Dispatcher:
         return await self._admit(work)
 
     async def _admit(self, work: Work) -> Dispatch:
-        decided = await self._outlast(lambda: self._decided(work))
+        lone_deaths = self._suspects.check(work.request)
+        avoid = self._with_suspects(None) if lone_deaths else _NOBODY
+        decided = await self._outlast(lambda: self._decided(work, avoid))
         if isinstance(decided, Refused):
             self._observer.rejection(decided.error)
             raise decided.error
         deadline_s = time.time() + self._limits.deadline_s(KINDS[type(work)], work.request.priority)
-        return Dispatch(work, place=decided, deadline_s=deadline_s, ways=self)
+        return Dispatch(work, place=decided, deadline_s=deadline_s, ways=self, lone_deaths=lone_deaths)
 
     async def _outlast(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         return await outlast(ask, patience_s=self._patience_s, away_s=self._away_s)
 
-    async def _decided(self, work: Work) -> Placed | Refused:
+    def _with_suspects(self, dispatch: Dispatch | None) -> frozenset[str]:
+        """The workers that have a suspect besides this one."""
+        others = [each for each in self._hub.dispatches.values() if each.is_suspect and each is not dispatch]
+        return frozenset(each.attempt.worker or each.attempt.place.worker for each in others if not each.has_ended)
+
+    def _avoided(self, dispatch: Dispatch) -> frozenset[str]:
+        return dispatch.avoided | (self._with_suspects(dispatch) if dispatch.is_suspect else _NOBODY)
+
+    async def _decided(self, work: Work, avoid: frozenset[str]) -> Placed | Refused:
         """On what is true at this moment. Raises `BrokerUnavailableError`."""
         self._check_broker()
         await self._fleet.fresh()
-        decided = self._decide(work, look=await self._outlook.look(work.request))
-        return await self._decide_again(work) if isinstance(decided, Refused) else decided
+        decided = self._decide(work, avoid=avoid, look=await self._outlook.look(work.request))
+        return await self._decide_again(work, avoid) if isinstance(decided, Refused) else decided
 
-    async def _decide_again(self, work: Work) -> Placed | Refused:
+    async def _decide_again(self, work: Work, avoid: frozenset[str]) -> Placed | Refused:
         """On what is true now: who has left no longer waits. What workers have computed or dropped shows in their next
         leases, so that nobody is refused for time before those are seen."""
         await self._jobs.settle(_SETTLED_S)
         for pause_s in _LOOKS_S:
             await self._fleet.refresh()
-            decided = self._decide(work, look=await self._outlook.look(work.request))
+            decided = self._decide(work, avoid=avoid, look=await self._outlook.look(work.request))
             if isinstance(decided, Placed) or decided.error.details.get("reason") != "wait_too_long":
                 break
             await asyncio.sleep(pause_s)
@@ -190,7 +205,7 @@ class Dispatcher:
     async def place_again(self, dispatch: Dispatch) -> tuple[Look, Placed | Refused]:
         """Where it would be put now, were it not waiting already. Raises `BrokerUnavailableError`."""
         look = await self._outlook.look(dispatch.request, but=self._envelope(dispatch).job_id)
-        return look, self._decide(dispatch.work, avoid=dispatch.avoided, look=look)
+        return look, self._decide(dispatch.work, avoid=self._avoided(dispatch), look=look)
 
     def reading(self, work: Work, fleet: Fleet) -> Reading:
         """Who of the model's ready workers of the kind reads the work."""
@@ -276,7 +291,7 @@ class Dispatcher:
     async def _anywhere(self, dispatch: Dispatch, gone: set[str]) -> Placed:
         """A place as things are now; without one it waits for the model. It was admitted, so it is not refused now."""
         look = await self._outlook.look(dispatch.request)
-        decided = self._decide(dispatch.work, avoid=dispatch.avoided | gone, look=look)
+        decided = self._decide(dispatch.work, avoid=self._avoided(dispatch) | gone, look=look)
         return decided if isinstance(decided, Placed) else Placed(lane=dispatch.attempt.place.lane)
 
     def _envelope(self, dispatch: Dispatch, to: Placed | None = None) -> Envelope:
@@ -288,6 +303,7 @@ class Dispatcher:
             attempt=dispatch.attempt.number,
             deadline_s=self._fleet.clock.of_unix(dispatch.deadline_s),
             codes=wire.READER.codes,
+            is_suspect=dispatch.is_suspect,
             placed_s=0.0 if prospect is None else now_s,
             wait_s=0.0 if prospect is None else prospect.raw_wait_s + prospect.fetch_s,
             prefill_s=0.0 if prospect is None else prospect.raw_own_s,
@@ -320,8 +336,22 @@ class Dispatcher:
     # --- the ways to another worker ------------------------------------------------------------------------------
 
     def other_place(self, dispatch: Dispatch) -> Placed | None:
-        decided = self._decide(dispatch.next_work, avoid=dispatch.tried)
+        decided = self._decide(dispatch.next_work, avoid=dispatch.tried | self._avoided(dispatch))
         return decided if isinstance(decided, Placed) and decided.worker else None
+
+    def is_held_back(self, dispatch: Dispatch) -> bool:
+        fleet, model = self._fleet.snapshot, dispatch.model
+        ready = {worker.worker for worker in fleet.ready_workers(model)}
+        is_coming = any(each.id == model and each.state == "loading" for host in fleet.hosts for each in host.models)
+        return is_coming or bool(ready - dispatch.tried)
+
+    def died_of(self, dispatch: Dispatch) -> None:
+        logger.error("a worker died of request %s, for the %d. time", dispatch.request_id, dispatch.lone_deaths)
+        self._suspects.note_soon(dispatch.request)
+
+    def clear(self, dispatch: Dispatch) -> None:
+        self._jobs.clear_soon(self._envelope(dispatch).job_id)
+        self.has_changed.set()
 
     def waiting_place(self, dispatch: Dispatch) -> Placed:
         return Placed(lane=dispatch.attempt.place.lane)

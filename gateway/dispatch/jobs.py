@@ -62,10 +62,13 @@ _CANCEL_RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobState:
-    """What RQ says about a job. `status` is empty when Redis does not know the job."""
+    """What RQ says about a job. `status` is empty when Redis does not know the job. Where its worker died, and was
+    buried: how many jobs it had, and how many of them were suspects."""
 
     status: str
     worker: str
+    died_with: int = 0
+    died_suspects: int = 0
 
 
 class ChangedError(Exception):
@@ -157,6 +160,8 @@ class JobQueue:
             description=f"{envelope.kind.name} {envelope.request.model}",
             now=datetime.now(UTC),
         )
+        if envelope.is_suspect:
+            fields[keys.IS_SUSPECT] = 1
         async with asking_redis("the request could not be queued"):
             if not place.worker:
                 await self._queue_for_any(envelope, place, written, fields, ttl_s)
@@ -286,6 +291,17 @@ class JobQueue:
                 await asyncio.sleep(pause_s)
         logger.warning("request %s could not be cancelled: Redis cannot be reached", work.request_id)
 
+    def clear_soon(self, job: str) -> None:
+        """The job is no suspect any more. Nobody waits for that to be written."""
+        task = asyncio.get_running_loop().create_task(self._clear(job))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def _clear(self, job: str) -> None:
+        with contextlib.suppress(BrokerUnavailableError, OverloadedError):
+            async with asking_redis("the job could not be cleared"):
+                await self._redis.hdel(Job.key_for(job), keys.IS_SUSPECT)
+
     def note_end_soon(self, request_id: str, outcome: bytes) -> None:
         """Beside the explanation of its placement. Nobody waits for it, and nothing is lost with it but that."""
         task = asyncio.get_running_loop().create_task(self._note_end(request_id, outcome))
@@ -304,9 +320,9 @@ class JobQueue:
         async with asking_redis("job states could not be read"):
             async with self._redis.pipeline(transaction=False) as pipe:
                 for job in jobs:
-                    pipe.hmget(Job.key_for(job), "status", "worker_name")
+                    pipe.hmget(Job.key_for(job), "status", "worker_name", keys.DIED_WITH, keys.DIED_SUSPECTS)
                 rows = await pipe.execute()
-        return [JobState(status=_text(status), worker=_text(worker)) for status, worker in rows]
+        return [_state(*row) for row in rows]
 
     async def request_load(self, model: str, hosts: Sequence[str] = ()) -> None:
         """Ask the hosts to load a model that no worker holds: these, by their words, or all that can."""
@@ -351,6 +367,12 @@ def _flat(fields: Mapping[Any, Any]) -> list[Any]:
 def _ttl_s(envelope: Envelope) -> int:
     """How long body and job live. RQ's own `ttl` would also expire two lists of dependencies that never exist."""
     return max(keys.BODY_TTL_S, math.ceil(envelope.deadline_s - time.time()))
+
+
+def _state(status: Any, worker: Any, died: Any, suspects: Any) -> JobState:
+    return JobState(
+        status=_text(status), worker=_text(worker), died_with=int(died or 0), died_suspects=int(suspects or 0)
+    )
 
 
 def _text(value: bytes | str | None) -> str:

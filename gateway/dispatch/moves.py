@@ -8,6 +8,7 @@ it must compute there included.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -54,7 +55,10 @@ async def keep_moving(dispatcher: Dispatcher, fleet: FleetWatcher) -> None:
     """Look at every waiting job, for ever."""
     looked_s: dict[str, float] = {}
     while True:
-        await asyncio.sleep(EVERY_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EVERY_S):
+                await dispatcher.has_changed.wait()
+        dispatcher.has_changed.clear()
         try:
             await move_waiting(dispatcher, fleet.snapshot, looked_s)
             await dispatcher.wake_again(time.monotonic())

@@ -105,10 +105,10 @@ def verdict(facts: Facts, fleet: Fleet, patience: Patience) -> GatewayError | No
         return DeadlineExceededError("no worker had time for the request before its deadline")
     worker = facts.holder
     if worker and facts.unheard_s >= patience.silence_s and not _is_alive(worker, facts.epoch, fleet):
-        return _lost(worker)
+        return _lost(worker, facts.job)
     if facts.job is not None and facts.job.status == "failed" and worker and not _is_alive(worker, facts.epoch, fleet):
         # Not a silence to be waited out: whoever found the worker dead has ended the job, and no other can.
-        return _lost(worker)
+        return _lost(worker, facts.job)
     if facts.job is None or facts.silent_s < patience.silence_s:
         return None
     match facts.job.status:
@@ -123,8 +123,9 @@ def verdict(facts: Facts, fleet: Fleet, patience: Patience) -> GatewayError | No
     return None
 
 
-def _lost(worker: str) -> WorkerLostError:
-    return WorkerLostError(f"worker {worker} stopped while it held the request", worker=worker)
+def _lost(worker: str, job: JobState | None) -> WorkerLostError:
+    died = {} if job is None else {"died_with": job.died_with, "died_suspects": job.died_suspects}
+    return WorkerLostError(f"worker {worker} stopped while it held the request", worker=worker, **died)
 
 
 def _is_alive(worker: str, epoch: str, fleet: Fleet) -> bool:

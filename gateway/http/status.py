@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,8 @@ from gateway.parts import Parts
 from shared.errors import RouteNotFoundError
 from shared.fingerprints import ID_HEADER
 from shared.registry import Fleet, ModelRecord
+
+_NOTHING: Mapping[str, Mapping[str, Any]] = {}
 
 
 class Models:
@@ -99,10 +102,11 @@ class Status:
         self.parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(send, 200, render_status(self.parts.fleet.snapshot))
+        await send_json(send, 200, render_status(self.parts.fleet.snapshot, self.parts.suspects.quarantined))
 
 
-def render_status(fleet: Fleet) -> dict[str, Any]:
+def render_status(fleet: Fleet, quarantined: Mapping[str, Mapping[str, Any]] = _NOTHING) -> dict[str, Any]:
+    """`quarantined`: by digest, the shape of what is not run again."""
     return {
         "gateways": [{"name": each.gateway, "pid": each.pid} for each in fleet.gateways],
         "hosts": [
@@ -113,6 +117,7 @@ def render_status(fleet: Fleet) -> dict[str, Any]:
             for each in fleet.workers
         ],
         "faults": [{"fault": fault, "told_by": names} for fault, names in fleet.faults().items()],
+        "quarantined": [{"digest": digest, **shape} for digest, shape in quarantined.items()],
         "strangers": [{"kind": each.kind, "name": each.name, "reason": each.reason} for each in fleet.strangers],
     }
 

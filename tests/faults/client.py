@@ -123,13 +123,16 @@ class Asked(threading.Thread):
             if response.status != 200:
                 self.refusal = response.read().decode()
                 return
-            for name, data in EventSource(self._connection, response):
-                if name != "comment":
-                    self.events.append((time.monotonic(), data))
+            with EventSource(self._connection, response) as source:
+                for name, data in source:
+                    if name != "comment":
+                        self.events.append((time.monotonic(), data))
             if not self._has_ended():
                 self.broken = "the stream ended before its end"
         except (OSError, http.client.HTTPException, AttributeError, ValueError) as error:
             self.broken = f"{type(error).__name__}: {error}"
+        finally:
+            self._connection.close()
 
     def _has_ended(self) -> bool:
         last = self.events[-1][1] if self.events else ""

@@ -13,6 +13,8 @@ spec: `step_ms` 0 (time of a step that generates), `prefill_tokens_per_s` 0 (ins
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -144,6 +146,8 @@ class EchoEngine:
             return None
         if mode == "freeze":
             self._thawed.wait()
+        if mode == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
         if mode == "break":
             raise RuntimeError("echo:break")
         return answer.say()

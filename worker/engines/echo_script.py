@@ -11,6 +11,7 @@ Lines of the last user message that begin with one of these are obeyed, all othe
     echo:hang                keep running without ever saying anything (alone, it counts as a stall in the end)
     echo:freeze              the engine stops making progress, as with a hung GPU
     echo:break               the engine raises out of `step`
+    echo:die                 the process is killed, as by a fault of the system's
 
 After a tool's result the result's text is echoed and nothing in it is obeyed. A tool choice of "any" or "tool"
 calls a tool with `{}` when no line does.
@@ -42,12 +43,12 @@ from shared.request import GenerateRequest
 
 _WORD = re.compile(r"\s*\S+|\s+$")
 _CALL = re.compile(r"call ([\w.-]+) (\{.*)")
-_DIRECTIVE = re.compile(r"echo:(think|words|clock|fail|hang|freeze|break)\b ?(.*)")
+_DIRECTIVE = re.compile(r"echo:(think|words|clock|fail|hang|freeze|break|die)\b ?(.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """What the last message asks the engine to do. `mode` is "" or clock, hang, freeze, break."""
+    """What the last message asks the engine to do. `mode` is "" or clock, hang, freeze, break, die."""
 
     reasoning: str = ""
     text: str = ""

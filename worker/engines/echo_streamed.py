@@ -8,6 +8,8 @@ stack. What it does not prove: HTTP, and a server's own errors.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import AsyncGenerator, Callable
 
@@ -59,6 +61,8 @@ class EchoSource:
             await asyncio.Event().wait()
         if mode == "freeze":
             self._thawed.wait()  # the loop stands still
+        if mode == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
         if mode == "break":
             raise EngineBrokenError("echo:break")
 

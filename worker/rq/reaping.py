@@ -7,8 +7,8 @@ transaction per job takes the entry out and fails the job, watched so that the f
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import redis
 from rq.job import JobStatus
@@ -24,6 +24,7 @@ from worker.rq.safe_job import SafeJob, SafeQueue, is_job_id, read_job
 log = logging.getLogger(__name__)
 
 _TRIES = 10
+_NO_DEATH: Mapping[Any, Any] = {}
 
 
 def reap(client: redis.Redis, names: Names, dead_worker: str, *, is_member: bool = False) -> int:
@@ -32,9 +33,13 @@ def reap(client: redis.Redis, names: Names, dead_worker: str, *, is_member: bool
     `release_lists`. Raises `redis.RedisError`."""
     queues = _queue_names(client, dead_worker)
     failed = 0
-    for queue in _queues(client, queues):
-        entries = cast(list[bytes], client.zrange(queue.started_job_registry.key, 0, -1))
-        failed += sum(_fail(client, queue, entry, dead_worker=dead_worker) for entry in entries)
+    entries = {
+        queue: cast(list[bytes], client.zrange(queue.started_job_registry.key, 0, -1))
+        for queue in _queues(client, queues)
+    }
+    death = _death(client, dead_worker, [entry for each in entries.values() for entry in each])
+    for queue, each in entries.items():
+        failed += sum(_fail(client, queue, entry, dead_worker=dead_worker, death=death) for entry in each)
     release_lists(client, names, dead_worker, queues, is_member=is_member)
     with client.pipeline(transaction=True) as pipe:
         pipe.delete(f"rq:worker:{dead_worker}", names.lease(dead_worker))
@@ -92,8 +97,31 @@ def _queue_names(client: redis.Redis, worker: str) -> set[str]:
     return known
 
 
+def _death(client: redis.Redis, dead_worker: str, entries: Iterable[bytes]) -> Mapping[Any, Any]:
+    """What the jobs of the dead worker are told: how many they were, and how many of them were suspects."""
+    names = [entry.decode(errors="replace") for entry in entries]
+    with client.pipeline(transaction=False) as pipe:
+        for entry in names:
+            pipe.hget(f"rq:execution:{entry}", "worker_name")
+            pipe.hmget(SafeJob.key_for(entry.partition(":")[0]), "worker_name", keys.IS_SUSPECT)
+        replies = pipe.execute(raise_on_error=False)
+    rows = [
+        (executor or row[0], row[1])
+        for executor, row in zip(replies[::2], replies[1::2], strict=True)
+        if isinstance(row, list) and not isinstance(executor, redis.RedisError)
+    ]
+    suspects = [suspect for holder, suspect in rows if holder == dead_worker.encode()]
+    return {keys.DIED_WITH: len(suspects), keys.DIED_SUSPECTS: sum(suspect is not None for suspect in suspects)}
+
+
 def _fail(
-    client: redis.Redis, queue: SafeQueue, raw_entry: bytes, *, dead_worker: str = "", expired_s: float = 0
+    client: redis.Redis,
+    queue: SafeQueue,
+    raw_entry: bytes,
+    *,
+    dead_worker: str = "",
+    expired_s: float = 0,
+    death: Mapping[Any, Any] = _NO_DEATH,
 ) -> bool:
     """Fail the job of one started-registry entry when it belongs to the dead worker, or was to end by `expired_s`."""
     entry = raw_entry.decode(errors="replace")
@@ -124,6 +152,8 @@ def _fail(
                     job.ended_at = now()
                     job.set_status(JobStatus.FAILED, pipeline=pipe)
                     job._handle_failure("the worker died", pipe, worker_name=job.worker_name or "")
+                    if death:
+                        pipe.hset(key, mapping={**death})
                 pipe.execute()
                 return job is not None
             except redis.WatchError:

@@ -40,6 +40,8 @@ class Attempt:
     returned: ReturnReason | None = None
     is_begun: bool = False
     is_checked: bool = False
+    is_suspect: bool = False
+    said_tokens: int = 0
     is_ended: bool = False
     first_s: float = 0.0
     is_prefilled: bool = False

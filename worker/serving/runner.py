@@ -42,7 +42,7 @@ from shared.request import GenerateRequest, Resume
 from shared.seal import HostKey
 from shared.trail import decode_trail
 from shared.wire import FrameEntry, decode_envelope
-from shared.work import KINDS, Generate, Work
+from shared.work import KINDS, PROBATION_TOKENS, Generate, Work
 from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
 from worker.serving.attempt import Attempt, Expected
 from worker.serving.bodies import Bodies, Body, check_envelope
@@ -236,6 +236,7 @@ class Runner:
         envelope = decode_envelope(body.data)
         work.unread = unread_by(envelope.codes)
         work.grant = decode_grant(envelope.grant)
+        work.is_suspect = envelope.is_suspect
         work.expected = Expected(envelope.placed_s, envelope.wait_s, envelope.prefill_s)
         ended = self._know(work, envelope.gateway, envelope.deadline_s)
         try:
@@ -392,7 +393,13 @@ class Runner:
 
     def broken(self, error: BaseException) -> None:
         """See `Outbox`."""
-        self.end_all(WorkerLostError("the engine failed", worker=self._worker))
+        with self._lock:
+            died = list(self._in_engine.values())
+        counts = {
+            "died_with": len(died),
+            "died_suspects": sum(work.is_suspect and work.said_tokens < PROBATION_TOKENS for work in died),
+        }
+        self.end_all(WorkerLostError("the engine failed", worker=self._worker, **counts))
         self._report(Broken(error))
 
     def emit(self, outputs: Sequence[Output]) -> None:
@@ -406,6 +413,7 @@ class Runner:
                 if work is None or work.is_ended or not (output.events or output.token_ids):
                     continue
                 work.is_begun = work.is_begun or bool(output.token_ids)
+                work.said_tokens += len(output.token_ids)
                 events = self._checked(work, readable_events(output.events, work.unread))
                 self._note_pace(work, has_tokens=bool(output.token_ids))
                 frames[work.gateway].append(next_entry(work, events, output.token_ids))

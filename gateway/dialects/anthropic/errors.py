@@ -15,6 +15,7 @@ STATUSES: Final[dict[str, tuple[int, str]]] = {
     "max_tokens_too_large": (400, "invalid_request_error"),
     "unsupported_content": (400, "invalid_request_error"),
     "unsupported_work": (400, "invalid_request_error"),
+    "quarantined": (400, "invalid_request_error"),
     "route_not_found": (404, "not_found_error"),
     "answer_not_found": (404, "not_found_error"),
     "method_not_allowed": (405, "invalid_request_error"),

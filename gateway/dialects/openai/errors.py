@@ -16,6 +16,7 @@ STATUSES: Final[dict[str, tuple[int, str, str | None]]] = {
     "max_tokens_too_large": (400, "invalid_request_error", "context_length_exceeded"),
     "unsupported_content": (400, "invalid_request_error", "unsupported_content"),
     "unsupported_work": (400, "invalid_request_error", "unsupported_work"),
+    "quarantined": (400, "invalid_request_error", "quarantined"),
     "route_not_found": (404, "invalid_request_error", "unknown_url"),
     "answer_not_found": (404, "invalid_request_error", None),
     "method_not_allowed": (405, "invalid_request_error", "method_not_supported"),

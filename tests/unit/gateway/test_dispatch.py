@@ -24,6 +24,7 @@ from shared.errors import (
 from shared.events import Event, Failed, Finished, Progress, ReasoningDelta, Returned, Started, Usage, assemble
 from shared.request import Resume
 from shared.wire import FrameEntry
+from shared.work import PROBATION_TOKENS
 from tests.support.gateway import FINISHED, STARTED, new_dispatch, text, texts
 
 QUEUED, PREFILLING = Progress(phase="queued"), Progress(phase="prefill")
@@ -40,6 +41,9 @@ class FewWorkers:
         self.ended: list[int] = []
         self.tried: list[frozenset[str]] = []
         self.wait_s: float | None = None
+        self.has_suspects = False
+        self.deaths = 0
+        self.cleared = 0
 
     def other_place(self, dispatch: Dispatch) -> Placed | None:
         self.tried.append(dispatch.tried)
@@ -51,6 +55,15 @@ class FewWorkers:
 
     def end(self, dispatch: Dispatch) -> None:
         self.ended.append(dispatch.attempt.number)
+
+    def is_held_back(self, dispatch: Dispatch) -> bool:
+        return self.has_suspects
+
+    def died_of(self, dispatch: Dispatch) -> None:
+        self.deaths += 1
+
+    def clear(self, dispatch: Dispatch) -> None:
+        self.cleared += 1
 
     def send(self, dispatch: Dispatch) -> None:
         place = dispatch.attempt.place
@@ -141,6 +154,67 @@ def test_what_redis_forgot_in_the_queue_is_sent_again_and_counts_as_no_try() -> 
         assert play.ways.sent[-1] == (number, "")
         assert play.ways.ended[-1] == number - 1, "should the job still be somewhere, it must not run"
     assert not play.dispatch.has_ended
+
+
+def death(requests: int, suspects: int) -> WorkerLostError:
+    return WorkerLostError("worker stopped", died_with=requests, died_suspects=suspects)
+
+
+def test_a_request_that_was_alone_with_two_deaths_is_not_run_again() -> None:
+    async def scenario() -> None:
+        play = Play("a", "b", "c")
+        play.say("a", QUEUED)
+        play.dispatch.lose(death(1, 0))
+        assert play.dispatch.is_suspect
+        play.say("b", QUEUED, attempt=2)
+        play.dispatch.lose(death(3, 1))  # beside two that are innocent
+        assert play.ways.sent == [(2, "b")]
+        assert play.ways.deaths == 2
+        [failed] = [event for event in await play.heard() if isinstance(event, Failed)]
+        assert failed.code == "quarantined"
+
+    run(scenario())
+
+
+def test_who_was_there_with_others_is_a_suspect_and_runs_again() -> None:
+    play = Play("a", "b", "c")
+    play.say("a", QUEUED)
+    play.dispatch.lose(death(8, 0))
+    assert play.dispatch.is_suspect
+    play.say("b", QUEUED, attempt=2)
+    play.dispatch.lose(death(2, 2))  # another gateway had put a suspect there, too
+    assert play.ways.sent == [(2, "b"), (3, "c")]
+    assert play.ways.deaths == 0
+    assert not play.dispatch.has_ended
+
+
+def test_a_suspect_that_goes_on_is_none_any_more_and_is_not_charged_with_anothers_deaths() -> None:
+    play = Play(*"abcdefg")
+    play.say("a", STARTED, text("w"), ids=(1,))
+    play.dispatch.lose(death(8, 0))
+    for number, worker in enumerate("bcde", 2):
+        assert play.dispatch.is_suspect
+        play.say(worker, text("ord"), attempt=number, ids=tuple(range(PROBATION_TOKENS)))
+        assert not play.dispatch.is_suspect
+        play.dispatch.lose(death(2, 1))  # the other was the suspect
+    assert play.ways.cleared == 4
+    assert play.ways.deaths == 0
+    assert not play.dispatch.has_ended
+
+
+def test_a_suspect_waits_while_all_others_have_one() -> None:
+    play = Play("a")
+    play.ways.has_suspects = True
+    play.say("a", QUEUED)
+    play.dispatch.lose(death(8, 0))
+    assert play.ways.sent == [(2, "")]
+
+
+def test_a_worker_that_left_or_froze_makes_no_suspect() -> None:
+    play = Play("a", "b")
+    play.say("a", QUEUED)
+    play.dispatch.lose(LOST)
+    assert not play.dispatch.is_suspect
 
 
 LEAVING = Returned.of("leaving", WorkerLostError("the worker is stopping", worker="a"))
