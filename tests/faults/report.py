@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 
 from tests.faults.trial import Verdict
 
@@ -55,4 +56,35 @@ def notes(verdicts: Sequence[Verdict]) -> str:
         f"- {verdict.fault}, {verdict.stage}: {verdict.kind}: {verdict.why}"
         for verdict in verdicts
         if verdict.kind in ("error", "wrong")
+    )
+
+
+_PAGE = """\
+# What fails, and what clients notice
+
+Every fault below was done to real processes while requests were queued, claimed, prefilled, at their first token, in
+the middle of text, of reasoning, of a tool call and of an answer in a schema, and at their last token: two gateways,
+two Macs with a worker of each model, one Redis. Without a trace means that the client read what it reads without a
+fault, to the last character and count. Where its own gateway is killed its connection breaks: there the same request
+was sent again, as clients do, to the other gateway. Times are from the fault to the next token, where the answer had
+begun. How it is done, and what it does not show: `tests/faults/README.md`.
+
+{table}
+
+{notes}
+
+Measured {day} with the echo engine and a small MLX model on two cores without a GPU, by `{command}`. Times contain how
+long it takes to notice the fault (a killed worker: its host sees it at once; anything silent: 1.5 s), to place the
+answer anew and to compute its prompt there.
+"""
+
+
+def page(verdicts: Sequence[Verdict], failed: Sequence[str], day: date) -> str:
+    """For `docs/`."""
+    told = [notes(verdicts), *(f"- {each}" for each in failed)]
+    return _PAGE.format(
+        table=table(verdicts),
+        notes="\n".join(each for each in told if each) or "Nothing was lost, doubled or ended with an error.",
+        day=day.isoformat(),
+        command="python -m tests.faults --write docs/faults.md",
     )

@@ -18,7 +18,7 @@ from tests.support.processes import wait_until
 ANSWER_S = 60.0
 _GONE_S = 10.0
 _IN_FLIGHT_S = 0.5  # for which a fault may leave what was on its way
-_ERRORS = frozenset({"overloaded_error", "api_error", "timeout_error", "server_error", "worker_lost", "overloaded"})
+RETRYABLE = frozenset({"overloaded_error", "api_error", "timeout_error", "server_error", "worker_lost", "overloaded"})
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _judge(fault: Fault, case: Case, asked: Asked, expected: Answer, wave: Wave,
     if not asked.is_alive() and answer == expected:
         kind = "retried" if fault.is_gateway else "survived"
         return Verdict(case.stage, fault.name, kind, next_s=next_s)
-    if answer.error in _ERRORS and not lost and not doubled:
+    if answer.error in RETRYABLE and not lost and not doubled:
         return Verdict(case.stage, fault.name, "error", next_s=next_s, why=asked.refusal or asked.events[-1][1])
     why = f"{answer.error or answer.broken or 'another answer'}; {answer.text[-200:]!r}"
     return Verdict(case.stage, fault.name, "wrong", lost, doubled, next_s, why)
