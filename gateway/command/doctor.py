@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from shared.redis_server import find_redis, redis_version
 from shared.slips import find_slips
 
 _IMPORT_S = 60.0
+_PROBE_BYTES = 1 << 20
 _SHOWN_MODELS = 20
 _MLX_PROBE = """
 import mlx.core, mlx_lm
@@ -89,10 +91,17 @@ def _state(settings: Settings) -> Finding:
     folder = settings.state_dir
     while not folder.exists():
         folder = folder.parent
-    if folder.is_dir() and os.access(folder, os.W_OK):
-        return Finding(subject="state", is_fine=True, text=f"logs and caches are kept in {settings.state_dir}")
-    text = f"nothing can be kept in {settings.state_dir}: {folder} is not a folder that can be written; see --state"
-    return Finding(subject="state", is_fine=False, text=text)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # what a full disk lets one do is found out by doing it
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        text = (
+            f"nothing can be kept in {settings.state_dir}: {folder} cannot be written ({error.strerror}); see --state"
+        )
+        return Finding(subject="state", is_fine=False, text=text)
+    return Finding(subject="state", is_fine=True, text=f"logs and caches are kept in {settings.state_dir}")
 
 
 def _settings(settings: Settings) -> Finding:

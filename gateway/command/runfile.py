@@ -43,14 +43,19 @@ def read_running(state_dir: Path) -> Running | None:
 
 
 def write_running(state_dir: Path, running: Running) -> Path:
-    """Whole at every moment: who reads it finds this or what was there before."""
+    """Whole at every moment: who reads it finds this or what was there before. Raises `ConfigError` where nothing can
+    be written, as on a disk that is full."""
     path = state_dir / "up.json"
     written = state_dir / "up.json.new"
-    with contextlib.suppress(FileNotFoundError):
-        written.unlink()
-    with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(orjson.dumps(asdict(running)))
-    written.replace(path)
+    try:
+        written.unlink(missing_ok=True)
+        with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(orjson.dumps(asdict(running)))
+        written.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            written.unlink(missing_ok=True)
+        raise ConfigError(f"the state folder {state_dir} cannot be written: {error.strerror}") from error
     return path
 
 

@@ -249,8 +249,15 @@ class Stack:
             self._is_ready = True
             self._announce(f"ready on {self.url}")
             tell_ready()
-            write_running(self.settings.state_dir, self._running())
+            self._note_readiness()
             await self._tell_code()
+
+    def _note_readiness(self) -> None:
+        """On a disk that is full, who reads the note finds that it is not ready yet; it serves all the same."""
+        try:
+            write_running(self.settings.state_dir, self._running())
+        except ConfigError as error:
+            self._say(str(error))
 
     async def _tell_code(self) -> None:
         """Raises `ConfigError` when the door does not open."""
