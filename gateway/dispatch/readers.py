@@ -10,12 +10,14 @@ import asyncio
 from array import array
 from collections.abc import Sequence
 
+from gateway.dispatch.merging import merged
 from shared.events import Event, ReasoningDelta, TextDelta, ToolCallDelta
 
 MOST_EVENT_BYTES = 1 << 20  # who asks again does so early, mostly during the prefill
 MOST_ID_BYTES = 1 << 20  # 262,144 tokens
 _EVENT_BYTES = 150  # an event and its text without characters
 _LOGPROB_BYTES = 250
+MERGE_AT = 2048  # events that one reader has not taken
 _EARLY_S = 0.001  # event loops may ring an alarm this much too early
 
 
@@ -25,6 +27,7 @@ class EventReader:
     def __init__(self, past: Sequence[Event]) -> None:
         self.is_abandoned = False
         self._events = list(past)
+        self._merge_at = MERGE_AT
         self._waiter: asyncio.Future[None] | None = None
         self._until_s = 0.0
         self._alarm: asyncio.TimerHandle | None = None
@@ -52,7 +55,11 @@ class EventReader:
         self._wake()
 
     def push(self, events: Sequence[Event]) -> None:
+        """What a client that does not read leaves behind is joined, so that it takes no more than its text."""
         self._events += events
+        if len(self._events) > self._merge_at:
+            self._events = merged(self._events)
+            self._merge_at = max(MERGE_AT, 2 * len(self._events))
         self._wake()
 
     def close(self) -> None:

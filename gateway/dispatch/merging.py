@@ -1,0 +1,36 @@
+"""Joins what was said piece by piece, for a reader that is far behind: the same text in fewer events. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from shared.events import Event, ReasoningDelta, TextDelta, ToolCallDelta
+
+
+def merged(events: Iterable[Event]) -> list[Event]:
+    """Neighbours of one kind become one; what carries log probabilities stays as it is, token by token."""
+    found: list[Event] = []
+    for key, group in groupby(events, _key):
+        pieces = list(group)
+        found += pieces if key is None or len(pieces) == 1 else [_joined(pieces)]
+    return found
+
+
+def _key(event: Event) -> tuple[type, int] | None:
+    match event:
+        case TextDelta(logprobs=()) | ReasoningDelta():
+            return type(event), 0
+        case ToolCallDelta(index=index):
+            return ToolCallDelta, index
+    return None
+
+
+def _joined(pieces: list[Event]) -> Event:
+    """Of one key."""
+    first = pieces[0]
+    if isinstance(first, ToolCallDelta):
+        arguments = "".join(piece.arguments for piece in pieces if isinstance(piece, ToolCallDelta))
+        return ToolCallDelta(index=first.index, arguments=arguments)
+    text = "".join(piece.text for piece in pieces if isinstance(piece, TextDelta | ReasoningDelta))
+    return TextDelta(text=text) if isinstance(first, TextDelta) else ReasoningDelta(text=text)
