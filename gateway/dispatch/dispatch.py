@@ -72,6 +72,7 @@ class Dispatch:
         self.is_suspect = lone_deaths > 0  # a worker died while it was there: it runs beside no other such
         self._ways = ways
         self._told = Told()
+        self._has_left_a_hang = False
         self._started: Started | None = None  # as it was told
         self._has_answer = False  # something after it was told
         self._estimate: Estimate | None = None  # of what its engine does not count
@@ -247,10 +248,14 @@ class Dispatch:
         return self.lone_deaths >= LONE_DEATHS
 
     def suspect(self, fault: GatewayError) -> None:
-        """Its worker may be lost: another takes over, if one can begin at once. Else it is waited for."""
+        """Its worker may be lost: another takes over, if one can begin at once. Else it is waited for. It may be the
+        request that makes engines hang, so that it leaves only one of them for that."""
+        is_hang = bool(fault.details.get("is_hang"))
+        if is_hang and self._has_left_a_hang:
+            return
         place = self._ways.other_place(self) if self._ways is not None and not self.has_ended else None
         if place is not None and place.wait_s is not None and place.wait_s <= _AT_ONCE_S:
-            self._moves(fault)
+            self._has_left_a_hang |= self._moves(fault) and is_hang
 
     def take_back(self, fault: GatewayError) -> None:
         """Nobody has it, and nobody had: it is sent again, which is no try."""

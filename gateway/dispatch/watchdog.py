@@ -95,7 +95,7 @@ def suspicion(facts: Facts, fleet: Fleet, patience: Patience) -> GatewayError | 
         text = f"worker {worker} has not been heard for {facts.unheard_s:.1f} s"
         return WorkerLostError(text, worker=worker)
     if any(each.worker == worker and each.state == "stalled" for each in fleet.workers):
-        return WorkerLostError(f"the engine of worker {worker} makes no progress", worker=worker)
+        return WorkerLostError(f"the engine of worker {worker} makes no progress", worker=worker, is_hang=True)
     return None
 
 

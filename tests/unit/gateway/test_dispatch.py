@@ -138,6 +138,20 @@ def test_a_worker_that_is_only_suspected_keeps_the_request_while_no_other_can_be
     run(scenario())
 
 
+def test_a_request_leaves_one_engine_that_hangs_and_no_second_for_that() -> None:
+    play = Play("a", "b", "c")
+    play.ways.wait_s = 0.0
+    hang = WorkerLostError("the engine of worker a makes no progress", worker="a", is_hang=True)
+    play.say("a", QUEUED)
+    play.dispatch.suspect(hang)
+    assert play.ways.sent == [(2, "b")]
+    play.say("b", QUEUED, attempt=2)
+    play.dispatch.suspect(hang)
+    assert play.ways.sent == [(2, "b")]
+    play.dispatch.suspect(LOST)  # it was not heard
+    assert play.ways.sent == [(2, "b"), (3, "c")]
+
+
 def test_suspicion_fails_nothing_that_cannot_go_on_elsewhere() -> None:
     play = Play("a", "b")
     play.ways.wait_s = 0.0
