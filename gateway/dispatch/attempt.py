@@ -26,6 +26,7 @@ class Attempt:
         "fault",
         "heard_s",
         "held_s",
+        "hung_as_suspect",
         "is_excused",
         "is_over",
         "is_running",
@@ -50,6 +51,7 @@ class Attempt:
         self.heard_s = self.put_s = time.monotonic()
         self.held_s = 0.0  # since when RQ is known to name who has it; 0 while nobody asked
         self.said_tokens = 0
+        self.hung_as_suspect: bool | None = None  # whether it was a suspect when its worker's engine hung
         self.is_excused = False  # its worker died, and a suspect was there that this was not
         self.next_seq = 0
         self.is_running = False  # its prefill has begun

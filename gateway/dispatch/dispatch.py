@@ -248,14 +248,22 @@ class Dispatch:
         return self.lone_deaths >= LONE_DEATHS
 
     def suspect(self, fault: GatewayError) -> None:
-        """Its worker may be lost: another takes over, if one can begin at once. Else it is waited for. It may be the
-        request that makes engines hang, so that it leaves only one of them for that."""
+        """Its worker may be lost: another takes over, if one can begin at once. Else it is waited for. Where the engine
+        hangs it may be this request that makes it: it is a suspect then, and leaves no second engine that hangs before
+        it was none again."""
         is_hang = bool(fault.details.get("is_hang"))
-        if is_hang and self._has_left_a_hang:
+        if is_hang and self._is_stuck():
             return
         place = self._ways.other_place(self) if self._ways is not None and not self.has_ended else None
         if place is not None and place.wait_s is not None and place.wait_s <= _AT_ONCE_S:
             self._has_left_a_hang |= self._moves(fault) and is_hang
+
+    def _is_stuck(self) -> bool:
+        attempt = self.attempt
+        if attempt.hung_as_suspect is None:
+            attempt.hung_as_suspect = self.is_suspect
+        self.is_suspect = True
+        return self._has_left_a_hang and attempt.hung_as_suspect
 
     def take_back(self, fault: GatewayError) -> None:
         """Nobody has it, and nobody had: it is sent again, which is no try."""

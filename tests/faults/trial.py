@@ -94,14 +94,14 @@ def _again(fleet: Fleet, case: Case, first: Asked) -> Asked:
 def _judge(fault: Fault, case: Case, asked: Asked, expected: Answer, wave: Wave, struck_s: float) -> Verdict:
     answer = asked.answer()
     lost, doubled = differences(answer, expected)
-    next_s = None if fault.is_gateway or wave.is_before else _next_s(asked.deltas_s(), struck_s)
+    waited_s = None if fault.is_gateway or wave.is_before else next_s(asked.deltas_s(), struck_s)
     if not asked.is_alive() and answer == expected:
         kind = "retried" if fault.is_gateway else "survived"
-        return Verdict(case.stage, fault.name, kind, next_s=next_s)
+        return Verdict(case.stage, fault.name, kind, next_s=waited_s)
     if answer.error in RETRYABLE and not lost and not doubled:
-        return Verdict(case.stage, fault.name, "error", next_s=next_s, why=asked.refusal or asked.events[-1][1])
+        return Verdict(case.stage, fault.name, "error", next_s=waited_s, why=asked.refusal or asked.events[-1][1])
     why = f"{answer.error or answer.broken or 'another answer'}; {answer.text[-200:]!r}"
-    return Verdict(case.stage, fault.name, "wrong", lost, doubled, next_s, why)
+    return Verdict(case.stage, fault.name, "wrong", lost, doubled, waited_s, why)
 
 
 def differences(answer: Answer, expected: Answer) -> tuple[int, int]:
@@ -120,7 +120,7 @@ def differences(answer: Answer, expected: Answer) -> tuple[int, int]:
     return max(0, len(wanted) - len(got)), max(0, len(got) - len(wanted))
 
 
-def _next_s(deltas_s: list[float], struck_s: float) -> float | None:
+def next_s(deltas_s: list[float], struck_s: float) -> float | None:
     """Until the end of the longest wait between tokens that goes on when the fault comes or begins with it."""
     waits = [(later - earlier, later) for earlier, later in itertools.pairwise(deltas_s)]
     meets = [wait for wait in waits if wait[1] > struck_s and wait[1] - wait[0] < struck_s + _IN_FLIGHT_S]

@@ -152,6 +152,18 @@ def test_a_request_leaves_one_engine_that_hangs_and_no_second_for_that() -> None
     assert play.ways.sent == [(2, "b"), (3, "c")]
 
 
+def test_who_goes_on_elsewhere_may_leave_the_next_engine_that_hangs_too() -> None:
+    play = Play("a", "b", "c")
+    play.ways.wait_s = 0.0
+    hang = WorkerLostError("the engine makes no progress", is_hang=True)
+    play.say("a", STARTED, text("w"), ids=(1,))
+    play.dispatch.suspect(hang)
+    assert play.dispatch.is_suspect
+    play.say("b", text("ord"), attempt=2, ids=tuple(range(PROBATION_TOKENS)))
+    play.dispatch.suspect(hang)
+    assert play.ways.sent == [(2, "b"), (3, "c")]
+
+
 def test_suspicion_fails_nothing_that_cannot_go_on_elsewhere() -> None:
     play = Play("a", "b")
     play.ways.wait_s = 0.0
