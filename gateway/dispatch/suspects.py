@@ -117,14 +117,14 @@ class Suspects:
         self._noting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Look for ever, for the first time when everything has begun."""
         while True:
+            await asyncio.sleep(_LOOK_S)
             try:
                 async with asyncio.timeout(_TIMEOUT_S):
                     await self.look()
             except (RedisError, OSError, TimeoutError) as error:
                 logger.debug("what is quarantined is not known: %s", error)
-            await asyncio.sleep(_LOOK_S)
 
     async def look(self) -> None:
         """Raises `RedisError`."""
