@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.events import Event, ReasoningDelta, TextDelta, ToolCallStarted
+from shared.events import Event, Finished, ReasoningDelta, Started, TextDelta, ToolCallStarted, Usage, assemble
 from shared.request import GenerateRequest, ToolChoice, ToolDefinition
 from tests.support.call_writers import write_answer
 from worker.answers.form import AnswerFormat, Beginning
@@ -125,3 +125,31 @@ def test_prose_behind_a_call_has_no_markup_of_the_call(family: Family) -> None:
     text, calls, _ = answer(family, [written + prose], "stop")
     assert calls == ["Write"]
     assert prose.strip().endswith(text.strip())
+
+
+NEEDY = (
+    ToolDefinition(
+        name="Write",
+        parameters={
+            "type": "object",
+            "properties": {"path": {"type": "string"}, "content": {"type": "string"}},
+            "required": ["path", "content"],
+            "additionalProperties": False,
+        },
+    ),
+    *TOOLS[1:],
+)
+
+
+@each_family
+@pytest.mark.parametrize("reason", ["length", "stop"])
+def test_wherever_an_answer_ends_every_call_that_was_begun_is_ended(family: Family, reason: Any) -> None:
+    quoted = write_answer(family, [("list_files", {"path": "p"})])
+    written = write_answer(family, [("Write", {"path": " a b", "content": f"so {quoted}\n"})])
+    for length in range(1, len(written) + 1):
+        request = GenerateRequest(id="r", model="m", messages=(), tools=NEEDY)
+        ids = (str(number) for number in count())
+        stream = AnswerStream(AnswerFormat(Markup(), CallFormat(family)), request, Beginning(), ids.__next__)
+        events = stream.text(written[:length])
+        last, finish, _ = stream.finish(reason)
+        assemble([Started(usage=Usage()), *events, *last, Finished(reason=finish, usage=Usage(), stop_sequence="")])

@@ -432,6 +432,8 @@ class TaggedCalls(Region):
         if self._is_suspect_closed and (self._complete or not self._is_suspect_quoted):
             self._end_value(self._suspect, self._suspect_end, is_closed=True)
             self._go_on()
+            if not self.done:
+                self._end_of_text()
             return
         if self._suspect >= 0 and not self._is_suspect_quoted:
             self._cut_value(self._suspect, self._suspect_end)
