@@ -15,6 +15,7 @@ from typing import IO
 
 from shared import guard
 
+EXIT_LEFT = 7  # of who was told to leave, and is not to be started again
 _START_S = 10.0
 
 

@@ -27,6 +27,7 @@ from gateway.command.explain import explanation_lines
 from gateway.command.joining import check_alone, join, rejoin
 from gateway.command.keys import add_arguments, run_key
 from gateway.command.launching import launch_agent
+from gateway.command.leaving import drain_host
 from gateway.command.operating import COMMANDS as OPERATING
 from gateway.command.operating import EXAMPLES, add_commands
 from gateway.command.quarantine import quarantine_lines
@@ -90,7 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
     up.add_argument("--share", action="store_true", help="let other Macs join, and make a code for one")
     up.add_argument("--alone", action="store_true", help="also on a Mac that joined another: serve it by itself")
     command("gateway", "Run a gateway alone (needs REDIS_URL).", address)
-    command("host", "Serve models from this machine (needs REDIS_URL).", models)
+    host = command("host", "Serve models from this machine (needs REDIS_URL).", models)
+    host.add_argument("--drain", action="store_true", help="let the host that runs here finish what it holds and leave")
     worker = command("worker", "Run one worker alone (needs REDIS_URL).")
     worker.add_argument("--model", required=True, metavar="M", help="folder or Hugging Face id")
     worker.add_argument("--engine", choices=ENGINE_NAMES, default="mlx")
@@ -232,6 +234,10 @@ def _host(settings: Settings, options: argparse.Namespace) -> int:
     settings, name = with_running_redis(settings), _host_name(settings, options)
     if not settings.redis_url and (member := rejoin(settings, options.name, _say)) is not None:
         settings, name = member.settings, member.name
+    if options.drain:
+        asyncio.run(drain_host(need_redis(settings), name, say=_say))
+        print(f"{name} has left")
+        return 0
     return _become_host(settings, name, options)
 
 
@@ -289,7 +295,7 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     if running is not None:
         print(f"gateway  {running.url}  (of `up`, pid {running.pid})")
     for host in fleet.hosts:
-        print(f"host     {host.host}  (pid {host.pid})")
+        print(f"host     {host.host}  (pid {host.pid})" + ("  leaves" if host.is_draining else ""))
         for model in host.models:
             print(f"  {describe_model(model)}")
     for lease in fleet.workers:

@@ -64,7 +64,7 @@ def _add_reading(command: AddCommand) -> None:
 EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "up": ("up", "up --model /models/qwen --port 0", "up --share", "up --model maker/model --config ./settings"),
     "gateway": ("gateway", "gateway --listen 127.0.0.1 --port 8081"),
-    "host": ("host --model /models/qwen", "host --name studio --model /models/qwen"),
+    "host": ("host --model /models/qwen", "host --name studio --model /models/qwen", "host --drain"),
     "share": ("share",),
     "join": ("join studio.local ABCDE-FGHJK-MNPQR-STVWX --model /models/qwen",),
     "hosts": ("hosts",),

@@ -27,7 +27,7 @@ from shared.connections import build_async_redis, build_redis
 from shared.errors import ConfigError, WireError
 from shared.keys import Names, word
 from shared.log import last_lines, log_size
-from shared.processes import GuardedProcess
+from shared.processes import EXIT_LEFT, GuardedProcess
 from shared.redis_server import MINIMUM_VERSION, RedisServer
 from shared.registry import HostRecord, ModelRecord, model_id_of
 from shared.restarts import Restarts
@@ -82,6 +82,9 @@ class _Service:
             log_start = log_size(self.log)
             self.process = self._start()
             status = await self.process.ended()
+            if status == EXIT_LEFT:
+                logger.warning("the %s has left, as it was told to: start `up` again to have it back", self.name)
+                await asyncio.Event().wait()
             delay_s = self._restarts.delay_s(time.monotonic())
             words = last_lines(self.log, since_byte=log_start)
             if must_live() and (status == EXIT_CONFIG or self._restarts.exhausted):

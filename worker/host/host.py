@@ -33,6 +33,7 @@ from shared.connections import build_async_redis, build_redis
 from shared.errors import ConfigError, WireError
 from shared.keys import Names, word
 from shared.log import set_up_logging
+from shared.processes import EXIT_LEFT
 from shared.registry import (
     ENGINE_NAMES,
     EngineName,
@@ -51,6 +52,7 @@ from worker.device.turns import read_holder
 from worker.host.awake import build_awake, keep_awake
 from worker.host.figures import MachineFigures
 from worker.host.hung import hung_worker
+from worker.host.leaving import leave
 from worker.host.lending import Lender
 from worker.host.memory import MemoryKeeper
 from worker.host.pressure import build_pressure
@@ -176,6 +178,7 @@ class Host:
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._broken = False
+        self._leaving: asyncio.Task[None] | None = None
         self._surroundings = Surroundings(
             host=name,
             environment=child_environment(settings),
@@ -199,6 +202,22 @@ class Host:
             for supervisor, _ in self._supervisors.values():
                 supervisor.kill()
         self._stopping.set()
+
+    def drain(self) -> None:
+        """Take nothing new, let what runs finish, lend what is kept for a while, and leave."""
+        if self._leaving is None:
+            logger.info("the host leaves: what runs finishes first")
+            self._leaving = asyncio.get_running_loop().create_task(self._leave())
+            self._changed.set()
+
+    async def _leave(self) -> None:
+        await leave(_Supervised(self._supervisors), self._lender, is_alone=self._sign.is_alone)
+        self._stopping.set()
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it ended because it was told to leave."""
+        return self._leaving is not None and self._leaving.done()
 
     async def run(self) -> bool:
         """Until stopped; False when that was a fault of its own. Raises `ConfigError` when the models at the start
@@ -285,6 +304,8 @@ class Host:
     async def _follow_file(self) -> None:
         while True:
             await asyncio.sleep(_CHECK_S)
+            if self._leaving is not None:
+                continue
             for supervisor, _ in self._supervisors.values():
                 supervisor.look()
             try:
@@ -352,7 +373,7 @@ class Host:
         if is_order:
             self._ordered(value)
             return
-        for key in value if isinstance(value, list) else ():
+        for key in value if isinstance(value, list) and self._leaving is None else ():
             own = self._asked_model(key)
             if own in self._supervisors:
                 self._supervisors[own][0].ask()
@@ -367,6 +388,8 @@ class Host:
 
     def _ordered(self, value: Any) -> None:
         match value:
+            case ["drain"]:
+                self.drain()
             case ["unload", str(model), bool(is_forced)] if model in self._supervisors:
                 supervisor, _ = self._supervisors[model]
                 if supervisor.spec.is_pinned and not is_forced:
@@ -385,7 +408,10 @@ class Host:
             figures = await asyncio.to_thread(self._figures.read)
             faults = (self._fault,) if self._fault else ()
             files = self._lender.address
-            record = replace(self._record, models=models, figures=figures, faults=faults, files=files)
+            is_draining = self._leaving is not None
+            record = replace(
+                self._record, models=models, figures=figures, faults=faults, files=files, is_draining=is_draining
+            )
             try:
                 await self._sign.renew(record)
             except ConfigError:  # locked out: there is nobody to give anything back to
@@ -428,6 +454,7 @@ async def _run(host: Host) -> bool:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, host.stop)
+    loop.add_signal_handler(signal.SIGUSR1, host.drain)
     return await host.run()
 
 
@@ -442,7 +469,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         set_up_logging(settings, process="host")
         named = named_models(options.model, options.engine)
         host = Host(settings, name=options.name, named=named, fallback=demo_model(options.engine))
-        return 0 if asyncio.run(_run(host)) else 1
+        is_well = asyncio.run(_run(host))
+        return EXIT_LEFT if host.has_left else 0 if is_well else 1
     except ConfigError as error:
         sys.stderr.write(f"mlx-gateway host: {error}\n")
         return 2

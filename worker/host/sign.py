@@ -119,6 +119,12 @@ class SignOfLife:
         if isinstance(other, HostRecord) and is_earlier(other, mine):
             raise ConfigError(_taken(other, other.machine == mine.machine))
 
+    async def is_alone(self) -> bool:
+        """Whether no other host is known. Not while that cannot be found out."""
+        with contextlib.suppress(RedisError, OSError):
+            return int(await self._redis.scard(self._names.hosts)) <= 1
+        return False
+
     async def withdraw(self) -> None:
         """The host is not seen any more."""
         with contextlib.suppress(RedisError, OSError):  # the record's TTL does it otherwise
