@@ -335,6 +335,7 @@ QUEUES: Final = Board(
             panels=(
                 Panel(title="Refused, by reason", queries=(_q(f"sum by (reason) (rate(gw_admission_rejections_total[{RATE}]))", "{{reason}}"),), unit="reqps", width=8),
                 Panel(title="Clients that left, by stage", queries=(_q(f"sum by (stage) (rate(gw_cancels_total[{RATE}]))", "{{stage}}"),), unit="reqps", width=8),
+                Panel(title="Tokens, by key", queries=(_q(f"topk(10, sum by (key) (rate(gw_key_tokens_total[{RATE}])))", "{{key}}"),), width=24, empty="no key was used"),
                 Panel(title="First tokens, by class", queries=(_q(f"sum by (class) (rate(gw_ttft_seconds_count{{{MODEL},{CLASS}}}[{RATE}]))", "{{class}}"),), unit="reqps", width=8, empty=NO_REQUESTS),
             ),
         ),

@@ -20,6 +20,7 @@ from gateway.dialects.registry import TIERS
 from gateway.models.settings_files import find_faults
 from shared.config import Settings, model_folders
 from shared.errors import ConfigError
+from shared.extras import install_line
 from shared.redis_server import find_redis, redis_version
 from shared.slips import find_slips
 
@@ -82,8 +83,7 @@ def _mlx() -> Finding:
     if said.returncode == 0:
         return Finding(subject="mlx", is_fine=True, text=said.stdout.strip())
     reason = (said.stderr.strip().splitlines() or ["no reason given"])[-1]
-    install = "uv tool install --reinstall 'mlx-gateway[mlx]'"
-    text = f"{reason}; models run with it: {install} (a gateway alone does not need it)"
+    text = f"{reason}; models run with it: {install_line('mlx')} (a gateway alone does not need it)"
     return Finding(subject="mlx", is_fine=False, is_needed=False, text=text)
 
 

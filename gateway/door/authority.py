@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import ConfigError
+from shared.extras import install_line
 from shared.private_files import write_private
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def check_cryptography() -> None:
         import cryptography  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            "several Macs need one package more, to make certificates: pip install 'mlx-gateway[share]'"
+            f"several Macs need one package more, to make certificates: {install_line('share')}"
         ) from error
 
 

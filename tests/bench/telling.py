@@ -1,9 +1,9 @@
 """What it costs to tell: `python -m tests.bench.telling [ROUNDS]`.
 
-Two stacks on one model answer 16 streams in turns: one as it comes, scraped each second (gateway and hosts), with its
-lines in the log and a trace of each request; the other with neither log nor traces nor a scrape. The rates are of all
-streams together, from the moment they are sent until the last token has come; beside them stands what a round takes of
-the processor, in all processes of the stack, which a busy machine does not change.
+Two stacks on one model answer 16 streams in turns: one as it comes, scraped each ten seconds (gateway and hosts), with
+its lines in the log and a trace of each request; the other with neither log nor traces nor a scrape. The rates are of
+all streams together, from the moment they are sent until the last token has come; beside them stands what a round takes
+of the processor, in all processes of the stack, which a busy machine does not change.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tests.models.random_checkpoint import build_checkpoint
 ROUNDS = 12
 STREAMS = 16
 TOKENS = 192
+_SCRAPE_S = 10.0
 _SILENT = {"MLX_GATEWAY_LOG_LEVEL": "error", "MLX_GATEWAY_TRACE_BYTES": "0"}
 
 
@@ -37,13 +38,13 @@ async def measure_telling(folder: Path, rounds: int) -> Table:
         for each in (telling, silent):
             await each.start()
             await each.answers([build_short(f"warm-{n}", max_tokens=8) for n in range(2)])
-        for number in range(rounds):
-            pairs = [("telling", telling), ("silent", silent)]
-            for name, stack in pairs if number % 2 else pairs[::-1]:
-                before_s = stack.cpu_s()
-                with scraped(stack.port if name == "telling" else 0):
+        with scraped(telling.port):
+            for number in range(rounds):
+                pairs = [("telling", telling), ("silent", silent)]
+                for name, stack in pairs if number % 2 else pairs[::-1]:
+                    before_s = stack.cpu_s()
                     rates[name].append(await _rate(stack, f"{number}-{name}"))
-                used[name].append(stack.cpu_s() - before_s)
+                    used[name].append(stack.cpu_s() - before_s)
     finally:
         for each in (telling, silent):
             await each.stop()
@@ -57,26 +58,24 @@ async def _rate(stack: Stack, name: str) -> float:
 
 @contextlib.contextmanager
 def scraped(port: int) -> Iterator[None]:
-    """Each second, as Prometheus would, but ten times as often as it mostly does; not where there is no port."""
+    """As Prometheus would."""
     over = threading.Event()
 
     def scrape() -> None:
-        while not over.wait(1.0):
+        while not over.wait(_SCRAPE_S):
             for path in ("/metrics", "/metrics/hosts"):
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
                 connection.request("GET", path)
                 connection.getresponse().read()
                 connection.close()
 
-    thread = threading.Thread(target=scrape) if port else None
-    if thread is not None:
-        thread.start()
+    thread = threading.Thread(target=scrape)
+    thread.start()
     try:
         yield
     finally:
         over.set()
-        if thread is not None:
-            thread.join()
+        thread.join()
 
 
 def _table(rates: dict[str, list[float]], used: dict[str, list[float]]) -> Table:
@@ -86,7 +85,7 @@ def _table(rates: dict[str, list[float]], used: dict[str, list[float]]) -> Table
     )
     for name, text in (
         ("silent", "without log, traces and scrapes"),
-        ("telling", "with all of it, scraped each second"),
+        ("telling", "with all of it, scraped each ten seconds"),
     ):
         rate, cpu = _ratios(rates, name), _ratios(used, name)
         table.add(text, f"{median(rates[name]):.0f}", rate, f"{median(used[name]):.2f}", cpu)

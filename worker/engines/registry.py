@@ -10,6 +10,7 @@ from typing import Any
 
 from shared.config import Settings
 from shared.errors import ConfigError, InternalError, ModelUnavailableError
+from shared.extras import install_line
 from shared.registry import EngineName, ModelSpec
 from worker.engines.base import Engine
 from worker.engines.gguf.model_file import check_source as check_gguf
@@ -20,6 +21,7 @@ from worker.model_folder import check_source
 log = logging.getLogger(__name__)
 
 _OUR_PACKAGES = ("worker", "shared")
+_EXTRAS = {"gguf": "gguf"}  # with which an engine's packages come; of all others "mlx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +72,6 @@ def _import_failed(engine: str, error: ImportError) -> ModelUnavailableError | I
         log.error("engine %s cannot be imported", engine, exc_info=error)
         return InternalError(f"engine {engine} is broken, which is a bug in mlx-gateway: {error}")
     if isinstance(error, ModuleNotFoundError):
-        return ModelUnavailableError(f"engine {engine} is not installed: {error}")
+        line = install_line(_EXTRAS.get(engine, "mlx"))
+        return ModelUnavailableError(f"engine {engine} is not installed: {error}; install it: {line}")
     return ModelUnavailableError(f"engine {engine} does not work with what is installed: {error}")

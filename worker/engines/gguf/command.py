@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from shared.errors import ModelUnavailableError
+from shared.extras import install_line
 from worker.engines.gguf.options import GgufOptions
 from worker.engines.gguf.window import Window
 
@@ -18,7 +19,7 @@ WHEEL = "wheel"
 _PACKAGE = "xllamacpp"
 _MISSING = (
     "there is no llama-server on the PATH and no xllamacpp wheel: "
-    "`pip install 'mlx-gateway[gguf]'` or `brew install llama.cpp` installs one"
+    f"`{install_line('gguf')}` or `brew install llama.cpp` installs one"
 )
 _PING_S = 5
 
