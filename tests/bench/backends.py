@@ -82,11 +82,11 @@ async def _table(contenders: Sequence[HttpContender]) -> Table:
     rates: dict[str, list[float]] = {each.name: [] for each in contenders}
     for number in range(FIRSTS):
         for contender in contenders:
-            (answer,) = await contender.answers([build_short(f"first-{number}", max_tokens=2)])
+            (answer,) = await contender.answers([build_short(f"{contender.name} {number}", max_tokens=2)])
             firsts[contender.name].append(answer.first_s)
     for number in range(ROUNDS):
-        group = [build_short(f"{number}-{n}", max_tokens=TOKENS) for n in range(SLOTS)]
-        for contender in contenders:
+        for contender in contenders:  # each with prompts of its own: two of them share a server, and so its cache
+            group = [build_short(f"{contender.name} {number}-{n}", max_tokens=TOKENS) for n in range(SLOTS)]
             rates[contender.name].append(_rate(await contender.answers(group)))
     table = Table(
         title=f"First token of {FIRSTS} short prompts; tokens a second of {SLOTS} streams, median of {ROUNDS} rounds",
