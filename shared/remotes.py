@@ -18,7 +18,7 @@ from shared.registry import LoadPolicy, ModelSpec
 FILE: Final = "remotes.json"
 HOPS_HEADER: Final = "x-mlx-gateway-hops"
 MOST_HOPS: Final = 3  # gateways behind one another: more is a ring
-PROFILES: Final = ("openai", "lmstudio", "ollama", "llama-server", "mlx-lm", "vllm-mlx", "mlx-gateway")
+PROFILES: Final = ("openai", "anthropic", "lmstudio", "ollama", "llama-server", "mlx-lm", "vllm-mlx", "mlx-gateway")
 TOOLS: Final = ("native", "prompt")
 
 

@@ -29,7 +29,7 @@ TOOL = {
     "description": "Run a command",
     "input_schema": {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]},
 }
-BACKENDS = ("agent-full", "agent.gguf", "by-mlx-lm", "by-llama", "by-gateway")
+BACKENDS = ("agent-full", "agent.gguf", "by-mlx-lm", "by-llama", "by-gateway", "by-messages")
 
 
 @contextmanager
@@ -70,6 +70,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
             },
             {"id": "by-llama", "url": stack.enter_context(llama_server(gguf, folder)), "tools": "prompt"},
             {"id": "by-gateway", "url": second.url, "model": "agent-full"},
+            {"id": "by-messages", "url": second.url, "model": "anthropic/agent-full", "profile": "anthropic"},
             {"id": "away", "url": "http://127.0.0.1:9", "profile": "openai"},
         ]
         (config / "remotes.json").write_text(json.dumps({"remotes": remotes}))

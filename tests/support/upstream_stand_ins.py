@@ -127,6 +127,26 @@ def _event(chunk: Any) -> bytes:
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
 
+class AnthropicStandIn(StandIn):
+    """Anthropic's Messages API, as its documentation has it."""
+
+    def __init__(self, events: Sequence[Any] | tuple[int, Any] = ()) -> None:
+        super().__init__()
+        self.events: Any = events
+
+    def answer(self, handler: _Handler, path: str, body: Any) -> None:
+        if path == "/v1/models":
+            handler.send({"data": [{"type": "model", "id": "claude-x", "display_name": "X"}]})
+        elif isinstance(self.events, tuple):
+            handler.send(self.events[1], self.events[0], retry_after="7")
+        else:
+            handler.stream(self.events, kind="text/event-stream", write=_named_event)
+
+
+def _named_event(event: Any) -> bytes:
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+
+
 class LmStudioStandIn(OpenAiStandIn):
     """LM Studio 0.4's REST API: a list with trained and loaded windows, loading on demand."""
 

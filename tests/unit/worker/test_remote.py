@@ -31,6 +31,7 @@ from tests.support.asked import Asked
 from tests.support.upstream_stand_ins import (
     BREAK,
     HANG,
+    AnthropicStandIn,
     LmStudioStandIn,
     OllamaStandIn,
     OpenAiStandIn,
@@ -264,6 +265,49 @@ def test_the_ollama_stand_in_is_asked_with_the_same_window_always(tmp_path: Path
     assert (body["model"], body["truncate"], body["shift"]) == ("qwen:latest", False, False)  # not the cloud's
     assert body["options"] == {"num_ctx": 32768, "temperature": 0.5, "num_predict": 9}
     assert stand_in.loads == 1
+
+
+def test_the_anthropic_stand_in_is_asked_with_its_marks_of_the_cache_and_its_key(tmp_path: Path) -> None:
+    usage = {"input_tokens": 5, "cache_read_input_tokens": 90, "cache_creation_input_tokens": 5}
+    block = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {}}
+    events = [
+        {"type": "message_start", "message": {"usage": usage}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "so"}},
+        {"type": "ping"},
+        {"type": "content_block_start", "index": 1, "content_block": block},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"c": "l'}},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": 's"}'}},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 12}},
+        {"type": "message_stop"},
+    ]
+    stand_in = AnthropicStandIn(events)
+    with asked_of(stand_in, tmp_path, profile="anthropic", key="sk-secret") as asked:
+        came = asked.answer(ask("a", message("system", "be brief"), message("user", "hello"), tools=(SHELL,)))
+        assert came.parts[0] == TextPart(text="so")
+        call = came.parts[1]
+        assert isinstance(call, ToolCallPart)
+        assert (json.loads(call.arguments), came.reason) == ({"c": "ls"}, "tool_calls")
+        assert (came.usage.input_tokens, came.usage.cached_tokens, came.usage.output_tokens) == (100, 90, 12)
+        result = Message(role="tool", parts=(ToolResultPart(call_id=call.id, parts=(TextPart(text="a"),)),))
+        turn = (message("user", "hello"), Message(role="assistant", parts=came.parts), result, message("user", "and?"))
+        asked.answer(ask("b", *turn, tools=(SHELL,)))
+        stand_in.events = (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+        with pytest.raises(OverloadedError):
+            asked.answer(ask("busy"))
+        stand_in.events = (400, {"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum"}})
+        with pytest.raises(PromptTooLongError, match="210000 tokens > 200000 maximum"):
+            asked.answer(ask("long"))
+    first, second = stand_in.bodies("/v1/messages")[:2]
+    mark = {"type": "ephemeral"}
+    assert first["system"] == [{"type": "text", "text": "be brief", "cache_control": mark}]
+    assert (first["tools"][0]["cache_control"], first["tool_choice"]) == (mark, {"type": "auto"})
+    assert first["messages"][-1]["content"][-1] == {"type": "text", "text": "hello", "cache_control": mark}
+    assert [each["role"] for each in second["messages"]] == ["user", "assistant", "user"]
+    assert [block["type"] for block in second["messages"][2]["content"]] == ["tool_result", "text"]
+    _, headers, _ = stand_in.asked[-1]
+    assert (headers["x-api-key"], headers["anthropic-version"]) == ("sk-secret", "2023-06-01")
+    assert "authorization" not in headers
 
 
 def test_images_are_sent_where_the_model_reads_them_and_refused_where_not(tmp_path: Path) -> None:

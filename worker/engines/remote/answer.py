@@ -7,7 +7,7 @@ reads itself is taken from it. Stop sequences are looked for here: no server say
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 from shared.errors import PromptTooLongError, WorkerLostError
 from shared.events import (
@@ -70,7 +70,7 @@ class RemoteAnswer:
         events: list[Event] = [] if self.is_started else [Started(usage=self.usage())]
         self.is_started = True
         if piece.reported is not None:
-            self._reported = piece.reported
+            self._reported = _together(self._reported, piece.reported)
         if piece.reasoning:
             events += self._reason(piece.reasoning)
         if piece.text or piece.logprobs:
@@ -156,6 +156,12 @@ class RemoteAnswer:
             output_tokens=None if lies_out else reported.output_tokens,
             reasoning_tokens=reported.reasoning_tokens,
         )
+
+
+def _together(before: Reported, new: Reported) -> Reported:
+    """What is told later counts; a server may tell of the prompt first and of the answer last."""
+    told = {each.name: value for each in fields(new) if (value := getattr(new, each.name)) is not None}
+    return replace(before, **told)
 
 
 def _is_object(text: str) -> bool:

@@ -86,7 +86,7 @@ class MessageWriter:
 
     def _results(self, results: Sequence[ToolResultPart]) -> Iterator[dict[str, Any]]:
         for result in results:
-            text = (_ERROR if result.is_error else "") + _text(result.parts)
+            text = (_ERROR if result.is_error else "") + text_of_parts(result.parts)
             if self._writes_tools:
                 yield {"role": "user", "content": f"<tool_response>\n{text}\n</tool_response>"}
             else:
@@ -97,19 +97,20 @@ class MessageWriter:
 
     def _content(self, parts: Sequence[Part | ResultPart]) -> Any:
         if not any(isinstance(part, ImagePart) for part in parts):
-            return _text(parts)
+            return text_of_parts(parts)
         return [self._part(part) for part in parts]
 
     def _part(self, part: Part | ResultPart) -> dict[str, Any]:
         if not isinstance(part, ImagePart):
-            return {"type": "text", "text": _text((part,))}
+            return {"type": "text", "text": text_of_parts((part,))}
         if not self._images:
             raise UnsupportedContentError("this server's model does not read images")
         url = f"data:{part.media_type};base64,{part.data}" if part.data else part.url
         return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _text(parts: Sequence[Part | ResultPart]) -> str:
+def text_of_parts(parts: Sequence[Part | ResultPart]) -> str:
+    """What of them is text, a line break between them."""
     return "\n".join(text for part in parts if (text := _text_of(part)) is not None)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from shared.errors import ModelUnavailableError
 from shared.http_client import Address, AskError, ask_json
+from worker.engines.remote.anthropic import HEADERS
 
 UNKNOWN_CONTEXT_TOKENS = 32768  # where neither a person nor the server says one
 _OLLAMA_CONTEXT_TOKENS = 32768
+_ANTHROPIC_CONTEXT_TOKENS = 200_000
 _LOAD_S = 600.0
 _OURS_AT_ONCE = 8  # a gateway of ours shares its workers out by itself
 
@@ -34,17 +36,21 @@ class Wanted:
     context_tokens: int
 
 
+Shape = Literal["chat", "ollama", "anthropic"]
 Find = Callable[[Address, Wanted], Awaitable[Facts]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """`path` is asked for answers; `is_ollama`: in Ollama's own shape."""
+    """`path` is asked for answers, in the `shape` of bodies and streams; `headers` are sent with each request, and the
+    key in the `key_header` (empty: as a bearer's)."""
 
     name: str
     find: Find
     path: str = "/v1/chat/completions"
-    is_ollama: bool = False
+    shape: Shape = "chat"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key_header: str = ""
     repetition_penalty: str = "repetition_penalty"
     takes_template_variables: bool = False
     keeps_reasoning: bool = False
@@ -159,6 +165,13 @@ async def _find_mlx_lm(address: Address, wanted: Wanted) -> Facts:
     return Facts(model=wanted.model or "default_model")
 
 
+async def _find_anthropic(address: Address, wanted: Wanted) -> Facts:
+    """The list tells the window in newer releases."""
+    entry = _choose(address, wanted, await _get(address, "/v1/models?limit=1000"))
+    window = int(entry.get("max_input_tokens") or 0) or wanted.context_tokens or _ANTHROPIC_CONTEXT_TOKENS
+    return Facts(model=str(entry["id"]), context_tokens=window, slots=_OURS_AT_ONCE, images=True)
+
+
 async def _find_ours(address: Address, wanted: Wanted) -> Facts:
     """Anthropic's list tells the window."""
     facts = await _find_openai(address, wanted)
@@ -178,13 +191,21 @@ PROFILES = {
     for profile in (
         Profile(name="openai", find=_find_openai),
         Profile(name="lmstudio", find=_find_lmstudio, repetition_penalty="repeat_penalty"),
-        Profile(name="ollama", find=_find_ollama, path="/api/chat", is_ollama=True, keeps_reasoning=True),
+        Profile(name="ollama", find=_find_ollama, path="/api/chat", shape="ollama", keeps_reasoning=True),
         Profile(
             name="llama-server",
             find=_find_llama,
             repetition_penalty="repeat_penalty",
             takes_template_variables=True,
             keeps_reasoning=True,
+        ),
+        Profile(
+            name="anthropic",
+            find=_find_anthropic,
+            path="/v1/messages",
+            shape="anthropic",
+            headers=HEADERS,
+            key_header="x-api-key",
         ),
         Profile(name="mlx-lm", find=_find_mlx_lm, takes_template_variables=True),
         Profile(name="vllm-mlx", find=_find_openai, takes_template_variables=True),

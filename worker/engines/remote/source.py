@@ -29,6 +29,7 @@ from shared.remotes import FILE, HOPS_HEADER, MOST_HOPS, Remote, parse_remotes
 from shared.request import GenerateRequest, Resume
 from worker.engines.base import EngineInfo, EngineStats, Output, Prepared
 from worker.engines.remote.answer import RemoteAnswer
+from worker.engines.remote.anthropic import anthropic_body, parse_anthropic
 from worker.engines.remote.bodies import chat_body, ollama_body
 from worker.engines.remote.estimate import Estimate
 from worker.engines.remote.messages import MessageWriter
@@ -57,9 +58,11 @@ class RemoteSource:
         self._remote = _entry(spec.id, settings)
         remote = self._remote
         key = remote.key or (variable(remote.key_env) if remote.key_env else "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._address = Address(url=remote.url.rstrip("/").removesuffix("/v1"), headers=headers)
         self._profile: Profile = PROFILES[remote.profile or "openai"]
+        name = self._profile.key_header
+        given = {} if not key else {name: key} if name else {"Authorization": f"Bearer {key}"}
+        url = remote.url.rstrip("/").removesuffix("/v1")
+        self._address = Address(url=url, headers={**self._profile.headers, **given})
         self._facts = Facts(model=remote.model)
         self._is_found = False
         self._estimate = Estimate()
@@ -142,7 +145,9 @@ class RemoteSource:
             writes_tools=remote.tools == "prompt",
             keeps_reasoning=profile.keeps_reasoning,
         )
-        if profile.is_ollama:
+        if profile.shape == "anthropic":
+            return anthropic_body(request, self._facts.model, images=remote.images or self._facts.images)
+        if profile.shape == "ollama":
             return ollama_body(request, self._facts.model, self._window or UNKNOWN_CONTEXT_TOKENS, writer)
         return chat_body(request, self._facts.model, profile, writer)
 
@@ -206,7 +211,7 @@ class RemoteSource:
         return error
 
     async def _pieces(self, response: Response) -> AsyncGenerator[Piece | Event, None]:
-        if self._profile.is_ollama:
+        if self._profile.shape == "ollama":
             async for line in response.lines():
                 if line.strip():
                     yield parse_ollama(self._parsed(line))
@@ -221,7 +226,8 @@ class RemoteSource:
             elif line.startswith(b"data:") and (data := line[5:].strip()):
                 if data == _DONE:
                     return
-                yield parse_chat(self._parsed(data))
+                parse = parse_anthropic if self._profile.shape == "anthropic" else parse_chat
+                yield parse(self._parsed(data))
 
     def _parsed(self, data: bytes) -> Any:
         """Raises the error that a stream may hold."""
