@@ -12,6 +12,22 @@ import redis.asyncio
 
 log = logging.getLogger(__name__)
 
+# For scripts: `heal` removes a key of another type than it should have, and `healed` says which, to be given to
+# `tell_healed` behind the script's own answer. `counted` is a whole number that we have written, 0 for anything else.
+HEAL = """local healed = {}
+local function heal(key, kind)
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then
+    redis.call('DEL', key)
+    healed[#healed + 1] = {key, kind, found}
+  end
+end
+local function counted(text)
+  local number = type(text) == 'string' and tonumber(text) or 0
+  return number >= 0 and number < 9007199254740992 and number == math.floor(number) and number or 0
+end
+"""
+
 # KEYS: some keys. ARGV: the type that each should have. Gives the types that they had, empty for those that are right.
 _REMOVE = """
 local removed = {}
@@ -38,6 +54,13 @@ def heal(client: redis.Redis, kinds: Mapping[str, str]) -> None:
 async def heal_async(client: redis.asyncio.Redis, kinds: Mapping[str, str]) -> None:
     """The same from an event loop."""
     _tell(kinds, await client.register_script(_REMOVE)(list(kinds), list(kinds.values())))
+
+
+def tell_healed(rows: Iterable[Any]) -> None:
+    """What a script has removed."""
+    for row in rows:
+        key, kind, found = (each.decode(errors="backslashreplace") for each in row)
+        log.error("%s held a %s instead of a %s, which nobody of ours wrote: it is removed", key, found, kind)
 
 
 def _tell(kinds: Mapping[str, str], found: Iterable[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 
 CLAIMED = "!"  # before the note of a job that was claimed and is in no lease yet
@@ -29,11 +30,8 @@ def read_note(text: str) -> Note:
     words = text.removeprefix(CLAIMED).split(" ")
     if len(words) == 4:
         with contextlib.suppress(ValueError):
-            return Note(
-                lane=words[0],
-                prefill_s=float(words[1]),
-                score=float(words[2]),
-                flow=words[3],
-                is_claimed=text.startswith(CLAIMED),
-            )
+            prefill_s, score = float(words[1]), float(words[2])
+            if math.isfinite(score) and 0 <= prefill_s < math.inf:
+                is_claimed = text.startswith(CLAIMED)
+                return Note(lane=words[0], prefill_s=prefill_s, score=score, flow=words[3], is_claimed=is_claimed)
     return Note()

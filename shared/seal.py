@@ -93,7 +93,7 @@ def derive_key(secret: bytes, host: str, generation: int = 1) -> HostKey:
     """The one place where keys of hosts come from. `host` is the host's word, or `NO_HOST` for what any host may
     take."""
     context = f"mlx-gateway/{generation}/{host}"
-    return HostKey(host, generation, hmac.digest(secret, context.encode(), "sha256"))
+    return HostKey(host, generation, hmac.digest(secret, context.encode(errors="surrogateescape"), "sha256"))
 
 
 @dataclass(frozen=True, slots=True)

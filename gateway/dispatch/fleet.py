@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -39,6 +40,8 @@ _FORGET_AFTER_S = 60.0
 _QUIET_EVERY_S = 1.0  # between two reads while nothing is under way and nothing changes
 _QUIET_AFTER_S = 10.0
 _PRESENCE_EVERY_S = 1.0
+_FORGOTTEN_AT_ONCE = 1000
+_is_ours = re.compile(r"[A-Za-z0-9_.-]{1,1000}").fullmatch  # what `shared.keys.word` makes of names; gateways' ids
 
 _R = TypeVar("_R", WorkerLease, HostRecord, GatewayRecord)
 
@@ -167,7 +170,8 @@ class FleetWatcher(Presence):
         self._learn_generations(replies.pop())
         self.clock.note(replies[0], sent_s, time.monotonic())
         self.on_round_trip(time.monotonic() - sent_s)
-        members = [_names(each) for each in replies[1:4]]
+        sorted_out = [_names(each) for each in replies[1:4]]
+        members, strange = [ours for ours, _ in sorted_out], [others for _, others in sorted_out]
         records, depths = self._apart(replies[4]), replies[5:]
         await self._name_myself(members[2])
         if members != [self._workers, self._hosts, self._gateways]:
@@ -180,13 +184,10 @@ class FleetWatcher(Presence):
         # A Redis that comes back empty knows nobody: who was there gets the time in which they show themselves.
         self.snapshot = fleet.with_missing(self._before) if self.connected_s < LEASE_TTL_S else fleet
         self._note_unplaced(models, depths)
-        await self._forget_the_dead(
-            [
-                (each, name)
-                for each, names, values in zip(sets, members, records, strict=True)
-                for name in _absent(names, values)
-            ]
-        )
+        absent = [
+            [*others, *_absent(names, values)] for others, names, values in zip(strange, members, records, strict=True)
+        ]
+        await self._forget_the_dead([(each, name) for each, names in zip(sets, absent, strict=True) for name in names])
 
     async def _name_again(self, gone: Collection[str]) -> None:
         """In the sets that were removed, who was known: they live on, and would be missed till they name themselves."""
@@ -314,9 +315,12 @@ class FleetWatcher(Presence):
         """Take (set, name) out whose lease or record ended long ago; who lives adds itself again."""
         now_s = time.monotonic()
         self._absent_since_s = {each: self._absent_since_s.get(each, now_s) for each in absent}
+        gone: dict[str, list[bytes]] = {}
         for (group, name), since_s in self._absent_since_s.items():
             if now_s - since_s > self._forget_after_s:
-                await self._redis.srem(group, _member(name))
+                gone.setdefault(group, []).append(_member(name))
+        for group, names in gone.items():
+            await self._redis.srem(group, *names[:_FORGOTTEN_AT_ONCE])
 
 
 def _outline(fleet: Fleet) -> object:
@@ -326,9 +330,11 @@ def _outline(fleet: Fleet) -> object:
     return workers, models, [each.gateway for each in fleet.gateways], fleet.strangers
 
 
-def _names(members: set[bytes]) -> list[str]:
-    """As text, which `_member` turns into the same bytes again: also names that are none of ours must go one day."""
-    return sorted(member.decode(errors="surrogateescape") for member in members)
+def _names(members: set[bytes]) -> tuple[list[str], list[str]]:
+    """(those that may be ours, the others), as text, which `_member` turns into the same bytes again: also names that
+    are none of ours must go one day."""
+    names = sorted(member.decode(errors="surrogateescape") for member in members)
+    return [name for name in names if _is_ours(name)], [name for name in names if not _is_ours(name)]
 
 
 def _member(name: str) -> bytes:

@@ -36,7 +36,7 @@ from gateway.dispatch.lookups import conversation_of, lookups_of
 from shared import keys, wire
 from shared.errors import BrokerUnavailableError, OverloadedError
 from shared.grants import issue
-from shared.healing import heal_async
+from shared.healing import heal_async, tell_healed
 from shared.keys import Names, host_of, job_id, word
 from shared.request import End
 from shared.seal import HostKey, Keyring, Purpose
@@ -167,7 +167,7 @@ class JobQueue:
                 await self._queue_for_any(envelope, place, written, fields, ttl_s)
                 return 0
             arguments = [*_arguments(envelope, place, written.body, ttl_s), *_flat(fields)]
-            counter = int(await self._place(self._keys(envelope, place), arguments))
+            counter = _told(await self._place(self._keys(envelope, place), arguments))
         if counter == _CHANGED:
             raise ChangedError(place.worker)
         if counter < 0:
@@ -199,7 +199,7 @@ class JobQueue:
         arguments = [*_arguments(envelope, place, written.body, _ttl_s(envelope)), *_flat(changes)]
         redis_keys = [*self._keys(envelope, place), self._body(envelope, was), self._names.placed(was.worker)]
         async with asking_redis("the request could not be moved"):
-            counter = int(await self._move(redis_keys, arguments))
+            counter = _told(await self._move(redis_keys, arguments))
         if counter < 0:
             raise WorkerGoneError(place.worker)
         return counter
@@ -261,9 +261,11 @@ class JobQueue:
         registry = CanceledJobRegistry.key_template.format(names.queue(work.model, work.place.lane))
         body = names.body(host_of(work.place.worker), work.request_id, work.attempt)
         async with asking_redis("the request could not be cancelled"):
-            removed = await self._cancel(
-                [names.ended(work.request_id), Job.key_for(job), body, registry, names.placed(work.place.worker)],
-                [job, work.attempt, keys.ENDED_TTL_S],
+            removed = _told(
+                await self._cancel(
+                    [names.ended(work.request_id), Job.key_for(job), body, registry, names.placed(work.place.worker)],
+                    [job, work.attempt, keys.ENDED_TTL_S],
+                )
             )
             if not removed:
                 await self._tell_holder(job, End(request_id=work.request_id, attempt=work.attempt, reason=reason))
@@ -360,6 +362,13 @@ def _arguments(envelope: Envelope, place: Placed, body: bytes, ttl_s: int) -> li
     ]
 
 
+def _told(answer: Any) -> int:
+    """A script's number; what it has healed is said in the log."""
+    number, healed = answer
+    tell_healed(healed)
+    return int(number)
+
+
 def _flat(fields: Mapping[Any, Any]) -> list[Any]:
     return [item for pair in fields.items() for item in pair]
 
@@ -376,4 +385,4 @@ def _state(status: Any, worker: Any, died: Any, suspects: Any) -> JobState:
 
 
 def _text(value: bytes | str | None) -> str:
-    return value.decode() if isinstance(value, bytes) else value or ""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""

@@ -23,6 +23,8 @@ from shared.request import PRIORITIES, GenerateRequest, Link
 from shared.seal import Keyring, Purpose
 from shared.work import LANES
 
+_MOST_DIGITS = 15  # of a number that we have written
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
@@ -88,7 +90,7 @@ class Outlook:
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         version = _whole(fields.pop(b"v", b"0"))
         cold_s = float(_whole(fields.pop(b"cold", b"0")))
-        notes = {job.decode(): read_note(note.decode(errors="replace")) for job, note in fields.items()}
+        notes = {job.decode(errors="replace"): read_note(note.decode(errors="replace")) for job, note in fields.items()}
         own = notes.pop(but, None)
         sight = Sight(
             version=version,
@@ -131,10 +133,10 @@ class Outlook:
 
 
 def read_home(data: bytes | None) -> Home | None:
-    words = (data or b"").decode(errors="replace").split(" ")
+    words = (data or b"").split(b" ")
     if len(words) != 3 or not (words[1].isdigit() and words[2].isdigit()):
         return None
-    return Home(words[0], int(words[1]), int(words[2]))
+    return Home(words[0].decode(errors="replace"), _whole(words[1]), _whole(words[2]))
 
 
 def _known(links: Sequence[Link], number: int, tokens: Any) -> Known:
@@ -164,4 +166,4 @@ def _with_claimed(lease: WorkerLease, claimed: Sequence[Note]) -> WorkerLease:
 
 
 def _whole(text: bytes) -> int:
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdigit() and len(text) <= _MOST_DIGITS else 0

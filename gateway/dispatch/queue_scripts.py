@@ -4,18 +4,24 @@ A job's list is found through its record's `origin`, never passed in: whoever fo
 The owner of a request, the gateway that its envelope names, is the only one that places, moves and cancels its job.
 """
 
+from shared.healing import HEAL
 from shared.keys import HOME_TTL_S, WHY_TTL_S
 
 # Before the first write, what nobody of ours wrote goes: a script that stops in the middle would leave a job that its
 # client believes refused.
-_HEAL = """
+_HEAL = (
+    HEAL
+    + """
 local kinds = {[KEYS[2]] = 'list', [KEYS[3]] = 'list', [KEYS[4]] = 'hash', [KEYS[6]] = 'hash', ['rq:queues'] = 'set',
                [KEYS[7]] = 'zset', [KEYS[8]] = 'hash', [KEYS[9]] = 'string'}
-for key, kind in pairs(kinds) do
-  local found = redis.call('TYPE', key).ok
-  if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
+for key, kind in pairs(kinds) do heal(key, kind) end
+local placed = redis.call('HGET', KEYS[4], 'v')
+if placed and counted(placed) ~= tonumber(placed) then
+  redis.call('HDEL', KEYS[4], 'v')
+  healed[#healed + 1] = {KEYS[4], 'whole number', 'text'}
 end
 """
+)
 
 # The job goes on the list behind all with a lower score, is noted and counted, and the bell rings. Nothing is noted of
 # jobs that come without a score: they stand where they came.
@@ -64,24 +70,24 @@ if home ~= '' then
   redis.call('SET', KEYS[9], home .. ' ' .. turn .. ' ' .. (moved or 0), 'EX', HOME_TTL)
   if ARGV[12 + places] == '1' then redis.call('SET', KEYS[10], home, 'EX', HOME_TTL) end
 end
-return counter
+return {counter, healed}
 """.replace("WHY_TTL", str(WHY_TTL_S)).replace("HOME_TTL", str(HOME_TTL_S))
 
 # KEYS: the worker's lease, its list, its bell, its counter and notes, the body, the job, what the worker will have
 # computed soon, the explanation, the conversation's home, and the user's. ARGV: job id, body, seconds that both live,
 # version that was seen (-1: any), note, score, whether the conversation is new to all, seconds that tags last,
 # explanation, how many tags, those, the worker where it is to be the conversation's home, whether the user's is to be
-# written, too, then the job's fields. Gives the counter; -1 when the worker is gone, -2 when something was put there
-# since it was looked at, and nothing is written. A job that is there already stays as it is: whoever did not hear that
-# it was placed may place it again.
+# written, too, then the job's fields. Gives [the counter, what was healed], for the counter -1 when the worker is gone,
+# -2 when something was put there since it was looked at, and nothing is written. A job that is there already stays as
+# it is: whoever did not hear that it was placed may place it again.
 PLACE = (
     _HEAL
     + """
 local status = redis.call('HGET', KEYS[6], 'status')
-if status == 'queued' or status == 'started' then return tonumber(redis.call('HGET', KEYS[4], 'v') or 0) end
-if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
+if status == 'queued' or status == 'started' then return {counted(redis.call('HGET', KEYS[4], 'v')), healed} end
+if redis.call('EXISTS', KEYS[1]) == 0 then return {-1, healed} end
 local seen = tonumber(ARGV[4])
-if seen >= 0 and tonumber(redis.call('HGET', KEYS[4], 'v') or 0) ~= seen then return -2 end
+if seen >= 0 and counted(redis.call('HGET', KEYS[4], 'v')) ~= seen then return {-2, healed} end
 redis.call('SET', KEYS[5], ARGV[2], 'EX', ARGV[3])
 redis.call('HSET', KEYS[6], unpack(ARGV, 13 + tonumber(ARGV[10])))
 redis.call('EXPIRE', KEYS[6], ARGV[3])
@@ -90,15 +96,15 @@ redis.call('EXPIRE', KEYS[6], ARGV[3])
 )
 
 # KEYS: as for PLACE, then the body as it lies now, and the notes of the worker where it waits. ARGV: as for PLACE, the
-# fields being those that change: name of the queue behind the list, the job's data for its new worker. Gives the
-# counter; -1 when the worker is gone, 0 when the job waits no longer: it was claimed, and frames will say by whom, or
+# fields being those that change: name of the queue behind the list, the job's data for its new worker. Gives as
+# PLACE does; 0 when the job waits no longer: it was claimed, and frames will say by whom, or
 # cancelled.
 MOVE = (
     _HEAL
     + """
-if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
+if redis.call('EXISTS', KEYS[1]) == 0 then return {-1, healed} end
 local origin = redis.pcall('HGET', KEYS[6], 'origin')
-if type(origin) ~= 'string' or redis.pcall('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) ~= 1 then return 0 end
+if type(origin) ~= 'string' or redis.pcall('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) ~= 1 then return {0, healed} end
 redis.call('DEL', KEYS[11])
 redis.pcall('HDEL', KEYS[12], ARGV[1])
 redis.call('SET', KEYS[5], ARGV[2], 'EX', ARGV[3])
@@ -108,19 +114,20 @@ redis.call('HSET', KEYS[6], unpack(ARGV, 13 + tonumber(ARGV[10])))
 )
 
 # KEYS: the mark of what has ended, the job, the body, the registry of cancelled jobs, the notes of the worker where it
-# waits. ARGV: job id, attempt, seconds that the record lives on. Gives 1 when the job still waited: it then ends as
-# RQ's own `Job.cancel` would leave it. RQ never trims that registry, so that is done here. The first write takes no
-# memory: a Redis that is full lets a script go on that has begun to write, and this one makes room.
-CANCEL = """
+# waits. ARGV: job id, attempt, seconds that the record lives on. Gives [1 when the job still waited, what was healed]:
+# it then ends as RQ's own `Job.cancel` would leave it. RQ never trims that registry, so that is done here. The first
+# write takes no memory: a Redis that is full lets a script go on that has begun to write, and this one makes room.
+CANCEL = (
+    HEAL
+    + """
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 local ended = redis.pcall('GET', KEYS[1])
 if type(ended) ~= 'string' or (tonumber(ended) or 0) < tonumber(ARGV[2]) then
   redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 end
 local origin = redis.pcall('HGET', KEYS[2], 'origin')
-if type(origin) ~= 'string' or redis.pcall('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) ~= 1 then return 0 end
-local registry = redis.call('TYPE', KEYS[4]).ok
-if registry ~= 'zset' and registry ~= 'none' then redis.call('DEL', KEYS[4]) end
+if type(origin) ~= 'string' or redis.pcall('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) ~= 1 then return {0, healed} end
+heal(KEYS[4], 'zset')
 redis.pcall('HDEL', KEYS[5], ARGV[1])
 local now = tonumber(redis.call('TIME')[1])
 redis.call('HSET', KEYS[2], 'status', 'canceled')
@@ -128,8 +135,9 @@ redis.call('EXPIRE', KEYS[2], ARGV[3])
 redis.call('ZADD', KEYS[4], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now - tonumber(ARGV[3]))
 redis.call('DEL', KEYS[3])
-return 1
+return {1, healed}
 """
+)
 
 # All that a placement is decided on, of one moment. KEYS: the conversation's home and the user's, then for each worker
 # its lease, its counter and notes, what it has in memory, what its host has on disk, what it will have soon, and its
@@ -140,7 +148,7 @@ return 1
 # lists], then for each of those hosts [number of the deepest tag, its tokens]]. What has another type than it should is
 # nothing.
 LOOK = """
-local function plain(value) return type(value) == 'table' and value.err and false or value end
+local function plain(value) return type(value) == 'string' and value end
 local now = redis.call('TIME')
 local seconds = tonumber(now[1])
 local lists = tonumber(ARGV[1])
@@ -151,7 +159,8 @@ local function deepest(key, least)
   local found = redis.pcall('ZMSCORE', key, unpack(tags))
   if found.err then return 0, 0 end
   for i = 1, #tags do
-    if found[i] and tonumber(found[i]) > least then return i, found[i] end
+    local tokens = tonumber(found[i] or 0) or 0
+    if tokens > least and tokens < 9007199254740992 then return i, found[i] end
   end
   return 0, 0
 end

@@ -64,7 +64,7 @@ class AnswerStore:
     async def _forget(self, tenant: str, order: str) -> None:
         oldest = await self._broker.rpop(order)
         if isinstance(oldest, bytes):
-            await self._broker.delete(self._names.kept(tenant, oldest.decode()))
+            await self._broker.delete(self._names.kept(tenant, oldest.decode(errors="replace")))
 
     async def get(self, tenant: str, answer_id: str) -> Kept:
         """Raises `AnswerNotFoundError` and `BrokerUnavailableError`."""

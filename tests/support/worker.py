@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import redis
 from rq import Queue
@@ -247,11 +247,14 @@ class TestGateway:
         redis_keys += [body_key, job_key, NAMES.soon(worker), NAMES.why(request.id), NAMES.home("c"), NAMES.home("u")]
         unplanned = [-1, "", "", 0, 0, "", 0, "", 0]  # nothing was looked at, nothing is noted
         placing = [job_id, body, keys.BODY_TTL_S, *unplanned, *flat]
-        if not worker or self.client.eval(PLACE, len(redis_keys), *redis_keys, *placing) == -1:  # type: ignore[arg-type]
+        if not worker or self._eval(PLACE, redis_keys, placing)[0] == -1:
             self._wait_for_a_worker(envelope, body, fields)
         elif not store_body:
             self.client.delete(body_key)
         return job_id
+
+    def _eval(self, script: str, redis_keys: list[str], arguments: list[Any]) -> list[Any]:
+        return cast(list[Any], self.client.eval(script, len(redis_keys), *redis_keys, *arguments))
 
     def _wait_for_a_worker(self, envelope: Envelope, body: bytes, fields: dict[Any, Any]) -> None:
         request, job_id = envelope.request, envelope.job_id

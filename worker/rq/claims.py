@@ -23,6 +23,7 @@ from uuid import uuid4
 import redis
 
 from shared.clock import RedisClock
+from shared.healing import HEAL, tell_healed
 from shared.keys import Names, host_of
 from shared.notes import read_note
 from shared.places import NONE, Counts
@@ -45,18 +46,14 @@ _RUN_ONCE_S = 3600  # where a job says nothing of when it ends
 # ended attempts and of attempts that have run begin with, what a byte of a body takes (s) where nothing was predicted,
 # then for each list the queue whose registries its jobs belong to, the group that it is counted in, how many may be
 # started in all, those of the group's lists before it included, and how many seconds of their prefill may have been
-# started before one more is. Gives [time, job per started job, waiting jobs per list, counter], a job being [list's
-# number, job id, execution id, hash, size of its body, body, what its placing noted]; the body is missing when it is
-# big. What was noted stays until a lease counts the job, marked with "!": who places meanwhile counts it among those
-# held. An attempt runs once: who takes it says so for as long as its job could live. What RQ could not have queued is
-# dropped: keys of other types, and names that RQ refuses, which would end whoever makes a job of them. Keys of a wrong
-# type, which nobody of ours wrote, are removed before anything is taken: a script that stops in the middle would have
-# taken jobs and told nobody. The entry in rq:executions ends before its execution or with it: RQ's `job.cancel()` fails
-# at one without a hash.
-_HEAL = """local function heal(key, kind)
-  local found = redis.call('TYPE', key).ok
-  if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
-end"""
+# started before one more is. Gives [time, job per started job, waiting jobs per list, counter, what was healed], a job
+# being [list's number, job id, execution id, hash, size of its body, body, what its placing noted]; the body is missing
+# when it is big. What was noted stays until a lease counts the job, marked with "!": who places meanwhile counts it
+# among those held. An attempt runs once: who takes it says so for as long as its job could live. What RQ could not have
+# queued is dropped: keys of other types, and names that RQ refuses, which would end whoever makes a job of them. Keys
+# of a wrong type, which nobody of ours wrote, are removed before anything is taken: a script that stops in the middle
+# would have taken jobs and told nobody. The entry in rq:executions ends before its execution or with it: RQ's
+# `job.cancel()` fails at one without a hash.
 _CLAIM = """
 local worker, text, ttl, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local bodies, ends, runs, per_byte = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
@@ -131,14 +128,14 @@ for list = 2, #KEYS do
   end
 end
 for list = 2, #KEYS do waiting[#waiting + 1] = redis.call('LLEN', KEYS[list]) end
-return {time, started, waiting, tonumber(redis.call('HGET', KEYS[1], 'v') or 0)}
-""".replace("RUN_ONCE", str(_RUN_ONCE_S)).replace("HEAL", _HEAL)
+return {time, started, waiting, counted(redis.call('HGET', KEYS[1], 'v')), healed}
+""".replace("RUN_ONCE", str(_RUN_ONCE_S)).replace("HEAL", HEAL)
 
 # KEYS: as above. ARGV: worker, now (text), execution TTL (s), worker TTL (s), what keys of ended attempts begin with, 1
-# when RQ's record of the worker is to be renewed, then (queue name, job id, execution id) each.
-# Gives nothing when Redis does not know the worker (it came back empty); else [time, is suspended, waiting jobs per
-# list, counter, status of each job]. A job whose attempt has ended counts as cancelled: nobody may have heard of it.
-# Workers that have nothing to do beat, too, each second: what is not needed then is not asked then.
+# when RQ's record of the worker is to be renewed, then (queue name, job id, execution id) each. Gives nothing when
+# Redis does not know the worker (it came back empty); else [time, is suspended, waiting jobs per list, counter, status
+# of each job, what was healed]. A job whose attempt has ended counts as cancelled: nobody may have heard of it. Workers
+# that have nothing to do beat, too, each second: what is not needed then is not asked then.
 _BEAT = """
 local worker, text, time, ttl = ARGV[1], ARGV[2], redis.call('TIME'), tonumber(ARGV[3])
 local now = tonumber(time[1])
@@ -157,7 +154,7 @@ if has_any then
 end
 for list = 2, #KEYS do waiting[#waiting + 1] = has_any and redis.call('LLEN', KEYS[list]) or 0 end
 local placed = redis.pcall('HGET', KEYS[1], 'v')
-if type(placed) == 'table' then heal(KEYS[1], 'hash') placed = 0 end
+if type(placed) == 'table' then heal(KEYS[1], 'hash') end
 for i = 7, #ARGV, 3 do
   local queue, id, execution = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local both = id .. ':' .. execution
@@ -180,8 +177,8 @@ for i = 7, #ARGV, 3 do
   end
   statuses[#statuses + 1] = status
 end
-return {time, suspended, waiting, tonumber(placed or 0), statuses}
-""".replace("HEAL", _HEAL)
+return {time, suspended, waiting, counted(placed), statuses, healed}
+""".replace("HEAL", HEAL)
 
 # KEYS: from, to. ARGV: name of the queue behind `to`. Moves every job to the other list's front, in order; gives how
 # many. They have waited longer than what lies there.
@@ -300,9 +297,10 @@ class Claims:
             group = lane if lane in LANES_BESIDE else _IN_BATCH
             arguments += [queue, group, quota.most, quota.ahead_s]
         sent_s = time.monotonic()
-        now_reply, jobs, *backlog = cast(list[Any], self._claim(self._keys, arguments))
+        now_reply, jobs, waiting, placed, healed = cast(list[Any], self._claim(self._keys, arguments))
+        tell_healed(healed)
         self._clock.note(now_reply, sent_s, time.monotonic())
-        return Taken(tuple(self._claimed(row) for row in jobs), _backlog(*backlog))
+        return Taken(tuple(self._claimed(row) for row in jobs), _backlog(waiting, placed))
 
     def beat(self, held: Sequence[Held], now: datetime) -> Pulse | None:
         """Keep worker and jobs alive. None: Redis has forgotten this worker."""
@@ -316,9 +314,12 @@ class Claims:
         if not reply:
             return None
         self._renewed_s = sent_s if is_due else self._renewed_s
-        now_reply, is_suspended, waiting, placed, statuses = reply
+        now_reply, is_suspended, waiting, placed, statuses, healed = reply
+        tell_healed(healed)
         self._clock.note(now_reply, sent_s, time.monotonic())
-        return Pulse(bool(is_suspended), tuple(status.decode() for status in statuses), _backlog(waiting, placed))
+        return Pulse(
+            bool(is_suspended), tuple(status.decode(errors="replace") for status in statuses), _backlog(waiting, placed)
+        )
 
     def _claimed(self, row: list[Any]) -> Claimed:
         number, job, execution, flat, body_bytes, data, noted = row

@@ -89,10 +89,11 @@ def _queue_names(client: redis.Redis, worker: str) -> set[str]:
     """From RQ's record of the worker while that lives, else from all queues: its own name says its model."""
     recorded = cast(bytes | None, client.hget(f"rq:worker:{worker}", "queues"))
     if recorded:
-        return set(recorded.decode().split(","))
+        return set(recorded.decode(errors="replace").split(","))
     prefix = SafeQueue.redis_queue_namespace_prefix
     known = {
-        key.decode().removeprefix(prefix) for key in cast(set[bytes], client.smembers(SafeQueue.redis_queues_keys))
+        key.decode(errors="replace").removeprefix(prefix)
+        for key in cast(set[bytes], client.smembers(SafeQueue.redis_queues_keys))
     }
     return known
 

@@ -13,6 +13,8 @@ from shared.seal import HostKey
 from shared.work import Envelope, job_subject
 from worker.serving.ticket import Ticket
 
+_MOST_DIGITS = 15  # of a number that we have written
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
@@ -47,7 +49,7 @@ class Bodies:
 
 def is_ended(mark: bytes, attempt: int) -> bool:
     """Whether the mark, the highest attempt that must not run, means this attempt; what is no number means all."""
-    return not mark.isdigit() or int(mark) >= attempt
+    return not mark.isdigit() or len(mark) > _MOST_DIGITS or int(mark) >= attempt
 
 
 def check_envelope(envelope: Envelope, ticket: Ticket, data: bytes, key: HostKey, now_s: float) -> None:

@@ -379,6 +379,38 @@ def test_an_idle_beat_makes_the_counter_of_a_wrong_type_anew(redis_client: redis
     assert (pulse.backlog.placed, redis_client.exists(NAMES.placed(ME))) == (0, 0)
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "-7", "inf", "nan", "x", "1.5"])
+def test_a_counter_that_nobody_of_ours_wrote_counts_for_nothing(redis_client: redis.Redis, value: str) -> None:
+    """Neither in a claim nor in a beat: a worker would end over an answer that is cut short by it."""
+    enqueue(redis_client, "j")
+    redis_client.hset(NAMES.placed(ME), "v", value)
+    claims = claims_of(redis_client)
+    [job] = claim(claims, 1)
+    redis_client.hset(f"rq:worker:{ME}", "birth", "x")
+    pulse = claims.beat([Held(job.queue, job.job_id, job.execution_id)], now())
+    assert pulse is not None
+    assert pulse.backlog.placed == 0
+
+
+def test_a_status_that_is_no_text_ends_its_job_alone(redis_client: redis.Redis) -> None:
+    enqueue(redis_client, "a", "b")
+    claims = claims_of(redis_client)
+    held = [Held(job.queue, job.job_id, job.execution_id) for job in claim(claims, 2)]
+    redis_client.hset(f"rq:worker:{ME}", "birth", "x")
+    redis_client.hset("rq:job:a", "status", b"\xff\xfe")
+    pulse = claims.beat(held, now())
+    assert pulse is not None
+    assert pulse.statuses[1] == "started" != pulse.statuses[0]
+
+
+def test_what_was_of_a_wrong_type_is_named(redis_client: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    redis_client.set(NAMES.placed(ME), "x")
+    redis_client.rpush("rq:queues", "x")
+    claims_of(redis_client).claim([Quota(0, 0.0)] * len(LANES), now())
+    for key, kind in ((NAMES.placed(ME), "a string instead of a hash"), ("rq:queues", "a list instead of a set")):
+        assert f"{key} held {kind}" in caplog.text
+
+
 def test_an_idle_worker_is_not_forgotten_and_hears_that_it_is_suspended(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
