@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -17,6 +18,17 @@ def misfit(value: Any) -> str:
     for name, check in _checks(cls):
         if not check(getattr(value, name)):
             return name
+    return ""
+
+
+def absurd(value: Any) -> str:
+    """The first field of a dataclass's instance that holds a number which no measurement gives: below 0, infinite or
+    none at all. Empty when there is none."""
+    for field in fields(value):
+        held = getattr(value, field.name)
+        for number in held if isinstance(held, tuple) else (held,):
+            if isinstance(number, float) and not 0 <= number < math.inf:
+                return field.name
     return ""
 
 

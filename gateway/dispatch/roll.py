@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from shared import wire
 from shared.errors import WireError
-from shared.fits import misfit
+from shared.fits import absurd, misfit
 from shared.keys import word
 from shared.registry import GatewayRecord, HostRecord, Stranger, StrangerKind, WorkerLease
 from shared.seal import Seal
@@ -24,6 +24,8 @@ def read_record(name: str, data: bytes, cls: type[_R], seal: Seal) -> _R | Stran
             raise WireError(f"it says that it is a {type(record).__name__}")
         if field := misfit(record):
             raise WireError(f"its {field} is not of the declared type")
+        if field := absurd(record):
+            raise WireError(f"its {field} is no number that can be measured")
         if wire.WIRE_VERSION not in record.reader.versions:
             raise WireError(f"it does not read wire version {wire.WIRE_VERSION}")
         if _name_of(record) != name:

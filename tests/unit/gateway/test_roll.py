@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +63,14 @@ def test_another_secret_host_or_purpose_is_refused() -> None:
 )
 def test_a_field_of_the_wrong_type_is_named(fields: dict[str, Any]) -> None:
     assert next(iter(fields)) in reason(sealed_lease(replace(LEASE, **fields)))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, -1.0])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(LEASE) if field.type == "float"])
+def test_a_lease_with_a_figure_that_nobody_measures_is_refused(field: str, number: float) -> None:
+    """A host that was let in may still say what it likes: nobody else's requests may fail for it."""
+    assert field in reason(sealed_lease(replace(LEASE, **{field: number})))
+    assert "waiting_s" in reason(sealed_lease(replace(LEASE, waiting_s=(0.0, number, 0.0, 0.0))))
 
 
 def test_a_record_under_another_name_or_of_another_kind_is_refused() -> None:
