@@ -16,9 +16,11 @@ from rq.utils import now
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from shared import keys
+from shared.healing import heal, is_wrong_type
 from shared.keys import Names
 from shared.wire import JobSerializer
 from worker.rq.claims import list_key, move_jobs
+from worker.rq.records import kinds_of
 from worker.rq.safe_job import SafeJob, SafeQueue, is_job_id, read_job
 
 log = logging.getLogger(__name__)
@@ -159,5 +161,9 @@ def _fail(
                 return job is not None
             except redis.WatchError:
                 continue
+            except redis.ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                heal(client, kinds_of(queue.name, job_id, entry.partition(":")[2]))
     log.warning("job %s changes too fast to be reaped now", job_id)
     return False

@@ -10,12 +10,13 @@ from typing import Any
 import redis
 from rq.executions import Execution
 from rq.job import JobStatus
-from rq.registry import CanceledJobRegistry
+from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
 
 from shared import keys
 from shared.errors import GatewayError, RequestCancelledError
+from shared.healing import heal, is_wrong_type
 from worker.rq.claims import Claimed, Held
 from worker.rq.safe_job import SafeJob, SafeQueue, read_job
 from worker.serving.reports import Ended
@@ -94,7 +95,28 @@ def end(
                 return
             except redis.WatchError:
                 continue
+            except redis.ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                heal(worker.connection, {worker.key: "hash", **kinds_of(slot.queue.name, job.id, slot.execution_id)})
     log.error("the end of job %s cannot be written: it changes too fast", job.id)
+
+
+def kinds_of(queue: str, job_id: str, execution_id: str) -> dict[str, str]:
+    """RQ's keys that the end of a job is written to, with the type that each has."""
+    return {
+        SafeJob.key_for(job_id): "hash",
+        f"rq:execution:{job_id}:{execution_id}": "hash",
+        f"rq:executions:{job_id}": "zset",
+        f"rq:results:{job_id}": "stream",
+        **registries_of(queue),
+    }
+
+
+def registries_of(queue: str) -> dict[str, str]:
+    """A queue's registries of jobs, with the type that each has."""
+    kinds = (StartedJobRegistry, FinishedJobRegistry, FailedJobRegistry, CanceledJobRegistry)
+    return {kind.key_template.format(queue): "zset" for kind in kinds}
 
 
 def _write_outcome(worker: BaseWorker, slot: Slot, ended: Ended, pipe: Any) -> None:

@@ -15,7 +15,9 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY, get_keys
 
 from shared import keys
+from shared.healing import heal, is_wrong_type
 from worker.rq.reaping import reap_expired
+from worker.rq.records import registries_of
 from worker.rq.safe_job import SafeQueue
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,15 @@ class Recovery:
         if now_s < self._next_s:
             return
         self._next_s = now_s + EVERY_S
+        try:
+            self._recover(now_s)
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            for queue in self._queues:
+                heal(self._client, registries_of(queue.name))
+
+    def _recover(self, now_s: float) -> None:
         failed = reap_expired(self._client, self._queues)
         if failed:
             log.warning("%d jobs of workers that died have failed", failed)

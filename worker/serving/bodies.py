@@ -10,9 +10,12 @@ import redis
 from shared.errors import DeadlineExceededError, WireError
 from shared.keys import Names, job_id
 from shared.seal import HostKey
+from shared.wire import decode_envelope
 from shared.work import Envelope, job_subject
 from worker.serving.ticket import Ticket
 
+_TOLD_BYTES = 64 * 1024
+_NOT_SIGNED = "the request's signature is wrong: gateway and worker need the same MLX_GATEWAY_SECRET"
 _MOST_DIGITS = 15  # of a number that we have written
 
 
@@ -52,7 +55,17 @@ def is_ended(mark: bytes, attempt: int) -> bool:
     return not mark.isdigit() or len(mark) > _MOST_DIGITS or int(mark) >= attempt
 
 
-def check_envelope(envelope: Envelope, ticket: Ticket, data: bytes, key: HostKey, now_s: float) -> None:
+def read_envelope(ticket: Ticket, data: bytes, key: HostKey) -> tuple[Envelope, bool]:
+    """(the envelope, whether it is what was signed). What was not is decoded only where that costs nothing, to know who
+    is to be told. Raises `WireError`."""
+    subject = job_subject(ticket.kind, job_id(ticket.request_id, ticket.attempt))
+    is_signed = key.is_signed(subject, data, ticket.signature)
+    if not is_signed and len(data) > _TOLD_BYTES:
+        raise WireError(_NOT_SIGNED)
+    return decode_envelope(data), is_signed
+
+
+def check_envelope(envelope: Envelope, ticket: Ticket, now_s: float, *, is_signed: bool) -> None:
     """Raise when this work must not be done: `WireError` for a body that is not what was signed,
     `DeadlineExceededError` when nobody waits any more."""
     if envelope.request.id != ticket.request_id:
@@ -61,8 +74,7 @@ def check_envelope(envelope: Envelope, ticket: Ticket, data: bytes, key: HostKey
         raise WireError("the body belongs to another attempt")
     if envelope.kind.name != ticket.kind:
         raise WireError(f"the body is work of another kind: {envelope.kind.name}")
-    subject = job_subject(ticket.kind, job_id(ticket.request_id, ticket.attempt))
-    if not key.is_signed(subject, data, ticket.signature):
-        raise WireError("the request's signature is wrong: gateway and worker need the same MLX_GATEWAY_SECRET")
+    if not is_signed:
+        raise WireError(_NOT_SIGNED)
     if 0 < envelope.deadline_s <= now_s:
         raise DeadlineExceededError("the request ran out of time before a worker could begin it")

@@ -257,6 +257,9 @@ class Publisher:
             if command != "XADD" or "equal or smaller" not in str(reply):
                 log.error("%s to gateway %s refused: %s", command, sent.gateway.name, reply)
             if command == "XADD" and str(reply).startswith("WRONGTYPE"):
+                log.error(
+                    "%s holds something else: it is removed", self._names.frame_log(self._worker, sent.gateway.name)
+                )
                 sent.gateway.is_log_wrong = True
         elif command == "PUBLISH" and isinstance(reply, int):
             self._note_receivers(sent.gateway, reply)

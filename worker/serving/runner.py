@@ -41,11 +41,11 @@ from shared.readable import readable_events, unread_by
 from shared.request import GenerateRequest, Resume
 from shared.seal import HostKey
 from shared.trail import decode_trail
-from shared.wire import FrameEntry, decode_envelope
+from shared.wire import FrameEntry
 from shared.work import KINDS, PROBATION_TOKENS, Generate, Work
 from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
 from worker.serving.attempt import Attempt, Expected
-from worker.serving.bodies import Bodies, Body, check_envelope
+from worker.serving.bodies import Bodies, Body, check_envelope, read_envelope
 from worker.serving.default_system import with_default_system
 from worker.serving.drift import Drift
 from worker.serving.handlers import HANDLERS, Beside
@@ -233,14 +233,14 @@ class Runner:
     def _checked_work(self, work: Attempt, body: Body) -> Work:
         if body.data is None:
             raise WireError("the request's body is gone")
-        envelope = decode_envelope(body.data)
+        envelope, is_signed = read_envelope(work.ticket, body.data, self._key)
         work.unread = unread_by(envelope.codes)
         work.grant = decode_grant(envelope.grant)
         work.is_suspect = envelope.is_suspect
         work.expected = Expected(envelope.placed_s, envelope.wait_s, envelope.prefill_s)
         ended = self._know(work, envelope.gateway, envelope.deadline_s)
         try:
-            check_envelope(envelope, work.ticket, body.data, self._key, self._clock.now_s())
+            check_envelope(envelope, work.ticket, self._clock.now_s(), is_signed=is_signed)
         except DeadlineExceededError:
             work.is_checked = True
             raise

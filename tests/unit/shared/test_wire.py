@@ -155,3 +155,28 @@ def test_counts_may_be_unknown() -> None:
     assert wire.decode(wire.encode(finished)) == finished
     assert events.total_usage([usage, usage]) == usage
     assert events.total_usage([usage, events.Usage(output_tokens=3)]).output_tokens == 3
+
+
+_V = bytes([wire.WIRE_VERSION])
+_BOMBS = {
+    "nested lists": _V + b"\x91" * 1_000_000,
+    "nested maps": _V + b"\x81" * 1_000_000,
+    "a list of 4 billion": _V + b"\xdd\xff\xff\xff\xff",
+    "a map of 4 billion": _V + b"\xdf\xff\xff\xff\xff",
+    "4 GB of bytes": _V + b"\xc6\xff\xff\xff\xff",
+    "4 GB of text": _V + b"\xdb\xff\xff\xff\xff",
+    "4 GB of an extension": _V + b"\xc9\xff\xff\xff\xff\x01",
+    "no type at all": _V + b"\xc1",
+    "nothing": _V,
+    "text that is none": _V + b"\xa2\xff\xfe",
+    "a list as a key": _V + b"\x81\x91\x01\x01",
+    "more than one": _V + b"\xc0\xc0",
+}
+
+
+@pytest.mark.parametrize("data", _BOMBS.values(), ids=_BOMBS)
+def test_what_claims_to_be_large_or_deep_is_refused(data: bytes) -> None:
+    """Nothing is made of it: lengths that are told count for no more than what is there."""
+    for read in (wire.decode, wire.decode_frame, wire.decode_envelope):
+        with pytest.raises(WireError):
+            read(data)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import multiprocessing
 import time
 import zlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from shared import keys
 from shared.clock import RedisClock
-from shared.errors import WireError
+from shared.errors import RequestCancelledError, WireError, WorkerLostError
+from shared.events import Usage
 from shared.notes import Note, read_note
 from shared.registry import ModelSpec
 from shared.request import PRIORITIES
@@ -39,11 +42,16 @@ from worker.rq import worker as rq_worker
 from worker.rq.claims import Backlog, Claimed, Claims, Held, move_jobs
 from worker.rq.control import ControlLoop
 from worker.rq.gate import UNBOUNDED_S, Quota
+from worker.rq.outcomes import Outcomes
+from worker.rq.patience import Patience
 from worker.rq.reaping import reap, reap_expired
 from worker.rq.records import Slot
+from worker.rq.recovery import Recovery
 from worker.rq.safe_job import SafeJob, SafeQueue, ticket_of
 from worker.rq.waiter import BellWaiter
+from worker.rq.worker import EngineWorker
 from worker.serving.bodies import Body
+from worker.serving.reports import Ended
 from worker.serving.ticket import Ticket
 from worker.status import StatusPipe
 
@@ -485,6 +493,59 @@ def test_an_entry_that_is_no_text_stops_no_claim_and_is_dropped(redis_client: re
     enqueue(redis_client, "a")
     assert ids(claim(claims_of(redis_client), 2)) == ["a"]
     assert not redis_client.exists(KEY)
+
+
+WRONG: dict[str, Callable[[redis.Redis, str], object]] = {
+    "string": lambda client, key: client.set(key, "x"),
+    "hash": lambda client, key: client.hset(key, "a", "x"),
+    "set": lambda client, key: client.sadd(key, "x"),
+}
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["rq:job:{job}", "rq:execution:{job}:{execution}", "rq:executions:{job}", "rq:results:{job}"]
+    + [f"rq:{name}:{QUEUE}" for name in ("wip", "finished", "failed", "canceled")],
+)
+def test_the_end_of_a_job_is_written_whatever_its_keys_hold(redis_url: str, key: str) -> None:
+    """Else every end behind it would wait for ever."""
+    errors = (None, RequestCancelledError("x"), WorkerLostError("x"))
+    with redis.Redis.from_url(redis_url, socket_timeout=5) as client:
+        for write_wrong, error in itertools.product(WRONG.values(), errors):
+            client.flushall()
+            enqueue(client, "a", "b")
+            worker = EngineWorker(client, NAMES, name=ME, model=MODEL, post=lambda _: None)
+            worker.begin()
+            outcomes = Outcomes(worker, Patience())
+            for claimed in claim(claims_of(client), 2):
+                slot = Slot(claimed, queue_of(client), Ticket("r", 1, ""), now(), claimed.execution_id)
+                if slot.job_id == "a":
+                    name = key.format(job=slot.job_id, execution=slot.execution_id)
+                    client.delete(name)
+                    write_wrong(client, name)
+                outcomes.add(slot, Ended(slot.ticket, error, Usage()))
+                outcomes.record(busy_with=None, resting=WorkerStatus.IDLE)
+            assert client.hget("rq:job:b", "status") not in (None, b"started")
+            assert not list(client.scan_iter("rq:execution:b*"))
+            assert not [entry for entry in client.zrange(f"rq:wip:{QUEUE}", 0, -1) if entry.startswith(b"b")]
+
+
+@pytest.mark.parametrize("name", ["wip", "failed", "finished", "canceled"])
+def test_recovery_goes_on_whatever_registries_hold(
+    redis_client: redis.Redis, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    enqueue(redis_client, "a", "b")
+    claim(claims_of(redis_client), 2)
+    expire_all(redis_client)
+    redis_client.delete(f"rq:{name}:{QUEUE}")
+    redis_client.set(f"rq:{name}:{QUEUE}", "x")
+    recovery = Recovery(redis_client, [queue_of(redis_client)])
+    for _ in range(2):
+        recovery._next_s = recovery._next_tidy_s = 0.0
+        recovery.run_if_due()
+    assert f"rq:{name}:{QUEUE} held a string instead of a zset" in caplog.text
+    if name != "wip":
+        assert redis_client.hget("rq:job:b", "status") == b"failed"
 
 
 # --- records --------------------------------------------------------------------------------------------------------
