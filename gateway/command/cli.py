@@ -136,7 +136,8 @@ def _add_fleet_commands(
     """Of several Macs."""
     command("share", "Let other Macs join the `up` that runs here, and make a code for one.")
     joining = command("join", "Serve models from this machine in the fleet of another Mac.", models)
-    joining.add_argument("address", metavar="NAME", help="the sharing Mac, as `mlx-gateway share` prints it")
+    shown = "the sharing Mac, as `mlx-gateway share` prints it; without it, it is looked for in the network"
+    joining.add_argument("address", metavar="NAME", nargs="?", help=shown)
     joining.add_argument("code", metavar="CODE", help="the code that it prints; the next start needs none")
     command("hosts", "Show which hosts joined, and whether they live.", far)
     command("revoke", "Lock out a host that joined.", far).add_argument("host", metavar="HOST")

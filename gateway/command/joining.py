@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from gateway.command.runfile import read_running
 from gateway.command.sharing import DEFAULT_PORT
+from gateway.door.bonjour import find_door
 from gateway.door.code import parse_code
 from gateway.door.folder import DoorFolder
-from gateway.door.joiner import Myself, greet, is_unreachable, join_fleet
+from gateway.door.joiner import Myself, greet, is_unreachable, join_fleet, shows
 from shared.config import Settings
 from shared.errors import ConfigError
 from shared.keys import word
@@ -18,6 +19,7 @@ from shared.membership import Membership, read_membership, with_membership
 from shared.wire import READER
 
 _MOST_LETTERS = 63
+_FIND_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,9 @@ class Member:
     name: str
 
 
-def join(settings: Settings, address: str, code: str, name: str) -> Member:
-    """Raises `ConfigError`; nothing has changed then."""
+def join(settings: Settings, address: str | None, code: str, name: str) -> Member:
+    """Without an address, the Mac in this network that made the code. Raises `ConfigError`; nothing has changed
+    then."""
     if read_running(settings.state_dir) is not None:
         raise ConfigError(
             f"`mlx-gateway up` runs on {settings.state_dir}: stop it first, since a Mac that joined serves through the "
@@ -37,8 +40,13 @@ def join(settings: Settings, address: str, code: str, name: str) -> Member:
         )
     if DoorFolder(settings).is_shared:
         raise ConfigError(f"{settings.state_dir} shares a fleet of its own: give --state another folder to join one")
-    host, port = _address(address)
-    found = join_fleet(settings.state_dir, host, port, parse_code(code), _short(name), _myself())
+    parsed = parse_code(code)
+    if address is None:
+        door = find_door(lambda found: shows(found.address, found.port, parsed), wait_s=_FIND_S)
+        host, port = door.address, door.port
+    else:
+        host, port = _address(address)
+    found = join_fleet(settings.state_dir, host, port, parsed, _short(name), _myself())
     return _member(settings, found)
 
 

@@ -66,7 +66,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "gateway": ("gateway", "gateway --listen 127.0.0.1 --port 8081"),
     "host": ("host --model /models/qwen", "host --name studio --model /models/qwen", "host --drain"),
     "share": ("share",),
-    "join": ("join studio.local ABCDE-FGHJK-MNPQR-STVWX --model /models/qwen",),
+    "join": (
+        "join ABCDE-FGHJK-MNPQR-STVWX",
+        "join studio.local ABCDE-FGHJK-MNPQR-STVWX --model /models/qwen",
+    ),
     "hosts": ("hosts",),
     "revoke": ("revoke studio",),
     "use": ("use http://studio.local:8080", "use local"),

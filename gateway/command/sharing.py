@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -15,6 +12,7 @@ from gateway.door.authority import load_authority
 from gateway.door.code import JoinCode, new_secret, print_of
 from gateway.door.folder import DoorFolder, Invitation
 from gateway.door.revoking import lock_out
+from gateway.door.whereabouts import local_name, own_address
 from shared.config import Settings
 from shared.connections import build_async_redis
 from shared.errors import ConfigError
@@ -24,7 +22,6 @@ from shared.log import last_lines
 DEFAULT_PORT = Settings().door_port
 _DOOR_S = 15.0
 _POLL_S = 0.05
-_NAME_S = 2.0
 
 
 def open_code(settings: Settings) -> JoinCode:
@@ -69,28 +66,6 @@ def join_lines(code: JoinCode, port: int) -> tuple[str, str]:
     if address:
         hint += f"; where the name is not found, {address}{suffix} is this Mac, too"
     return f"mlx-gateway join {local_name()}{suffix} {code}", hint
-
-
-def local_name() -> str:
-    """By which other Macs of the network find this one."""
-    name = socket.gethostname()
-    if sys.platform == "darwin":
-        try:
-            asked = ["scutil", "--get", "LocalHostName"]
-            name = subprocess.run(asked, capture_output=True, text=True, timeout=_NAME_S, check=True).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            name = socket.gethostname()
-    return f"{name.partition('.')[0]}.local"
-
-
-def own_address() -> str:
-    """The address of this Mac in its network; empty without one. Nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return ""
 
 
 def host_lines(hosts: Iterable[Mapping[str, str]]) -> Iterator[str]:

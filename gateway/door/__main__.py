@@ -14,11 +14,13 @@ from typing import cast
 import redis.asyncio
 
 from gateway.door.authority import load_authority, write_door_certificate
+from gateway.door.bonjour import announced
 from gateway.door.door import Door, listen, server_context
 from gateway.door.folder import DoorFolder, OpenDoor
 from gateway.door.joining import Joining
 from gateway.door.upstream import parse_upstream
 from gateway.door.users import HostUsers
+from gateway.door.whereabouts import local_name
 from shared.config import Settings, load_secret, load_settings
 from shared.connections import build_async_redis
 from shared.errors import BrokerUnavailableError, ConfigError
@@ -75,9 +77,11 @@ async def _run(settings: Settings) -> None:
             asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
         note = folder.note_door(OpenDoor(pid=os.getpid(), port=port))
         logger.info("the door is open on port %d", port)
+        addresses = [settings.door_listen] if settings.door_listen else []
         try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
+            async with announced(local_name().removesuffix(".local"), port, addresses):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await serving
         finally:
             note.unlink(missing_ok=True)
             await broker.aclose()

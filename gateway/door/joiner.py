@@ -92,6 +92,14 @@ def join_fleet(state_dir: Path, address: str, port: int, code: JoinCode, name: s
     return membership
 
 
+def shows(address: str, port: int, code: JoinCode) -> bool:
+    """Whether who answers there shows the authority that the code names. Nothing is said to it."""
+    try:
+        return print_of(ssl.PEM_cert_to_DER_cert(_look_at(address, port))) == code.authority_print
+    except ConfigError:
+        return False
+
+
 def greet(state_dir: Path, membership: Membership, myself: Myself) -> Membership:
     """Hear whether this host still counts and its version fits, with a new certificate when the old one ends soon.
     Raises `ConfigError` with the door's words, or since nothing answers (`is_unreachable`)."""
