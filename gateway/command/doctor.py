@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gateway.command.checks.broker import check_broker
 from gateway.command.checks.finding import Finding
+from gateway.command.checks.fleet import check_fleet
 from gateway.command.checks.machine import check_disk, check_memory
 from gateway.command.checks.programs import check_programs
 from gateway.command.runfile import read_running
@@ -38,6 +39,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     version = platform.python_version()
     yield Finding(subject="python", is_fine=sys.version_info >= (3, 11), text=f"{version} ({sys.executable})")
     yield from _redis(settings)
+    yield from check_fleet(settings)
     yield _port(settings)
     yield _mlx()
     yield check_memory()

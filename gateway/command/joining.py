@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,12 +10,11 @@ from gateway.command.sharing import DEFAULT_PORT
 from gateway.door.bonjour import find_door
 from gateway.door.code import parse_code
 from gateway.door.folder import DoorFolder
-from gateway.door.joiner import Myself, greet, is_unreachable, join_fleet, shows
+from gateway.door.joiner import greet, is_unreachable, join_fleet, shows, this_installation
 from shared.config import Settings
 from shared.errors import ConfigError
 from shared.keys import word
 from shared.membership import Membership, read_membership, with_membership
-from shared.wire import READER
 
 _MOST_LETTERS = 63
 _FIND_S = 4.0
@@ -46,7 +44,7 @@ def join(settings: Settings, address: str | None, code: str, name: str) -> Membe
         host, port = door.address, door.port
     else:
         host, port = _address(address)
-    found = join_fleet(settings.state_dir, host, port, parsed, _short(name), _myself())
+    found = join_fleet(settings.state_dir, host, port, parsed, _short(name), this_installation())
     return _member(settings, found)
 
 
@@ -59,7 +57,7 @@ def rejoin(settings: Settings, name: str | None, say: Callable[[str], None]) -> 
     if name is not None and word(name) != membership.host:
         raise ConfigError(f"this Mac joined as {membership.host!r}: to change its --name, revoke it and join again")
     try:
-        membership = greet(settings.state_dir, membership, _myself())
+        membership = greet(settings.state_dir, membership, this_installation())
     except ConfigError as error:
         if not is_unreachable(error):
             raise
@@ -79,10 +77,6 @@ def check_alone(settings: Settings) -> None:
 
 def _member(settings: Settings, membership: Membership) -> Member:
     return Member(with_membership(settings, membership), membership.host)
-
-
-def _myself() -> Myself:
-    return Myself(importlib.metadata.version("mlx-gateway"), READER.versions)
 
 
 def _short(name: str) -> str:

