@@ -66,6 +66,20 @@ def _restart_redis(fleet: Fleet, target: Target) -> None:
     fleet.server.restart()
 
 
+def _restart_with_file(fleet: Fleet, target: Target) -> None:
+    """What it knew a moment before it died: jobs that run by now wait in it."""
+    fleet.client.save()
+    time.sleep(0.3)
+    _restart_redis(fleet, target)
+    (fleet.server.folder / "dump.rdb").unlink()
+
+
+def _pause_redis(fleet: Fleet, target: Target) -> None:
+    os.kill(fleet.server.process.pid, signal.SIGSTOP)
+    time.sleep(3.0)
+    os.kill(fleet.server.process.pid, signal.SIGCONT)
+
+
 def _cut_subscriptions(fleet: Fleet, target: Target) -> None:
     fleet.client.client_kill_filter(_type="pubsub")
 
@@ -96,6 +110,8 @@ FAULTS = (
     Fault("gateway killed", _kill_gateway, is_gateway=True),
     Fault("Mac killed", _kill_host, _mend_host),
     Fault("Redis restarted empty", _restart_redis),
+    Fault("Redis restarted with its file", _restart_with_file),
+    Fault("Redis paused for 3 s", _pause_redis),
     Fault("subscriptions cut", _cut_subscriptions),
     Fault("partition", _part, _join),
     Fault("1 s latency", _slow_down, _speed_up),

@@ -86,8 +86,11 @@ class Node:
 class Fleet:
     """See the module's text. Made by `fleet`."""
 
-    def __init__(self, server: RedisServer, folder: Path, gateways: list[Node], hosts: list[Node]) -> None:
+    def __init__(
+        self, server: RedisServer, folder: Path, gateways: list[Node], hosts: list[Node], models: tuple[str, ...]
+    ) -> None:
         self.server = server
+        self.models = models
         self.folder = folder
         self.gateways = gateways
         self.hosts = hosts
@@ -140,11 +143,13 @@ class Fleet:
             leases = self.leases()
         except redis.RedisError:
             return False
-        if sorted(lease.model for lease in leases) != sorted(MODELS * len(self.hosts)):
+        if sorted(lease.model for lease in leases) != sorted(self.models * len(self.hosts)):
             return False
         if any(lease.state != "ready" or lease.in_flight for lease in leases):
             return False
-        seen = all(self.ready_workers(node, model) == len(self.hosts) for node in self.gateways for model in MODELS)
+        seen = all(
+            self.ready_workers(node, model) == len(self.hosts) for node in self.gateways for model in self.models
+        )
         return seen and all(self.figure(node, "gw_inflight") == 0 for node in self.gateways)
 
     def heal(self) -> None:
@@ -178,7 +183,7 @@ def fleet(folder: Path, *, hosts: int = 2, models: tuple[str, ...] = MODELS) -> 
         gateways = [_node(stack, server, folder, f"gateway{n}", ("-m", "gateway"), config) for n in range(2)]
         commands = [("-m", "worker.host.host", "--name", f"mac{n}") for n in range(hosts)]
         macs = [_node(stack, server, folder, f"mac{n}", command, config) for n, command in enumerate(commands)]
-        found = Fleet(server, folder, gateways, macs)
+        found = Fleet(server, folder, gateways, macs, models)
         stack.callback(found.close)
         for node in found.nodes:
             stack.callback(node.close)
