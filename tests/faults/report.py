@@ -73,9 +73,17 @@ begun. How it is done, and what it does not show: `tests/faults/README.md`.
 
 {notes}
 
-Measured {day} with the echo engine and a small MLX model on two cores without a GPU, by `{command}`. Times contain how
-long it takes to notice the fault (a killed worker: its host sees it at once; anything silent: 1.5 s), to place the
-answer anew and to compute its prompt there.
+Measured {day} with the echo engine and a small MLX model on two cores without a GPU, by
+`{command}`.
+
+Times contain how long it takes to notice the fault (a killed worker: its host sees it at once; anything silent:
+1.5 s), to place the answer anew and to compute its prompt there. In the middle of an answer four run on the worker that
+fails and one other is left: after a death each of them waits until the one before it has said eight more tokens, so
+that a request that kills workers is found out and does not take the others along (DESIGN.md, "Failure").
+
+The same tokens are promised on machines of one kind: another chip, or another batch, may round otherwise. An answer of
+an engine without token ids cannot go on elsewhere once it has begun, and ends with an error that clients may try again.
+A client that closes its sending side while it reads counts as gone.
 """
 
 
