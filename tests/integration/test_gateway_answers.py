@@ -27,6 +27,8 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     config = folder / "config"
     config.mkdir()
     (config / "model_aliases.json").write_bytes(orjson.dumps({"fast": "echo"}))
+    fallbacks = {"gone": ["echo"], "wrong": {"models": ["echo"], "on": ["overloaded"]}}
+    (config / "claude_routing.json").write_bytes(orjson.dumps({"fallbacks": fallbacks}))
     with RedisServer() as server, served(server.url, folder, keepalive_s=0.2, config_dir=config) as gateway:
         with gateway.worker(engine=request.param):
             yield gateway
@@ -59,6 +61,19 @@ def test_a_streamed_message(gateway: Served, path: str) -> None:
         assert source.headers["cache-control"] == "no-cache"
         assert source.headers["x-accel-buffering"] == "no"
         assert text_of(source) == WORDS
+
+
+@pytest.mark.parametrize("earlier", [[], [{"role": "user", "content": "long " * 100_000}]])
+def test_another_model_answers_for_one_that_is_not_there(gateway: Served, earlier: list[Any]) -> None:
+    """Whole and streamed, small and large; for the errors that were chosen alone."""
+    body = message(WORDS) | {"model": "gone"}
+    body["messages"] = [*earlier, *([{"role": "assistant", "content": "yes"}] if earlier else []), *body["messages"]]
+    reply = gateway.post(MESSAGES, body)
+    assert (reply.status, reply.json["content"]) == (200, [{"type": "text", "text": WORDS}])
+    assert "gone did not answer: model_not_found" in reply.headers["x-mlx-gateway-warnings"]
+    with gateway.stream(MESSAGES, body | {"stream": True}) as source:
+        assert text_of(source) == WORDS
+    assert gateway.post(MESSAGES, message(WORDS) | {"model": "wrong"}).status == 404
 
 
 @pytest.mark.parametrize("path", [MESSAGES, CHAT])
