@@ -120,6 +120,9 @@ class Generate(_Endpoint):
         record.warnings = parsed.warnings
         parsed_s = record.note_stage("parse", record.started_s)
         chain = await self.intake.chain(parsed.request.model)
+        if parsed.request.model not in chain.names:
+            told = f"{parsed.request.model} is passed over: it did not answer a moment ago"
+            record.warnings = (*record.warnings, told)
         for number, name in enumerate(chain):
             try:
                 await self._serve_by(_asking(parsed, name, number), story, parsed_s, scope, receive, send)

@@ -70,7 +70,8 @@ def test_another_model_answers_for_one_that_is_not_there(gateway: Served, earlie
     body["messages"] = [*earlier, *([{"role": "assistant", "content": "yes"}] if earlier else []), *body["messages"]]
     reply = gateway.post(MESSAGES, body)
     assert (reply.status, reply.json["content"]) == (200, [{"type": "text", "text": WORDS}])
-    assert "gone did not answer: model_not_found" in reply.headers["x-mlx-gateway-warnings"]
+    told = reply.headers["x-mlx-gateway-warnings"]  # it is asked once, and then passed over for a while
+    assert "gone did not answer: model_not_found" in told or "gone is passed over" in told
     with gateway.stream(MESSAGES, body | {"stream": True}) as source:
         assert text_of(source) == WORDS
     assert gateway.post(MESSAGES, message(WORDS) | {"model": "wrong"}).status == 404
