@@ -13,7 +13,7 @@ from gateway.command import logs, processes, trace
 from gateway.command.completion import SHELLS
 from gateway.command.ends import DONE, FAILED, NOT_RUNNING
 from gateway.command.fresh_secrets import write_secrets
-from gateway.command.service.manage import Keeper, install, keeper_of, status, uninstall
+from gateway.command.service.manage import Keeper, install, keeper_of, restart, status, uninstall
 from gateway.command.service.unit import KINDS, Unit, build_unit
 from gateway.dialects.registry import TIERS
 from gateway.models.settings_files import find_faults
@@ -94,6 +94,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "service install stack --model /models/qwen",
         "service install host --print",
         "service status stack",
+        "service restart stack",
         "service logs stack",
         "service uninstall stack",
     ),
@@ -207,6 +208,12 @@ def _service_uninstall(unit: Unit, keeper: Keeper, _: argparse.Namespace) -> int
     return DONE
 
 
+def _service_restart(unit: Unit, keeper: Keeper, _: argparse.Namespace) -> int:
+    restart(keeper)
+    print(f"{keeper.name} has started it again")
+    return DONE
+
+
 def _service_status(unit: Unit, keeper: Keeper, _: argparse.Namespace) -> int:
     said = status(keeper)
     print(said)
@@ -220,6 +227,7 @@ def _service_logs(unit: Unit, keeper: Keeper, _: argparse.Namespace) -> int:
 
 _SERVICE: Final[Mapping[str, Callable[[Unit, Keeper, argparse.Namespace], int]]] = {
     "install": _service_install,
+    "restart": _service_restart,
     "status": _service_status,
     "logs": _service_logs,
     "uninstall": _service_uninstall,

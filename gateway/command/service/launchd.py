@@ -87,6 +87,10 @@ def install_commands(unit: Unit, path: Path, user_id: int) -> list[list[str]]:
     return [["launchctl", "bootstrap", domain, str(path)], ["launchctl", "kickstart", f"{domain}/{label(unit)}"]]
 
 
+def restart_commands(unit: Unit, user_id: int) -> list[list[str]]:
+    return [["launchctl", "kickstart", "-k", f"gui/{user_id}/{label(unit)}"]]
+
+
 def uninstall_commands(unit: Unit, user_id: int) -> list[list[str]]:
     return [["launchctl", "bootout", f"gui/{user_id}/{label(unit)}"]]
 

@@ -25,6 +25,7 @@ class Keeper:
     name: str
     files: Mapping[Path, bytes]
     install: Sequence[Sequence[str]]
+    restart: Sequence[Sequence[str]]
     uninstall: Sequence[Sequence[str]]
     status: Sequence[str]
 
@@ -40,6 +41,7 @@ def _launchd(unit: Unit, home: Path) -> Keeper:
         name="launchd",
         files={path: launchd.render_plist(unit)},
         install=launchd.install_commands(unit, path, os.getuid()),
+        restart=launchd.restart_commands(unit, os.getuid()),
         uninstall=launchd.uninstall_commands(unit, os.getuid()),
         status=launchd.status_command(unit, os.getuid()),
     )
@@ -55,6 +57,7 @@ def _systemd(unit: Unit, home: Path, *, is_system: bool) -> Keeper:
             systemd.environment_path(unit): systemd.render_environment(unit.environment).encode(),
         },
         install=systemd.install_commands(unit, is_system=is_system, user=user),
+        restart=systemd.restart_commands(unit, is_system=is_system),
         uninstall=systemd.uninstall_commands(unit, is_system=is_system),
         status=systemd.status_command(unit, is_system=is_system),
     )
@@ -74,6 +77,13 @@ def install(unit: Unit, keeper: Keeper, run: Run = run_command) -> None:
         _must(words, run)
 
 
+def restart(keeper: Keeper, run: Run = run_command) -> None:
+    """As it is installed now, after running requests had their time. Raises `ConfigError` (not there, failed)."""
+    _check_installed(keeper)
+    for words in keeper.restart:
+        _must(words, run)
+
+
 def uninstall(keeper: Keeper, run: Run = run_command) -> list[str]:
     """What was removed. Raises `ConfigError` (not_there) when nothing was installed."""
     there = [path for path in keeper.files if path.exists()]
@@ -89,11 +99,15 @@ def uninstall(keeper: Keeper, run: Run = run_command) -> list[str]:
 
 def status(keeper: Keeper, run: Run = run_command) -> str:
     """In the keeper's own words. Raises `ConfigError` (not_there) when nothing is installed."""
+    _check_installed(keeper)
+    said = run(keeper.status)
+    return (said.stdout + said.stderr).strip()
+
+
+def _check_installed(keeper: Keeper) -> None:
     if not any(path.exists() for path in keeper.files):
         raise not_there(f"no such service is installed: {', '.join(map(str, keeper.files))}")
     _check_there(keeper)
-    said = run(keeper.status)
-    return (said.stdout + said.stderr).strip()
 
 
 def _check_there(keeper: Keeper) -> None:

@@ -105,6 +105,10 @@ def install_commands(unit: Unit, *, is_system: bool, user: str) -> list[list[str
     return [*linger, [*control, "daemon-reload"], [*control, "enable", "--now", unit_name(unit)]]
 
 
+def restart_commands(unit: Unit, *, is_system: bool) -> list[list[str]]:
+    return [[*_control(is_system), "restart", unit_name(unit)]]
+
+
 def uninstall_commands(unit: Unit, *, is_system: bool) -> list[list[str]]:
     return [[*_control(is_system), "disable", "--now", unit_name(unit)]]
 

@@ -17,7 +17,7 @@ import pytest
 
 from gateway.command.cli import main
 from gateway.command.service import launchd, systemd
-from gateway.command.service.manage import install, keeper_of, status, uninstall
+from gateway.command.service.manage import install, keeper_of, restart, status, uninstall
 from gateway.command.service.unit import KINDS, Unit
 from shared.config import Settings
 from shared.errors import ConfigError
@@ -129,6 +129,8 @@ def test_a_service_is_installed_shown_and_removed(
     assert recorder.said == [list(words) for words in keeper.install]
     assert all(path.stat().st_mode & 0o077 == 0 for path in keeper.files)
     assert "running" in status(keeper, recorder)
+    restart(keeper, recorder)
+    assert recorder.said[-1] == list(keeper.restart[-1])
     install(unit, keeper, recorder)  # again: the new files take the place of the old
     assert uninstall(keeper, recorder) == [str(path) for path in keeper.files]
     assert not any(path.exists() for path in keeper.files)
