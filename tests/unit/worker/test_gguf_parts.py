@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from shared.errors import ConfigError, ModelUnavailableError, OverloadedError, PromptTooLongError
 from shared.registry import parse_models
 from shared.routing import Target
+from worker.engines.gguf import command
 from worker.engines.gguf.completion import Chunk, parse_chunk, told_tokens, translate
 from worker.engines.gguf.model_file import find_gguf
 from worker.engines.gguf.options import parse_options
+from worker.engines.gguf.server import LlamaServer
 from worker.engines.gguf.slot_files import LEAST_TOKENS, SlotFiles
 from worker.engines.gguf.slots import Slots
 from worker.engines.gguf.vocabulary import Vocabulary
@@ -113,6 +116,26 @@ def test_saved_slots_are_found_by_their_prefix_and_the_oldest_go(tmp_path: Path)
     third.open()
     assert third.find(kept["b"], "t", beyond=0) is None
     assert not (tmp_path / "b.slot").exists()
+
+
+def test_a_missing_server_says_what_installs_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    with pytest.raises(ModelUnavailableError, match=r"pip install 'mlx-gateway.*brew install llama\.cpp"):
+        command.find_program("")
+    (tmp_path / "llama-server").write_text("#!/bin/sh\n")
+    (tmp_path / "llama-server").chmod(0o755)
+    assert command.find_program("").command == (str(tmp_path / "llama-server"),)
+
+
+def test_a_port_that_is_taken_is_told_and_another_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        server = LlamaServer(lambda port: (), port=taken, weight_bytes=1)
+        assert server._choose_port(is_first=True) not in (0, taken)
+    assert f"port {taken} of gguf_config.json is taken" in caplog.text
 
 
 def test_options_of_a_model_come_before_those_of_all() -> None:
