@@ -7,7 +7,7 @@ disk.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -193,16 +193,16 @@ class Ledger:
         )
         return [self._counted(row) for row in self._db.execute(query).fetchall()]
 
-    def close_batch(self, batch: Batch, now_s: float, files: Sequence[tuple[StoredFile, bytes]]) -> None:
-        """With its files (output, errors), where it has any."""
-        names = {file.purpose: file.id for file, _ in files}
+    def close_batch(self, batch: Batch, now_s: float, files: Mapping[str, tuple[StoredFile, bytes]]) -> None:
+        """With its files (`output`, `error`), where it has any."""
+        names = {kind: file.id for kind, (file, _) in files.items()}
         with self._transaction():
-            for file, content in files:
+            for file, content in files.values():
                 row = (*_file_row(file), content)
                 self._db.execute(f"INSERT INTO files ({_FILE}, content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             self._db.execute(
                 "UPDATE batches SET ended_s = ?, output_file = ?, error_file = ? WHERE id = ?",
-                (now_s, names.get("batch_output", ""), names.get("batch_error", ""), batch.id),
+                (now_s, names.get("output", ""), names.get("error", ""), batch.id),
             )
 
     # -------------------------------------------------------------------------------------------------------------

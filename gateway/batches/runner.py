@@ -48,8 +48,8 @@ class Ways(Protocol):
     async def answer(self, task: Task) -> Answered:
         """The answer to the item's request, by the way that every request goes."""
 
-    def results(self, ledger: Ledger, batch: Batch) -> list[tuple[StoredFile, bytes]]:
-        """The files that a batch ends with."""
+    def results(self, ledger: Ledger, batch: Batch) -> dict[str, tuple[StoredFile, bytes]]:
+        """The files that a batch ends with: its `output`, its `error`s, where there are any."""
 
 
 class BatchRunner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from orjson import dumps
@@ -18,10 +19,10 @@ from gateway.dialects.priority import PRIORITY_HEADER
 from gateway.http.replies import dialect_of
 from shared.errors import GatewayError
 
-_FILES: Final[tuple[tuple[str, tuple[Outcome, ...]], ...]] = (
-    ("batch_output", ("succeeded",)),
-    ("batch_error", ("errored", "canceled", "expired")),
-)
+_FILES: Final[Mapping[str, tuple[Outcome, ...]]] = {
+    "output": ("succeeded",),
+    "error": ("errored", "canceled", "expired"),
+}
 
 
 class RoutedWays:
@@ -49,26 +50,26 @@ class RoutedWays:
             return Answered(status=rendered.status, request_id=request_id, body=dumps(rendered.body), error=error)
         return Answered(status=exchange.status, request_id=request_id, body=b"".join(exchange.body))
 
-    def results(self, ledger: Ledger, batch: Batch) -> list[tuple[StoredFile, bytes]]:
+    def results(self, ledger: Ledger, batch: Batch) -> dict[str, tuple[StoredFile, bytes]]:
         """One vendor gives them as files."""
-        return list(_result_files(ledger, batch)) if batch.vendor == "openai" else []
+        return _result_files(ledger, batch) if batch.vendor == "openai" else {}
 
 
-def _result_files(ledger: Ledger, batch: Batch) -> list[tuple[StoredFile, bytes]]:
-    files = []
-    for purpose, outcomes in _FILES:
+def _result_files(ledger: Ledger, batch: Batch) -> dict[str, tuple[StoredFile, bytes]]:
+    files = {}
+    for kind, outcomes in _FILES.items():
         content = b"".join(openai.render_lines(batch, ledger.ended(batch.id, outcomes)))
         if content:
             file = StoredFile(
                 id=f"file-{secrets.token_hex(12)}",
                 vendor=batch.vendor,
-                name=f"{batch.id}_{purpose.removeprefix('batch_')}.jsonl",
-                purpose=purpose,
+                name=f"{batch.id}_{kind}.jsonl",
+                purpose="batch_output",
                 media_type="application/jsonl",
                 size_bytes=len(content),
                 made_s=time.time(),
             )
-            files.append((file, content))
+            files[kind] = (file, content)
     return files
 
 

@@ -21,6 +21,7 @@ from gateway.dialects.base import CountingDialect, Dialect, Parsed, RenderContex
 from gateway.dispatch.choices import ChoiceReaders, requests_of
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.readers import EventReader
+from gateway.http.attached import with_files
 from gateway.http.fingerprint import fingerprint_of
 from gateway.http.kept import keep, with_earlier
 from gateway.http.replies import ClientDisconnectedError, header, headers_of, read_body, request_id_of, send_json
@@ -65,12 +66,15 @@ class _Endpoint:
         self.dispatcher = parts.dispatcher
         self.metrics = parts.metrics
         self.answers = parts.answers
+        self.batches = parts.batches
         self.quotas = parts.quotas
         self.usage = parts.usage
         self.dialect = dialect
 
     async def parse(self, scope: Scope, receive: Receive, *, counting: bool, story: Story | None = None) -> Parsed:
-        body = await with_earlier(self.dialect, self.answers, await read_body(receive), holder_of(scope).tenant)
+        tenant = holder_of(scope).tenant
+        body = await with_earlier(self.dialect, self.answers, await read_body(receive), tenant)
+        body = await with_files(self.batches, body, tenant, max_bytes=self.settings.max_body_bytes)
         if story is not None and story.debug >= EVERYTHING:
             story.take_body(body.joined())
         asked = Asked(

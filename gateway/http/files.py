@@ -56,7 +56,7 @@ def _taken(scope: Scope, body: bytes, vendor: str) -> tuple[StoredFile, bytes]:
     upload = form.files.get("file")
     if upload is None:
         raise InvalidRequestError("file: Field required", param="file")
-    purpose, lives_s = ("user_data", None) if vendor == "anthropic" else _openai_purpose(form)
+    purpose, lives_s = _anthropic_purpose(form) if vendor == "anthropic" else _openai_purpose(form)
     now_s = time.time()
     file = StoredFile(
         id=f"file_{secrets.token_hex(12)}" if vendor == "anthropic" else f"file-{secrets.token_hex(12)}",
@@ -69,6 +69,13 @@ def _taken(scope: Scope, body: bytes, vendor: str) -> tuple[StoredFile, bytes]:
         expires_s=None if lives_s is None else now_s + lives_s,
     )
     return file, upload.content
+
+
+def _anthropic_purpose(form: Form) -> tuple[str, float | None]:
+    seconds = form.texts.get("expires_in_seconds", "")
+    if seconds and not (seconds.isdecimal() and int(seconds[:10]) > 0):
+        raise InvalidRequestError("expires_in_seconds: Input should be a positive number", param="expires_in_seconds")
+    return "user_data", float(seconds[:10]) if seconds else None
 
 
 def _openai_purpose(form: Form) -> tuple[str, float | None]:

@@ -55,9 +55,11 @@ def _take(piece: bytes, texts: dict[str, str], files: dict[str, FormFile]) -> No
     parameters = _parameters(headers.get("content-disposition", ""))
     if not separator or "name" not in parameters:
         raise InvalidRequestError("a part of the form has no name")
-    if "filename" in parameters:
+    if "filename" in parameters or "content-type" in headers:  # clients name no file that is mere bytes
         media_type = headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
-        files[parameters["name"]] = FormFile(name=parameters["filename"], media_type=media_type, content=content)
+        files[parameters["name"]] = FormFile(
+            name=parameters.get("filename", ""), media_type=media_type, content=content
+        )
     elif len(content) > _MOST_FIELD_BYTES:
         raise InvalidRequestError(f"{parameters['name'][:100]}: a field has at most {_MOST_FIELD_BYTES} bytes")
     else:

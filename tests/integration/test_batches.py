@@ -102,7 +102,7 @@ def test_files_and_batches_of_both_vendors_are_read_by_their_packages(redis_url:
         check_endings(gpt, claude, ids, 24)
         assert [batch.id for batch in gpt.batches.list()] == [ids[0]]
         assert [batch.id for batch in claude.messages.batches.list()] == [ids[1]]
-        assert {file.purpose for file in gpt.files.list()} == {"batch", "batch_output", "batch_error"}
+        assert {file.purpose for file in gpt.files.list()} == {"batch", "batch_output"}
         assert claude.messages.batches.delete(ids[1]).id == ids[1]
         with pytest.raises(anthropic.NotFoundError):
             claude.messages.batches.retrieve(ids[1])

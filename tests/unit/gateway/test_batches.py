@@ -99,7 +99,7 @@ def test_what_runs_out_of_time_expires_and_what_has_ended_is_forgotten_later(led
     assert ledger.batch("late", "openai").counts == {"expired": 2}
     assert ledger.batch("early", "openai").counts == {"": 1}
     (complete,) = ledger.complete()
-    ledger.close_batch(complete, 11.0, [(file_of("out", purpose="batch_output"), b"x")])
+    ledger.close_batch(complete, 11.0, {"output": (file_of("out", purpose="batch_output"), b"x")})
     assert ledger.batch("late", "openai").output_file == "out"
     ledger.expire(11.0 + KEPT_S + 1)
     with pytest.raises(AnswerNotFoundError):
@@ -173,8 +173,8 @@ class Answers:
         status = 200 if error is None else 400
         return Answered(status=status, request_id="r", body=task.body, error=error)
 
-    def results(self, ledger: Ledger, batch: Batch) -> list[tuple[StoredFile, bytes]]:
-        return []
+    def results(self, ledger: Ledger, batch: Batch) -> dict[str, tuple[StoredFile, bytes]]:
+        return {}
 
 
 Scenario = Callable[[BatchStore, Answers], Awaitable[None]]

@@ -40,6 +40,14 @@ def test_names_may_be_of_any_letters_and_quoted() -> None:
     assert form.files["other"] == FormFile(name="né.txt", media_type="text/plain", content=b"\r\n")
 
 
+def test_bytes_without_a_name_are_a_file_too() -> None:
+    """As the official packages send what they were given as bytes."""
+    body = b'--b\r\ncontent-disposition: form-data; name="file"\r\ncontent-type: text/plain\r\n\r\nx\r\n--b--\r\n'
+    assert parse_form("multipart/form-data; boundary=b", body).files["file"] == FormFile(
+        name="", media_type="text/plain", content=b"x"
+    )
+
+
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
