@@ -146,8 +146,8 @@ class ModelRecord:
     `made_at_s` is its date, as Unix time, 0 while unknown.
 
     `available` waits to be asked for, `unloaded` too, and was loaded before. `no_memory` is tried again when somebody
-    asks for it or when memory is freed: its weights need `needed_bytes`, other models leave `free_bytes` of the
-    `limit_bytes` that all may use together.
+    asks for it or when memory is freed: its weights need `needed_bytes` (0 before that is known), other models leave
+    `free_bytes` of the `limit_bytes` that all may use together. `load_s` is how long it took to load it here last.
     """
 
     id: str
@@ -162,6 +162,7 @@ class ModelRecord:
     is_pinned: bool = False
     restarts: dict[str, int] = field(default_factory=dict)
     copies: int = 0
+    load_s: float = 0.0
 
     @property
     def is_hopeless(self) -> bool:

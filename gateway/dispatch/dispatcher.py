@@ -312,7 +312,7 @@ class Dispatcher:
     async def _wake(self, model: str) -> None:
         """Ask the hosts to load the model when no worker holds it."""
         if not is_held(self._fleet.snapshot, model):
-            await self._jobs.request_load(model, hosts_to_load(self._fleet.snapshot, model))
+            await self._jobs.request_load(model, hosts_to_load(self._fleet.snapshot, model, most=1))
 
     async def wake_again(self, now_s: float) -> None:
         """For the models of requests that wait without a worker: it may have been unloaded since, or a host may have

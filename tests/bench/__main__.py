@@ -38,6 +38,7 @@ from tests.bench.speculation import measure_speculation
 from tests.bench.stalls import measure_stalls
 from tests.bench.streams import measure_streams
 from tests.bench.templates import measure_templates
+from tests.bench.transfer import measure_transfer
 from tests.bench.turns import measure_turns
 from tests.models.random_checkpoint import PRESETS, build_checkpoint
 
@@ -55,6 +56,7 @@ PARTS = (
     "held",
     "bits",
     "backends",
+    "transfer",
     "growth",
     "hot",
     "pinned",
@@ -179,6 +181,7 @@ def _without_checkpoint(arguments: argparse.Namespace, folder: Path) -> dict[str
         "held": lambda: measure_held(folder, arguments.params),
         "bits": lambda: measure_bits(folder),
         "backends": lambda: measure_backends(folder),
+        "transfer": lambda: measure_transfer(folder),
     }
 
 

@@ -404,7 +404,7 @@ class Host:
         """The record, each second and at every change."""
         while not self._stopping.is_set():
             self._changed.clear()
-            models = tuple(supervisor.record for supervisor, _ in self._supervisors.values())
+            models = tuple(supervisor.told for supervisor, _ in self._supervisors.values())
             figures = await asyncio.to_thread(self._figures.read)
             faults = (self._fault,) if self._fault else ()
             files = self._lender.address

@@ -89,6 +89,7 @@ class ModelSupervisor:
         self._files_changed = asyncio.Event()
         self.use: Use | None = None
         self.is_unloading = False
+        self.load_s = self._started_s = 0.0
         self.needed_bytes = 0  # known once it was loaded, or refused for want of memory
         self.asked_s = -math.inf
         self.asked_since_s = math.inf
@@ -143,6 +144,11 @@ class ModelSupervisor:
         if has_failed and self._surroundings.stamp(self.spec.source) != self._stamp:
             self._files_changed.set()
             self.want()
+
+    @property
+    def told(self) -> ModelRecord:
+        """The record, with the memory that the model takes, wherever that is known."""
+        return replace(self.record, needed_bytes=self.record.needed_bytes or self.needed_bytes)
 
     @property
     def pid(self) -> int:
@@ -220,6 +226,7 @@ class ModelSupervisor:
                     await self._end(process)
 
     def _start(self) -> tuple[GuardedProcess, int]:
+        self._started_s = time.monotonic()
         reader, writer = os.pipe()
         spec = self.spec
         # -P: a folder of the person's own called `worker` is not ours.
@@ -277,7 +284,8 @@ class ModelSupervisor:
     def _note_use(self, status: Status) -> None:
         if self.use is None:
             logger.info("%s: ready", self.spec.id)
-            self._became(replace(self.record, state="ready", load_done=1.0))
+            self.load_s = time.monotonic() - self._started_s
+            self._became(replace(self.record, state="ready", load_done=1.0, load_s=self.load_s))
             self.asked_since_s = math.inf
         is_at_work = status.in_flight > 0
         has_served = is_at_work or (self.use is not None and self.use.has_served)
@@ -323,6 +331,7 @@ class ModelSupervisor:
             made_at_s=made_at_s(spec.source),
             is_pinned=spec.is_pinned,
             copies=spec.copies,
+            load_s=self.load_s,
             restarts=dict(self._deaths),
         )
 
