@@ -249,8 +249,8 @@ class Dispatch:
 
     def suspect(self, fault: GatewayError) -> None:
         """Its worker may be lost: another takes over, if one can begin at once. Else it is waited for. Where the engine
-        hangs it may be this request that makes it: it is a suspect then, and leaves no second engine that hangs before
-        it was none again."""
+        hangs it may be this request that makes it: one whose prompt was in hand stays until the worker ends; another
+        is a suspect, and leaves no second engine that hangs before it was none again."""
         is_hang = bool(fault.details.get("is_hang"))
         if is_hang and self._is_stuck():
             return
@@ -260,6 +260,8 @@ class Dispatch:
 
     def _is_stuck(self) -> bool:
         attempt = self.attempt
+        if attempt.is_running and not self._has_answer:
+            return True
         if attempt.hung_as_suspect is None:
             attempt.hung_as_suspect = self.is_suspect
         self.is_suspect = True

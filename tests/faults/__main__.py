@@ -15,7 +15,7 @@ from tests.faults.client import MESSAGES
 from tests.faults.faults import FAULTS
 from tests.faults.fleet import PACED, Fleet, fleet
 from tests.faults.report import notes, page, table
-from tests.faults.trial import Verdict, try_fault
+from tests.faults.trial import NotInPlaceError, Verdict, try_fault
 
 
 def main() -> int:
@@ -51,7 +51,7 @@ def _matrix(found: Fleet, options: argparse.Namespace) -> int:
             began_s = time.monotonic()
             try:
                 new = try_fault(found, wave, fault, expected)
-            except AssertionError as error:
+            except (AssertionError, NotInPlaceError) as error:
                 failed.append(f"{fault.name}, {wave.name}: {error}")
                 _say(failed[-1])
                 found.heal()

@@ -21,6 +21,10 @@ _IN_FLIGHT_S = 0.5  # for which a fault may leave what was on its way
 RETRYABLE = frozenset({"overloaded_error", "api_error", "timeout_error", "server_error", "worker_lost", "overloaded"})
 
 
+class NotInPlaceError(Exception):
+    """The requests did not come to be where the fault should meet them, as on a machine that is busy with others."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What became of one case. `kind` is survived, error (the right one), or wrong. `lost` and `doubled` are
@@ -82,7 +86,7 @@ def _put_in_place(fleet: Fleet, wave: Wave) -> tuple[list[Asked], Target]:
         for each in asked:
             each.leave()
         fleet.heal()
-    raise AssertionError(f"{wave.name}: the requests could not be put in place: {[each.worker for each in asked]}")
+    raise NotInPlaceError(f"{wave.name}: the requests could not be put in place: {[each.worker for each in asked]}")
 
 
 def _again(fleet: Fleet, case: Case, first: Asked) -> Asked:

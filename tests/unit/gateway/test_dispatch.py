@@ -152,6 +152,16 @@ def test_a_request_leaves_one_engine_that_hangs_and_no_second_for_that() -> None
     assert play.ways.sent == [(2, "b"), (3, "c")]
 
 
+def test_the_prompt_that_was_in_hand_when_an_engine_hung_is_not_given_to_another() -> None:
+    play = Play("a", "b")
+    play.ways.wait_s = 0.0
+    play.say("a", QUEUED, PREFILLING)
+    play.dispatch.suspect(WorkerLostError("the engine makes no progress", is_hang=True))
+    assert play.ways.sent == []
+    play.dispatch.lose(WorkerLostError("the worker has ended", worker="a"))
+    assert play.ways.sent == [(2, "b")]
+
+
 def test_who_goes_on_elsewhere_may_leave_the_next_engine_that_hangs_too() -> None:
     play = Play("a", "b", "c")
     play.ways.wait_s = 0.0
