@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -285,17 +284,16 @@ def test_the_wait_of_those_who_left_is_noted_too(gateway: Served) -> None:
 
 
 def test_without_redis_clients_may_try_again_and_all_is_well_when_it_is_back(tmp_path: Any) -> None:
-    with RedisServer() as server, served(server.url, tmp_path) as gateway, gateway.worker():
+    """Once the restart that they wait out does not come: here that is two seconds."""
+    with RedisServer() as server, served(server.url, tmp_path, execution_ttl_s=1) as gateway, gateway.worker():
         server.process.kill()
         server.process.wait()
         wait_until(lambda: gateway.get("/ready").status == 503, "the gateway notices")
         for path, status in ((MESSAGES, 529), (CHAT, 503), ("/v1/messages/count_tokens", 529)):
-            started_s = time.monotonic()
             reply = gateway.post(path, message("x"))
             assert reply.status == status
             assert reply.headers["x-should-retry"] == "true"
             problem(reply, path)
-            assert time.monotonic() - started_s < 2
         server.restart()
         wait_until(lambda: gateway.get("/ready").status == 200, "worker and gateway are back")
         assert gateway.post(MESSAGES, message("back again")).json["content"][0]["text"] == "back again"
@@ -305,7 +303,7 @@ def test_a_gateway_started_without_redis_waits_for_it(tmp_path: Any) -> None:
     with RedisServer() as server:
         server.process.kill()
         server.process.wait()
-        with served(server.url, tmp_path) as gateway:
+        with served(server.url, tmp_path, execution_ttl_s=1) as gateway:
             assert gateway.post(MESSAGES, message("x")).status == 529
             server.restart()
             with gateway.worker():
