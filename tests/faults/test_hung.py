@@ -26,10 +26,7 @@ def test_an_answer_goes_on_elsewhere_when_its_engine_hangs(whole_fleet: Fleet, v
     freezing = ask(whole_fleet, whole_fleet.gateways[0], Case("freezes", PACED, "echo:freeze"), session)
     asked.join(40)
     freezing.leave()
-    os.kill(pid, signal.SIGKILL)
-    for lease in whole_fleet.leases(PACED):
-        if lease.state == "stalled":
-            os.kill(lease.pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)  # it would end itself, but much later
     assert asked.answer().text == "<text>" + " ".join(f"word{number}" for number in range(300))
     verdicts.append(Verdict("mid-text", "engine hangs", "survived", next_s=next_s(asked.deltas_s(), struck_s)))
     whole_fleet.heal()
