@@ -87,21 +87,12 @@ def build_parts(settings: Settings) -> Parts:
     names = Names(settings.deployment)
     keyring = Keyring(load_secret(settings))
     gateway_id = f"gw{secrets.token_hex(6)}"
-    fleet = FleetWatcher(
-        broker,
-        names,
-        keyring,
-        myself=GatewayRecord(gateway=gateway_id, pid=os.getpid(), reader=READER, address=_address(settings)),
-    )
+    fleet = FleetWatcher(broker, names, keyring, myself=_record(gateway_id, settings))
     metrics = Metrics(fleet)
-    fleet.on_round_trip = metrics.redis_round_trip
     hub = FrameHub(subscriber, broker, names, keyring, gateway_id, on_gap=metrics.gap, on_refused=metrics.refused_frame)
-    fleet.on_hosts = hub.listen_to
-    fleet.is_busy = lambda: bool(hub.dispatches)
-    fleet.faults = policies.faults
-    jobs = JobQueue(broker, names, keyring)
+    _wire(fleet, hub, metrics, policies)
+    jobs, suspects = JobQueue(broker, names, keyring), Suspects(broker, names)
     space, limits = Space(broker), Limits.of(settings)
-    suspects = Suspects(broker, names)
     dispatcher = Dispatcher(
         names=names,
         hub=hub,
@@ -114,9 +105,7 @@ def build_parts(settings: Settings) -> Parts:
         observer=metrics,
         patience_s=Patience.of(settings.execution_ttl_s).broker_away_s,
     )
-    metrics.registry.register(
-        WaitingCollector(fleet, limits.deadlines(), lambda: [_waiter(each) for each in dispatcher.waiting()])
-    )
+    metrics.registry.register(_collector(fleet, limits, dispatcher))
     model_names = ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model)
     fallbacks = Fallbacks(policies.fallbacks, VENDOR_NAMES, time.monotonic)
     return Parts(
@@ -141,6 +130,22 @@ def build_parts(settings: Settings) -> Parts:
         usage=UsageBook(settings.state_dir),
         connections=(broker, subscriber),
     )
+
+
+def _record(gateway_id: str, settings: Settings) -> GatewayRecord:
+    return GatewayRecord(gateway=gateway_id, pid=os.getpid(), reader=READER, address=_address(settings))
+
+
+def _wire(fleet: FleetWatcher, hub: FrameHub, metrics: Metrics, policies: Policies) -> None:
+    """What the fleet tells others, and hears from them."""
+    fleet.on_round_trip = metrics.redis_round_trip
+    fleet.on_hosts = hub.listen_to
+    fleet.is_busy = lambda: bool(hub.dispatches)
+    fleet.faults = policies.faults
+
+
+def _collector(fleet: FleetWatcher, limits: Limits, dispatcher: Dispatcher) -> WaitingCollector:
+    return WaitingCollector(fleet, limits.deadlines(), lambda: [_waiter(each) for each in dispatcher.waiting()])
 
 
 def _waiter(dispatch: Dispatch) -> Waiter:

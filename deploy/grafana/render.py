@@ -13,7 +13,8 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models import prometheus as wire
 
-from deploy.grafana.boards import BOARDS, Board, Panel, Query, Row
+from deploy.grafana.boards import BOARDS
+from deploy.grafana.shapes import Board, Panel, Query, Row
 
 TAG: Final = "mlx-gateway"
 SOURCE: Final = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")

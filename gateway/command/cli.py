@@ -53,21 +53,34 @@ from shared.registry import ENGINE_NAMES, Stranger, WorkerLease
 from shared.slips import find_slips
 
 
-def build_parser() -> argparse.ArgumentParser:
+def _shared_parser() -> argparse.ArgumentParser:
+    """Of every command."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", type=Path, metavar="DIR", help="folder of the settings files")
     common.add_argument("--state", type=Path, metavar="DIR", help="folder for logs and caches (~/.mlx-gateway)")
+    return common
+
+
+def _address_parser() -> argparse.ArgumentParser:
     address = argparse.ArgumentParser(add_help=False)
     address.add_argument("--listen", help="address to listen on (127.0.0.1)")
     address.add_argument("--host", dest="listen", help=argparse.SUPPRESS)  # its name until a host was a Mac
     address.add_argument("--port", type=int, help="port to listen on (8080); 0 takes a free one")
+    return address
+
+
+def _models_parser() -> argparse.ArgumentParser:
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument(
         "--model", action="append", default=[], metavar="M", help="folder or Hugging Face id; repeatable"
     )
     models.add_argument("--engine", choices=ENGINE_NAMES, default="mlx")
     models.add_argument("--name", metavar="HOST", help="this Mac's name in the fleet (its host name)")
+    return models
 
+
+def build_parser() -> argparse.ArgumentParser:
+    common, address, models = _shared_parser(), _address_parser(), _models_parser()
     parser = argparse.ArgumentParser(prog="mlx-gateway", description="One URL in front of every model you run.")
     parser.add_argument("--version", action="version", version=importlib.metadata.version("mlx-gateway"))
     parser.epilog = "How it ends: " + "; ".join(f"{status}, {text}" for status, text in END_WORDS) + "."
@@ -87,6 +100,22 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+    _add_starting_commands(command, address, models)
+    _add_asking_commands(command, far)
+    add_arguments(command("key", "Make, show and revoke keys of other people, and see what they used."))
+    add_tier_arguments(command("tier", "Show or change which model answers for a tier, while serving."))
+    add_remotes_arguments(command("remotes", "Show the servers of remotes.json, or look for servers of models."))
+    command("doctor", "Check what this machine has and lacks.", address)
+    _add_launch_arguments(command("launch", "Run a coding agent on the local models.", far))
+    add_commands(command, address, models)
+    _add_fleet_commands(command, models, far)
+    return parser
+
+
+def _add_starting_commands(
+    command: Callable[..., argparse.ArgumentParser], address: argparse.ArgumentParser, models: argparse.ArgumentParser
+) -> None:
+    """Of what stays."""
     up = command("up", "Run everything on this machine: Redis, gateway, host and workers.", address, models)
     up.add_argument("--share", action="store_true", help="let other Macs join, and make a code for one")
     up.add_argument("--alone", action="store_true", help="also on a Mac that joined another: serve it by itself")
@@ -97,6 +126,10 @@ def build_parser() -> argparse.ArgumentParser:
     worker.add_argument("--model", required=True, metavar="M", help="folder or Hugging Face id")
     worker.add_argument("--engine", choices=ENGINE_NAMES, default="mlx")
     worker.add_argument("--name", help="the name clients use for the model")
+
+
+def _add_asking_commands(command: Callable[..., argparse.ArgumentParser], far: argparse.ArgumentParser) -> None:
+    """Of what runs already."""
     status = command("status", "Show gateway, hosts, models and workers.", far)
     status.add_argument("--watch", action="store_true", help="go on, as a table that follows what happens")
     command("models", "Show the models that can be asked for.", far)
@@ -107,14 +140,6 @@ def build_parser() -> argparse.ArgumentParser:
     unload.add_argument("--force", action="store_true", help="also a model that is pinned in models.json")
     command("drain", "Let a worker finish what it holds; its host then starts a new one.", far).add_argument("worker")
     command("explain", "Show why a request went to its worker.").add_argument("request", help="its id, in the log")
-    add_arguments(command("key", "Make, show and revoke keys of other people, and see what they used."))
-    add_tier_arguments(command("tier", "Show or change which model answers for a tier, while serving."))
-    add_remotes_arguments(command("remotes", "Show the servers of remotes.json, or look for servers of models."))
-    command("doctor", "Check what this machine has and lacks.", address)
-    _add_launch_arguments(command("launch", "Run a coding agent on the local models.", far))
-    add_commands(command, address, models)
-    _add_fleet_commands(command, models, far)
-    return parser
 
 
 def _add_launch_arguments(launch: argparse.ArgumentParser) -> None:

@@ -124,18 +124,16 @@ class ControlLoop:
         self._waiter = BellWaiter(client, names.bell(name), lambda: inbox.put(Rung()))
         self._is_member = is_member
         self._recovery = Recovery(client, self.rq.shared_queues, host_of(name) if is_member else "")
-        self._backlog = Backlog()
         self._patience = Patience()
         self._outcomes = Outcomes(self.rq, self._patience)
         self._once = RunOnce()
-        self._pauses = Pauses()
+        self._backlog, self._pauses = Backlog(), Pauses()
         self._names = names
         self._jobs = InFlight()
-        self._is_suspended = self._is_told_at_work = False
+        self._is_suspended = self._is_told_at_work = self.has_hung = False
         self._drain_until_s: float | None = None
         self._exit: int | None = None
         self._next_beat_s = 0.0
-        self.has_hung = False
 
     def request_stop(self, _signum: int, _frame: FrameType | None) -> None:
         """Signal handler: the first drains, the second ends at once."""
