@@ -279,7 +279,7 @@ class MlxEngine:
 
     def needs_turn(self) -> bool:
         self._room.look(0)
-        return self._room.is_over or self.store.has_copying
+        return self._room.is_over or self.store.has_copying or self._peer_files.has_arrived
 
     def idle(self) -> None:
         self._relieve()

@@ -80,6 +80,11 @@ class PeerFiles:
         """Whether to go on waiting. When all is there that will come, it is in the tree."""
         return awaited in self._running
 
+    @property
+    def has_arrived(self) -> bool:
+        """Whether `collect` would change the tree, which may cut what lies on the device."""
+        return any(awaited.arrival.is_over for awaited in self._running)
+
     def collect(self) -> None:
         """Take in what has come, and wait no longer where to compute is sooner. Cheap when there is nothing."""
         now_s = time.monotonic()
