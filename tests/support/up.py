@@ -72,11 +72,11 @@ class Up:
         return self.process.wait()
 
     def leftovers(self, processes: set[int]) -> list[str]:
-        """What is still there of `processes` and of files besides logs and secret, after some patience."""
+        """What is still there of `processes` and of files besides logs, secret and usage, after some patience."""
 
         def found() -> list[str]:
             names = [str(path) for path in self.temporary.rglob("*")]
-            names += [str(path) for path in self.state.iterdir() if path.name not in ("logs", "secret")]
+            names += [str(path) for path in self.state.iterdir() if path.name not in ("logs", "secret", "usage.sqlite")]
             return names + [f"process {pid}" for pid in sorted(processes) if is_running(pid)]
 
         try:
