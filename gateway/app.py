@@ -26,6 +26,7 @@ from gateway.http.administration import Administration
 from gateway.http.auth import Authentication
 from gateway.http.batch_ways import RoutedWays
 from gateway.http.batches import MessageBatch, MessageBatches, OpenAIBatch, OpenAIBatches
+from gateway.http.compacting import Compact
 from gateway.http.cross_origin import CrossOrigin
 from gateway.http.documents import DocsPage, OpenAPI
 from gateway.http.embeddings import Embeddings, Rerank
@@ -118,6 +119,7 @@ def create_app(settings: Settings) -> GatewayApp:
 _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "generate": lambda parts, route: Generate(parts, DIALECTS[route.dialect], name=route.name),
     "count": lambda parts, route: CountTokens(parts, COUNTING_DIALECTS[route.dialect]),
+    "compact": lambda parts, route: Compact(parts, DIALECTS[route.dialect], name=route.name),
     "kept": lambda parts, route: KeptAnswers(parts, KEEPING_DIALECTS[route.dialect]),
     "stored_completions": lambda parts, _: StoredCompletions(parts),
     "stored_completion": lambda parts, _: StoredCompletion(parts),

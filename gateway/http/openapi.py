@@ -17,6 +17,7 @@ _NO_BODY: Final = ("GET", "DELETE")
 _OPERATIONS: Final[Mapping[tuple[Work, str], tuple[str, str]]] = {
     ("models", "GET"): ("Models that can be asked for", ""),
     ("model", "GET"): ("One model, by any name that it answers to", ""),
+    ("compact", "POST"): ("A conversation's summary, as one item to go on from", "ResponsesBody"),
     ("kept", "GET"): ("A stored response, or with /input_items what it answers", ""),
     ("kept", "DELETE"): ("Forget a stored response", ""),
     ("kept", "POST"): ("With /cancel: stop a response that runs", ""),

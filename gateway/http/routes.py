@@ -22,6 +22,7 @@ Work = Literal[
     "targets",
     "greeting",
     "kept",
+    "compact",
     "stored_completions",
     "stored_completion",
     "openapi",
@@ -100,6 +101,7 @@ ROUTES: Final = (
     Route(path="/v1/completions", work="generate", name="completions", methods=_POST, dialect="openai_completions"),
     _responses("/v1/responses", "generate", "responses"),
     _responses("/v1/responses/input_tokens", "count", "input_tokens"),
+    _responses("/v1/responses/compact", "compact", "compact"),
     # One response, its /input_items and its /cancel.
     _responses("/v1/responses" + _ID, "kept", "response", _ALL),
     Route(path="/v1/models", work="models", name="models"),

@@ -14,7 +14,9 @@ Role = Literal["admin", "user", "viewer"]
 ROLES: Final[tuple[Role, ...]] = ("admin", "user", "viewer")
 
 # What each may besides asking whether the gateway is there: the works of routes. An administrator may everything.
-_USING: Final = frozenset({"generate", "count", "kept", "stored_completions", "stored_completion", "models", "model"})
+_USING: Final = frozenset(
+    {"generate", "count", "compact", "kept", "stored_completions", "stored_completion", "models", "model"}
+)
 _LOOKING: Final = frozenset({"models", "model", "status", "metrics", "host_metrics", "targets"})
 _MAY: Final[Mapping[Role, frozenset[str]]] = {"user": _USING, "viewer": _LOOKING}
 _FOR_ALL: Final = frozenset({"health", "ready", "greeting"})

@@ -44,7 +44,6 @@ ALLOWED = {
     r"(DELETE|POST) is not allowed on /v1/models": "models are not deleted here",
     r"for CreateEmbeddingResponse": "the package asks for base64 by itself, and its strict mode refuses it",
     r"ChatCompletionStoreMessage|in \('assistant',\)": "the package's type knows no stored message of a user",
-    r"not allowed on /v1/responses/compact": "compaction is asked for in the input, there is no endpoint of it yet",
     r"echo: log probabilities of the prompt|best_of|suffix: this model": "not available here, see docs/openai.md",
     r"conversations are not kept|prompts are not kept|background": "not available here, see docs/openai.md",
     r"only what runs in the background can be cancelled": "nothing runs in the background here",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from openai.types.responses import CompactedResponse
 
 from shared.redis_server import RedisServer
 from tests.support.served import Served, served
@@ -103,3 +104,20 @@ def test_an_answer_that_is_not_to_be_stored_is_not(gateway: Served) -> None:
     answer = gateway.post(PATH, asked("secret")).json
     assert gateway.get(f"{PATH}/{answer['id']}").status == 404
     assert gateway.post(f"{PATH}/x", {}).status == 405
+
+
+def test_a_conversation_is_compacted_to_one_item_that_is_gone_on_from(gateway: Served) -> None:
+    first = gateway.post(PATH, {"model": "echo", "input": "remember the blue door"})
+    compacted = gateway.post(
+        PATH + "/compact", {"model": "echo", "input": "and the key", "previous_response_id": first.json["id"]}
+    )
+    assert (compacted.status, compacted.json["object"]) == (200, "response.compaction")
+    (item,) = compacted.json["output"]
+    assert item["type"] == "compaction"
+    assert compacted.json["usage"]["input_tokens"] > first.json["usage"]["input_tokens"]
+    assert CompactedResponse.model_validate(compacted.json).output[0].id == item["id"]
+    after = gateway.post(PATH, asked("", input=[item, {"role": "user", "content": "go on"}]))
+    assert after.status == 200
+    assert gateway.get(f"{PATH}/{compacted.json['id']}").status == 404, "it is no response to be had again"
+    wrong = gateway.post(PATH + "/compact", b"nonsense")
+    assert (wrong.status, wrong.json["error"]["type"]) == (400, "invalid_request_error")

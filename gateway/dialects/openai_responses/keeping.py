@@ -29,7 +29,7 @@ def continued(body: bytes, answer: Mapping[str, Any], items: Sequence[Any]) -> b
     """Instructions are not carried over, as the API has it."""
     read = _read(body)
     own = read.get("input")
-    new = own if isinstance(own, list) else [] if own is None else [_item(own)]
+    new = own if isinstance(own, list) else [] if own is None else [item_of(own)]
     rest = {name: value for name, value in read.items() if name != PREVIOUS}
     return dump_bytes({**rest, CONTINUED: read[PREVIOUS], "input": [*items, *answer.get("output", ()), *new]})
 
@@ -46,10 +46,10 @@ def _read(body: bytes) -> dict[str, Any]:
 def kept_items(body: Mapping[str, Any]) -> tuple[Any, ...]:
     """The conversation as items, whatever form its client gave it."""
     value = body.get("input")
-    return tuple(value) if isinstance(value, list) else (_item(value),)
+    return tuple(value) if isinstance(value, list) else (item_of(value),)
 
 
-def _item(text: Any) -> Any:
+def item_of(text: Any) -> Any:
     content = [{"type": "input_text", "text": text}] if isinstance(text, str) else text
     return {"type": "message", "role": "user", "content": content}
 
@@ -65,5 +65,5 @@ def render_items(items: Sequence[Any], answer_id: str, query: Mapping[str, str])
 
 
 def _with_id(item: Any, item_id: str) -> dict[str, Any]:
-    whole = item if isinstance(item, dict) else _item(item)
+    whole = item if isinstance(item, dict) else item_of(item)
     return {"type": "message", **whole, "id": whole.get("id") or item_id}
