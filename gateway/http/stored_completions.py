@@ -13,12 +13,12 @@ from gateway.dialects.fields import body_object, named
 from gateway.dialects.openai.metadata import parse_metadata
 from gateway.dialects.openai.notation import in_brackets
 from gateway.dialects.openai_chat import storing
-from gateway.http.replies import read_body, send_json
+from gateway.http.replies import header, read_body, send_json
 from gateway.intake.json_text import parse_json
 from gateway.kept.store import AnswerStore
 from gateway.keys.holder import holder_of
 from gateway.parts import Parts
-from shared.errors import MethodNotAllowedError
+from shared.errors import MethodNotAllowedError, UpgradeRefusedError
 
 _MESSAGES: Final = "/messages"
 
@@ -30,6 +30,8 @@ class StoredCompletions:
         self._store = parts.answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if header(scope, b"upgrade"):  # whoever wants a WebSocket goes on with HTTP on this status
+            raise UpgradeRefusedError("/v1/chat/completions is served over HTTP alone", allow="GET, HEAD, POST")
         found = [kept.answer for kept in await self._store.latest(holder_of(scope).tenant)]
         shown = [answer for answer in found if storing.is_completion(str(answer["id"]))]
         await send_json(send, 200, storing.render_list(shown, QueryParams(scope["query_string"])))

@@ -59,14 +59,19 @@ def test_tokens_are_counted(gateway: Served) -> None:
     assert answer.json["input_tokens"] > 0
 
 
-@pytest.mark.parametrize("path", [PATH, "/v1/chat/completions"])
-def test_a_websocket_is_refused_so_that_codex_goes_on_with_http(gateway: Served, path: str) -> None:
+# (Stored completions are listed at the path of Chat Completions.)
+@pytest.mark.parametrize(
+    ("path", "allow", "status"), [(PATH, "POST", 405), ("/v1/chat/completions", "GET, HEAD, POST", 200)]
+)
+def test_a_websocket_is_refused_so_that_codex_goes_on_with_http(
+    gateway: Served, path: str, allow: str, status: int
+) -> None:
     headers = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13", "sec-websocket-key": "x"}
     reply = gateway.get(path, headers)
     assert reply.status == 426
-    assert reply.headers["allow"] == "POST"
+    assert reply.headers["allow"] == allow
     assert reply.json["error"]["code"] == "upgrade_refused"
-    assert gateway.get(path).status == 405
+    assert gateway.get(path).status == status
 
 
 def test_an_answer_that_is_stored_is_had_again_gone_on_from_and_deleted(gateway: Served) -> None:
