@@ -610,7 +610,7 @@ def test_text_documents_are_read() -> None:
 def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers() -> None:
     length = len(build("demo", [user("Hello")]).tokens)
     builder_of("demo", length + 1).build(request_of([user("Hello")]))
-    with pytest.raises(PromptTooLongError, match=rf"prompt is too long: {length + 1} tokens > {length} maximum"):
+    with pytest.raises(PromptTooLongError, match=rf"prompt is too long: {length} tokens > {length - 1} maximum"):
         builder_of("demo", length).build(request_of([user("Hello")]))
     with pytest.raises(PromptTooLongError, match=rf"prompt is too long: {length} tokens > 10 maximum"):
         builder_of("demo", 10).build(request_of([user("Hello")]))
