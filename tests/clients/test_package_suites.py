@@ -39,6 +39,7 @@ ALLOWED = {
     r"logit_bias\.foo": "the example's key is no token id",
     r"max_(completion_|output_)?tokens: Input should be greater": "the example asks for no token at all",
     r"(model|max_tokens): Field required": "the example names no model",
+    r"input: at least one message is required": "the example compacts no conversation",
     r"after: there is no item 'after'": "the example's cursor names nothing",
     r"after_id: cannot be used together": "the example sends two cursors that exclude each other",
     r"(DELETE|POST) is not allowed on /v1/models": "models are not deleted here",
