@@ -26,15 +26,15 @@ def end(request_id: str) -> End:
 @contextmanager
 def listening(url: str, heard: list[End], others: dict[str, list[bytes]]) -> Iterator[None]:
     channels = {channel: said.append for channel, said in others.items()}
-    listener = CancelListener(
-        redis.Redis.from_url(url, socket_timeout=5), CHANNEL, control_seal(WORKER), heard.append, others=channels
-    )
+    client = redis.Redis.from_url(url, socket_timeout=5)
+    listener = CancelListener(client, CHANNEL, control_seal(WORKER), heard.append, others=channels)
     listener.start()
     try:
         yield
     finally:
         listener.stop()
         listener.join()
+        client.close()
 
 
 def say(client: redis.Redis, request_id: str) -> bool:

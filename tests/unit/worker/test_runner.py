@@ -63,11 +63,12 @@ class Bench:
         self.reports: Queue[Report] = Queue()
         self.seen: list[Report] = []
         keys = keys_of_host(SECRET.encode(), "w")
-        self.publisher = Publisher(redis.Redis.from_url(url), NAMES, keys.own, worker="w", epoch="e")
+        self.clients = [redis.Redis.from_url(url) for _ in range(2)]
+        self.publisher = Publisher(self.clients[0], NAMES, keys.own, worker="w", epoch="e")
         self.runner = Runner(
             SteppedEngine(core),
             self.publisher,
-            Bodies(redis.Redis.from_url(url), NAMES, host="host"),
+            Bodies(self.clients[1], NAMES, host="host"),
             worker="w",
             key=keys.own,
             clock=RedisClock(),
@@ -143,6 +144,8 @@ def bench_with(url: str, core: Core) -> Iterator[Bench]:
                 core.unload()  # lets a frozen one go
             assert bench.runner.stop(5.0)
             bench.publisher.close()
+            for client in bench.clients:
+                client.close()
 
 
 def build_echo(**options: Any) -> EchoEngine:
