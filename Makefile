@@ -9,7 +9,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 RUN := .venv/.installed-run
 DEV := .venv/.installed-dev
-JOBS ?= 2
+# More than cores: tests of processes wait more than they compute.
+JOBS ?= 3
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 # uv brings its own certificates; those of the machine also know a company's proxy.
 export UV_NATIVE_TLS = 1
@@ -52,11 +54,11 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 
 test: check
-	$(BIN)/pytest -n $(JOBS) -m "not slow and not faults"
+	$(PYTEST) -m "not slow and not faults"
 
 test-all: test
-	$(BIN)/pytest -n $(JOBS) -m slow
-	$(BIN)/pytest -n $(JOBS) -m thorough --hypothesis-profile=thorough
+	$(PYTEST) -m slow
+	$(PYTEST) -m thorough --hypothesis-profile=thorough
 	$(MAKE) test-faults
 
 test-faults: $(DEV)

@@ -166,7 +166,7 @@ def test_a_model_that_is_not_loaded_is_asked_for_and_waited_for(gateway: Served)
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(gateway.post, MESSAGES, message(WORDS, model="later"))
             heard: Any = wait_until(lambda: loads.get_message(timeout=0.1), "the gateway asks for the model")
-            assert wire.decode(LOADS.open(heard["data"])) == ["later"]
+            assert wire.decode(LOADS.open(heard["data"])) == [["later", "h"]], "of the host where it is there soonest"
             assert not answer.done()
             with gateway.worker("later"):
                 assert answer.result(20).json["content"][0]["text"] == WORDS

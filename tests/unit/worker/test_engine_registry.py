@@ -56,7 +56,7 @@ def test_an_unknown_engine_is_refused() -> None:
 def test_an_engine_whose_packages_are_missing_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     error = refusal(monkeypatch, tmp_path, "import no_such_package.core")
     assert isinstance(error, ModelUnavailableError)
-    assert error.message == "engine mlx is not installed: No module named 'no_such_package'"
+    assert error.message.startswith("engine mlx is not installed: No module named 'no_such_package'; install it: ")
 
 
 def test_a_package_that_lacks_what_the_engine_needs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def tags(asked: GenerateRequest) -> tuple[bytes, ...]:
 
 def told(driver: Driver) -> Residents:
     """As of now, not of a moment ago."""
-    driver.engine.store._told_s = 0.0
+    driver.engine.store._residents._seen_s = 0.0
     driver.engine.idle()
     return driver.engine.stats().residents
 
