@@ -12,6 +12,7 @@ from shared.exact import ExactNumber
 Schema = dict[str, Any]
 
 TYPES = ("string", "number", "boolean", "object", "array", "null")
+_EITHER = ("anyOf", "oneOf")
 _MAX_REFERENCES = 16  # that lead from one to the next
 _MAX_ALTERNATIVES = 512
 _LARGEST = frozenset({"minLength", "minimum", "exclusiveMinimum", "minItems", "minProperties"})
@@ -187,14 +188,31 @@ def _options(schema: Schema, word: str) -> list[Any]:
 
 
 def resolvable(schema: Any, root: Schema) -> Any:
-    """The schema without references that lead out of the document or nowhere."""
+    """The schema without references that lead out of the document, nowhere, or only back to themselves."""
     if isinstance(schema, dict):
         return {
             key: resolvable(item, root)
             for key, item in schema.items()
-            if key != "$ref" or not isinstance(item, str) or _at(root, item) is not None
+            if key != "$ref" or not isinstance(item, str) or _leads_somewhere(schema, root)
         }
     return [resolvable(item, root) for item in schema] if isinstance(schema, list) else schema
+
+
+def _leads_somewhere(schema: Schema, root: Schema) -> bool:
+    return _at(root, schema["$ref"]) is not None and not _is_endless(schema, root, {})
+
+
+def _is_endless(schema: Any, root: Schema, known: dict[int, bool]) -> bool:
+    """Whether what the schema asks for is itself again, and never anything that could be said. `known` are schemas that
+    were looked at; those under way count as endless."""
+    if not isinstance(schema, dict):
+        return False
+    if id(schema) not in known:
+        known[id(schema)] = True
+        all_of, *one_of = ([_is_endless(o, root, known) for o in _options(schema, w)] for w in ("allOf", *_EITHER))
+        target = _at(root, schema.get("$ref"))
+        known[id(schema)] = _is_endless(target, root, known) or any(all_of) or any(o and all(o) for o in one_of)
+    return known[id(schema)]
 
 
 def names_only(parameters: Mapping[str, Any]) -> Schema:

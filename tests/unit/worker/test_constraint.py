@@ -209,7 +209,7 @@ def test_a_keyword_that_cannot_be_enforced_is_dropped_with_a_warning(compiler, t
 
 def test_a_schema_of_which_nothing_can_be_enforced_asks_for_any_json(compiler, tokenizer):
     grammar = compiler.compile(request(response_schema={"$ref": "https://example.com/away.json"}), in_reasoning=False)
-    assert grammar.warnings == ("`$ref` is not enforced",)
+    assert grammar.warnings == ("a `$ref` that leads nowhere is not enforced",)
     assert accepted(compiler, tokenizer, grammar, '["x"]')
     assert not accepted(compiler, tokenizer, grammar, "x")
 
@@ -319,6 +319,31 @@ def test_an_answer_that_the_client_began_goes_on_in_its_form(compiler, tokenizer
         wanted = request(response_schema=TITLE, tools=tools)
         grammar = compiler.compile(replace(wanted, messages=begun(beginning)), in_reasoning=False, continues=True)
         assert accepted(compiler, tokenizer, grammar, rest) is expected
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"anyOf": [{"$ref": "#"}]},
+        {
+            "allOf": [{"$ref": "#/$defs/a"}],
+            "$defs": {"a": {"oneOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}},
+        },
+    ],
+)
+def test_what_refers_to_nothing_but_itself_is_not_enforced_and_said(compiler, tokenizer, schema):
+    grammar = compiler.compile(request(response_schema=schema), in_reasoning=False)
+    assert any("leads nowhere" in warning for warning in grammar.warnings)
+    assert accepted(compiler, tokenizer, grammar, '{"a": 1}')
+
+
+def test_a_reference_to_itself_beside_something_else_is_enforced(compiler, tokenizer):
+    list_of = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"$ref": "#"}}]}
+    grammar = compiler.compile(request(response_schema=list_of), in_reasoning=False)
+    assert not grammar.warnings
+    assert accepted(compiler, tokenizer, grammar, "[1, [2]]")
+    assert not accepted(compiler, tokenizer, grammar, '["x"]')
 
 
 @pytest.mark.parametrize("beginning", ["Here it is:", '{"title": 5', "```json\n{", '{"other"'])

@@ -49,6 +49,7 @@ _DROPPABLE = (
 _KEPT_GRAMMARS = 16
 _KEPT_SCHEMAS = 256
 
+_NOWHERE = "a `$ref` that leads nowhere is not enforced"
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -277,9 +278,10 @@ class ConstraintCompiler:
             rules = Rules(self._tokenizer)
             return Grammar(text=rules.text(f"{self._reasoning(rules, think)} {self._json(rules, fitted)}"))
 
-        enforced, dropped = self._enforceable(schema or _ANY_OBJECT)
+        whole = resolvable(schema, schema)
+        enforced, dropped = self._enforceable(whole if schema else _ANY_OBJECT)
         fitted, lost, error = self._fit(enforced, build)
-        warnings = warnings_of([*dropped, *lost])
+        warnings = [*([] if whole == schema else [_NOWHERE]), *warnings_of([*dropped, *lost])]
         if error:
             return Grammar(text="", warnings=(f"the schema is not enforced: {error}",))
         if request.tool_choice.mode == "auto" and (tools := shown_tools(request)):
@@ -311,7 +313,7 @@ class ConstraintCompiler:
             return self._call_grammar(calls, some, think)
 
         known = [replace(tool, parameters=resolvable(tool.parameters, dict(tool.parameters))) for tool in tools]
-        warnings = [] if known == list(tools) else ["a `$ref` that leads nowhere is not enforced"]
+        warnings = [] if known == list(tools) else [_NOWHERE]
         tools = []
         lost: list[Unenforced] = []
         for tool in known:
