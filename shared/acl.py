@@ -43,6 +43,7 @@ def _gateway(names: Names) -> str:
         names.kept_order(_ANY),
         names.generations,
         names.quota(_ANY),
+        names.suspects,
     )
     rq = ("rq:queues", f"rq:queue:{queue}", "rq:job:*", f"rq:canceled:{queue}")
     channels = (

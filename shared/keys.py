@@ -125,6 +125,11 @@ class Names:
         """`Envelope`, for the host that it was placed on; `NO_HOST` while it was placed on none."""
         return f"{self.body_prefix(host)}{job_id(request_id, attempt)}"
 
+    @property
+    def bodies(self) -> str:
+        """What the keys of all bodies begin with; a host's word follows."""
+        return self._of("req", "")
+
     def body_prefix(self, host: str) -> str:
         """What a body's key begins with; the job's id follows."""
         return self._of("req", host, "")

@@ -264,7 +264,7 @@ class JobQueue:
             removed = _told(
                 await self._cancel(
                     [names.ended(work.request_id), Job.key_for(job), body, registry, names.placed(work.place.worker)],
-                    [job, work.attempt, keys.ENDED_TTL_S],
+                    [job, work.attempt, keys.ENDED_TTL_S, names.bodies, names.placed("")],
                 )
             )
             if not removed:

@@ -114,7 +114,8 @@ redis.call('HSET', KEYS[6], unpack(ARGV, 13 + tonumber(ARGV[10])))
 )
 
 # KEYS: the mark of what has ended, the job, the body, the registry of cancelled jobs, the notes of the worker where it
-# waits. ARGV: job id, attempt, seconds that the record lives on. Gives [1 when the job still waited, what was healed]:
+# waits, as far as its owner knows: it may be moving. ARGV: job id, attempt, seconds that the record lives on, what the
+# keys of all bodies and of all notes begin with. Gives [1 when the job still waited, what was healed]:
 # it then ends as RQ's own `Job.cancel` would leave it. RQ never trims that registry, so that is done here. The first
 # write takes no memory: a Redis that is full lets a script go on that has begun to write, and this one makes room.
 CANCEL = (
@@ -129,6 +130,12 @@ local origin = redis.pcall('HGET', KEYS[2], 'origin')
 if type(origin) ~= 'string' or redis.pcall('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) ~= 1 then return {0, healed} end
 heal(KEYS[4], 'zset')
 redis.pcall('HDEL', KEYS[5], ARGV[1])
+local worker = string.match(origin, '.*@([^@!]+)') or ''
+local host = string.match(worker, '^([^.]+)%.')
+if host then
+  redis.call('DEL', ARGV[4] .. host .. ':' .. ARGV[1])
+  redis.pcall('HDEL', ARGV[5] .. worker, ARGV[1])
+end
 local now = tonumber(redis.call('TIME')[1])
 redis.call('HSET', KEYS[2], 'status', 'canceled')
 redis.call('EXPIRE', KEYS[2], ARGV[3])

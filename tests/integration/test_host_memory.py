@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from gateway.command.ends import UNUSABLE
 from tests.support.models import REPOSITORY, CheckpointMaker
 from tests.support.processes import Running, running, wait_until
 from tests.support.served import Reply, Served, message, served
@@ -113,7 +114,7 @@ def test_a_model_without_memory_is_loaded_by_itself_when_memory_is_freed(
         host.wait_for(first="ready", second="no_memory")
         assert "second has no memory: it needs" in host.command("status").stdout
         refused = host.command("unload", "first")
-        assert refused.returncode == 1
+        assert refused.returncode == UNUSABLE
         assert "pinned" in refused.stderr
         assert host.command("unload", "first", "--force").returncode == 0
         host.wait_for(first="unloaded", second="ready")

@@ -389,6 +389,27 @@ def test_a_waiting_job_moves_with_its_body_to_another_worker(
     assert redis_client.llen(NAMES.bell(other)) == 1
 
 
+@pytest.mark.parametrize("was", [HERE, Placed(lane="interactive")])
+def test_a_cancellation_that_comes_while_its_job_moves_leaves_nothing(
+    play: Callable[[Scenario], None], redis_client: redis.Redis, was: Placed
+) -> None:
+    """It knows only where the job was."""
+    redis_client.set(NAMES.lease("air.m.e1"), "alive")
+
+    async def scenario(jobs: JobQueue, _: Any) -> None:
+        sent = envelope()
+        await jobs.submit(sent, was)
+        place = Placed(lane="interactive", worker="air.m.e1", prospect=None)
+        assert await jobs.move(sent, was, place) == 1
+        redis_client.hset(NAMES.placed("air.m.e1"), "req_1-1", "noted")
+        assert await jobs.cancel(work("req_1", was), "the client left")
+
+    play(scenario)
+    assert list(redis_client.scan_iter(NAMES.bodies + "*")) == []
+    assert not redis_client.hexists(NAMES.placed("air.m.e1"), "req_1-1")
+    assert redis_client.llen(queue_key(NAMES.worker_queue("m", "air.m.e1", "interactive"))) == 0
+
+
 def test_a_job_that_a_reaper_has_moved_is_still_found(
     play: Callable[[Scenario], None], redis_client: redis.Redis
 ) -> None:
