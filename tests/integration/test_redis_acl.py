@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from collections.abc import Iterator
@@ -64,14 +65,15 @@ def test_a_gateway_and_a_host_work_under_their_users(
 def _leave(port: int, operator: redis.Redis) -> None:
     """Clients that leave, one whose request runs and one whose request waits behind it."""
     runs, waits = (http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(2))
-    runs.request("POST", "/v1/messages", json.dumps(message("echo:hang")))
-    wait_until(lambda: running_jobs(operator, "echo"), "the first runs")
-    waits.request("POST", "/v1/messages", json.dumps(message("hello")))
-    wait_until(lambda: waiting_jobs(operator, "echo"), "the second waits")
-    waits.close()
-    wait_until(lambda: cancelled_jobs(operator, "echo"), "it is recorded as cancelled")
-    runs.close()
-    wait_until(lambda: not running_jobs(operator, "echo"), "the first has ended")
+    with contextlib.closing(runs), contextlib.closing(waits):
+        runs.request("POST", "/v1/messages", json.dumps(message("echo:hang")))
+        wait_until(lambda: running_jobs(operator, "echo"), "the first runs", deadline_s=30)
+        waits.request("POST", "/v1/messages", json.dumps(message("hello")))
+        wait_until(lambda: waiting_jobs(operator, "echo"), "the second waits", deadline_s=30)
+        waits.close()
+        wait_until(lambda: cancelled_jobs(operator, "echo"), "it is recorded as cancelled", deadline_s=30)
+        runs.close()
+        wait_until(lambda: not running_jobs(operator, "echo"), "the first has ended", deadline_s=30)
 
 
 def _request(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:
