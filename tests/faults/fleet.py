@@ -162,6 +162,12 @@ class Fleet:
                 node.start()
         wait_until(self.is_whole, "everybody is back", deadline_s=READY_S, every_s=0.1)
 
+    def renew_hosts(self) -> None:
+        """All of them started anew: a host gives a model up whose worker has died too often within a minute."""
+        for node in self.hosts:
+            node.kill_all()
+        self.heal()
+
     def close(self) -> None:
         self.client.close()
 

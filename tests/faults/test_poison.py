@@ -24,6 +24,7 @@ def _words(asked: Asked) -> str:
 
 @pytest.mark.parametrize("how", ["echo:break", "echo:die"])
 def test_seven_bystanders_are_answered_and_the_eighth_is_quarantined(whole_fleet: Fleet, how: str) -> None:
+    whole_fleet.renew_hosts()
     session = secrets.token_hex(8)  # one home, so that all are on one worker at first
     nodes = whole_fleet.gateways
     before = whole_fleet.figure(nodes[0], "gw_redispatches_total")
@@ -47,7 +48,7 @@ def test_seven_bystanders_are_answered_and_the_eighth_is_quarantined(whole_fleet
     assert how not in str(_quarantined(whole_fleet, nodes[0])), "its text is not kept"
     assert len(_quarantined(whole_fleet, nodes[0])) == 1, "none of the seven"
     whole_fleet.client.delete(NAMES.suspects)
-    whole_fleet.heal()
+    whole_fleet.renew_hosts()
 
 
 def _quarantined(fleet: Fleet, node: object) -> list[dict[str, object]]:
