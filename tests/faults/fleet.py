@@ -164,8 +164,10 @@ class Fleet:
 
     def renew_hosts(self) -> None:
         """All of them started anew: a host gives a model up whose worker has died too often within a minute."""
+        before = {lease.worker for lease in self.leases()}
         for node in self.hosts:
             node.kill_all()
+        wait_until(lambda: not before & {lease.worker for lease in self.leases()}, "their leases end")
         self.heal()
 
     def close(self) -> None:
