@@ -22,7 +22,7 @@ TOOL = "/home/a/.local/share/uv/tools/mlx-gateway"
             "uv tool install --reinstall 'mlx-gateway[gguf,mlx]'",
         ),
         ("/home/a/.local/share/pipx/venvs/mlx-gateway", (), "pipx install --force 'mlx-gateway[gguf]'"),
-        ("/work/project/.venv", ("xllamacpp", "cryptography"), "py -m pip install 'mlx-gateway[gguf,share]'"),
+        ("/home/a/project/.venv", ("xllamacpp", "cryptography"), "py -m pip install 'mlx-gateway[gguf,share]'"),
     ],
 )
 def test_the_line_is_that_of_the_installation(prefix: str, there: tuple[str, ...], line: str) -> None:
