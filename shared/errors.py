@@ -36,7 +36,7 @@ There is no HTTP status here.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class GatewayError(Exception):
@@ -113,7 +113,16 @@ class UnsupportedWorkError(InvalidRequestError):
 
     @classmethod
     def of(cls, kind: str, model: str, worker: str = "") -> UnsupportedWorkError:
-        return cls(f"work of the kind {kind!r} cannot be done with {model}", worker=worker)
+        """`kind` is the name of a row of `shared.work.KINDS`."""
+        why = _UNSUPPORTED.get(kind, f"does no work of the kind {kind!r}")
+        return cls(f"{model} {why}", worker=worker)
+
+
+_UNSUPPORTED: Final = {
+    "generate": "writes no answers: it makes vectors, for /v1/embeddings and /v1/rerank",
+    "embed": "makes no vectors: embeddings and rankings need a model that is served with the engine 'embeddings'",
+    "count": "cannot tell how many tokens a prompt has",
+}
 
 
 class QuarantinedError(InvalidRequestError):

@@ -69,7 +69,7 @@ def find_model(source: str, hub_caches: Sequence[Path], studio_folders: Sequence
             )
         raise ModelUnavailableError(f"{source} is a file; name the folder that holds config.json and the weights")
     if source.startswith(("/", "~", ".")):
-        raise ModelUnavailableError(f"{source}: no such folder")
+        raise ModelUnavailableError(f"{source}: no such file or folder")
     looked: list[str] = []
     for cache in hub_caches:
         repository = cache / f"models--{source.replace('/', '--')}"

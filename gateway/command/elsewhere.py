@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from gateway.command.served import connect
+from gateway.command.served import connect, told
 from gateway.command.sharing import host_lines
 from shared.config import Settings
 from shared.errors import ConfigError
@@ -85,7 +85,7 @@ class RemoteGateway:
         finally:
             connection.close()
         if status != http.HTTPStatus.OK:
-            raise ConfigError(f"{self.url}: {answer['error']['message']}")
+            raise ConfigError(f"{self.url}: {told(status, answer)}")
         return answer
 
 

@@ -23,6 +23,9 @@ END_WORDS: Final = (
 )
 
 
+KEY_REMEDY: Final = "set MLX_GATEWAY_API_KEY to one that it knows"  # what helps where a gateway refuses the key
+
+
 def not_running(text: str) -> ConfigError:
     """Nothing is up on the state folder, or what should be does not answer."""
     return ConfigError(text, status=NOT_RUNNING)

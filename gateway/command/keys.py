@@ -103,7 +103,10 @@ def _revoke(settings: Settings, options: argparse.Namespace) -> int:
     with KeyFile(settings.state_dir).changing() as records:
         found = [index for index, each in enumerate(records) if each.name == options.name and each.revoked_s is None]
         if not found:
-            raise not_there(f"there is no key {options.name!r}")
+            is_known = any(each.name == options.name for each in records)
+            raise not_there(
+                f"the key {options.name!r} is revoked already" if is_known else f"there is no key {options.name!r}"
+            )
         for index in found:
             records[index] = replace(records[index], revoked_s=now_s)
     print(f"{options.name} is revoked")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import http.client
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import orjson
 
 from gateway.command.agents.base import ServedModels
-from gateway.command.ends import not_running, not_there
+from gateway.command.ends import KEY_REMEDY, not_running, not_there
 from gateway.dialects.anthropic.schema import NAMES
 from shared.errors import ConfigError
 
@@ -51,6 +51,12 @@ def read_models(url: str, key: str, model: str | None, *, say: Callable[[str], N
 
 def _is_supported(capabilities: dict[str, Any], name: str) -> bool:
     return bool(capabilities.get(name, {}).get("supported"))
+
+
+def told(status: int, answer: Mapping[str, Any]) -> str:
+    """Why a gateway refused, in its words, and what helps where it is the key."""
+    message = str(answer["error"]["message"])
+    return f"{message}; {KEY_REMEDY}" if status == http.HTTPStatus.UNAUTHORIZED else message
 
 
 def connect(url: str) -> http.client.HTTPConnection:
@@ -92,7 +98,7 @@ class _Gateway:
     def _answer(self, status: int, answer: dict[str, Any]) -> dict[str, Any]:
         if status != http.HTTPStatus.OK:
             build = not_there if status == http.HTTPStatus.NOT_FOUND else ConfigError
-            raise build(f"{self._url}: {answer['error']['message']}")
+            raise build(f"{self._url}: {told(status, answer)}")
         return answer
 
     def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:

@@ -31,9 +31,9 @@ class KeyFile:
     @property
     def has_keys(self) -> bool:
         """Whether any was ever made, or may have been: neither who revokes the last one opens the gateway with it, nor
-        who damages the file."""
+        who damages, empties or removes the file."""
         self._refresh()
-        return bool(self._records or self.fault)
+        return bool(self._stamp or self.fault)
 
     def records(self) -> Sequence[KeyRecord]:
         """In the order in which they were made."""
@@ -54,7 +54,7 @@ class KeyFile:
         stamp = _stamp(self.path)
         if stamp == self._stamp:
             return
-        if not stamp and self._records:
+        if not stamp:
             raise ConfigError(f"{self.path}: the file is gone")
         self._stamp = stamp
         self._records = {record.digest: record for record in _load(self.path)} if stamp else {}

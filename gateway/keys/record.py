@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -91,4 +91,24 @@ def decode_record(value: Any) -> KeyRecord:
         raise ConfigError(f"a key that cannot be read: {error}") from error
     if record.role not in ROLES or record.ceiling not in PRIORITIES:
         raise ConfigError(f"the key {record.name!r} has an unknown role or class")
+    wrong = next(_wrong_fields(record, value), "")
+    if wrong:
+        raise ConfigError(f"the key {record.name!r} has a `{wrong}` that cannot be")
     return record
+
+
+def _wrong_fields(record: KeyRecord, value: Mapping[str, Any]) -> Iterator[str]:
+    """Of a file that a person edited: each must be known before a request is checked by it."""
+    texts = {name: getattr(record, name) for name in ("name", "digest", "shown", "tenant")}
+    yield from (name for name, text in texts.items() if not isinstance(text, str))
+    yield from (name for name in ("name", "tenant") if texts[name] and not _NAME.fullmatch(texts[name]))
+    if not record.name:  # who has none is the owner
+        yield "name"
+    if isinstance(value.get("models"), str) or not all(isinstance(each, str) for each in record.models):
+        yield "models"
+    if any(most < 0 for most in asdict(record.quota).values()):
+        yield "quota"
+    for name in ("created_s", "expires_s", "revoked_s"):
+        time_s = getattr(record, name)
+        if not (isinstance(time_s, int | float) or (time_s is None and name != "created_s")):
+            yield name

@@ -32,7 +32,10 @@ def test_a_laptop_asks_the_gateway_that_it_uses(gateway: Served, tmp_path: Path)
 
     url = f"http://127.0.0.1:{gateway.port}"
     refused = run("models", "--url", url, key="another")
-    assert (refused.returncode, refused.stderr) == (2, f"mlx-gateway: {url}: the API key is missing or wrong\n")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        f"mlx-gateway: {url}: the API key is missing or wrong; set MLX_GATEWAY_API_KEY to one that it knows\n",
+    )
     assert run("use", url).returncode == 0
     assert run("models").stdout == "echo\n"
     status = run("status").stdout

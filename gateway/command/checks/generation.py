@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from gateway.command.checks.finding import Finding, fault, fine
+from gateway.command.ends import KEY_REMEDY
 from gateway.command.runfile import reachable
 
 _PATIENCE_S: Final = 120.0
@@ -30,7 +31,11 @@ def check_generation(url: str, key: str, models: Sequence[str]) -> Iterator[Find
             yield fine(f"answer of {model}", f"a token after {took_s:.2f} s")
         else:
             told = answer.get("error", {}).get("message", "")
-            yield fault(f"answer of {model}", f"status {status}: {told}; see `mlx-gateway logs {model}`")
+            yield fault(f"answer of {model}", f"status {status}: {told}; {_remedy(status, model)}")
+
+
+def _remedy(status: int, model: str) -> str:
+    return KEY_REMEDY if status == http.HTTPStatus.UNAUTHORIZED else f"see `mlx-gateway logs {model}`"
 
 
 def _ask(url: str, key: str, model: str) -> tuple[int, dict[str, dict[str, str]]]:

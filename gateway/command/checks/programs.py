@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from gateway.command.agents.registry import AGENTS
@@ -12,6 +14,7 @@ from gateway.command.checks.finding import Finding, fine, remark
 
 _ASK_S: Final = 20.0
 _LLAMA: Final = "llama-server"
+_WHEEL: Final = "xllamacpp"
 
 
 def check_programs() -> Iterator[Finding]:
@@ -21,11 +24,17 @@ def check_programs() -> Iterator[Finding]:
             yield remark(name, f"not here; to use it: {agent.install}")
         else:
             yield fine(name, f"{_version(found)} (`mlx-gateway launch {name}`)")
+    yield _llama()
+
+
+def _llama() -> Finding:
+    """What serves GGUF models."""
     server = shutil.which(_LLAMA)
-    if server is None:
-        yield remark(_LLAMA, "not here; GGUF models need it: brew install llama.cpp")
-    else:
-        yield fine(_LLAMA, _version(server))
+    if server is not None:
+        return fine(_LLAMA, _version(server))
+    with contextlib.suppress(PackageNotFoundError):
+        return fine(_LLAMA, f"not here; the server of the {_WHEEL} wheel serves GGUF models ({version(_WHEEL)})")
+    return remark(_LLAMA, f"not here; GGUF models need it: brew install llama.cpp, or the {_WHEEL} wheel")
 
 
 def _version(program: str) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
+from gateway.command.checks import programs
 from gateway.command.checks.broker import check_broker, check_clock, check_server
+from gateway.command.checks.finding import Finding
 from gateway.command.checks.generation import check_generation
 from gateway.command.checks.machine import check_disk, check_memory
 from gateway.command.checks.programs import check_programs
@@ -59,6 +62,21 @@ def test_a_redis_that_writes_everything_to_disk_or_has_no_limit_is_a_remark() ->
     assert "appendonly no" in told["redis persistence"].text
     assert "maxmemory 2gb" in told["redis memory"].text
     assert not any(found.is_needed for found in told.values() if not found.is_fine)
+
+
+def test_gguf_models_need_no_program_where_the_wheel_has_its_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(version: Callable[[str], str]) -> Finding:
+        monkeypatch.setattr(programs, "version", version)
+        return next(found for found in check_programs() if found.subject == "llama-server")
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert found(lambda name: f"1.2 of {name}").is_fine
+    assert "brew install llama.cpp" in found(missing).text
 
 
 def test_a_real_redis_is_looked_at(redis_url: str) -> None:
@@ -123,5 +141,8 @@ def test_a_model_that_answers_is_fine_and_one_that_does_not_is_a_fault_in_the_ga
     assert found.is_needed
     assert not found.is_fine
     assert "529: the queue is full" in found.text
+    with gateway(401, {"error": {"message": "the API key is missing or wrong"}}) as url:
+        (found,) = check_generation(url, "", ["qwen"])
+    assert "set MLX_GATEWAY_API_KEY" in found.text
     (found,) = check_generation("http://127.0.0.1:1", "", ["qwen"])
     assert "none came" in found.text

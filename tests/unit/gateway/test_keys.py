@@ -121,6 +121,41 @@ def test_a_file_that_is_damaged_or_gone_changes_nothing_for_who_runs_and_stops_w
     assert "gone" in file.fault
 
 
+def test_a_file_without_keys_opens_nothing_neither_for_who_runs_nor_for_who_starts(tmp_path: Path) -> None:
+    running = KeyFile(tmp_path)
+    assert not running.has_keys
+    (tmp_path / KEYS_FILE).write_text('{"keys": []}')
+    assert running.has_keys
+    assert KeyFile(tmp_path).has_keys
+    (tmp_path / KEYS_FILE).unlink()
+    assert running.has_keys
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("expires_s", "tomorrow"),
+        ("revoked_s", "yes"),
+        ("created_s", None),
+        ("models", "qwen*"),
+        ("models", [5]),
+        ("quota", {"tokens_per_day": -1}),
+        ("quota", {"tokens_per_year": 1}),
+        ("name", ""),
+        ("name", "an na\n"),
+        ("name", 5),
+        ("tenant", "../owner"),
+        ("tenant", ["home"]),
+        ("digest", 5),
+    ],
+)
+def test_a_key_that_a_slip_of_the_pen_changed_is_told_by_its_field(field: str, value: object) -> None:
+    _, record = new_key(options("create", "anna"), now_s=NOW_S)
+    assert decode_record(encode_record(record)) == record
+    with pytest.raises(ConfigError, match=field if field != "quota" else "quota|tokens_per_year"):
+        decode_record({**encode_record(record), field: value})
+
+
 def test_who_changes_the_file_waits_for_the_other(tmp_path: Path) -> None:
     for number in range(20):
         _, record = new_key(options("create", f"key{number}"), now_s=NOW_S)
@@ -284,8 +319,10 @@ def test_keys_are_made_shown_and_revoked_by_name(tmp_path: Path, capsys: pytest.
     record = KeyFile(tmp_path).find(digest_of(key.encode()))
     assert record is not None
     assert record.state(NOW_S) == "revoked"
-    with pytest.raises(ConfigError, match="no key 'anna'"):
+    with pytest.raises(ConfigError, match="'anna' is revoked already"):
         run_key(settings, options("revoke", "anna"))
+    with pytest.raises(ConfigError, match="no key 'ben'"):
+        run_key(settings, options("revoke", "ben"))
     run_key(settings, options("create", "anna"))
     run_key(settings, options("usage", "--csv"))
     assert "day,key,model,requests" in capsys.readouterr().out

@@ -14,7 +14,9 @@ from tests.support.processes import REPOSITORY
 
 
 def test_every_setting_is_in_the_documentation_with_its_default() -> None:
-    documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`)? *\|", CONFIGURATION, re.MULTILINE))
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`)? *\|", CONFIGURATION, re.MULTILINE)
+    documented = dict(rows)
+    assert len(rows) == len(documented), "a row stands twice"
     expected = {
         environment_name(field.name): "" if field.default in (None, "", ()) else str(field.default)
         for field in fields(Settings)

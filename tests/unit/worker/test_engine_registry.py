@@ -104,7 +104,7 @@ def test_a_source_that_is_no_model_is_refused_before_the_engine_is_imported() ->
     """
     command = [sys.executable, "-c", textwrap.dedent(code), "/no/such/folder"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert said == ["/no/such/folder: no such folder", "[]"]
+    assert said == ["/no/such/folder: no such file or folder", "[]"]
 
 
 def test_a_whole_model_folder_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def test_model_that_is_nowhere_names_the_places_looked_at(tmp_path: Path) -> Non
 
 
 def test_missing_path_and_files_are_told_apart(tmp_path: Path) -> None:
-    assert "no such folder" in reason(lambda: find(str(tmp_path / "missing")))
+    assert "no such file or folder" in reason(lambda: find(str(tmp_path / "missing")))
     (tmp_path / "model.gguf").touch()
     (tmp_path / "model.bin").touch()
     assert "GGUF" in reason(lambda: find(str(tmp_path / "model.gguf")))
