@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -30,15 +30,15 @@ from gateway.command.launching import launch_agent
 from gateway.command.leaving import drain_host
 from gateway.command.operating import COMMANDS as OPERATING
 from gateway.command.operating import EXAMPLES, add_commands
-from gateway.command.quarantine import quarantine_lines
 from gateway.command.remotes import add_remotes_arguments, show_remotes
 from gateway.command.residency import load_model, unload_model
 from gateway.command.runfile import read_running
 from gateway.command.running_fleet import need_redis, read_fleet, with_running_redis
 from gateway.command.sharing import host_lines, open_code, revoke, share
 from gateway.command.stack import Stack, describe_model
+from gateway.command.status import describe_template, show_status
 from gateway.command.tiers import add_tier_arguments, change_tier
-from gateway.command.watching import watch_fleet
+from gateway.command.watching import add_status_arguments
 from gateway.dialects.registry import TIERS, VENDOR_NAMES
 from gateway.dispatch.jobs import drain
 from gateway.door.listing import list_hosts
@@ -49,7 +49,7 @@ from shared.connections import build_async_redis
 from shared.errors import ConfigError, GatewayError
 from shared.keys import Names, word
 from shared.log import set_up_logging
-from shared.registry import ENGINE_NAMES, Stranger, WorkerLease
+from shared.registry import ENGINE_NAMES
 from shared.slips import find_slips
 
 
@@ -130,8 +130,7 @@ def _add_starting_commands(
 
 def _add_asking_commands(command: Callable[..., argparse.ArgumentParser], far: argparse.ArgumentParser) -> None:
     """Of what runs already."""
-    status = command("status", "Show gateway, hosts, models and workers.", far)
-    status.add_argument("--watch", action="store_true", help="go on, as a table that follows what happens")
+    add_status_arguments(command("status", "Show what runs: Macs, models, workers and requests.", far))
     command("models", "Show the models that can be asked for.", far)
     load = command("load", "Load a model that the hosts serve, and wait until it is there.", far)
     load.add_argument("model", help="its name, its source, or an alias")
@@ -231,6 +230,7 @@ def _up(settings: Settings, options: argparse.Namespace) -> int:
         code=open_code(settings) if options.share else None,
         say=lambda text: print(text, file=sys.stderr, flush=True),
         announce=lambda line: print(line, flush=True),
+        is_seen=sys.stdout.isatty(),
     )
 
     async def run() -> None:
@@ -310,53 +310,6 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
 def _completion(_: Settings, options: argparse.Namespace) -> int:
     print(render_completion(build_parser(), options.shell), end="")
     return 0
-
-
-def _status(settings: Settings, options: argparse.Namespace) -> int:
-    if options.watch:
-        watch_fleet(lambda: read_fleet(settings), sys.stdout)
-        return 0
-    fleet = read_fleet(settings)
-    running = read_running(settings.state_dir)
-    if running is not None:
-        print(f"gateway  {running.url}  (of `up`, pid {running.pid})")
-    for host in fleet.hosts:
-        print(f"host     {host.host}  (pid {host.pid})" + ("  leaves" if host.is_draining else ""))
-        for model in host.models:
-            print(f"  {describe_model(model)}")
-    for lease in fleet.workers:
-        print(f"worker   {describe_worker(lease)}")
-        if lease.template:
-            print(f"  chat template: {describe_template(lease.template)}")
-        for note in lease.notes:
-            print(f"  note: {note}")
-    for stranger in fleet.strangers:
-        print(describe_stranger(stranger))
-    for line in asyncio.run(quarantine_lines(need_redis(settings))):
-        print(line)
-    for fault, names in fleet.faults().items():
-        print(f"settings {fault}; the last good content stays in force ({', '.join(names)})")
-    if not fleet.hosts and not fleet.workers and not fleet.strangers:
-        print("no hosts and no workers are running")
-    return 0
-
-
-def describe_worker(lease: WorkerLease) -> str:
-    """One line for a person."""
-    return (
-        f"{lease.worker}  {lease.model}  {lease.state}  {lease.in_flight}/{lease.capacity} requests  "
-        f"{lease.decode_tokens_per_s:.0f} tokens/s  context {lease.context_tokens}"
-    )
-
-
-def describe_stranger(stranger: Stranger) -> str:
-    """One line for a person."""
-    return f"{stranger.kind:<8} {stranger.name}  gets no work: {stranger.reason}"
-
-
-def describe_template(template: Mapping[str, str]) -> str:
-    """One line for a person."""
-    return "; ".join(f"{name} {value}" for name, value in template.items())
 
 
 def _models(settings: Settings, _: argparse.Namespace) -> int:
@@ -468,7 +421,7 @@ _COMMANDS = {
     "hosts": _hosts,
     "revoke": _revoke,
     "use": _use,
-    "status": _status,
+    "status": show_status,
     "models": _models,
     "load": _load,
     "unload": _unload,

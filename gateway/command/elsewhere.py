@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from gateway.command.served import connect, told
 from gateway.command.sharing import host_lines
+from gateway.command.watching import wants_table, watch
 from shared.config import Settings
 from shared.errors import ConfigError
 from shared.private_files import private_folder, write_private
@@ -103,8 +104,16 @@ def status_lines(answer: Mapping[str, Any], url: str) -> Iterator[str]:
         yield f"{stranger['kind']:<8} {stranger['name']}  gets no work: {stranger['reason']}"
 
 
-def _status(gateway: RemoteGateway, _: argparse.Namespace) -> None:
-    _print(*status_lines(gateway.get("/status"), gateway.url))
+def _status(gateway: RemoteGateway, options: argparse.Namespace) -> None:
+    def read() -> Mapping[str, Any]:
+        return gateway.get("/status")  # type: ignore[no-any-return]
+
+    if options.is_json:
+        _print(json.dumps(read(), indent=2))
+    elif wants_table(options):
+        watch(read, gateway.url)
+    else:
+        _print(*status_lines(read(), gateway.url))
 
 
 def _models(gateway: RemoteGateway, _: argparse.Namespace) -> None:

@@ -77,7 +77,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "remotes": ("remotes",),
     "key": ("key create anna", "key list", "key usage --csv", "key revoke anna"),
     "worker": ("worker --model /models/qwen --name qwen",),
-    "status": ("status", "status --watch"),
+    "status": ("status", "status --once", "status --json", "status --url http://studio.local:8080"),
     "models": ("models",),
     "load": ("load qwen",),
     "unload": ("unload qwen", "unload qwen --force"),

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,7 +113,8 @@ class _Service:
 
 class Stack:
     """Everything that `up` runs. `say` shows a line of progress to the person, `announce` the lines that are
-    for its use: where it is ready, and what another Mac joins with when there is a `code`."""
+    for its use: where it is ready, and what another Mac joins with when there is a `code`. Where a person sees it
+    (`is_seen`) it says what to type next."""
 
     def __init__(
         self,
@@ -125,6 +126,7 @@ class Stack:
         say: Callable[[str], None],
         announce: Callable[[str], None],
         code: JoinCode | None = None,
+        is_seen: bool = False,
     ) -> None:
         self.models = [resolve_source(source) for source in models]
         self.engine = engine
@@ -135,6 +137,7 @@ class Stack:
         self._say = say
         self._announce = announce
         self._code = code
+        self._is_seen = is_seen
         self._stopping = asyncio.Event()
         self._is_ready = False
         self._services: list[_Service] = []
@@ -253,6 +256,8 @@ class Stack:
             self._announce(f"ready on {self.url}")
             tell_ready()
             self._note_readiness()
+            for line in next_lines(self.url) if self._is_seen else ():
+                self._say(line)
             await self._tell_code()
 
     def _note_readiness(self) -> None:
@@ -287,6 +292,13 @@ class Stack:
         for gone in shown.keys() - {model.id for model in models} if models else ():
             self._say(f"{gone} is no longer served")
             del shown[gone]
+
+
+def next_lines(url: str) -> Iterator[str]:
+    """What a person may type now, in another terminal."""
+    yield "  mlx-gateway launch claude     Claude Code on these models (or codex, opencode, qwen, pi, aider)"
+    yield "  mlx-gateway status            what runs, as it happens"
+    yield f"  any Anthropic client: ANTHROPIC_BASE_URL={url}; any OpenAI client: OPENAI_BASE_URL={url}/v1"
 
 
 def record_of(data: object, seal: Seal) -> HostRecord | None:

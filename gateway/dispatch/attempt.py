@@ -33,6 +33,8 @@ class Attempt:
         "is_started",
         "next_seq",
         "number",
+        "prefilled_tokens",
+        "prompt_tokens",
         "put_s",
         "resume",
         "returned",
@@ -50,6 +52,7 @@ class Attempt:
         self.epoch = ""
         self.heard_s = self.put_s = time.monotonic()
         self.held_s = 0.0  # since when RQ is known to name who has it; 0 while nobody asked
+        self.prompt_tokens = self.prefilled_tokens = 0  # as far as its worker has told
         self.said_tokens = 0
         self.hung_as_suspect: bool | None = None  # whether it was a suspect when its worker's engine hung
         self.is_excused = False  # its worker died, and a suspect was there that this was not
@@ -72,6 +75,16 @@ class Attempt:
     def allow(self, place: Placed) -> None:
         """Its job is about to be put there: who takes it may answer before that is known here."""
         self._hosts.add(host_of(place.worker))
+
+    @property
+    def prefill_done(self) -> float | None:
+        """The share of its prompt that is read, what was cached included; None while nothing is known of it."""
+        return min(1.0, self.prefilled_tokens / self.prompt_tokens) if self.prompt_tokens else None
+
+    def note_progress(self, done_tokens: int, total_tokens: int) -> None:
+        """Of its prompt; 0 where that is not told."""
+        self.prefilled_tokens = max(self.prefilled_tokens, done_tokens)
+        self.prompt_tokens = total_tokens or self.prompt_tokens
 
     def is_for(self, host: str) -> bool:
         """Whether its job was ever placed on this host, so that the host may answer."""

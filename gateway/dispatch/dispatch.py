@@ -120,6 +120,13 @@ class Dispatch:
         return "prefill" if self.attempt.is_running else "queued"
 
     @property
+    def shown_stage(self) -> str:
+        """The same for a person: who has started may have most of the prompt before it."""
+        if self._has_answer or self.attempt.said_tokens:
+            return "decode"
+        return "prefill" if self.attempt.is_running else "queued"
+
+    @property
     def remaining_s(self) -> float:
         """Seconds until its work must have begun."""
         return self.deadline_s - time.time()
@@ -205,6 +212,7 @@ class Dispatch:
         attempt = self.attempt
         if isinstance(event, Progress):
             attempt.is_running = attempt.is_running or event.phase == "prefill"
+            attempt.note_progress(event.done_tokens, event.total_tokens)
             return True
         if isinstance(event, Failed | Returned):
             attempt.is_over = True
@@ -214,6 +222,7 @@ class Dispatch:
             return False
         attempt.is_running = attempt.is_started = True
         if isinstance(event, Started):
+            attempt.note_progress(event.usage.cached_tokens or 0, event.usage.input_tokens or 0)
             is_first = self._started is None
             self._started = self._started or event
             return is_first

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -10,15 +11,16 @@ from urllib.parse import quote
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
+from gateway.dispatch.dispatch import Dispatch
 from gateway.http.replies import dialect_of, header, send_json, send_reply
 from gateway.keys.holder import Holder, holder_of
 from gateway.metrics import CONTENT_TYPE
+from gateway.overview import Running, render_overview
 from gateway.parts import Parts
 from shared.errors import RouteNotFoundError
 from shared.fingerprints import ID_HEADER
-from shared.registry import Fleet, ModelRecord
-
-_NOTHING: Mapping[str, Mapping[str, Any]] = {}
+from shared.registry import Fleet
+from shared.work import KINDS, Generate
 
 
 class Models:
@@ -96,43 +98,35 @@ def render_readiness(fleet: Fleet, *, is_connected: bool) -> dict[str, Any]:
 
 
 class Status:
-    """`GET /status`: who is in the fleet, and with whom this gateway cannot speak."""
+    """`GET /status`: who is in the fleet, what runs there, and with whom this gateway cannot speak."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(send, 200, render_status(self.parts.fleet.snapshot, self.parts.suspects.quarantined))
+        parts = self.parts
+        running = _running(parts.hub.dispatches.values())
+        quarantined = parts.suspects.quarantined
+        told = render_overview(parts.fleet.snapshot, quarantined=quarantined, running=running)
+        await send_json(send, 200, told)
 
 
-def render_status(fleet: Fleet, quarantined: Mapping[str, Mapping[str, Any]] = _NOTHING) -> dict[str, Any]:
-    """`quarantined`: by digest, the shape of what is not run again."""
-    return {
-        "gateways": [{"name": each.gateway, "pid": each.pid} for each in fleet.gateways],
-        "hosts": [
-            {"name": host.host, "models": [_render_model(model) for model in host.models]} for host in fleet.hosts
-        ],
-        "workers": [
-            {"name": each.worker, "model": each.model, "state": each.state, "in_flight": each.in_flight}
-            for each in fleet.workers
-        ],
-        "faults": [{"fault": fault, "told_by": names} for fault, names in fleet.faults().items()],
-        "quarantined": [{"digest": digest, **shape} for digest, shape in quarantined.items()],
-        "strangers": [{"kind": each.kind, "name": each.name, "reason": each.reason} for each in fleet.strangers],
-    }
-
-
-def _render_model(model: ModelRecord) -> dict[str, Any]:
-    """What is known of it: zeros and empty texts are left out."""
-    told = {
-        "load_done": model.load_done if model.state == "loading" else 0,
-        "pinned": model.is_pinned,
-        "reason": model.reason,
-        "needed_bytes": model.needed_bytes,
-        "limit_bytes": model.limit_bytes,
-    }
-    rendered = {"id": model.id, "state": model.state, **{name: value for name, value in told.items() if value}}
-    return rendered | ({"free_bytes": model.free_bytes} if model.state == "no_memory" else {})
+def _running(dispatches: Iterable[Dispatch]) -> Iterator[Running]:
+    """What somebody waits for: counting is over before anybody looks."""
+    now_s = time.monotonic()
+    for each in tuple(dispatches):
+        if not each.has_ended and each.kind is KINDS[Generate]:
+            yield Running(
+                id=each.request_id,
+                model=each.model,
+                worker=each.attempt.worker or each.attempt.place.worker,
+                priority=each.request.priority,
+                stage=each.shown_stage,
+                prefill_done=1.0 if each.shown_stage == "decode" else each.attempt.prefill_done,
+                prompt_tokens=each.attempt.prompt_tokens,
+                output_tokens=each.attempt.said_tokens,
+                age_s=now_s - each.opened_s,
+            )
 
 
 class MetricsPage:

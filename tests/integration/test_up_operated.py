@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import sys
 from pathlib import Path
 
 from gateway.command.ends import DONE, NOT_RUNNING
-from tests.support.processes import wait_until
-from tests.support.up import message, run_command, up
+from tests.clients.terminal import Terminal
+from tests.support.processes import REPOSITORY, wait_until
+from tests.support.up import NO_SETTINGS, Up, message, run_command, up
 
 
 def test_what_runs_is_listed_told_of_and_stopped(tmp_path: Path) -> None:
@@ -37,7 +40,25 @@ def test_what_runs_is_listed_told_of_and_stopped(tmp_path: Path) -> None:
         assert "hello there" not in told
         assert [line for line in lines if " /health" in line["message"] or " /ready" in line["message"]] == []
 
+        _watch(running)
         stopped = run_command("stop", *state)
         assert stopped.returncode == DONE, stopped.stderr
         assert running.process.wait() == 0
         assert run_command("stop", *state).returncode == NOT_RUNNING
+
+
+def _watch(running: Up) -> None:
+    """On a terminal `status` follows what happens; into a pipe it says it once."""
+    command = [sys.executable, "-m", "gateway.command.cli", "status", "--state", str(running.state)]
+    environment = {name: value for name, value in os.environ.items() if name not in NO_SETTINGS}
+    stuck = message("echo:hang", stream=True)
+    with Terminal(command, env=environment, cwd=REPOSITORY) as terminal:
+        terminal.wait_for("no requests are running")
+        connection = running.open("POST", "/v1/messages", stuck)
+        terminal.wait_for("interactive is read 1 [..........] 0%")
+        (told,) = json.loads(run_command("status", "--json", "--state", str(running.state)).stdout)["running"]
+        assert (told["stage"], told["output_tokens"]) == ("prefill", 0)
+        assert "hang" not in str(told)
+        connection.close()
+        wait_until(lambda: running.request("GET", "/status")[1]["running"] == [], "its client has left")
+    assert "worker   " in run_command("status", "--state", str(running.state)).stdout

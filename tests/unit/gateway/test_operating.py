@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import shlex
 import subprocess
 import sys
@@ -29,10 +28,7 @@ from gateway.command.ends import (
 )
 from gateway.command.operating import EXAMPLES
 from gateway.command.processes import part_name
-from gateway.command.watching import fleet_table, watch_fleet
 from shared.errors import BrokerUnavailableError, ConfigError, ModelUnavailableError
-from shared.registry import Fleet, HostRecord, ModelRecord
-from tests.support.fleet import lease
 
 
 def subcommands() -> dict[str, argparse.ArgumentParser]:
@@ -285,35 +281,6 @@ def test_following_tells_each_trace_as_it_is_written(tmp_path: Path) -> None:
 )
 def test_processes_are_named_by_what_they_do(words: list[str], name: str) -> None:
     assert part_name(words) == name
-
-
-def _fleet(running: float) -> Fleet:
-    worker = lease("m", host="mac", decode_tokens_per_s=42.0, metrics={"running": running, "waiting": 0.0})
-    models = (ModelRecord(id="m", state="ready"), ModelRecord(id="n", state="loading", load_done=0.5))
-    return Fleet(workers=(worker,), hosts=(HostRecord(host="mac", pid=1, models=models),))
-
-
-def test_rates_of_a_worker_that_does_nothing_are_nothing() -> None:
-    assert "42 tokens/s out" in "\n".join(fleet_table(_fleet(1.0)))
-    assert "42 tokens/s out" not in "\n".join(fleet_table(_fleet(0.0)))
-
-
-def test_a_model_that_loads_shows_how_far_it_is() -> None:
-    assert " 50% [#####.....]" in "\n".join(fleet_table(_fleet(0.0)))
-
-
-def test_a_table_is_drawn_over_itself_only_on_a_terminal() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    def once(_: float) -> None:
-        raise KeyboardInterrupt
-
-    for out, is_drawn_over in ((io.StringIO(), False), (Terminal(), True)):
-        with pytest.raises(KeyboardInterrupt):
-            watch_fleet(lambda: _fleet(1.0), out, wait=once)
-        assert ("\x1b[H" in out.getvalue()) is is_drawn_over
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")

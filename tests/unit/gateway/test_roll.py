@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.dispatch.roll import read_record
-from gateway.http.status import render_status
 from gateway.models.resolve import Routes, resolve
+from gateway.overview import render_overview
 from shared import wire
 from shared.errors import ModelNotFoundError, OverloadedError
 from shared.registry import Fleet, HostRecord, Reader, Stranger, WorkerLease
@@ -91,7 +91,7 @@ def test_a_model_that_nobody_understood_serves_is_no_404_while_there_are_strange
 
 def test_strangers_are_shown_by_name() -> None:
     stranger = Stranger(kind="worker", name=NAME, reason="message of wire version 4, this process speaks 3")
-    status = render_status(Fleet(workers=(LEASE,), strangers=(stranger,)))
+    status = render_overview(Fleet(workers=(LEASE,), strangers=(stranger,)))
     assert status["strangers"] == [{"kind": "worker", "name": NAME, "reason": stranger.reason}]
     assert [worker["name"] for worker in status["workers"]] == [NAME]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.command.runfile import Running, only_one, read_running, write_running
-from gateway.command.stack import check_redis, describe_model, listen, record_of
+from gateway.command.stack import check_redis, describe_model, listen, next_lines, record_of
 from shared import wire
 from shared.config import load_settings
 from shared.errors import ConfigError
@@ -84,3 +84,10 @@ def test_a_model_that_failed_says_why_and_where_it_was_looked_for() -> None:
     assert describe_model(ModelRecord(id="m", state="ready", is_pinned=True)) == "m is ready (pinned)"
     refused = ModelRecord(id="m", state="no_memory", reason="why", needed_bytes=12 * 10**9, free_bytes=4 * 10**9)
     assert describe_model(refused) == "m has no memory: it needs 12.00 GB, there are 4.00 GB (why)"
+
+
+def test_a_person_is_told_what_to_type_next() -> None:
+    said = "\n".join(next_lines("http://127.0.0.1:8080"))
+    assert "mlx-gateway launch claude" in said
+    assert "ANTHROPIC_BASE_URL=http://127.0.0.1:8080;" in said
+    assert "OPENAI_BASE_URL=http://127.0.0.1:8080/v1" in said
