@@ -1,6 +1,7 @@
 """What happens to a request, as a sequence of events, and which sequences are legal.
 
     Queued/Progress*  Started  Progress*  (TextDelta | ReasoningDelta | tool call)*  (Finished | Failed)
+    Queued/Progress*  Started  Relayed*  (Finished | Failed)
 
 Work of other kinds is answered with Progress* and one event of its own (Counted | Embedded | Failed). `Returned` ends
 an attempt of which nothing was begun: the gateway makes the next one of it, and clients never hear of it.
@@ -125,6 +126,15 @@ class ToolCallFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Relayed:
+    """A part of another server's answer, in the client's own API: of a stream one event or several, else the whole
+    body. `headers` come with the first part."""
+
+    data: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """`stop_sequence` is the one that matched when the reason is "stop_sequence"."""
 
@@ -192,6 +202,7 @@ Event = (
     | ToolCallStarted
     | ToolCallDelta
     | ToolCallFinished
+    | Relayed
     | Finished
     | Counted
     | Embedded
@@ -210,6 +221,7 @@ _LEGAL: dict[str, dict[type, str]] = {
         TextDelta: "open",
         ReasoningDelta: "open",
         ToolCallStarted: "calling",
+        Relayed: "open",
         Finished: "ended",
         Failed: "ended",
     },
@@ -246,13 +258,15 @@ class EventOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A whole answer: parts in the order they were generated (text, reasoning and tool calls only)."""
+    """A whole answer: parts in the order they were generated (text, reasoning and tool calls only). `relayed` is the
+    body in their place, where another server has given it."""
 
     parts: tuple[Part, ...]
     reason: FinishReason
     usage: Usage
     stop_sequence: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    relayed: bytes = b""
 
 
 @dataclass(slots=True)
@@ -267,6 +281,7 @@ def assemble(events: Iterable[Event]) -> Completion:
     order = EventOrder()
     pieces: list[TextDelta | ReasoningDelta | _CallText] = []
     logprobs: list[TokenLogprob] = []
+    relayed: list[bytes] = []
     for event in events:
         order.feed(event)
         match event:
@@ -281,6 +296,8 @@ def assemble(events: Iterable[Event]) -> Completion:
                 call = pieces[-1]
                 assert isinstance(call, _CallText)
                 call.arguments.append(arguments)
+            case Relayed(data=data):
+                relayed.append(data)
             case Failed() | Returned():
                 raise event.error()
             case Finished():
@@ -290,6 +307,7 @@ def assemble(events: Iterable[Event]) -> Completion:
                     usage=event.usage,
                     stop_sequence=event.stop_sequence,
                     logprobs=tuple(logprobs),
+                    relayed=b"".join(relayed),
                 )
             case _:
                 pass

@@ -73,7 +73,8 @@ class WorkerLease:
     `kept_bytes_per_token` in files, 0 while it is kept in none; `link_bytes_per_s` is how fast files of other hosts, by
     their words, came here; 0 where they lately did not. `notes` are what a person should know of how it is going.
     `identity` sums up the model's files, the same wherever they lie, empty while unknown; `own_model` is filled in by a
-    gateway that tells models of one name apart.
+    gateway that tells models of one name apart. `relays` is the dialect whose bodies it passes on as they are, to a
+    server that speaks it; empty where it passes on none.
     """
 
     worker: str
@@ -123,6 +124,7 @@ class WorkerLease:
     link_bytes_per_s: dict[str, float] = field(default_factory=dict)
     identity: str = ""
     own_model: str = ""
+    relays: str = ""
 
     @property
     def own_id(self) -> str:

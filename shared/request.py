@@ -92,6 +92,8 @@ class GenerateRequest:
     `prompt_tokens` in the model's own ids. `suffix` is what stands behind what is to be filled in.
     `trail` names the prefixes of the conversation (`shared.trail`). `hops` counts the gateways that it came through.
     `default_system` stands at the head of a conversation that has no system text.
+    `original` is the body as its client wrote it and `original_headers` what of its headers goes with it, where the
+    model's worker passes both on to a server of the same API; empty for all others.
     """
 
     id: str
@@ -116,6 +118,8 @@ class GenerateRequest:
     response_grammar: str = ""
     hops: int = 0
     default_system: str = ""
+    original: bytes = field(default=b"", repr=False)
+    original_headers: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def is_raw(self) -> bool:

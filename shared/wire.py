@@ -61,6 +61,7 @@ _CODES: dict[type, int] = {
     events.Counted: 43,
     events.Returned: 44,
     events.Embedded: 45,
+    events.Relayed: 46,
     registry.WorkerLease: 48,
     registry.ModelRecord: 49,
     registry.HostRecord: 50,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from shared.events import Event, ReasoningDelta, TextDelta, ToolCallDelta
+from shared.events import Event, ReasoningDelta, Relayed, TextDelta, ToolCallDelta
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
@@ -23,6 +23,8 @@ def _key(event: Event) -> tuple[type, int] | None:
             return type(event), 0
         case ToolCallDelta(index=index):
             return ToolCallDelta, index
+        case Relayed() if not event.headers:
+            return Relayed, 0
     return None
 
 
@@ -32,5 +34,7 @@ def _joined(pieces: list[Event]) -> Event:
     if isinstance(first, ToolCallDelta):
         arguments = "".join(piece.arguments for piece in pieces if isinstance(piece, ToolCallDelta))
         return ToolCallDelta(index=first.index, arguments=arguments)
+    if isinstance(first, Relayed):
+        return Relayed(data=b"".join(piece.data for piece in pieces if isinstance(piece, Relayed)))
     text = "".join(piece.text for piece in pieces if isinstance(piece, TextDelta | ReasoningDelta))
     return TextDelta(text=text) if isinstance(first, TextDelta) else ReasoningDelta(text=text)

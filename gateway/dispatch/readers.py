@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Sequence
 
 from gateway.dispatch.merging import merged
-from shared.events import Event, ReasoningDelta, TextDelta, ToolCallDelta
+from shared.events import Event, ReasoningDelta, Relayed, TextDelta, ToolCallDelta
 
 MOST_EVENT_BYTES = 1 << 20  # who asks again does so early, mostly during the prefill
 MOST_ID_BYTES = 1 << 20  # 262,144 tokens
@@ -148,4 +148,6 @@ def _size_bytes(event: Event) -> int:
         return _EVENT_BYTES + len(event.text) + _LOGPROB_BYTES * logprobs
     if isinstance(event, ReasoningDelta):
         return _EVENT_BYTES + len(event.text)
+    if isinstance(event, Relayed):
+        return _EVENT_BYTES + len(event.data)
     return _EVENT_BYTES + (len(event.arguments) if isinstance(event, ToolCallDelta) else 0)

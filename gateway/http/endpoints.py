@@ -24,11 +24,12 @@ from gateway.dispatch.readers import EventReader
 from gateway.http.attached import with_files
 from gateway.http.fingerprint import fingerprint_of
 from gateway.http.kept import keep, with_earlier
+from gateway.http.relaying import OPENS_WITHIN_S, answered, headers_among, remember, with_original
 from gateway.http.replies import ClientDisconnectedError, header, headers_of, read_body, request_id_of, send_json
 from gateway.intake.reading import Asked
 from gateway.keys.charge import most_tokens
 from gateway.keys.headers import rate_headers
-from gateway.keys.holder import Holder, holder_of
+from gateway.keys.holder import holder_of
 from gateway.keys.usage import computed_tokens
 from gateway.metrics import RequestRecord, outcome_of
 from gateway.parts import Parts
@@ -64,6 +65,7 @@ class _Endpoint:
         self.reader = parts.reader
         self.intake = parts.intake
         self.dispatcher = parts.dispatcher
+        self.fleet = parts.fleet
         self.metrics = parts.metrics
         self.answers = parts.answers
         self.batches = parts.batches
@@ -75,6 +77,7 @@ class _Endpoint:
         tenant = holder_of(scope).tenant
         body = await with_earlier(self.dialect, self.answers, await read_body(receive), tenant)
         body = await with_files(self.batches, body, tenant, max_bytes=self.settings.max_body_bytes)
+        remember(scope, self.dialect.name, body, self.fleet.snapshot)
         if story is not None and story.debug >= EVERYTHING:
             story.take_body(body.joined())
         asked = Asked(
@@ -85,11 +88,12 @@ class _Endpoint:
         )
         return await self.reader.read(self.dialect, asked, body)
 
-    async def _taken(self, holder: Holder, asked: GenerateRequest) -> GenerateRequest:
+    async def _taken(self, scope: Scope, asked: GenerateRequest) -> GenerateRequest:
         """The request as it goes to a worker. Raises the errors of `Intake.take`, and `PermissionDeniedError`."""
+        holder = holder_of(scope)
         request = await self.intake.take(holder.own(asked))
         holder.check_model(request.model)
-        return request
+        return with_original(scope, request, self.fleet.snapshot)
 
 
 class Generate(_Endpoint):
@@ -143,7 +147,9 @@ class Generate(_Endpoint):
         self, parsed: Parsed, story: Story, parsed_s: float, scope: Scope, receive: Receive, send: Send
     ) -> None:
         record, holder = story.record, holder_of(scope)
-        story.request = request = await self._taken(holder, parsed.request)
+        story.request = request = await self._taken(scope, parsed.request)
+        if request.original:
+            parsed, record.warnings = answered(scope, parsed), ()
         scope["state"]["model"] = request.model
         charged = self.quotas.admitted(
             holder,
@@ -266,6 +272,8 @@ class _Answer:
         self.record = story.record
         self.shape = story.answer
         self.send = send
+        self.is_relayed = bool(dispatch.request.original)
+        self.relayed_headers: dict[str, str] = {}
         self.context = RenderContext(
             request_id=dispatch.request_id,
             model=parsed.request.model,
@@ -316,12 +324,12 @@ class _Answer:
             WARNINGS_HEADER: "; ".join(dict.fromkeys(self.record.warnings)),
             WORKER_HEADER: f"{worker}; {attempt.place.reason}" if worker else "",
         }
-        return {name: _header_text(text) for name, text in found.items() if text}
+        return self.relayed_headers | {name: _header_text(text) for name, text in found.items() if text}
 
     async def _first_events(self) -> _Told:
         """Until the prompt is known to be good or bad, or the grace is over."""
         told: _Told = []
-        opens_s = time.monotonic() + self.settings.stream_grace_s
+        opens_s = time.monotonic() + (OPENS_WITHIN_S if self.is_relayed else self.settings.stream_grace_s)
         while not self.reading.is_abandoned and not any(_settles(event) for _, event in told):
             left_s = opens_s - time.monotonic()
             if left_s <= 0:
@@ -363,6 +371,8 @@ class _Answer:
         self.record.note(events)
         if self.shape is not None:
             self.shape.note(events)
+        if self.is_relayed:
+            self.relayed_headers |= headers_among(events)
         return told
 
     async def _write(self, data: bytes, *, is_last: bool) -> None:
@@ -387,7 +397,7 @@ class CountTokens(_Endpoint):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parsed = await self.parse(scope, receive, counting=True)
-        request = await self._taken(holder_of(scope), parsed.request)
+        request = await self._taken(scope, parsed.request)
         scope["state"]["model"] = request.model
         dispatch = await self.dispatcher.admit_count(request)
         async with self.dispatcher.joined(dispatch) as reader, reading_of(receive, [reader]) as reading:

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Chunk = Mapping[str, Any]
+LIMITS = {"anthropic_ratelimit_requests_remaining": "41", "request_id": "req_there"}
 HANG, BREAK = object(), object()  # in the place of a chunk: silence; the connection ends
 
 
@@ -28,10 +29,11 @@ def end_chunk(reason: str = "stop", **usage: Any) -> Chunk:
 
 
 class StandIn:
-    """Answers on a port of its own. `asked` holds (path, headers, body) of each request."""
+    """Answers on a port of its own. `asked` holds (path, headers, body) of each request, `raw` the bodies as bytes."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, str], Any]] = []
+        self.raw: list[bytes] = []
         self.released = threading.Event()
 
     def bodies(self, path: str) -> list[Any]:
@@ -52,7 +54,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._take(None)
 
     def do_POST(self) -> None:
-        self._take(json.loads(self.rfile.read(int(self.headers.get("content-length") or 0)) or b"null"))
+        raw = self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.stand_in.raw.append(raw)
+        self._take(json.loads(raw or b"null"))
 
     def _take(self, body: Any) -> None:
         path = self.path.partition("?")[0]
@@ -69,9 +73,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
 
-    def stream(self, lines: Sequence[Any], *, kind: str, write: Callable[[Any], bytes]) -> None:
+    def stream(self, lines: Sequence[Any], *, kind: str, write: Callable[[Any], bytes], **headers: str) -> None:
         self.send_response(200)
-        self.send_header("content-type", kind)
+        for name, value in {"content-type": kind, **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         for line in lines:
             if line is BREAK:
@@ -128,19 +133,24 @@ def _event(chunk: Any) -> bytes:
 
 
 class AnthropicStandIn(StandIn):
-    """Anthropic's Messages API, as its documentation has it."""
+    """Anthropic's Messages API, as its documentation has it. `whole` is the message to who does not stream."""
 
-    def __init__(self, events: Sequence[Any] | tuple[int, Any] = ()) -> None:
+    def __init__(self, events: Sequence[Any] | tuple[int, Any] = (), *, whole: Any = None) -> None:
         super().__init__()
         self.events: Any = events
+        self.whole = whole
 
     def answer(self, handler: _Handler, path: str, body: Any) -> None:
         if path == "/v1/models":
             handler.send({"data": [{"type": "model", "id": "claude-x", "display_name": "X"}]})
         elif isinstance(self.events, tuple):
-            handler.send(self.events[1], self.events[0], retry_after="7")
+            handler.send(self.events[1], self.events[0], retry_after="7", **LIMITS)
+        elif path.endswith("/count_tokens"):
+            handler.send({"input_tokens": 1234})
+        elif self.whole is not None and not body.get("stream"):
+            handler.send(self.whole, **LIMITS)
         else:
-            handler.stream(self.events, kind="text/event-stream", write=_named_event)
+            handler.stream(self.events, kind="text/event-stream", write=_named_event, **LIMITS)
 
 
 def _named_event(event: Any) -> bytes:

@@ -34,7 +34,8 @@ class EngineInfo:
     bound of its own; `kinds` are the kinds of work it takes. `gives_token_ids` says whether its outputs hold the ids
     of what was generated: without them an answer cannot be resumed. `can_pause` says whether `pause` does anything.
     `template` is what a person should know of the model's chat template, by name. `identity` sums up the model's files,
-    the same wherever they lie; empty where that is not known.
+    the same wherever they lie; empty where that is not known. `relays` is the dialect whose bodies it passes on as they
+    are (`GenerateRequest.original`); empty where it passes on none.
     """
 
     context_tokens: int
@@ -47,6 +48,7 @@ class EngineInfo:
     can_pause: bool = False
     template: dict[str, str] = field(default_factory=dict)
     identity: str = ""
+    relays: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

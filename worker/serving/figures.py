@@ -27,6 +27,7 @@ def with_figures(lease: WorkerLease, runner: Runner, *, stall_s: float) -> Worke
             supports_images=info.supports_images,
             kinds=info.kinds,
             identity=info.identity,
+            relays=info.relays,
         )
     return replace(
         lease,

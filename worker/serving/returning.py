@@ -13,9 +13,10 @@ def return_reason(
     error: GatewayError, *, is_checked: bool, is_begun: bool, is_leaving: bool = False
 ) -> ReturnReason | None:
     """None for what ends the attempt as failed: an error of the request's own, any once something of it was done here,
-    and any before it is known who sent it. The others are the worker's: it stops, it has no place now, or it cannot do
-    what it was given."""
-    if is_begun or not is_checked or not isinstance(error, _PASSING + _OWN):
+    any before it is known who sent it, and what a server told a client of its own API. The others are the worker's: it
+    stops, it has no place now, or it cannot do what it was given."""
+    is_for_client = "relayed" in error.details
+    if is_begun or not is_checked or is_for_client or not isinstance(error, _PASSING + _OWN):
         return None
     if is_leaving:
         return "leaving"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import orjson
+
 from gateway.dialects.base import RenderedError
 from gateway.dialects.retries import retry_headers
 from shared.errors import GatewayError
@@ -50,5 +52,9 @@ def render_envelope(error: GatewayError, request_id: str) -> dict[str, Any]:
 
 
 def render_error(error: GatewayError, *, request_id: str) -> RenderedError:
+    """What another server of this API has said is said again, word for word."""
+    if relayed := error.details.get("relayed"):
+        body = orjson.Fragment(relayed["body"])
+        return RenderedError(status=relayed["status"], body=body, headers=relayed["headers"])  # type: ignore[arg-type]
     status, _ = STATUSES[error.code]
     return RenderedError(status=status, body=render_envelope(error, request_id), headers=retry_headers(error, status))

@@ -45,7 +45,7 @@ from shared.events import (
 from shared.exact import SUSPECT, dump_bytes, load_bytes
 from shared.messages import Part, ReasoningPart, TextPart, ToolCallPart
 
-_PING = encode_event("ping", {"type": "ping"})
+PING = encode_event("ping", {"type": "ping"})
 
 _Block = Literal["text", "thinking", "tool_use"]
 
@@ -198,9 +198,9 @@ class MessageStream:
         bytes, and after 600 s without an event that it parses, which a ping is not."""
         opening = self.start()
         if silent_s < self._noop_at_s + self._context.noop_s:
-            return opening + _PING
+            return opening + PING
         self._noop_at_s = silent_s
-        return opening + _PING + self._message_delta(None, "", {"output_tokens": known(self._usage.output_tokens)})
+        return opening + PING + self._message_delta(None, "", {"output_tokens": known(self._usage.output_tokens)})
 
     def feed(self, event: Event, choice: int = 0) -> bytes:
         match event:

@@ -112,7 +112,7 @@ def parse_anthropic(data: Mapping[str, Any]) -> Piece:
     """An event of the stream."""
     match data.get("type"):
         case "message_start":
-            return Piece(reported=_usage((data.get("message") or {}).get("usage") or {}))
+            return Piece(reported=usage_of((data.get("message") or {}).get("usage") or {}))
         case "content_block_start":
             block = data.get("content_block") or {}
             if block.get("type") == "tool_use":
@@ -134,7 +134,7 @@ def _delta(index: int, delta: Mapping[str, Any]) -> Piece:
     return Piece(text=str(delta.get("text") or ""), reasoning=str(delta.get("thinking") or ""))
 
 
-def _usage(usage: Mapping[str, Any]) -> Reported:
+def usage_of(usage: Mapping[str, Any]) -> Reported:
     """The API counts what is cached apart."""
     cached = usage.get("cache_read_input_tokens") or 0
     whole = (usage.get("input_tokens") or 0) + cached + (usage.get("cache_creation_input_tokens") or 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from worker.engines.remote.estimate import Estimate
 from worker.engines.remote.messages import MessageWriter
 from worker.engines.remote.pieces import Piece, parse_chat, parse_ollama
 from worker.engines.remote.profiles import PROFILES, UNKNOWN_CONTEXT_TOKENS, Facts, Profile, Wanted
+from worker.engines.remote.relay import RelayedAnswer, blocks, counted_body, refusal, relayed_body
 from worker.engines.remote.words import translate
 
 log = logging.getLogger(__name__)
@@ -43,12 +44,13 @@ _WAIT_S = 5.0  # for a server that may be starting, too
 _POLL_S = 0.25
 _TRIES = 2  # before anything was said
 _DONE = b"[DONE]"
+_RELAYED = "anthropic"  # the dialect, and the shape, whose bodies may be passed on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Payload:
-    body: dict[str, Any]
-    tokens: int  # estimated
+    body: dict[str, Any] | bytes  # bytes: the client's own, passed on
+    tokens: int = 0  # estimated
 
 
 class RemoteSource:
@@ -87,6 +89,7 @@ class RemoteSource:
             supports_images=remote.images or self._facts.images,
             capacity=remote.slots or self._facts.slots or 1,
             gives_token_ids=False,
+            relays=self._profile.shape if self._profile.shape == _RELAYED else "",
         )
 
     async def _wait(self) -> None:
@@ -132,11 +135,18 @@ class RemoteSource:
             raise InvalidRequestError(
                 f"the request came through {request.hops} gateways: one of them leads back to another (remotes.json)"
             )
+        if self._relays(request):
+            return Prepared(
+                request=request, prompt_tokens=None, payload=_Payload(body=relayed_body(request, self._facts.model))
+            )
         body = self._body(request)
         tokens = self._estimate.tokens(body)
         if self._estimate.is_too_long(tokens, self._window):
             raise PromptTooLongError.of(tokens, self._window)
         return Prepared(request=request, prompt_tokens=None, payload=_Payload(body=body, tokens=tokens))
+
+    def _relays(self, request: GenerateRequest) -> bool:
+        return bool(request.original) and self._profile.shape == _RELAYED
 
     def _body(self, request: GenerateRequest) -> dict[str, Any]:
         remote, profile = self._remote, self._profile
@@ -152,8 +162,20 @@ class RemoteSource:
         return chat_body(request, self._facts.model, profile, writer)
 
     def count(self, request: GenerateRequest) -> int | None:
-        """The server alone knows."""
-        return None
+        """The server alone knows; one of the client's own API is asked."""
+        return asyncio.run(self._count_there(request)) if self._relays(request) else None
+
+    async def _count_there(self, request: GenerateRequest) -> int:
+        if not self._is_found:
+            await self._find()
+        body = counted_body(request, self._facts.model)
+        try:
+            async with self._asked(request, f"{self._profile.path}/count_tokens", body) as response:
+                if response.status != 200:
+                    raise await self._refused(response, is_relayed=True)
+                return int((await response.json())["input_tokens"])
+        except (AskError, TypeError, KeyError, ValueError) as error:
+            raise WorkerLostError(f"{self._remote.id}: {self._address.url}: {error}") from error
 
     def stats(self) -> EngineStats:
         notes = () if self._is_found else (f"{self._address.url} is away",)
@@ -164,18 +186,33 @@ class RemoteSource:
     async def answer(self, prepared: Prepared) -> AsyncGenerator[Output, None]:
         prepared = await self._found(prepared)
         payload: _Payload = prepared.payload
+        if isinstance(payload.body, bytes):
+            relayed = RelayedAnswer(self._remote.id)
+            async with aclosing(self._tried(relayed, lambda: self._relay(prepared, relayed))) as outputs:
+                async for output in outputs:
+                    yield output
+            return
         answer = RemoteAnswer(prepared.request, prompt_is_full=self._estimate.may_be_full(payload.tokens, self._window))
+        async with aclosing(self._tried(answer, lambda: self._stream(prepared, answer))) as outputs:
+            async for output in outputs:
+                yield output
+        self._estimate.learn(payload.body, answer.usage().input_tokens)
+
+    async def _tried(
+        self, answer: RemoteAnswer | RelayedAnswer, stream: Callable[[], AsyncGenerator[Output, None]]
+    ) -> AsyncGenerator[Output, None]:
+        """What one stream says; where the connection broke before it said anything, what another does. Raises
+        `WorkerLostError`."""
         for attempt in range(_TRIES):
             try:
-                async with aclosing(self._stream(prepared, payload, answer)) as outputs:
+                async with aclosing(stream()) as outputs:
                     async for output in outputs:
                         yield output
-                break
+                return
             except AskError as error:
                 self._is_found = False
                 if answer.is_started or error.is_silent or attempt == _TRIES - 1:
                     raise WorkerLostError(f"{self._remote.id}: {self._address.url}: {error}") from error
-        self._estimate.learn(payload.body, answer.usage().input_tokens)
 
     async def _found(self, prepared: Prepared) -> Prepared:
         """With the body as it is for who is there. Raises `ModelUnavailableError`."""
@@ -184,14 +221,28 @@ class RemoteSource:
         await self._find()
         return self.prepare(prepared.request)
 
-    async def _stream(
-        self, prepared: Prepared, payload: _Payload, answer: RemoteAnswer
-    ) -> AsyncGenerator[Output, None]:
-        headers = {HOPS_HEADER: str(prepared.request.hops + 1)}
-        silence_s = self._remote.silence_s
-        async with ask(
-            self._address, self._profile.path, payload.body, headers=headers, silence_s=silence_s
-        ) as response:
+    def _asked(self, request: GenerateRequest, path: str, body: Any) -> AbstractAsyncContextManager[Response]:
+        headers = {**request.original_headers, HOPS_HEADER: str(request.hops + 1)}
+        return ask(self._address, path, body, headers=headers, silence_s=self._remote.silence_s)
+
+    async def _relay(self, prepared: Prepared, answer: RelayedAnswer) -> AsyncGenerator[Output, None]:
+        """What the server says, as it says it."""
+        async with self._asked(prepared.request, self._profile.path, prepared.payload.body) as response:
+            if response.status != 200:
+                raise await self._refused(response, is_relayed=True)
+            answer.opened(response.headers)
+            if "event-stream" not in response.headers.get("content-type", ""):
+                yield Output(key=prepared.key, events=tuple(answer.whole(await response.whole())))
+                return
+            async with aclosing(blocks(response.lines())) as parts:
+                async for block in parts:
+                    yield Output(key=prepared.key, events=tuple(answer.feed(block)))
+                    if answer.is_over:
+                        return
+        answer.check()
+
+    async def _stream(self, prepared: Prepared, answer: RemoteAnswer) -> AsyncGenerator[Output, None]:
+        async with self._asked(prepared.request, self._profile.path, prepared.payload.body) as response:
             if response.status != 200:
                 raise await self._refused(response)
             async with aclosing(self._pieces(response)) as pieces:
@@ -203,9 +254,9 @@ class RemoteSource:
                         return
         yield Output(key=prepared.key, events=(*answer.feed(Piece()), *answer.end()))
 
-    async def _refused(self, response: Response) -> GatewayError:
-        retry_after = response.headers.get("retry-after", "")
-        error = translate(self._remote.id, response.status, await response.json(), retry_after)
+    async def _refused(self, response: Response, *, is_relayed: bool = False) -> GatewayError:
+        body = await response.whole()
+        error = refusal(self._remote.id, response.status, response.headers, body, is_relayed=is_relayed)
         if isinstance(error, PromptTooLongError | ModelUnavailableError):
             self._is_found = False  # what is known of it may not hold any more
         return error
