@@ -9,18 +9,30 @@ from pathlib import Path
 from typing import Final
 
 # By extra, a module that comes with it: who installs one more keeps the others.
-_SIGNS: Final[Mapping[str, str]] = {"mlx": "mlx_lm", "gguf": "xllamacpp", "share": "cryptography"}
+_SIGNS: Final[Mapping[str, str]] = {
+    "mlx": "mlx_lm",
+    "gguf": "xllamacpp",
+    "otel": "opentelemetry.sdk",
+    "share": "cryptography",
+}
 
 
 def _is_there(module: str) -> bool:
-    return find_spec(module) is not None
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is missing
+        return False
+
+
+def installed_extras(is_there: Callable[[str], bool] = _is_there) -> tuple[str, ...]:
+    return tuple(sorted(name for name, module in _SIGNS.items() if is_there(module)))
 
 
 def install_line(
     extra: str, *, prefix: str = sys.prefix, program: str = sys.executable, is_there: Callable[[str], bool] = _is_there
 ) -> str:
     """`prefix` is where the environment lies: a tool of uv's or of pipx's, or any other."""
-    extras = sorted({extra, *(name for name, module in _SIGNS.items() if is_there(module))})
+    extras = sorted({extra, *installed_extras(is_there)})
     package = f"'mlx-gateway[{','.join(extras)}]'"
     folders = Path(prefix).parts
     if "tools" in folders and "uv" in folders:

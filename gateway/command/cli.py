@@ -38,6 +38,7 @@ from gateway.command.sharing import host_lines, open_code, revoke, share
 from gateway.command.stack import Stack, describe_model
 from gateway.command.status import describe_template, show_status
 from gateway.command.tiers import add_tier_arguments, change_tier
+from gateway.command.upgrade.command import add_upgrade_arguments, run_upgrade
 from gateway.command.watching import add_status_arguments
 from gateway.dialects.registry import TIERS, VENDOR_NAMES
 from gateway.dispatch.jobs import drain
@@ -105,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_arguments(command("key", "Make, show and revoke keys of other people, and see what they used."))
     add_tier_arguments(command("tier", "Show or change which model answers for a tier, while serving."))
     add_remotes_arguments(command("remotes", "Show the servers of remotes.json, or look for servers of models."))
+    add_upgrade_arguments(command("upgrade", "Install the newest release, and replace what runs, part by part."))
     command("doctor", "Check what this machine has and lacks.", address)
     _add_launch_arguments(command("launch", "Run a coding agent on the local models.", far))
     add_commands(command, address, models)
@@ -240,6 +242,7 @@ def _up(settings: Settings, options: argparse.Namespace) -> int:
             numbers.append(signal.SIGHUP)
         for number in numbers:
             loop.add_signal_handler(number, stack.stop)
+        loop.add_signal_handler(signal.SIGUSR1, stack.renew)
         await stack.run()
 
     asyncio.run(run())
@@ -430,6 +433,7 @@ _COMMANDS = {
     "key": run_key,
     "tier": lambda settings, options: change_tier(settings, options, read_fleet(need_redis(settings))),
     "remotes": show_remotes,
+    "upgrade": run_upgrade,
     "doctor": _doctor,
     "launch": launch_agent,
     "completion": _completion,

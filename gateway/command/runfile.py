@@ -24,13 +24,16 @@ _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # what listens everywhere is rea
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """What `up` leaves for the other commands while it runs; the file is its owner's alone. `config_dir` is the folder
-    of its settings files, empty for none. `is_ready`: a model has answered, and `up` has said so."""
+    of its settings files, empty for none. `is_ready`: a model has answered, and `up` has said so. Its parts are of
+    `parts_release`; `renewing` is the one that is replaced now, empty for none."""
 
     pid: int
     url: str
     redis_url: str = field(repr=False)
     is_ready: bool = False
     config_dir: str = ""
+    parts_release: str = ""
+    renewing: str = ""
 
 
 def read_running(state_dir: Path) -> Running | None:

@@ -9,13 +9,15 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 from redis.exceptions import AuthenticationError, RedisError
 
 from gateway.command.ends import failed, not_running
+from gateway.command.leaving import drain_host
 from gateway.command.runfile import Running, answers, only_one, write_running
 from gateway.command.sharing import join_lines, wait_for_door
 from gateway.door.code import JoinCode
@@ -24,7 +26,7 @@ from gateway.models.settings_files import Policies
 from shared import wire
 from shared.config import Settings, child_environment, load_secret, resolve_source
 from shared.connections import build_async_redis, build_redis
-from shared.errors import ConfigError, WireError
+from shared.errors import ConfigError, GatewayError, WireError
 from shared.keys import Names, word
 from shared.log import last_lines, log_size
 from shared.processes import EXIT_LEFT, GuardedProcess
@@ -73,15 +75,21 @@ class _Service:
         self.name = name
         self.log = log
         self.process: GuardedProcess | None = None
+        self.starts = 0
         self._start = start
         self._restarts = Restarts()
+        self._is_renewed = False
 
     async def keep(self, must_live: Callable[[], bool]) -> None:
         """Until cancelled. Raises `ConfigError` when it cannot run, as long as `must_live` says that this counts."""
         while True:
             log_start = log_size(self.log)
             self.process = self._start()
+            self.starts += 1
             status = await self.process.ended()
+            if self._is_renewed:
+                self._is_renewed = False
+                continue
             if status == EXIT_LEFT:
                 logger.warning("the %s has left, as it was told to: start `up` again to have it back", self.name)
                 await asyncio.Event().wait()
@@ -91,6 +99,17 @@ class _Service:
                 raise failed(f"the {self.name} does not run (exit status {status}):\n{words}")
             logger.error("the %s died (exit status %d); next start in %.2f s. %s", self.name, status, delay_s, words)
             await asyncio.sleep(delay_s)
+
+    async def renew(self, leave: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """Until it runs again, after it had finished what it holds. `leave` has it go in a way of its own, and tells
+        whether it does; else it is told to stop."""
+        if self.process is None:
+            return
+        self._is_renewed, starts = True, self.starts
+        if leave is None or not await leave():
+            self.process.terminate()
+        while self.starts == starts:  # noqa: ASYNC110 - until `keep` has started it
+            await asyncio.sleep(_POLL_S)
 
     async def stop(self) -> None:
         if self.process is None or self.process.poll() is not None:
@@ -139,9 +158,16 @@ class Stack:
         self._code = code
         self._is_seen = is_seen
         self._stopping = asyncio.Event()
+        self._renewing = asyncio.Event()
+        self._parts_release = version("mlx-gateway")
+        self._renewed_part = ""
         self._is_ready = False
         self._services: list[_Service] = []
         self._faults: frozenset[str] = frozenset()
+
+    def renew(self) -> None:
+        """Another release was installed: replace the parts, one after another."""
+        self._renewing.set()
 
     def stop(self) -> None:
         """Ask once to end everything politely, twice to end it at once."""
@@ -178,6 +204,8 @@ class Stack:
             redis_url=self.settings.redis_url,
             is_ready=self._is_ready,
             config_dir=str(self.settings.config_dir or ""),
+            parts_release=self._parts_release,
+            renewing=self._renewed_part,
         )
 
     async def _supervise(self, listener: socket.socket, note: Path, server: RedisServer | None) -> None:
@@ -187,7 +215,7 @@ class Stack:
         door = _Service("door", lambda: self._start_door(logs), logs / "door.log")
         self._services = [gateway, host, door]
         work = [service.keep(lambda: not self._is_ready) for service in (gateway, host)]
-        work += [self._follow(), self._keep_door(door)]
+        work += [self._follow(), self._keep_door(door), self._keep_renewing()]
         if server is not None:
             work.append(keep_redis(server))
         tasks = [asyncio.create_task(each) for each in work]
@@ -225,6 +253,34 @@ class Stack:
         while not folder.is_shared:  # noqa: ASYNC110 - another process shares
             await asyncio.sleep(_SETTLED_POLL_S)
         await door.keep(lambda: False)
+
+    async def _keep_renewing(self) -> None:
+        """Whenever another release was installed: each part finishes what it holds and starts anew."""
+        gateway, host, door = self._services
+        while True:
+            await self._renewing.wait()
+            self._renewing.clear()
+            release = version("mlx-gateway")
+            for service in (host, gateway, door):
+                self._renewed_part = service.name
+                self._note_readiness()
+                await service.renew(self._leave if service is host else None)
+                await self._until_answering()
+            self._parts_release, self._renewed_part = release, ""
+            self._note_readiness()
+
+    async def _leave(self) -> bool:
+        """The host finishes all that it holds, and its conversations go on elsewhere."""
+        try:
+            await drain_host(self.settings, self.name, say=self._say)
+        except GatewayError as error:
+            logger.warning("the host could not be told to leave, it is stopped: %s", error)
+            return False
+        return True
+
+    async def _until_answering(self) -> None:
+        while not await asyncio.to_thread(answers, self.url, "/ready"):  # noqa: ASYNC110 - another process answers
+            await asyncio.sleep(_SETTLED_POLL_S)
 
     async def _follow(self) -> None:
         """Until stopped: show how the models do, and announce once that one answers.
