@@ -81,7 +81,7 @@ class Settings:
     cache_max_tokens: int = 65536
     cache_bytes: int = 0
     cache_bits: int = 0  # a number of what is kept and not in use; 0: as it was computed
-    cache_listen: str = ""  # host:port at which other hosts read what is kept on disk here; empty: nowhere
+    cache_listen: str = ""  # host:port at which other hosts read what is kept on disk here; empty: by the door
     cache_address: str = ""  # how they reach it; empty: where it listens, or by the way to Redis
     ssd_cache_bytes: int = 0  # 0: by the disk's free space; negative: none
     memory_bytes: int = 0  # that all workers of a host may use together; 0: by the machine's memory

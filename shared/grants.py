@@ -25,8 +25,8 @@ MAX_TICKET_BYTES = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """`peer` is the word of the host whose files may be read at `address` (host:port). `tokens` of the request's prompt
-    are said to lie there; 0: nothing is to be fetched, but how fast it could be is to be measured."""
+    """`peer` is the word of the host whose files may be read at `address` (host:port, or by the door). `tokens`
+    of the request's prompt are said to lie there; 0: nothing is to be fetched, but its rate is to be measured."""
 
     peer: str
     address: str

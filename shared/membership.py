@@ -5,6 +5,7 @@ It holds no secret of the deployment: a host knows what is its own.
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,14 @@ def redis_url_of(membership: Membership, folder: Path) -> str:
     files = {"ssl_ca_certs": _DOOR_CA, "ssl_certfile": _CERTIFICATE, "ssl_keyfile": _KEY}
     query = urlencode({name: str(folder / file) for name, file in files.items()} | {"ssl_check_hostname": "false"})
     return f"rediss://{user}:{password}@{address}:{membership.port}/{membership.database}?{query}"
+
+
+def door_context(state_dir: Path, membership: Membership, protocol: str) -> ssl.SSLContext:
+    """Of a host that joined, on its way to the door: it trusts the door's authority alone, under any name. Raises
+    `OSError` when its certificate cannot be read."""
+    context = ssl.create_default_context(cadata=membership.door_ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # whoever the door's authority signed for is the door
+    context.load_cert_chain(folder_of(state_dir) / _CERTIFICATE, folder_of(state_dir) / _KEY)
+    context.set_alpn_protocols([protocol])
+    return context

@@ -6,10 +6,13 @@ import contextlib
 import fcntl
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from shared.errors import ConfigError
+
+_LONGEST_FOLDER = 80  # a unix socket's path has 104 bytes on macOS, 108 on Linux
 
 
 def private_folder(path: Path) -> Path:
@@ -20,6 +23,12 @@ def private_folder(path: Path) -> Path:
     except OSError as error:
         raise ConfigError(f"the folder {path} cannot be used: {error.strerror}") from error
     return path
+
+
+def short_private_folder() -> Path:
+    """A new folder that only we can enter, with a path short enough for a socket."""
+    base = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="mlxgw-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp"))
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -10,7 +10,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +18,13 @@ import redis
 
 from shared.errors import ConfigError
 from shared.log import last_lines
+from shared.private_files import short_private_folder
 from shared.processes import GuardedProcess
 
 MINIMUM_VERSION = (6, 2)  # BLMOVE, which makes a queue pop that survives the death of its worker
 _START_S = 10.0
 _POLL_S = 0.002
 _STOP_S = 3.0
-_LONGEST_FOLDER = 80  # a unix socket's path has 104 bytes on macOS, 108 on Linux
 
 # Soft state: nothing is persisted, nothing is ever evicted. A gateway that does not read is cut off sooner than
 # Redis would by itself, so that it reconnects and repairs instead of lagging.
@@ -116,7 +115,7 @@ class RedisServer:
 
     def start(self) -> RedisServer:
         """Start and wait until it answers. Raises `ConfigError` with the server's own words when it does not."""
-        self._folder = _private_folder()
+        self._folder = short_private_folder()
         try:
             self._run(self._folder)
         except BaseException:
@@ -181,12 +180,6 @@ class RedisServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def _private_folder() -> Path:
-    """A new folder that only we can enter, with a path short enough for a socket."""
-    base = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="mlxgw-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp"))
 
 
 def _keep_private(folder: Path) -> None:

@@ -174,8 +174,8 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRecord:
-    """A host that lives. `files` is where other hosts may read what is kept here (host:port), empty where they may
-    not; `is_draining`: it takes no work any more, and will leave. `instance` is new at
+    """A host that lives. `files` is where other hosts may read what is kept here (host:port, or `cache_door.BY_DOOR`),
+    empty where they may not; `is_draining`: it takes no work any more, and will leave. `instance` is new at
     every start, which was at `since_s` (Unix time), on this `machine`."""
 
     host: str

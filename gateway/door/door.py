@@ -11,53 +11,40 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
+from gateway.door.caches import CacheWays
 from gateway.door.folder import DoorFolder, JoinedHost
 from gateway.door.joining import Joining
 from gateway.door.messages import MAX_LINE_BYTES
+from gateway.door.splice import splice
 from gateway.door.upstream import Upstream
 from gateway.door.users import HostUsers
+from shared.cache_door import CACHE
 from shared.errors import ConfigError, GatewayError
 from shared.membership import LOCKED_OUT
 
 logger = logging.getLogger(__name__)
 
-JOIN, CACHE = "mlxgw-join", "mlxgw-cache"
+JOIN = "mlxgw-join"
 _HANDSHAKE_S = 10.0
 _JOINING_S = 30.0
 _JOINERS = 8  # at once: they have shown nothing yet
 _LOOK_S = 0.25
 _GOODBYE_S = 2.0
-_CHUNK_BYTES = 128 * 1024
 _BACKLOG = 256
-
-OnCache = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-async def refuse_cache(host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Serves no caches."""
 
 
 class Door:
-    """`on_cache` is given the connections of hosts that ask for caches, and closes none of them itself."""
+    """Belongs to one event loop."""
 
-    def __init__(
-        self,
-        folder: DoorFolder,
-        joining: Joining,
-        users: HostUsers,
-        upstream: Upstream,
-        *,
-        on_cache: OnCache = refuse_cache,
-    ) -> None:
+    def __init__(self, folder: DoorFolder, joining: Joining, users: HostUsers, upstream: Upstream) -> None:
         self._folder = folder
         self._joining = joining
         self._users = users
         self._upstream = upstream
-        self._on_cache = on_cache
+        self._caches = CacheWays()
         self._joiners = asyncio.Semaphore(_JOINERS)
         self._hosts: dict[str, JoinedHost] = {}
         self._stamp: tuple[int, ...] | None = None
@@ -70,7 +57,7 @@ class Door:
         server = await asyncio.start_server(
             self._serve, sock=listener, ssl=context, ssl_handshake_timeout=_HANDSHAKE_S, limit=MAX_LINE_BYTES
         )
-        async with server:
+        async with server, self._caches.open_here(self._folder.path):
             try:
                 await self._watch()
             finally:
@@ -159,7 +146,7 @@ class Door:
         writers.add(writer)
         try:
             if protocol == CACHE:
-                await self._on_cache(name, reader, writer)
+                await self._caches.meet(name, reader, writer)
             else:
                 await self._lead_to_redis(reader, writer)
         finally:
@@ -170,28 +157,11 @@ class Door:
         their_reader, their_writer = await self._upstream.connect()
         try:
             await self._users.ensure()
-            ways = [
-                asyncio.ensure_future(_pass_on(reader, their_writer)),
-                asyncio.ensure_future(_pass_on(their_reader, writer)),
-            ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
+            await splice((reader, writer), (their_reader, their_writer))
         except GatewayError as error:
             writer.write(f"-ERR mlx-gateway: {error.message}\r\n".encode())
         finally:
             their_writer.transport.abort()
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until either end goes."""
-    with contextlib.suppress(OSError):
-        while data := await reader.read(_CHUNK_BYTES):
-            writer.write(data)
-            await writer.drain()
 
 
 def server_context(certificate: Path, hosts_ca: str) -> ssl.SSLContext:

@@ -17,14 +17,17 @@ from typing import Any
 import pytest
 import redis
 
+from shared.config import Settings
+from shared.membership import with_membership
 from shared.processes import EXIT_LEFT
 from shared.redis_server import RedisServer
 from shared.registry import WorkerLease
 from tests.models.random_checkpoint import standard_library_text
+from tests.support.door import OpenedDoor, opened_door
 from tests.support.models import CheckpointMaker
 from tests.support.names import NAMES
 from tests.support.processes import Running, running, wait_until
-from tests.support.sealed import open_lease
+from tests.support.sealed import SECRET, open_lease
 from tests.support.served import Reply, Served, served
 
 CHAT = "/v1/chat/completions"
@@ -66,14 +69,18 @@ class Fleet:
     client: redis.Redis
     model: Path
     stack: ExitStack
+    door: OpenedDoor | None = None  # through which they read; else at addresses of their own
     hosts: dict[str, Running] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
-        environment = {
-            **self.gateway.env,
-            "MLX_GATEWAY_STATE_DIR": str(self.gateway.folder / name),
-            "MLX_GATEWAY_CACHE_LISTEN": "127.0.0.1:0",
-        }
+        state = self.gateway.folder / name
+        environment = {**self.gateway.env, "MLX_GATEWAY_STATE_DIR": str(state)}
+        if self.door is None:
+            environment["MLX_GATEWAY_CACHE_LISTEN"] = "127.0.0.1:0"
+        else:
+            joined = with_membership(Settings(state_dir=state), self.door.join(state, name))
+            environment |= {"REDIS_URL": joined.redis_url, "MLX_GATEWAY_HOST_KEY": joined.host_key}
+            environment.pop("MLX_GATEWAY_SECRET")
         words = ("-m", "worker.host.host", "--name", name, "--model", str(self.model))
         log = self.gateway.folder / f"{name}.log"
         self.hosts[name] = self.stack.enter_context(running(*words, log=log, env=environment))
@@ -103,13 +110,15 @@ class Fleet:
         return talk
 
 
-@pytest.fixture
-def fleet(random_checkpoint: CheckpointMaker, tmp_path: Path) -> Iterator[Fleet]:
+@pytest.fixture(params=["addresses", "door"])
+def fleet(request: pytest.FixtureRequest, random_checkpoint: CheckpointMaker, tmp_path: Path) -> Iterator[Fleet]:
     """Host `b` has measured what prefill costs; so much that to fetch is sooner. Host `a` came later."""
     with RedisServer() as server, ExitStack() as stack:
         gateway = stack.enter_context(served(server.url, tmp_path, cache_min_reuse_tokens=64))
         client = stack.enter_context(redis.Redis.from_url(server.url))
         found = Fleet(gateway, client, random_checkpoint("full", params=1e6), stack)
+        if request.param == "door":
+            found.door = stack.enter_context(opened_door(tmp_path / "studio", server, secret=SECRET))
         found.start("b")
         talk = Talk(gateway, found.model.name, "first")
         for number in range(3):
@@ -133,11 +142,11 @@ def die(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("how", [leave, die])
 def test_a_conversation_whose_host_leaves_or_whose_worker_dies_is_fetched_by_the_other(how: Any, fleet: Fleet) -> None:
-    talk = fleet.talk_on("a", standard_library_text(2000))
+    talk = fleet.talk_on("a", standard_library_text(6000))
     how(fleet)
     reply = talk.turn("And what else?")
     assert worker_of(reply).startswith("b.")
-    assert reply.json["usage"]["prompt_tokens"] > 700
+    assert reply.json["usage"]["prompt_tokens"] > 2000
     assert computed(reply) <= 200
     lease = wait_until(lambda: (found := fleet.lease("b")) and found.metrics["fetched_tokens"] and found, "its lease")
     assert lease.link_bytes_per_s.keys() == {"a"}

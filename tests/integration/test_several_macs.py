@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import redis
 
 from gateway.command.runfile import read_running
+from tests.support.eavesdropper import Wire
 from tests.support.processes import Running, free_port, running, wait_until
 from tests.support.up import NO_SETTINGS, Up, run_command, up
 
@@ -24,52 +23,6 @@ COURTESIES = ("client|setinfo", "client|maint_notifications", "client")
 PROMPT = "a prompt that nobody else may read"
 LONG = "word " * 150
 SLOW = {"models": [{"id": "echo", "source": "echo", "engine": "echo", "options": {"step_ms": 10}}]}
-
-
-class Wire:
-    """A network between two Macs that keeps every byte."""
-
-    def __init__(self, port: int) -> None:
-        self.seen = bytearray()
-        self._to = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._sockets = [self._listener]
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-
-    def __enter__(self) -> Wire:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(10)
-        for each in self._sockets:
-            each.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._to))
-            except OSError:
-                return
-            self._sockets += [near, far]
-            for pair in ((near, far), (far, near)):
-                thread = threading.Thread(target=self._carry, args=pair, daemon=True)
-                self._threads.append(thread)
-                thread.start()
-
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                self.seen += data
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from shared.cache_door import hang_up
 from shared.cost import PrefillCost
 from worker.cache_files.file_format import FileInfo
 
@@ -43,8 +43,7 @@ class Arrival:
         """Nobody waits for it any more. What has come stays."""
         self.is_slow = True
         if self.stream is not None:
-            with contextlib.suppress(OSError):
-                self.stream.shutdown(socket.SHUT_RDWR)
+            hang_up(self.stream)
 
     @property
     def total_bytes(self) -> int:

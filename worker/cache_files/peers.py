@@ -25,7 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shared.errors import WireError
+from shared.cache_door import BY_DOOR, read_through_door
+from shared.config import Settings
+from shared.errors import ConfigError, WireError
 from shared.grants import Grant
 from shared.worker_metrics import FETCH_FAILURES
 from worker.cache_files.arrival import Arrival
@@ -55,16 +57,31 @@ _FAILED_S = 10.0  # for which a peer that could not be reached is not asked agai
 _LEAST_MEASURED_BYTES = 256 << 10
 _SMOOTHING = 0.3
 _THREADS = 4
+_IDLE_S = 10.0
+_MOST_IDLE = 4  # connections to peers that were asked, and of whose offers nothing was fetched yet
 
-Connect = Callable[[str], socket.socket]
+Connect = Callable[[Grant], socket.socket]
 
 
-def connect_tcp(address: str) -> socket.socket:
-    """Raises `OSError` and `WireError`."""
-    stream = socket.create_connection(parse_address(address), timeout=_CONNECT_S)
-    stream.settimeout(_SILENCE_S)
+def connect_tcp(grant: Grant) -> socket.socket:
+    """At the address that the grant says. Raises `OSError` and `WireError`."""
+    stream = socket.create_connection(parse_address(grant.address), timeout=_CONNECT_S)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return stream
+
+
+def connecting(settings: Settings) -> Connect:
+    """By TCP, or through the door where the grant says so."""
+
+    def connect(grant: Grant) -> socket.socket:
+        if grant.address != BY_DOOR:
+            return connect_tcp(grant)
+        try:
+            return read_through_door(settings, grant.peer)
+        except ConfigError as error:
+            raise ConnectionRefusedError(error.message) from error
+
+    return connect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +105,7 @@ class Peers:
         self._threads = ThreadPoolExecutor(_THREADS, "fetch")
         self._running: set[Arrival] = set()
         self._probing: set[str] = set()
+        self._idle: dict[bytes, tuple[Channel, float]] = {}  # on which a peer was asked, when, by the grant's ticket
         self.failures = dict.fromkeys(FETCH_FAILURES, 0)
         self.fetched_bytes = 0
         self.fetched_tokens = 0
@@ -107,6 +125,8 @@ class Peers:
     def close(self) -> None:
         for arrival in list(self._running):
             arrival.give_up()
+        for ticket in list(self._idle):
+            self._leave(ticket)
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     # -- beside the engine ----------------------------------------------------------------------------------------
@@ -118,12 +138,42 @@ class Peers:
         cannot be asked, which is noted."""
         try:
             channel = self._open(grant)
-            with channel.stream:
+            with contextlib.ExitStack() as unless_found:
+                unless_found.enter_context(channel.stream)
                 channel.say([LOCATE, self._folder.name, seed, *_fitting(message_tags, head_tags)])
-                return _offer(grant, channel.hear(MAX_ANSWER_BYTES), seed)
+                offer = _offer(grant, channel.hear(MAX_ANSWER_BYTES), seed)
+                unless_found.pop_all()
         except (PeerError, OSError, WireError) as error:
             self._note_failure(grant.peer, error)
             return None
+        self._keep(grant.ticket, channel)
+        return offer
+
+    def decline(self, offer: Offer) -> None:
+        """Nothing of it is fetched."""
+        self._leave(offer.grant.ticket)
+
+    def _keep(self, ticket: bytes, channel: Channel) -> None:
+        """What was asked on one connection is fetched on it: to make another may take as long as a fetch."""
+        with self._lock:
+            self._idle[ticket] = channel, time.monotonic()
+            oldest = next(iter(self._idle)) if len(self._idle) > _MOST_IDLE else None
+        if oldest is not None:
+            self._leave(oldest)
+
+    def _leave(self, ticket: bytes) -> None:
+        channel, _ = self._idle.pop(ticket, (None, 0.0))
+        if channel is not None:
+            channel.stream.close()
+
+    def _again(self, grant: Grant) -> Channel:
+        """The connection on which the peer was asked; another where it may have ended it since."""
+        channel, since_s = self._idle.pop(grant.ticket, (None, 0.0))
+        if channel is not None and time.monotonic() - since_s < _IDLE_S:
+            return channel
+        if channel is not None:
+            channel.stream.close()
+        return self._open(grant)
 
     def measure_soon(self, grant: Grant) -> None:
         """How fast the link is, where nothing has come over it yet."""
@@ -149,8 +199,9 @@ class Peers:
             self._probing.discard(grant.peer)
 
     def _open(self, grant: Grant) -> Channel:
-        stream = self._connect(grant.address)
+        stream = self._connect(grant)
         try:
+            stream.settimeout(_SILENCE_S)
             nonce = say_ticket(stream, grant.ticket)
         except BaseException:
             stream.close()
@@ -170,7 +221,7 @@ class Peers:
 
     def _fetch(self, offer: Offer, arrival: Arrival) -> None:
         try:
-            channel = self._open(offer.grant)
+            channel = self._again(offer.grant)
             arrival.stream = channel.stream
             with channel.stream:
                 for info in arrival.wanted if not arrival.is_slow else ():

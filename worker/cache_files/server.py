@@ -6,7 +6,6 @@ host was told before, under names that are made of their keys; nothing is writte
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import logging
 import os
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from shared.cache_door import hang_up
 from shared.errors import WireError
 from shared.grants import MAX_TICKET_BYTES, check_ticket, key_of
 from shared.seal import HostKey
@@ -81,8 +81,7 @@ class FileServer:
         if self._listener is not None:
             self._listener.close()
         for stream in list(self._streams):
-            with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
+            hang_up(stream)
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._stopping.is_set():
@@ -92,10 +91,14 @@ class FileServer:
                 continue
             except OSError:
                 return
-            if not self._free.acquire(blocking=False):
-                stream.close()
-                continue
-            threading.Thread(target=self._serve_one, args=(stream,), name="cache-file", daemon=True).start()
+            self.serve_beside(stream)
+
+    def serve_beside(self, stream: socket.socket) -> None:
+        """On a thread of its own; where too many are served already it is closed."""
+        if not self._free.acquire(blocking=False):
+            stream.close()
+            return
+        threading.Thread(target=self._serve_one, args=(stream,), name="cache-file", daemon=True).start()
 
     def _serve_one(self, stream: socket.socket) -> None:
         try:

@@ -1,15 +1,18 @@
-"""Where other hosts read what is kept in files here: off unless a person says where to listen."""
+"""Where other hosts read what is kept in files here: through the door, where the fleet has one, or at an address that a
+person named."""
 
 from __future__ import annotations
 
 import socket
 from urllib.parse import urlsplit
 
+from shared.cache_door import BY_DOOR
 from shared.config import Settings, environment_name
 from shared.errors import ConfigError, WireError
 from shared.seal import HostKey
 from worker.cache_files.protocol import parse_address
 from worker.cache_files.server import FileServer
+from worker.host.door_lending import DoorLending
 
 _ANY = ("", "0.0.0.0", "::")
 _REDIS_PORT = 6379
@@ -21,12 +24,21 @@ class Lender:
     def __init__(self, settings: Settings, key: HostKey) -> None:
         self._settings = settings
         self._server = FileServer(settings.state_dir / "cache", key)
-        self.address = ""
+        self._door = DoorLending(settings, key.host, self._server.serve_beside)
+        self._listens_at = ""
+
+    @property
+    def address(self) -> str:
+        return self._listens_at or (BY_DOOR if self._door.is_open else "")
 
     def start(self) -> None:
         """Raises `ConfigError` where it cannot listen."""
-        if not self._settings.cache_listen:
-            return
+        if self._settings.cache_listen:
+            self._listen()
+        elif self._settings.ssd_cache_bytes >= 0:
+            self._door.start()
+
+    def _listen(self) -> None:
         name = environment_name("cache_listen")
         try:
             host, port = parse_address(self._settings.cache_listen)
@@ -35,7 +47,7 @@ class Lender:
             raise ConfigError(f"{name}: {error}") from error
         except OSError as error:
             raise ConfigError(f"{name}={self._settings.cache_listen}: {error.strerror}") from error
-        self.address = self._settings.cache_address or _join(self._own_address() if host in _ANY else host, port)
+        self._listens_at = self._settings.cache_address or _join(self._own_address() if host in _ANY else host, port)
 
     def _own_address(self) -> str:
         """The address of this machine on its way to Redis, which all hosts can reach."""
@@ -55,7 +67,8 @@ class Lender:
         return bool(self.address) and not self._server.is_empty
 
     def close(self) -> None:
-        self.address = ""
+        self._listens_at = ""
+        self._door.close()
         self._server.close()
 
 

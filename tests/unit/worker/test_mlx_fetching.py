@@ -304,7 +304,7 @@ def test_a_peer_that_is_slower_than_computing_is_not_waited_for(model: Path, len
     with lending(lender) as (_, address), silent_peer() as silent:
         offer = mac.engine.locate(turn, grant_for(address))
         assert offer is not None
-        slow = replace(offer, grant=replace(offer.grant, address=silent))
+        slow = replace(offer, grant=grant_for(silent))
         mac.submit_prepared(replace(mac.engine.prepare(turn), offer=slow))
         mac.step_until(lambda: not mac.engine.has_work())
     assert mac.failures == {"slow": 1}

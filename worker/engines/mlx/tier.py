@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shared.config import Settings
 from shared.grants import Grant
 from shared.request import GenerateRequest
-from worker.cache_files.peers import Offer, Peers
+from worker.cache_files.peers import Offer, Peers, connecting
 from worker.engines.mlx.kv.disk import DiskTier, open_disk
 from worker.engines.mlx.kv.peer_files import locate
 from worker.engines.mlx.memory.plan import CacheSize
@@ -60,4 +60,4 @@ def open_tier(fingerprint: bytes, settings: Settings) -> Tier:
     """Of a model: its folder is called the same on each host."""
     folder = settings.state_dir / "cache" / fingerprint.hex()[:_FOLDER_DIGITS]
     disk = open_disk(folder, settings.ssd_cache_bytes)
-    return Tier(disk, Peers(folder) if disk is not None else None)
+    return Tier(disk, Peers(folder, connecting(settings)) if disk is not None else None)

@@ -24,10 +24,11 @@ from gateway.door.authority import (
     new_key,
     write_door_certificate,
 )
-from gateway.door.door import CACHE, server_context
+from gateway.door.door import server_context
 from gateway.door.joiner import Myself, greet, join_fleet
 from gateway.door.messages import Greeting, encode_line
 from shared import wire
+from shared.cache_door import CACHE
 from shared.config import Settings
 from shared.errors import ConfigError, WireError
 from shared.keys import NO_HOST
@@ -388,16 +389,3 @@ OTHERS = [
     ("MONITOR",),
     ("CLIENT", "KILL", "TYPE", "normal"),
 ]
-
-
-def test_a_cache_connection_is_given_to_who_serves_caches(tmp_path: Path, door: OpenedDoor) -> None:
-    """Today nobody: it ends."""
-    joined = door.join(tmp_path / "mac2", "mac2")
-    context = ssl.create_default_context(cadata=joined.door_ca)
-    context.check_hostname = False
-    context.set_alpn_protocols([CACHE])
-    context.load_cert_chain(folder_of(tmp_path / "mac2") / "host.pem", folder_of(tmp_path / "mac2") / "host.key")
-    with socket.create_connection(("127.0.0.1", door.port), timeout=10) as plain:
-        with context.wrap_socket(plain) as connection:
-            assert connection.selected_alpn_protocol() == CACHE
-            assert connection.recv(10) == b""

@@ -66,10 +66,12 @@ class PeerFiles:
         known = self._store.peek(tenant, packed)
         missing = [info for info in wanted if info.end > known]
         if not missing or furthest - known < self._least_tokens:
+            self._peers.decline(offer)
             return None
         keys = {info.key for info in missing}
         for other in self._running:
             if keys & {info.key for info in other.arrival.wanted}:
+                self._peers.decline(offer)
                 return other  # it is on its way for another request
         arrival = self._peers.fetch(offer, missing, start=known, end=furthest)
         awaited = Awaited(arrival, Patience(arrival))
