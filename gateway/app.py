@@ -201,6 +201,6 @@ async def running_tasks(
         await cancel_all([task for task in tasks if task.get_name() == "batches"])
         await parts.dispatcher.aclose()
         await fleet.withdraw()
-        await parts.jobs.settle(_LAST_CANCELS_S)
+        await parts.jobs.aclose(_LAST_CANCELS_S)
         await parts.usage.flush()
         await cancel_all(tasks)

@@ -370,7 +370,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
     """Changes with a file's content, with the file behind the name, and with who may read it. Raises
     `FileNotFoundError`."""
     try:
-        stat = path.stat()
+        stat = os.stat(path)
     except FileNotFoundError:
         raise
     except OSError as error:

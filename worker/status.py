@@ -22,7 +22,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import orjson
@@ -65,6 +65,9 @@ class Status:
     limit_bytes: int = 0
 
 
+_FIELDS = tuple(field.name for field in fields(Status))
+
+
 def failed_status(error: GatewayError) -> Status:
     """Why a model cannot be loaded."""
     status = Status(state="failed", reason=error.message, code=error.code)
@@ -99,9 +102,9 @@ class StatusPipe:
             return
         if len(status.reason) > _MAX_REASON:
             status = replace(status, reason=f"{status.reason[:_MAX_REASON]}… (the worker's log has the rest)")
-        fields = {name: value for name, value in asdict(status).items() if value or name == "state"}
+        told = {name: value for name in _FIELDS if (value := getattr(status, name)) or name == "state"}
         try:
-            os.write(self._descriptor, orjson.dumps(fields) + b"\n")
+            os.write(self._descriptor, orjson.dumps(told) + b"\n")
         except OSError as error:
             log.warning("status pipe closed: %s", error)
             self._descriptor = None

@@ -57,6 +57,7 @@ _CHANGED = -2
 _UNDER_WAY = (JobStatus.QUEUED.value, JobStatus.STARTED.value)
 _SOON_S = 5.0  # beyond its prefill, that what was placed counts as soon known
 _QUICKLY_SIGNED_BYTES = 1024 * 1024
+_NOTE_TOGETHER_S = 0.1  # ends of requests
 _CANCEL_RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -143,6 +144,8 @@ class JobQueue:
         self._keyring = keyring
         self._loads = keyring.anyone.seal(Purpose.LOADS)
         self._cancelling: set[asyncio.Task[None]] = set()
+        self._ends: dict[str, bytes] = {}  # what became of requests, by id, until it is noted
+        self._noting: asyncio.Task[None] | None = None
         self._place = broker.register_script(queue_scripts.PLACE)
         self._move = broker.register_script(queue_scripts.MOVE)
         self._cancel = broker.register_script(queue_scripts.CANCEL)
@@ -305,17 +308,21 @@ class JobQueue:
                 await self._redis.hdel(Job.key_for(job), keys.IS_SUSPECT)
 
     def note_end_soon(self, request_id: str, outcome: bytes) -> None:
-        """Beside the explanation of its placement. Nobody waits for it, and nothing is lost with it but that."""
-        task = asyncio.get_running_loop().create_task(self._note_end(request_id, outcome))
-        self._cancelling.add(task)
-        task.add_done_callback(self._cancelling.discard)
+        """Beside the explanation of its placement. Nobody waits for it, and nothing is lost with it but that; those
+        that come within a moment go together."""
+        if not self._ends:
+            self._noting = asyncio.get_running_loop().create_task(self._note_ends())
+        self._ends[request_id] = outcome
 
-    async def _note_end(self, request_id: str, outcome: bytes) -> None:
-        key = self._names.why(request_id)
+    async def _note_ends(self) -> None:
+        await asyncio.sleep(_NOTE_TOGETHER_S)
+        ends, self._ends = self._ends, {}
         with contextlib.suppress(BrokerUnavailableError, OverloadedError):
-            async with asking_redis("the end could not be noted"):
-                await self._redis.hset(key, "end", outcome)
-                await self._redis.expire(key, keys.WHY_TTL_S)
+            async with asking_redis("the ends could not be noted"), self._redis.pipeline(transaction=False) as pipe:
+                for request_id, outcome in ends.items():
+                    pipe.hset(self._names.why(request_id), "end", outcome)
+                    pipe.expire(self._names.why(request_id), keys.WHY_TTL_S)
+                await pipe.execute()
 
     async def states(self, jobs: Sequence[str]) -> list[JobState]:
         """What RQ says about each job, in one round trip."""
@@ -344,6 +351,12 @@ class JobQueue:
         """Let the cancellations that are under way end."""
         if self._cancelling:
             await asyncio.wait(tuple(self._cancelling), timeout=timeout_s)
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Let all end that nobody waits for."""
+        left = [*self._cancelling, *([self._noting] if self._noting is not None else [])]
+        if left:
+            await asyncio.wait(left, timeout=timeout_s)
 
 
 def _arguments(envelope: Envelope, place: Placed, body: bytes, ttl_s: int) -> list[Any]:

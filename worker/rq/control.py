@@ -178,7 +178,7 @@ class ControlLoop:
         self._status.send(replace(status, worker=self.rq.name))
 
     def _tell_work(self) -> None:
-        """Let the host know when work begins and when there is none any more."""
+        """Let the host know when work begins, and at a beat that there is none any more: mostly more comes at once."""
         in_flight = len(self._jobs)
         if bool(in_flight) != self._is_told_at_work and self._lease.state == "ready":
             self._is_told_at_work = bool(in_flight)
@@ -325,9 +325,9 @@ class ControlLoop:
             self._record(slot, Ended(slot.ticket, refusal, Usage()))
             return
         self._jobs.add(slot)
-        self._tell_work()
         is_its_own = claimed.job_id == job_id(slot.ticket.request_id, slot.ticket.attempt)
         self._runner.submit(slot.ticket, claimed.body if is_its_own else None)
+        self._tell_work()
 
     def _release(self, ended: Ended) -> None:
         slot = self._jobs.release(ended.ticket)
@@ -335,7 +335,6 @@ class ControlLoop:
             return
         self._make_places()
         self._keeper.renew()
-        self._tell_work()
         self._record(slot, ended)
         self._exit_when_drained()
 
@@ -357,6 +356,7 @@ class ControlLoop:
             self._end_stalled()
             return
         self._runner.expire(self._clock.now_s())
+        self._tell_work()
         with self._patience("beat"):
             self._beat()
             self._recovery.run_if_due()
