@@ -94,7 +94,9 @@ def create_app(settings: Settings) -> GatewayApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with running_tasks(parts, app.fail, BatchRunner(parts.batches, RoutedWays(app.router))):
+        async with running_tasks(
+            parts, app.fail, BatchRunner(parts.batches, RoutedWays(app.router, parts.keys.holder_of))
+        ):
             yield
         await parts.aclose()
 

@@ -2,7 +2,8 @@
 
 Of all gateways beside one ledger, one runs: the one that holds the lock on its file, which the system takes back
 however that one ends. What was running then waits again. An item ends with its answer, or with an error that is no
-passing one; while workers, Redis or hosts are away it is tried again until its batch runs out of time.
+passing one; while workers, Redis or hosts are away it is tried again until its batch runs out of time. Where a key has
+used what it may, its batches wait until it may again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import fcntl
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from gateway.batches.ledger import Ledger
 from gateway.batches.store import BatchStore
 from gateway.dialects.batch_values import Batch, Ended, StoredFile, Task
 from gateway.dispatch.tasks import cancel_all
-from shared.errors import GatewayError, WorkerLostError
+from shared.errors import GatewayError, QuotaSpentError, RateLimitedError, WorkerLostError
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ _MOST_TRIES: Final = 5  # of what workers were lost over
 _TICK_S: Final = 2.0
 _PAUSE_S: Final = 1.0  # before what failed for a passing reason is tried again, where nothing better is known
 _LONGEST_PAUSE_S: Final = 30.0
+_LONGEST_QUOTA_PAUSE_S: Final = 300.0  # a quota may be raised meanwhile
+_MOST_DELAYED: Final = 32  # items of one batch; then all of it waits for them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,8 @@ class BatchRunner:
         self._store = store
         self._ways = ways
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._tenants: dict[tuple[str, int], str] = {}  # whose is what runs
+        self._quota_from_s: dict[str, float] = {}  # batches whose key may ask no more until then
         self._not_before_s: dict[tuple[str, int], float] = {}
 
     async def run(self) -> None:
@@ -81,7 +87,8 @@ class BatchRunner:
 
     def _pause_s(self) -> float:
         now_s = time.monotonic()
-        return max(0.05, min([_TICK_S, *(due_s - now_s for due_s in self._not_before_s.values())]))
+        due_s = (*self._not_before_s.values(), *self._quota_from_s.values())
+        return max(0.05, min([_TICK_S, *(each - now_s for each in due_s)]))
 
     async def _advance(self) -> None:
         now_s, store = time.time(), self._store
@@ -93,8 +100,16 @@ class BatchRunner:
         self._forget_pauses()
         free = AT_ONCE - len(self._running)
         if free > 0:
-            for task in await store.call(Ledger.waiting, free, [*self._running, *self._not_before_s]):
+            besides = [*self._running, *self._not_before_s]
+            running = list(self._tenants.values())
+            for task in await store.call(Ledger.waiting, free, besides, paused=self._paused(), running=running):
+                self._tenants[task.key] = task.tenant
                 self._running[task.key] = asyncio.create_task(self._do(task))
+
+    def _paused(self) -> set[str]:
+        """Batches of which nothing is begun."""
+        delayed = Counter(batch for batch, _ in self._not_before_s)
+        return {batch for batch, count in delayed.items() if count >= _MOST_DELAYED} | set(self._quota_from_s)
 
     def _close(self, ledger: Ledger, batch: Batch, now_s: float) -> None:
         ledger.close_batch(batch, now_s, self._ways.results(ledger, batch))
@@ -107,6 +122,7 @@ class BatchRunner:
     def _forget_pauses(self) -> None:
         now_s = time.monotonic()
         self._not_before_s = {key: due_s for key, due_s in self._not_before_s.items() if due_s > now_s}
+        self._quota_from_s = {batch: due_s for batch, due_s in self._quota_from_s.items() if due_s > now_s}
 
     async def _do(self, task: Task) -> None:
         try:
@@ -119,6 +135,7 @@ class BatchRunner:
             self._delay(task, _LONGEST_PAUSE_S)
         finally:
             self._running.pop(task.key, None)
+            self._tenants.pop(task.key, None)
             self._store.woken.set()
 
     def _delay(self, task: Task, pause_s: float) -> None:
@@ -127,6 +144,10 @@ class BatchRunner:
     async def _settle(self, task: Task) -> None:
         answered = await self._ways.answer(task)
         error = answered.error
+        if isinstance(error, RateLimitedError | QuotaSpentError):
+            pause_s = min(max(error.retry_after_s or _PAUSE_S, _PAUSE_S), _LONGEST_QUOTA_PAUSE_S)
+            self._quota_from_s[task.batch] = time.monotonic() + pause_s
+            return
         if isinstance(error, WorkerLostError):
             await self._store.call(Ledger.note_try, task)
         if error is not None and error.retryable and not _is_hopeless(task, error):

@@ -33,13 +33,15 @@ class Ended:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """An item that is to be done. `number` is its place in its batch; `tries` is how often a worker was lost over
-    it."""
+    it. `holder` is the name of the key that made the batch, empty for the owner's; `tenant` whose it is."""
 
     batch: str
     number: int
     path: str
     body: bytes
     tries: int = 0
+    holder: str = ""
+    tenant: str = ""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -50,7 +52,7 @@ class Task:
 class Batch:
     """`vendor` is whose API it came by; `path` is where its requests go. Times are Unix, None for what has not
     happened. `counts` are items by outcome; `note` is the vendor's own: metadata, and the errors of a batch that was
-    never begun."""
+    never begun. `holder` is the name of the key that made it, `tenant` whose it is: both empty for the owner's."""
 
     id: str
     vendor: str
@@ -62,6 +64,8 @@ class Batch:
     input_file: str = ""
     output_file: str = ""
     error_file: str = ""
+    holder: str = ""
+    tenant: str = ""
     note: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[Outcome, int] = field(default_factory=dict)
 
@@ -72,7 +76,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """What is known of a file beside its content."""
+    """What is known of a file beside its content. `tenant` is whose it is, empty for the owner's."""
 
     id: str
     vendor: str
@@ -82,3 +86,4 @@ class StoredFile:
     size_bytes: int
     made_s: float
     expires_s: float | None = None
+    tenant: str = ""

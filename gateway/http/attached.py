@@ -12,7 +12,7 @@ from gateway.batches.ledger import Ledger
 from gateway.batches.store import BatchStore
 from gateway.dialects.batch_values import StoredFile
 from gateway.intake.reader import Body
-from shared.errors import AnswerNotFoundError, RequestTooLargeError
+from shared.errors import RequestTooLargeError
 
 _MARK: Final = b'"file_id"'
 _BYTES_PER_VALUE: Final = 16  # about: large conversations are read in the helper
@@ -21,7 +21,7 @@ _Put = Callable[[StoredFile, bytes], None]
 
 
 async def with_files(store: BatchStore, body: Body, tenant: str, *, max_bytes: int) -> Body:
-    """The body with the files that it names; all files are the owner's. Raises `AnswerNotFoundError`,
+    """The body with the tenant's files that it names. Raises `AnswerNotFoundError`,
     `RequestTooLargeError` and the errors of the store."""
     data = body.joined()
     if _MARK not in data:
@@ -32,13 +32,11 @@ async def with_files(store: BatchStore, body: Body, tenant: str, *, max_bytes: i
         return body  # whoever reads it next says what is wrong
     size_bytes = len(data)
     for file_id, put in list(_places(read)):
-        if tenant:
-            raise AnswerNotFoundError(f"there is no file {file_id[:100]!r} of this key's")
-        file = await store.call(Ledger.file, file_id)
+        file = await store.call(Ledger.file, file_id, tenant)
         size_bytes += file.size_bytes * 4 // 3
         if size_bytes > max_bytes:
             raise RequestTooLargeError(f"with its files the request is larger than {max_bytes} bytes")
-        put(file, await store.call(Ledger.content, file_id))
+        put(file, await store.call(Ledger.content, file_id, tenant))
     whole = orjson.dumps(read)
     return Body(chunks=[whole], values=body.values + len(whole) // _BYTES_PER_VALUE)
 

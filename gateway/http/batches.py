@@ -20,6 +20,7 @@ from gateway.dialects.openai import batches as openai
 from gateway.dialects.openai.notation import in_brackets
 from gateway.http.replies import header, read_body, send_json
 from gateway.intake.json_text import parse_json
+from gateway.keys.holder import Holder, holder_of
 from gateway.parts import Parts
 from shared.errors import InvalidRequestError, MethodNotAllowedError
 
@@ -35,17 +36,18 @@ class OpenAIBatches:
         self._store = parts.batches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        holder = holder_of(scope)
         if scope["method"] == "POST":
-            await send_json(send, 200, openai.render_batch(await self._make(receive)))
+            await send_json(send, 200, openai.render_batch(await self._make(receive, holder)))
             return
-        found = await self._store.call(Ledger.batches, "openai")
+        found = await self._store.call(Ledger.batches, "openai", holder.tenant)
         await send_json(send, 200, openai.render_batches(found, QueryParams(scope["query_string"])))
 
-    async def _make(self, receive: Receive) -> Batch:
+    async def _make(self, receive: Receive, holder: Holder) -> Batch:
         body, _ = body_object(parse_json((await read_body(receive)).joined()))
         with named(in_brackets):
             asked = openai.parse_batch(body)
-        content = await self._store.call(Ledger.content, asked.input_file)
+        content = await self._store.call(Ledger.content, asked.input_file, holder.tenant)
         items, faults = await asyncio.to_thread(openai.parse_lines, content, asked.endpoint)
         now_s = time.time()
         note = {"metadata": asked.metadata} | ({"faults": faults} if faults else {})
@@ -57,6 +59,8 @@ class OpenAIBatches:
             expires_s=now_s + openai.WINDOW_S,
             ended_s=now_s if faults else None,
             input_file=asked.input_file,
+            holder=holder.name,
+            tenant=holder.tenant,
             note=note,
         )
         return await _added(self._store, batch, items)
@@ -68,14 +72,14 @@ async def _added(store: BatchStore, batch: Batch, items: list[Any]) -> Batch:
     return made
 
 
-async def _cancelled(store: BatchStore, batch_id: str, vendor: str) -> Batch:
+async def _cancelled(store: BatchStore, batch_id: str, vendor: str, tenant: str) -> Batch:
     """What is cancelled already stays as it is."""
-    batch = await store.call(Ledger.batch, batch_id, vendor)
+    batch = await store.call(Ledger.batch, batch_id, vendor, tenant)
     if batch.ended_s is not None and batch.cancelled_s is None:
         raise InvalidRequestError(f"{batch_id} has ended: it cannot be cancelled any more")
     await store.call(Ledger.cancel, batch_id, time.time())
     store.woken.set()
-    return await store.call(Ledger.batch, batch_id, vendor)
+    return await store.call(Ledger.batch, batch_id, vendor, tenant)
 
 
 class OpenAIBatch:
@@ -86,12 +90,13 @@ class OpenAIBatch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path_params"]["id"]
+        tenant = holder_of(scope).tenant
         if scope["method"] == "POST":
             if not path.endswith(_CANCEL):
                 raise MethodNotAllowedError("POST is allowed on /cancel alone", allow="GET, HEAD")
-            batch = await _cancelled(self._store, path.removesuffix(_CANCEL), "openai")
+            batch = await _cancelled(self._store, path.removesuffix(_CANCEL), "openai", tenant)
         else:
-            batch = await self._store.call(Ledger.batch, path, "openai")
+            batch = await self._store.call(Ledger.batch, path, "openai", tenant)
         await send_json(send, 200, openai.render_batch(batch))
 
 
@@ -102,15 +107,16 @@ class MessageBatches:
         self._store = parts.batches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        holder = holder_of(scope)
         if scope["method"] == "POST":
-            batch = await self._make(receive)
+            batch = await self._make(receive, holder)
             await send_json(send, 200, anthropic.render_batch(batch, _results_url(scope, batch.id)))
             return
-        found = await self._store.call(Ledger.batches, "anthropic")
+        found = await self._store.call(Ledger.batches, "anthropic", holder.tenant)
         urls = {batch.id: _results_url(scope, batch.id) for batch in found}
         await send_json(send, 200, anthropic.render_batches(found, QueryParams(scope["query_string"]), urls))
 
-    async def _make(self, receive: Receive) -> Batch:
+    async def _make(self, receive: Receive, holder: Holder) -> Batch:
         body, _ = body_object(parse_json((await read_body(receive)).joined()))
         with named(lambda path: ".".join(map(str, path))):
             items = anthropic.parse_batch(body)
@@ -121,6 +127,8 @@ class MessageBatches:
             path=anthropic.PATH,
             made_s=now_s,
             expires_s=now_s + anthropic.WINDOW_S,
+            holder=holder.name,
+            tenant=holder.tenant,
         )
         return await _added(self._store, batch, items)
 
@@ -133,29 +141,30 @@ class MessageBatch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path_params"]["id"]
+        tenant = holder_of(scope).tenant
         if path.endswith(_RESULTS):
-            await self._send_results(path.removesuffix(_RESULTS), send)
+            await self._send_results(path.removesuffix(_RESULTS), tenant, send)
         elif scope["method"] == "POST":
             if not path.endswith(_CANCEL):
                 raise MethodNotAllowedError("POST is allowed on /cancel alone", allow="GET, HEAD, DELETE")
-            batch = await _cancelled(self._store, path.removesuffix(_CANCEL), "anthropic")
+            batch = await _cancelled(self._store, path.removesuffix(_CANCEL), "anthropic", tenant)
             await send_json(send, 200, anthropic.render_batch(batch, _results_url(scope, batch.id)))
         elif scope["method"] == "DELETE":
-            await self._delete(path)
+            await self._delete(path, tenant)
             await send_json(send, 200, anthropic.render_deleted(path))
         else:
-            batch = await self._store.call(Ledger.batch, path, "anthropic")
+            batch = await self._store.call(Ledger.batch, path, "anthropic", tenant)
             await send_json(send, 200, anthropic.render_batch(batch, _results_url(scope, batch.id)))
 
-    async def _delete(self, batch_id: str) -> None:
-        batch = await self._store.call(Ledger.batch, batch_id, "anthropic")
+    async def _delete(self, batch_id: str, tenant: str) -> None:
+        batch = await self._store.call(Ledger.batch, batch_id, "anthropic", tenant)
         if batch.ended_s is None:
             raise InvalidRequestError(f"{batch_id} is in progress: cancel it before it is deleted")
         await self._store.call(Ledger.delete_batch, batch_id)
 
-    async def _send_results(self, batch_id: str, send: Send) -> None:
+    async def _send_results(self, batch_id: str, tenant: str, send: Send) -> None:
         """As lines, a few at a time: there may be gigabytes of them."""
-        batch = await self._store.call(Ledger.batch, batch_id, "anthropic")
+        batch = await self._store.call(Ledger.batch, batch_id, "anthropic", tenant)
         if batch.ended_s is None:
             raise InvalidRequestError(f"{batch_id} has no results yet: it is in progress")
         lines = await self._store.call(_lines_of, batch_id)

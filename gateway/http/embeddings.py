@@ -3,8 +3,9 @@ time."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
@@ -16,40 +17,63 @@ from gateway.dialects.priority import asked_priority
 from gateway.http.endpoints import PATIENCE_S, reading_of
 from gateway.http.replies import ClientDisconnectedError, headers_of, read_body, request_id_of, send_json
 from gateway.intake.json_text import parse_json
+from gateway.keys.charge import BYTES_PER_TOKEN
+from gateway.keys.headers import rate_headers
+from gateway.keys.holder import holder_of
 from gateway.parts import Parts
-from shared.events import Embedded, EventOrder, Failed
+from shared.events import Embedded, EventOrder, Failed, Usage
 from shared.request import GenerateRequest
 from shared.work import KINDS, Embed, pack_ids
 
 _AT_ONCE: Final = 64  # inputs
+_BYTES_PER_ID: Final = 4  # of `pack_ids`
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Made:
-    vectors: list[bytes]
-    input_tokens: int
+    """So far."""
+
+    vectors: list[bytes] = field(default_factory=list)
+    input_tokens: int = 0
 
 
 class _Embedding:
     def __init__(self, parts: Parts) -> None:
         self._intake = parts.intake
         self._dispatcher = parts.dispatcher
+        self._quotas = parts.quotas
+        self._usage = parts.usage
+        self._metrics = parts.metrics
 
     async def make(self, scope: Scope, receive: Receive, model: str, work: Embed) -> _Made:
-        """Raises the error of whoever makes them, and `ClientDisconnectedError`."""
+        """Raises the error of whoever makes them, `PermissionDeniedError` for a model that the key may not use, what
+        `Quotas.admitted` raises, and `ClientDisconnectedError`."""
+        holder = holder_of(scope)
         with named(in_brackets):
             priority = asked_priority(headers_of(scope)) or "interactive"
-        named_request = replace(work.request, model=model, priority=priority)
-        request = await self._intake.take(named_request)
+        request = await self._intake.take(holder.own(replace(work.request, model=model, priority=priority)))
+        holder.check_model(request.model)
         scope["state"]["model"] = request.model
-        vectors: list[bytes] = []
-        input_tokens = 0
-        for number, part in enumerate(_parts(replace(work, request=request))):
+        made = _Made()
+        charged = self._quotas.admitted(holder, request.id, tokens=_most_tokens(work), used=lambda: made.input_tokens)
+        async with charged as allowance:
+            scope["state"]["rate_headers"] = rate_headers(allowance, time.time()) if allowance else {}
+            try:
+                await self._fill(made, receive, replace(work, request=request))
+            finally:
+                if made.vectors:
+                    usage = Usage(input_tokens=made.input_tokens)
+                    self._usage.note(holder.name, request.model, usage)
+                    self._metrics.used(holder.name, usage)
+        return made
+
+    async def _fill(self, made: _Made, receive: Receive, work: Embed) -> None:
+        request = work.request
+        for number, part in enumerate(_parts(work)):
             one = replace(part, request=replace(request, id=f"{request.id}_e{number}" if number else request.id))
-            made = await self._part(receive, one)
-            vectors += made.vectors
-            input_tokens += made.input_tokens
-        return _Made(vectors, input_tokens)
+            done = await self._part(receive, one)
+            made.vectors += done.vectors
+            made.input_tokens += done.input_tokens
 
     async def _part(self, receive: Receive, work: Embed) -> Embedded:
         dispatch = await self._dispatcher.admit_embed(work)
@@ -69,6 +93,12 @@ def _parts(work: Embed) -> Iterator[Embed]:
     for start in range(0, max(len(work.texts), len(work.rows)), _AT_ONCE):
         end = start + _AT_ONCE
         yield replace(work, texts=work.texts[start:end], rows=work.rows[start:end])
+
+
+def _most_tokens(work: Embed) -> int:
+    """About; of what was computed each text is counted when it is."""
+    text_bytes = sum(map(len, work.texts)) + len(work.query) * len(work.texts)
+    return text_bytes // BYTES_PER_TOKEN + sum(len(row) for row in work.rows) // _BYTES_PER_ID
 
 
 def _request(scope: Scope) -> GenerateRequest:

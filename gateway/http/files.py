@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.datastructures import QueryParams
@@ -19,10 +20,17 @@ from gateway.dialects.openai.notation import in_brackets
 from gateway.dialects.registry import ANTHROPIC
 from gateway.http.multipart import Form, parse_form
 from gateway.http.replies import dialect_of, header, read_raw, send_json, send_reply
+from gateway.keys.holder import holder_of
 from gateway.parts import Parts
 from shared.errors import InvalidRequestError, MethodNotAllowedError
 
 _CONTENT: Final = "/content"
+# What somebody uploaded is no page of this gateway's for whoever opens it in a browser.
+_NO_PAGE: Final = {
+    "content-disposition": "attachment",
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "sandbox; default-src 'none'",
+}
 _SHAPES: Final[Mapping[str, Any]] = {ANTHROPIC.name: anthropic_files}
 
 
@@ -41,13 +49,14 @@ class Files:
         self._batches = parts.batches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        shape, vendor = _shape(scope), _vendor(scope)
+        shape, vendor, tenant = _shape(scope), _vendor(scope), holder_of(scope).tenant
         if scope["method"] == "POST":
             file, content = _taken(scope, await read_raw(receive), vendor)
+            file = replace(file, tenant=tenant)
             await self._batches.call(Ledger.add_file, file, content)
             await send_json(send, 200, shape.render_file(file))
             return
-        files = [file for file in await self._batches.call(Ledger.files) if file.vendor == vendor]
+        files = [file for file in await self._batches.call(Ledger.files, tenant) if file.vendor == vendor]
         await send_json(send, 200, shape.render_files(files, QueryParams(scope["query_string"])))
 
 
@@ -92,15 +101,16 @@ class File:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path_params"]["id"]
         file_id = path.removesuffix(_CONTENT)
-        shape = _shape(scope)
-        file = await self._batches.call(Ledger.file, file_id)
+        shape, tenant = _shape(scope), holder_of(scope).tenant
+        file = await self._batches.call(Ledger.file, file_id, tenant)
         if path.endswith(_CONTENT):
             if scope["method"] == "DELETE":
                 raise MethodNotAllowedError(f"DELETE is not allowed on {_CONTENT}, only GET", allow="GET, HEAD")
-            content = await self._batches.call(Ledger.content, file_id)
-            await send_reply(send, 200, content, media_type=file.media_type.encode("latin-1", "replace"))
+            content = await self._batches.call(Ledger.content, file_id, tenant)
+            media_type = file.media_type.encode("latin-1", "replace")
+            await send_reply(send, 200, content, media_type=media_type, headers=_NO_PAGE)
         elif scope["method"] == "DELETE":
-            await self._batches.call(Ledger.delete_file, file_id)
+            await self._batches.call(Ledger.delete_file, file_id, tenant)
             await send_json(send, 200, shape.render_deleted_file(file_id))
         else:
             await send_json(send, 200, shape.render_file(file))

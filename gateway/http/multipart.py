@@ -15,6 +15,8 @@ _MOST_FIELD_BYTES: Final = 64 * 1024
 _BOUNDARY: Final = re.compile(
     r'^multipart/form-data\b.*?;\s*boundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE
 )
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")  # RFC 6838, section 4.2
+_BYTES: Final = "application/octet-stream"
 _PARAMETER: Final = re.compile(r';\s*(\w+)(\*?)=(?:"((?:[^"\\]|\\.)*)"|([^\s;]*))')
 
 
@@ -56,14 +58,19 @@ def _take(piece: bytes, texts: dict[str, str], files: dict[str, FormFile]) -> No
     if not separator or "name" not in parameters:
         raise InvalidRequestError("a part of the form has no name")
     if "filename" in parameters or "content-type" in headers:  # clients name no file that is mere bytes
-        media_type = headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
         files[parameters["name"]] = FormFile(
-            name=parameters.get("filename", ""), media_type=media_type, content=content
+            name=parameters.get("filename", ""), media_type=_media_type(headers), content=content
         )
     elif len(content) > _MOST_FIELD_BYTES:
         raise InvalidRequestError(f"{parameters['name'][:100]}: a field has at most {_MOST_FIELD_BYTES} bytes")
     else:
         texts[parameters["name"]] = content.decode("utf-8", "replace")
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    """What is none is mere bytes: it is a header's value again when the file is fetched."""
+    given = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return given if _MEDIA_TYPE.fullmatch(given) else _BYTES
 
 
 def _header(line: str) -> tuple[str, str]:

@@ -6,14 +6,16 @@ import contextlib
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import orjson
 
+from gateway.keys.holder import OWNER, Holder
 from gateway.keys.record import KeyRecord, decode_record, encode_record
 from shared.config import KEYS_FILE
-from shared.errors import ConfigError
+from shared.errors import AuthenticationError, ConfigError
 
 
 class KeyFile:
@@ -43,6 +45,15 @@ class KeyFile:
     def find(self, digest: str) -> KeyRecord | None:
         self._refresh()
         return self._records.get(digest)
+
+    def holder_of(self, name: str) -> Holder:
+        """Who has the key of this name now; the owner's is empty. Raises `AuthenticationError`."""
+        if not name:
+            return OWNER
+        states = {record.state(time.time()): record for record in self.records() if record.name == name}
+        if "valid" in states:
+            return states["valid"].holder
+        raise AuthenticationError(f"the API key {name!r} is {next(reversed(states), 'gone')}")
 
     def _refresh(self) -> None:
         try:

@@ -15,7 +15,9 @@ ROLES: Final[tuple[Role, ...]] = ("admin", "user", "viewer")
 
 # What each may besides asking whether the gateway is there: the works of routes. An administrator may everything.
 _USING: Final = frozenset(
-    {"generate", "count", "compact", "kept", "stored_completions", "stored_completion", "models", "model"}
+    {"generate", "count", "compact", "embeddings", "rerank", "models", "model"}
+    | {"kept", "stored_completions", "stored_completion"}
+    | {"files", "file", "batches", "batch", "message_batches", "message_batch"}
 )
 _LOOKING: Final = frozenset({"models", "model", "status", "metrics", "host_metrics", "targets"})
 _MAY: Final[Mapping[Role, frozenset[str]]] = {"user": _USING, "viewer": _LOOKING}
@@ -37,8 +39,9 @@ class Quota:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """`tenant` is whose caches and kept answers are shared: empty for the owner's. `models` are patterns of the ids
-    that may be used, all where there are none. `ceiling` is the best class that the holder's requests may have."""
+    """`tenant` is whose caches, kept answers, files and batches are shared: empty for the owner's. `models` are
+    patterns of the ids that may be used, all where there are none. `ceiling` is the best class that the holder's
+    requests may have."""
 
     name: str = ""
     role: Role = "admin"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import openai
+import orjson
 import pytest
+from openai.types import Batch
 
 from gateway.command.cli import main
 from gateway.keys.usage import read_usage
@@ -123,3 +127,131 @@ def test_a_key_may_what_it_was_made_for_and_shares_nothing(
     logs = "".join(path.read_text(errors="replace") for path in household.state.parent.glob("**/*.log"))
     assert not any(key in logs for key in household.keys.values())
     assert not re.search("mlxgw-[A-Za-z0-9_-]{8}", logs)
+
+
+def lines(bodies: list[dict[str, object]], url: str) -> bytes:
+    return b"\n".join(
+        orjson.dumps({"custom_id": f"c{number}", "method": "POST", "url": url, "body": body})
+        for number, body in enumerate(bodies)
+    )
+
+
+def asked(words: str, model: str = "echo") -> dict[str, object]:
+    return {"model": model, "messages": [{"role": "user", "content": words}]}
+
+
+@dataclass
+class Person:
+    """Who works with files and batches, by a key."""
+
+    client: openai.OpenAI
+
+    def begin(self, *bodies: dict[str, object]) -> Batch:
+        file = self.client.files.create(file=("in.jsonl", lines([*bodies], PATHS[1])), purpose="batch")
+        return self.client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+
+    def has_ended(self, batch: Batch) -> bool:
+        return self.client.batches.retrieve(batch.id).status == "completed"
+
+    def statuses(self, batch: Batch) -> dict[str, int]:
+        found = self.client.batches.retrieve(batch.id)
+        names = [name for name in (found.output_file_id, found.error_file_id) if name]
+        rows = [orjson.loads(row) for name in names for row in self.client.files.content(name).content.splitlines()]
+        return {row["custom_id"]: row["response"]["status_code"] for row in rows}
+
+
+@pytest.fixture
+def person(household: Household) -> Iterator[Callable[[str], Person]]:
+    with contextlib.ExitStack() as closing:
+
+        def build(name: str) -> Person:
+            url = f"http://127.0.0.1:{household.gateways[0].port}/v1"
+            client = openai.OpenAI(base_url=url, api_key=household.keys[name], max_retries=0)
+            return Person(closing.enter_context(client))
+
+        yield build
+
+
+def test_files_and_batches_are_their_tenants_and_run_as_their_keys(
+    household: Household, person: Callable[[str], Person], capsys: pytest.CaptureFixture[str]
+) -> None:
+    household.make("anna", "--models", "ec*", capsys=capsys)
+    household.make("ben", capsys=capsys)
+    household.make("screen", "--role", "viewer", capsys=capsys)
+    household.make("chief", "--role", "admin", capsys=capsys)
+    anna = person("anna")
+    batch = anna.begin(asked("one"), asked("two", model="nobody"), asked("echo:words 3"))
+    hanging = anna.begin(asked("echo:hang"), asked("after"))
+    wait_until(lambda: anna.has_ended(batch), "the batch has ended")
+    assert anna.statuses(batch) == {"c0": 200, "c1": 404, "c2": 200}
+    assert {file.purpose for file in anna.client.files.list()} == {"batch", "batch_output"}
+    for name in ("ben", "owner", "chief"):
+        other = person(name)
+        assert (list(other.client.files.list()), list(other.client.batches.list())) == ([], [])
+        assert batch.input_file_id
+        for look in (
+            lambda other=other: other.client.files.content(batch.input_file_id),
+            lambda other=other: other.client.files.delete(batch.input_file_id),
+            lambda other=other: other.client.batches.retrieve(batch.id),
+            lambda other=other: other.client.batches.cancel(hanging.id),
+            lambda other=other: other.client.batches.create(
+                input_file_id=batch.input_file_id, endpoint="/v1/chat/completions", completion_window="24h"
+            ),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                look()
+    with pytest.raises(openai.PermissionDeniedError):
+        person("screen").client.files.list()
+    page = anna.client.files.create(file=("a.html", b"<script>1</script>", "text/html"), purpose="user_data")
+    shown = anna.client.files.content(page.id).response.headers
+    assert (shown["content-disposition"], shown["x-content-type-options"]) == ("attachment", "nosniff")
+    wait_until(
+        lambda: [used.requests for used in read_usage(household.state) if used.key == "anna"] == [3],
+        "what her batch used is hers",
+    )
+    assert main(["key", "revoke", "anna", "--state", str(household.state)]) == 0
+    capsys.readouterr()
+    household.make("heir", "--tenant", "anna", capsys=capsys)
+    assert person("heir").client.batches.cancel(hanging.id).cancelling_at is not None
+
+
+def test_a_batch_takes_no_more_than_its_keys_quota_and_waits_for_the_next_minute(
+    household: Household, person: Callable[[str], Person], capsys: pytest.CaptureFixture[str]
+) -> None:
+    household.make("anna", "--requests-per-minute", "3", capsys=capsys)
+    household.make("heir", "--tenant", "anna", capsys=capsys)
+    anna, heir = person("anna"), person("heir")
+    began = minute()
+    batch = anna.begin(*(asked(f"number {number}") for number in range(40)))
+
+    def done() -> int:
+        counts = heir.client.batches.retrieve(batch.id).request_counts
+        return counts.completed if counts else 0
+
+    wait_until(lambda: done() >= 3, "a minute's requests are answered")
+    assert done() <= 3 * (1 + minute() - began)
+    assert heir.client.batches.cancel(batch.id).status == "cancelling"
+
+
+def test_embeddings_and_rankings_obey_a_keys_models_and_quota(
+    household: Household, capsys: pytest.CaptureFixture[str]
+) -> None:
+    household.make("anna", "--models", "other", capsys=capsys)
+    household.make("ben", "--requests-per-minute", "1", capsys=capsys)
+    household.make("screen", "--role", "viewer", capsys=capsys)
+    for path, body in (
+        ("/v1/embeddings", {"model": "echo", "input": "words"}),
+        ("/v1/rerank", {"model": "echo", "query": "words", "documents": ["words"]}),
+    ):
+        statuses = [
+            household.gateways[0].post(path, body, {"x-api-key": household.keys[name]}).status
+            for name in ("anna", "screen", "owner")
+        ]
+        assert statuses == [403, 403, 400], "it makes no vectors"
+    began, body = minute(), {"model": "echo", "input": "words"}
+    replies = [household.gateways[n].post("/v1/embeddings", body, {"x-api-key": household.keys["ben"]}) for n in (0, 1)]
+    assert replies[0].status == 400
+    assert replies[1].status == 429 or minute() > began
+    assert not [used for used in read_usage(household.state) if used.key == "ben"], "nothing was made"

@@ -84,7 +84,7 @@ def test_a_file_that_is_not_there_and_one_too_many_are_refused(tmp_path: Path) -
 
     with pytest.raises(AnswerNotFoundError, match="f_none"):
         attached(tmp_path / "a", body("f_none"))
-    with pytest.raises(AnswerNotFoundError, match="of this key"):
+    with pytest.raises(AnswerNotFoundError, match="no file 'f_text'"):
         attached(tmp_path / "c", body("f_text"), tenant="somebody")
     with pytest.raises(RequestTooLargeError):
         attached(tmp_path / "b", body("f_text"), max_bytes=90)

@@ -69,3 +69,23 @@ def test_bytes_without_a_name_are_a_file_too() -> None:
 def test_what_is_no_form_is_refused(content_type: str, body: bytes) -> None:
     with pytest.raises(InvalidRequestError):
         parse_form(content_type, body)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "text/html\nset-cookie: a=b",
+        "text/html\rx",
+        "a b/c",
+        "text",
+        "text/",
+        "tëxt/plain",
+        "text/plain\x00",
+        "x/" + "y" * 200,
+    ],
+)
+def test_a_type_that_is_none_is_mere_bytes_for_it_is_a_header_again_later(given: str) -> None:
+    body = f'--b\r\ncontent-disposition: form-data; name="file"\r\ncontent-type: {given}\r\n\r\nx\r\n--b--\r\n'
+    assert parse_form("multipart/form-data; boundary=b", body.encode()).files["file"] == FormFile(
+        name="", media_type="application/octet-stream", content=b"x"
+    )
