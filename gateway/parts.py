@@ -18,8 +18,10 @@ from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue
+from gateway.dispatch.joining import Joining
 from gateway.dispatch.limits import Limits
 from gateway.dispatch.outlook import Outlook
+from gateway.dispatch.runs import Runs
 from gateway.dispatch.space import Space
 from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.suspects import Suspects
@@ -57,6 +59,7 @@ class Parts:
     hub: FrameHub
     jobs: JobQueue
     dispatcher: Dispatcher
+    joining: Joining
     suspects: Suspects
     reader: BodyReader
     names: ModelNames
@@ -93,6 +96,7 @@ def build_parts(settings: Settings) -> Parts:
     _wire(fleet, hub, metrics, policies)
     jobs, suspects = JobQueue(broker, names, keyring), Suspects(broker, names)
     space, limits = Space(broker), Limits.of(settings)
+    patience_s = Patience.of(settings.execution_ttl_s).broker_away_s
     dispatcher = Dispatcher(
         names=names,
         hub=hub,
@@ -103,7 +107,7 @@ def build_parts(settings: Settings) -> Parts:
         suspects=suspects,
         limits=limits,
         observer=metrics,
-        patience_s=Patience.of(settings.execution_ttl_s).broker_away_s,
+        patience_s=patience_s,
     )
     metrics.registry.register(_collector(fleet, limits, dispatcher))
     model_names = ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model)
@@ -115,6 +119,15 @@ def build_parts(settings: Settings) -> Parts:
         hub=hub,
         jobs=jobs,
         dispatcher=dispatcher,
+        joining=Joining(
+            Runs(broker, names, keyring, gateway_id),
+            hub,
+            dispatcher,
+            limits,
+            patience_s=patience_s,
+            away_s=lambda: max(fleet.away_s, hub.away_s),
+            on_joined=metrics.attachment,
+        ),
         suspects=suspects,
         reader=BodyReader(),
         names=model_names,

@@ -23,6 +23,7 @@ FAILURE_TTL_S = 600
 ENDED_TTL_S = 600
 HOME_TTL_S = 3600
 WHY_TTL_S = 900
+RUN_TTL_S = 3600
 RESIDENT_TTL_S = 10
 DISK_TTL_S = 24 * 3600
 SUSPECTS_TTL_S = 24 * 3600
@@ -175,7 +176,8 @@ class Names:
         return self._of("disk", host, model)
 
     def run(self, tenant: str, key: str) -> str:
-        """Id, attempt, worker and owner of a request that may be joined by its idempotency key."""
+        """Sealed among gateways: id, gateway and digest of the request that a tenant's clients call by this key (its
+        digest), TTL `RUN_TTL_S`."""
         return self._of("run", tenant, key)
 
     def kept(self, tenant: str, answer: str) -> str:
@@ -198,7 +200,7 @@ class Names:
         return self._of("gw", gateway, host)
 
     def worker_channel(self, worker: str) -> str:
-        """Sealed messages for one worker: `End`."""
+        """Sealed messages for one worker: `End`, `Join`."""
         return self._of("to", worker)
 
     def host_channel(self, host: str) -> str:

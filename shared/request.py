@@ -199,3 +199,14 @@ class End:
     request_id: str
     attempt: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """To the worker that answers a request: `gateway`, whose client asks the same again, hears all of it, too, as
+    `heard_as`, and reads these `codes`."""
+
+    request_id: str
+    heard_as: str
+    gateway: str
+    codes: tuple[int, ...] = ()

@@ -38,6 +38,7 @@ class Purpose(Enum):
     LOADS = "loads"
     ORDERS = "orders"  # about the host
     KEPT = "kept"  # about the tenant and the answer
+    RUN = "run"  # about the key of the record
     GENERATIONS = "generations"
     CACHE = "cache"  # what makes the key of a ticket (`shared.grants`)
 

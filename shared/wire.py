@@ -68,6 +68,7 @@ _CODES: dict[type, int] = {
     registry.GatewayRecord: 51,
     registry.Reader: 52,
     exact.ExactNumber: 53,
+    request.Join: 54,
 }
 
 CODES = frozenset(_CODES.values())

@@ -18,10 +18,12 @@ from shared.request import PRIORITIES, GenerateRequest, Priority, Resume
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """An answer, by the engine. `resume` makes it go on where an earlier attempt was, instead of beginning anew."""
+    """An answer, by the engine. `resume` makes it go on where an earlier attempt was, instead of beginning anew.
+    `is_shared`: another gateway may come to hear it (`shared.request.Join`)."""
 
     request: GenerateRequest
     resume: Resume | None = None
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,7 @@ class Worker:
             names.worker_channel(name),
             keys.own.seal(Purpose.CONTROL, name),
             self._cancel,
+            self.runner.join,
             others={self.loop.rq.pubsub_channel_name: self.loop.rq.handle_payload},
         )
 
@@ -152,7 +153,7 @@ class Worker:
 
     def _cancel(self, end: End) -> None:
         error = RequestCancelledError(end.reason or "the request was cancelled")
-        self.runner.cancel(end.request_id, error, up_to_attempt=end.attempt)
+        self.runner.leave(end.request_id, error, up_to_attempt=end.attempt)
 
     def _gateway_gone(self, gateway: str) -> None:
         log.warning("gateway %s no longer listens: its requests are cancelled", gateway)

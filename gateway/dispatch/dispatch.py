@@ -55,14 +55,22 @@ class Ways(Protocol):
 class Dispatch:
     """`place` is that of the first attempt's job. `deadline_s` is the Unix time by which somebody must have begun with
     it. Without `ways` it stays where it is. `lone_deaths` of workers, at which it was the only suspect, are known
-    already."""
+    already. `is_joined`: the worker at `place` says here, too, what it says to another gateway; that attempt has the
+    number 0 and no job."""
 
     def __init__(
-        self, work: Work, *, place: Placed, deadline_s: float, ways: Ways | None = None, lone_deaths: int = 0
+        self,
+        work: Work,
+        *,
+        place: Placed,
+        deadline_s: float,
+        ways: Ways | None = None,
+        lone_deaths: int = 0,
+        is_joined: bool = False,
     ) -> None:
         self._work = work
         self.deadline_s = deadline_s
-        self.attempt = Attempt(1, place)
+        self.attempt = Attempt(0 if is_joined else 1, place)
         self.past_attempts: list[Attempt] = []
         self.created_s = int(time.time())
         self.opened_s = time.monotonic()
@@ -91,6 +99,11 @@ class Dispatch:
         if resume is not None and isinstance(self._work, Generate):
             return replace(self._work, resume=resume)
         return self._work
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether nothing must be sent for its first reader: it was joined."""
+        return self.attempt.number != 1
 
     @property
     def kind(self) -> Kind:
@@ -145,6 +158,10 @@ class Dispatch:
     def token_ids(self) -> tuple[int, ...] | None:
         """Of all tokens of the answer so far; None when there were too many to keep."""
         return self._told.token_ids
+
+    def use(self, ways: Ways) -> None:
+        """From here on it may reach another worker."""
+        self._ways = ways
 
     # --- those who read it ---------------------------------------------------------------------------------------
 

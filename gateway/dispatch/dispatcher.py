@@ -112,15 +112,15 @@ class Dispatcher:
 
     # --- before it is under way ----------------------------------------------------------------------------------
 
-    async def admit(self, request: GenerateRequest, *, is_repeated: bool) -> Dispatch:
+    async def admit(self, request: GenerateRequest, *, is_repeated: bool, is_shared: bool = False) -> Dispatch:
         """The same request under way, when one is and its answer is wanted again (`is_repeated`: the client says so);
-        else a new one, which begins with its first reader. Raises `OverloadedError` and `BrokerUnavailableError` when
-        it may not, only on what is true at this moment."""
+        else a new one, which begins with its first reader; `is_shared`: other gateways may come to hear it. Raises
+        `OverloadedError` and `BrokerUnavailableError` when it may not, only on what is true at this moment."""
         shared = self._attachables.find(request) if may_share(request, is_repeated=is_repeated) else None
         if shared is not None:
             self._observer.attachment(request.model)
             return shared
-        return await self._admit(Generate(request=request))
+        return await self._admit(Generate(request=request, is_shared=is_shared))
 
     async def admit_count(self, request: GenerateRequest) -> Dispatch:
         """The counting of the prompt's tokens, by a worker of the model beside its generation. Raises as `admit` does,
@@ -233,7 +233,7 @@ class Dispatcher:
             self._attachables.add(dispatch)
         reader = dispatch.join()
         try:
-            if is_first:
+            if is_first and not dispatch.is_under_way:
                 await self._begin(dispatch)
             yield reader
         finally:

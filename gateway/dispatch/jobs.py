@@ -271,12 +271,13 @@ class JobQueue:
                 )
             )
             if not removed:
-                await self._tell_holder(job, End(request_id=work.request_id, attempt=work.attempt, reason=reason))
+                message = End(request_id=work.request_id, attempt=work.attempt, reason=reason)
+                await self._tell_holder(job, message, work.place.worker)
         return bool(removed)
 
-    async def _tell_holder(self, job: str, message: End) -> None:
-        """Who is about to claim the job finds the mark of what has ended."""
-        worker = _text(await self._redis.hget(Job.key_for(job), "worker_name"))
+    async def _tell_holder(self, job: str, message: End, placed: str) -> None:
+        """Who is about to claim the job finds the mark of what has ended. What was joined has none."""
+        worker = _text(await self._redis.hget(Job.key_for(job), "worker_name")) if message.attempt else placed
         if worker:
             seal = self._keyring.of_worker(worker).seal(Purpose.CONTROL, worker)
             await self._redis.publish(self._names.worker_channel(worker), seal.close(wire.encode(message)))

@@ -10,13 +10,11 @@ import asyncio
 from array import array
 from collections.abc import Sequence
 
-from gateway.dispatch.merging import merged
-from shared.events import Event, ReasoningDelta, Relayed, TextDelta, ToolCallDelta
+from shared.events import Event
+from shared.merging import merged, size_bytes
 
 MOST_EVENT_BYTES = 1 << 20  # who asks again does so early, mostly during the prefill
 MOST_ID_BYTES = 1 << 20  # 262,144 tokens
-_EVENT_BYTES = 150  # an event and its text without characters
-_LOGPROB_BYTES = 250
 MERGE_AT = 2048  # events that one reader has not taken
 _EARLY_S = 0.001  # event loops may ring an alarm this much too early
 
@@ -124,7 +122,7 @@ class Told:
     def push(self, events: Sequence[Event]) -> None:
         if self._events is not None:
             self._events += events
-            self._event_bytes += sum(map(_size_bytes, events))
+            self._event_bytes += sum(map(size_bytes, events))
             if self._event_bytes > MOST_EVENT_BYTES:
                 self._events = None
         for reader in self._readers:
@@ -139,15 +137,3 @@ class Told:
     def forget_ids(self) -> None:
         """The tokens so far are not those of the answer: another worker begins it anew."""
         self._ids = array("I")
-
-
-def _size_bytes(event: Event) -> int:
-    """Roughly what it takes to keep the event."""
-    if isinstance(event, TextDelta):
-        logprobs = sum(1 + len(logprob.top) for logprob in event.logprobs)
-        return _EVENT_BYTES + len(event.text) + _LOGPROB_BYTES * logprobs
-    if isinstance(event, ReasoningDelta):
-        return _EVENT_BYTES + len(event.text)
-    if isinstance(event, Relayed):
-        return _EVENT_BYTES + len(event.data)
-    return _EVENT_BYTES + (len(event.arguments) if isinstance(event, ToolCallDelta) else 0)

@@ -21,8 +21,10 @@ from gateway.dialects.base import CountingDialect, Dialect, Parsed, RenderContex
 from gateway.dispatch.choices import ChoiceReaders, requests_of
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.readers import EventReader
+from gateway.dispatch.runs import Repeat
 from gateway.http.attached import with_files
 from gateway.http.fingerprint import fingerprint_of
+from gateway.http.idempotency import note_repeat, repeat_of
 from gateway.http.kept import keep, with_earlier
 from gateway.http.relaying import OPENS_WITHIN_S, answered, headers_among, remember, with_original
 from gateway.http.replies import ClientDisconnectedError, header, headers_of, read_body, request_id_of, send_json
@@ -66,6 +68,7 @@ class _Endpoint:
         self.intake = parts.intake
         self.dispatcher = parts.dispatcher
         self.fleet = parts.fleet
+        self.joining = parts.joining
         self.metrics = parts.metrics
         self.answers = parts.answers
         self.batches = parts.batches
@@ -75,7 +78,9 @@ class _Endpoint:
 
     async def parse(self, scope: Scope, receive: Receive, *, counting: bool, story: Story | None = None) -> Parsed:
         tenant = holder_of(scope).tenant
-        body = await with_earlier(self.dialect, self.answers, await read_body(receive), tenant)
+        body = await read_body(receive)
+        note_repeat(scope, body)
+        body = await with_earlier(self.dialect, self.answers, body, tenant)
         body = await with_files(self.batches, body, tenant, max_bytes=self.settings.max_body_bytes)
         remember(scope, self.dialect.name, body, self.fleet.snapshot)
         if story is not None and story.debug >= EVERYTHING:
@@ -171,9 +176,7 @@ class Generate(_Endpoint):
     ) -> None:
         record, request = story.record, story.request
         assert request is not None
-        # (Choices that are left to chance are not each other's repetition.)
-        is_repeated = parsed.answers == 1 and parsed.is_repeatable
-        story.dispatch = first = await self.dispatcher.admit(request, is_repeated=is_repeated)
+        story.dispatch = first = await self._admitted(request, parsed, repeat_of(scope))
         record.note_stage("route", parsed_s)
         self.metrics.inflight.inc()
         try:
@@ -196,6 +199,16 @@ class Generate(_Endpoint):
         if story.outcome == "ok" and first.request is request:
             self.metrics.finished(request.model, record)
             self.dispatcher.note_answer(request.model)
+
+    async def _admitted(self, request: GenerateRequest, parsed: Parsed, repeat: Repeat | None) -> Dispatch:
+        """What is under way already, or a new one. (Choices left to chance are not each other's repetition.)"""
+        is_alone = parsed.answers == 1
+        if repeat is not None and is_alone:
+            joined = await self.joining.join(request, repeat)
+            if joined is not None:
+                return joined
+        is_repeated = is_alone and (parsed.is_repeatable or repeat is not None)
+        return await self.dispatcher.admit(request, is_repeated=is_repeated, is_shared=repeat is not None)
 
     async def _join(
         self, leaving: contextlib.AsyncExitStack, first: Dispatch, parsed: Parsed, record: RequestRecord

@@ -371,8 +371,10 @@ class ControlLoop:
             return
         for slot, status in zip(slots, pulse.statuses, strict=True):
             if status != "started":
-                log.info("job %s is %s: ending it", slot.job_id, status or "gone")
-                self._runner.cancel(slot.ticket.request_id, self._ended_by_others(status))
+                # (What its own gateway left goes on while another hears it.)
+                end = self._runner.leave if status == JobStatus.CANCELED else self._runner.cancel
+                if end(slot.ticket.request_id, self._ended_by_others(status)):
+                    log.info("job %s is %s: it was ended", slot.job_id, status or "gone")
         self._backlog = pulse.backlog
         if pulse.is_suspended != self._is_suspended:
             self._suspend(pulse.is_suspended)

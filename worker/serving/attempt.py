@@ -11,6 +11,7 @@ from shared.grants import Grant
 from shared.readable import NOTHING
 from shared.request import Resume
 from shared.work import KINDS_BY_NAME, Kind
+from worker.serving.said import Listener, Said
 from worker.serving.ticket import Ticket
 
 
@@ -53,6 +54,10 @@ class Attempt:
     unread: frozenset[int] = NOTHING  # codes that the gateway does not read
     expected: Expected = UNEXPECTED
     is_beside: bool = False  # its prefill began while others decoded
+    said: Said | None = None  # what may be said again; None where nobody may come to hear it
+    listeners: list[Listener] = field(default_factory=list)
+    is_left: bool = False  # the gateway that asked for it hears it no more
+    is_cut: bool = False  # its error was said in place of what does not travel
 
     def __post_init__(self) -> None:
         self.order = EventOrder(self.kind.begins)

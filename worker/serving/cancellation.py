@@ -1,4 +1,4 @@
-"""Hears that a request is not wanted any more, wherever it is on this worker."""
+"""Hears that a request is not wanted any more, wherever it is on this worker, or that another gateway wants it, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import redis
 
 from shared.errors import WireError
 from shared.fits import misfit
-from shared.request import End
+from shared.request import End, Join
 from shared.seal import Seal
 from shared.wire import decode
 
@@ -32,6 +32,7 @@ class CancelListener:
         channel: str,
         seal: Seal,
         cancel: Callable[[End], None],
+        join: Callable[[Join], None] = lambda join: None,
         *,
         others: Mapping[str, Callable[[bytes], None]],
     ) -> None:
@@ -39,6 +40,7 @@ class CancelListener:
         self._channel = channel
         self._seal = seal
         self._cancel = cancel
+        self._join = join
         self._others = others
         self._stopping = threading.Event()
         self._is_away = False
@@ -83,5 +85,7 @@ class CancelListener:
             return
         if isinstance(value, End) and not misfit(value):
             self._cancel(value)
+        elif isinstance(value, Join) and not misfit(value):
+            self._join(value)
         else:
             log.error("a message to this worker is of a kind that it does not know: %s", type(value).__name__)

@@ -38,23 +38,24 @@ from shared.errors import (
 from shared.events import Event, Failed, Finished, Progress, Started, Usage
 from shared.grants import decode_grant
 from shared.readable import readable_events, unread_by
-from shared.request import GenerateRequest, Resume
+from shared.request import GenerateRequest, Join, Resume
 from shared.seal import HostKey
 from shared.trail import decode_trail
-from shared.wire import FrameEntry
 from shared.work import KINDS, PROBATION_TOKENS, Generate, Work
 from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
 from worker.serving.attempt import Attempt, Expected
 from worker.serving.bodies import Bodies, Body, check_envelope, read_envelope
 from worker.serving.default_system import with_default_system
 from worker.serving.drift import Drift
+from worker.serving.endings import log_end
 from worker.serving.handlers import HANDLERS, Beside
 from worker.serving.publisher import Publisher
 from worker.serving.reports import Accepted, Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
 from worker.serving.returning import return_reason
+from worker.serving.said import Said
 from worker.serving.service_time import Pace
 from worker.serving.ticket import Ticket
-from worker.serving.voice import Voice, last_event, next_entry
+from worker.serving.voice import Spoken, Voice, entries, find_heard, heard_as, last_event
 
 log = logging.getLogger(__name__)
 
@@ -152,12 +153,33 @@ class Runner:
             self._engine.pause(work.key)
         return True
 
+    def join(self, join: Join) -> None:
+        """A gateway wants to hear a request that may run here, under a name of its own."""
+        with self._lock:
+            is_heard = self._voice.join(self._work.get(join.request_id), join)
+        log.info("%s %s request %s", join.heard_as, "joins" if is_heard else "cannot join", join.request_id)
+
+    def leave(self, request_id: str, error: GatewayError, *, up_to_attempt: int | None = None) -> bool:
+        """Whoever calls a request so hears no more of it; it is cancelled where nobody else does. False when nobody
+        heard it so."""
+        with self._lock:
+            work = find_heard(self._work.values(), request_id)
+            if work is None:
+                work, last = self._work.get(request_id), up_to_attempt
+                if work is None or (last is not None and work.ticket.attempt > last):
+                    return False
+            names = [name for _, name in heard_as(work)]
+            if names and names != [request_id]:
+                self._voice.part(work, request_id)
+                return request_id in names
+        return self._end(work, error)
+
     def cancel_gateway(self, gateway: str) -> None:
         """Nobody listens any more to what this gateway asked for."""
         with self._lock:
-            lost = [work for work in self._work.values() if work.gateway == gateway]
-        for work in lost:
-            self._end(work, RequestCancelledError(f"gateway {gateway} is gone"))
+            heard = [name for work in self._work.values() for each, name in heard_as(work) if each == gateway]
+        for name in heard:
+            self.leave(name, RequestCancelledError(f"gateway {gateway} is gone"))
 
     def expire(self, now_s: float) -> None:
         """End what the engine has not begun by its deadline; `now_s` is Redis's. What it has begun may take its
@@ -259,6 +281,7 @@ class Runner:
     def _generate(self, work: Attempt, task: Generate) -> None:
         """Render and tokenise; then over to the engine."""
         work.resume = task.resume
+        work.said = Said() if task.is_shared else None
         offer = self._engine.locate(task.request, work.grant) if work.grant is not None else None
         if task.resume is None:
             prepared = self._engine.prepare(task.request)
@@ -288,7 +311,7 @@ class Runner:
                 return
             self._voice.tell(work, (event,))
             self._forget(work)
-            self._publisher.remove_work(work.gateway)
+            self._voice.end(work)
         work.usage = usage
         self._note_end(work, None)
 
@@ -298,7 +321,7 @@ class Runner:
         with self._lock:
             work.gateway, work.deadline_s = gateway, deadline_s
             if not work.is_ended:
-                self._publisher.add_work(gateway)
+                self._voice.begin(work)
                 return None
             error = work.error or RequestCancelledError("the request was cancelled")
             self._voice.fail(work, error)
@@ -317,6 +340,8 @@ class Runner:
                 self._sign_s = time.monotonic()
             for event in prepared.past:  # told already, by an earlier attempt
                 work.order.feed(event)
+            if work.said is not None and work.resume is not None:
+                work.said.note(prepared.past, work.resume.token_ids)
             work.prompt_digest = prepared.prompt_digest
             self._in_engine[work.key] = work
             self._engine.submit(replace(prepared, key=work.key))
@@ -334,34 +359,12 @@ class Runner:
             )
             if work.gateway:
                 self._voice.fail(work, error)
-                self._publisher.remove_work(work.gateway)
+                self._voice.end(work)
             self._take_back(work)
         self._note_end(work, error)
         return True
 
     # --- with the lock held --------------------------------------------------------------------------------------
-
-    def _publish_frame(self, gateway: str, entries: list[FrameEntry]) -> list[Attempt]:
-        """One frame, or, when something in it does not travel, one for each request that can be told. Those that
-        cannot end with an error; those of them that had not ended by themselves are the result."""
-        try:
-            self._publisher.publish(gateway, entries)
-            return []
-        except (WireError, ValueError):
-            log.exception("a frame cannot be encoded; its entries are sent one by one")
-        ended = []
-        for entry in entries:
-            try:
-                self._publisher.publish(gateway, [entry])
-            except (WireError, ValueError) as error:
-                work = self._in_engine[f"{entry.request_id}-{entry.attempt}"]
-                work.seq = entry.seq
-                work.error = InternalError(f"a part of the answer cannot be encoded: {type(error).__name__}")
-                self._voice.fail(work, work.error)
-                if not work.is_ended:
-                    self._forget(work)
-                    ended.append(work)
-        return ended
 
     def _forget(self, work: Attempt) -> None:
         work.is_ended = True
@@ -405,7 +408,7 @@ class Runner:
     def emit(self, outputs: Sequence[Output]) -> None:
         """See `Outbox`."""
         self._sign_s = time.monotonic()
-        frames: defaultdict[str, list[FrameEntry]] = defaultdict(list)
+        frames: defaultdict[str, list[Spoken]] = defaultdict(list)
         over: list[Attempt] = []
         with self._lock:
             for output in outputs:
@@ -416,14 +419,15 @@ class Runner:
                 work.said_tokens += len(output.token_ids)
                 events = self._checked(work, readable_events(output.events, work.unread))
                 self._note_pace(work, has_tokens=bool(output.token_ids))
-                frames[work.gateway].append(next_entry(work, events, output.token_ids))
+                for gateway, entry in entries(work, events, output.token_ids):
+                    frames[gateway].append((work, entry))
                 if work.order.ended:
                     self._forget(work)
                     over.append(work)
-            for gateway, entries in frames.items():
-                over += self._publish_frame(gateway, entries)
+            for gateway, spoken in frames.items():
+                over += self._voice.publish(gateway, spoken, self._forget)
             for work in over:
-                self._publisher.remove_work(work.gateway)
+                self._voice.end(work)
                 if work.error is None:
                     del self._in_engine[work.key]
                 else:
@@ -479,21 +483,5 @@ class Runner:
         if not work.kind.lane:
             with self._lock:
                 self.totals.count(error, usage, work.resume, is_returned=work.returned is not None)
-        log.info(
-            "to %s %s attempt %d %s: %s prompt tokens (%s cached), %s generated; begun after %.0f ms, %.0f ms in all",
-            work.kind.name,
-            work.ticket.request_id,
-            work.ticket.attempt,
-            _how_ended(work, error),
-            *("unknown" if n is None else n for n in (usage.input_tokens, usage.cached_tokens, usage.output_tokens)),
-            (work.first_s - work.taken_s) * 1000 if work.first_s else 0.0,
-            (now_s - work.taken_s) * 1000,
-        )
+        log_end(work, error, now_s)
         self._report(Ended(work.ticket, error, usage, is_returned=work.returned is not None))
-
-
-def _how_ended(work: Attempt, error: GatewayError | None) -> str:
-    if error is None:
-        return "finished"
-    how = "ended" if work.returned is None else f"returned ({work.returned})"
-    return f"{how} with {error.code}: {error.message}"

@@ -7,7 +7,6 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dispatch.merging import merged
 from gateway.dispatch.readers import MERGE_AT, EventReader
 from shared.events import (
     Event,
@@ -22,6 +21,7 @@ from shared.events import (
     Usage,
     assemble,
 )
+from shared.merging import merged
 
 STARTED = Started(usage=Usage(input_tokens=1))
 FINISHED = Finished(reason="stop", usage=Usage(input_tokens=1, output_tokens=9))

@@ -1,4 +1,5 @@
-"""Joins what was said piece by piece, for a reader that is far behind: the same text in fewer events. Pure."""
+"""Joins what was said piece by piece, for a reader that is far behind or comes late: the same text in fewer events;
+and what it takes to keep that. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ from collections.abc import Iterable
 from itertools import groupby
 
 from shared.events import Event, ReasoningDelta, Relayed, TextDelta, ToolCallDelta
+
+_EVENT_BYTES = 150  # an event and its text without characters
+_LOGPROB_BYTES = 250
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
@@ -38,3 +42,15 @@ def _joined(pieces: list[Event]) -> Event:
         return Relayed(data=b"".join(piece.data for piece in pieces if isinstance(piece, Relayed)))
     text = "".join(piece.text for piece in pieces if isinstance(piece, TextDelta | ReasoningDelta))
     return TextDelta(text=text) if isinstance(first, TextDelta) else ReasoningDelta(text=text)
+
+
+def size_bytes(event: Event) -> int:
+    """Roughly what it takes to keep the event."""
+    if isinstance(event, TextDelta):
+        logprobs = sum(1 + len(logprob.top) for logprob in event.logprobs)
+        return _EVENT_BYTES + len(event.text) + _LOGPROB_BYTES * logprobs
+    if isinstance(event, ReasoningDelta):
+        return _EVENT_BYTES + len(event.text)
+    if isinstance(event, Relayed):
+        return _EVENT_BYTES + len(event.data)
+    return _EVENT_BYTES + (len(event.arguments) if isinstance(event, ToolCallDelta) else 0)

@@ -1,0 +1,99 @@
+"""A client asks again, at any gateway, for what is being answered: it hears the same answer, from its beginning."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from gateway.dispatch.dispatch import Dispatch, Ways
+from gateway.dispatch.facts import Placed
+from gateway.dispatch.limits import Limits
+from gateway.dispatch.outage import outlast
+from gateway.dispatch.runs import Repeat, Run, Runs
+from gateway.dispatch.streams import FrameHub
+from shared.request import GenerateRequest
+from shared.work import KINDS, Generate
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_ANSWER_S = 1.0  # in which a worker says all again, or that it cannot
+
+
+class Joining:
+    """`ways` are those of a request that this gateway serves; `on_joined` counts what was joined, by its model."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        hub: FrameHub,
+        ways: Ways,
+        limits: Limits,
+        *,
+        patience_s: float,
+        away_s: Callable[[], float],
+        on_joined: Callable[[str], None],
+    ) -> None:
+        self._runs = runs
+        self._hub = hub
+        self._ways = ways
+        self._limits = limits
+        self._patience_s = patience_s
+        self._away_s = away_s
+        self._on_joined = on_joined
+
+    async def join(self, request: GenerateRequest, repeat: Repeat) -> Dispatch | None:
+        """The answer that its key names, where one runs; None where the request is to be answered anew. Raises
+        `InvalidRequestError` for a key that came with something else, and `BrokerUnavailableError`."""
+        run = await self._outlast(lambda: self._runs.first(request.tenant, repeat, request.id))
+        if run is None:
+            return None
+        is_here = run.gateway == self._hub.gateway_id
+        dispatch = self._here(run) if is_here else await self._there(request, run)
+        if dispatch is None:
+            await self._outlast(lambda: self._runs.begin_anew(request.tenant, repeat, request.id))
+        else:
+            self._on_joined(request.model)
+        return dispatch
+
+    async def _outlast(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        return await outlast(ask, patience_s=self._patience_s, away_s=self._away_s)
+
+    def _here(self, run: Run) -> Dispatch | None:
+        dispatch = self._hub.dispatches.get(run.request_id)
+        return dispatch if dispatch is not None and dispatch.may_be_joined else None
+
+    async def _there(self, request: GenerateRequest, run: Run) -> Dispatch | None:
+        """What was asked at another gateway, whether that is still there or not."""
+        worker = await self._outlast(lambda: self._runs.worker_of(run))
+        if not worker:
+            return None
+        work = Generate(request=request, is_shared=True)
+        deadline_s = time.time() + self._limits.deadline_s(KINDS[Generate], request.priority)
+        place = Placed(lane=request.priority, worker=worker, reason="joined")
+        dispatch = Dispatch(work, place=place, deadline_s=deadline_s, is_joined=True)
+        self._hub.add(dispatch)
+        try:
+            if await self._runs.join(worker, run, request.id) and await _is_heard(dispatch):
+                dispatch.use(self._ways)
+                logger.info("request %s joins %s on %s", request.id, run.request_id, worker)
+                return dispatch
+            await self._runs.leave(worker, request.id)
+        except BaseException:
+            self._hub.remove(dispatch)
+            raise
+        self._hub.remove(dispatch)
+        return None
+
+
+async def _is_heard(dispatch: Dispatch) -> bool:
+    """Whether the worker says what it has said so far, and not that nobody can join."""
+    reader = dispatch.join()
+    try:
+        await reader.wait(_ANSWER_S)
+    finally:
+        dispatch.leave(reader)
+    return bool(dispatch.attempt.worker) and dispatch.attempt.fault is None
