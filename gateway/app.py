@@ -15,6 +15,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from gateway.admin.api import Api, Console
+from gateway.admin.pages import Files as ConsoleFiles
+from gateway.admin.pages import Home, Page
+from gateway.admin.session import Session, cookie_name
 from gateway.batches.runner import BatchRunner
 from gateway.dialects.registry import COUNTING_DIALECTS, DIALECTS, KEEPING_DIALECTS
 from gateway.dispatch.long_waits import keep_telling_long_waits
@@ -61,6 +65,7 @@ class GatewayApp(FastAPI):
     """The ASGI application, with what its process must be able to tell it."""
 
     parts: Parts
+    console: Console
     request_exit: Callable[[], None] | None = None  # set by the process that serves the application
     has_failed = False
     _draining: asyncio.Task[None] | None = None
@@ -73,6 +78,7 @@ class GatewayApp(FastAPI):
 
     def begin_drain(self) -> None:
         """The process stops: what does not end within `drain_s` ends with a retryable error."""
+        self.console.feeds.end()
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain())
 
@@ -98,17 +104,19 @@ def create_app(settings: Settings) -> GatewayApp:
             parts, app.fail, BatchRunner(parts.batches, RoutedWays(app.router, parts.keys.holder_of))
         ):
             yield
+        await app.console.feeds.aclose()
         await parts.aclose()
 
     app = GatewayApp(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.parts = parts
-    app.router.routes[:] = _build_routes(parts)
+    app.console = Console(parts)
+    app.router.routes[:] = _build_routes(parts, app.console)
     parts.metrics.routes = tuple(sorted({route.name for route in ROUTES if route.work == "generate"}))
     app.add_exception_handler(HTTPException, _refuse_route)
     # The last one added is the outermost.
     visitors = Visitors.of(settings, has_keys=parts.keys.has_keys)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Authentication, api_key=settings.api_key, visitors=visitors, keys=parts.keys)
+    app.add_middleware(Authentication, check=parts.key_check, visitors=visitors, cookie=cookie_name(settings.port))
     app.add_middleware(Refusals)
     app.add_middleware(Counted, count=parts.metrics.answer)
     app.add_middleware(ErrorAnswers)
@@ -148,11 +156,24 @@ _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
 }
 
 
-def _build_routes(parts: Parts) -> list[BaseRoute]:
-    return [
-        starlette.routing.Route(route.path, _ENDPOINTS[route.work](parts, route), methods=route.methods)
-        for route in ROUTES
-    ]
+def _build_routes(parts: Parts, console: Console) -> list[BaseRoute]:
+    page = Page()
+    rooms: dict[Work, Callable[[Route], ASGIApp]] = {
+        "home": lambda _: Home(page),
+        "console": lambda _: ConsoleFiles(page),
+        "api": lambda route: _api(parts, console, route.name.removeprefix("api_")),
+    }
+
+    def build(route: Route) -> ASGIApp:
+        return rooms[route.work](route) if route.work in rooms else _ENDPOINTS[route.work](parts, route)
+
+    return [starlette.routing.Route(route.path, build(route), methods=route.methods) for route in ROUTES]
+
+
+def _api(parts: Parts, console: Console, name: str) -> ASGIApp:
+    if name == "session":
+        return Session(parts.key_check, cookie_name(parts.settings.port))
+    return Api(console, name)
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:

@@ -30,6 +30,7 @@ from gateway.intake.intake import Intake
 from gateway.intake.reader import BodyReader
 from gateway.intake.tags import Tagger
 from gateway.kept.store import AnswerStore
+from gateway.keys.check import KeyCheck
 from gateway.keys.file import KeyFile
 from gateway.keys.quota import Quotas
 from gateway.keys.usage import UsageBook
@@ -62,6 +63,7 @@ class Parts:
     joining: Joining
     suspects: Suspects
     reader: BodyReader
+    policies: Policies
     names: ModelNames
     intake: Intake
     metrics: Metrics
@@ -71,6 +73,7 @@ class Parts:
     answers: AnswerStore
     batches: BatchStore
     keys: KeyFile
+    key_check: KeyCheck
     quotas: Quotas
     usage: UsageBook
     connections: tuple[redis.asyncio.Redis, ...]
@@ -86,9 +89,11 @@ class Parts:
 def build_parts(settings: Settings) -> Parts:
     """Redis may come later; a settings file or a URL that cannot be used raises `ConfigError`."""
     policies = Policies(settings)
+    secret = load_secret(settings)
+    key_file = KeyFile(settings.state_dir)
     broker, subscriber = connect_broker(settings)
     names = Names(settings.deployment)
-    keyring = Keyring(load_secret(settings))
+    keyring = Keyring(secret)
     gateway_id = f"gw{secrets.token_hex(6)}"
     fleet = FleetWatcher(broker, names, keyring, myself=_record(gateway_id, settings))
     metrics = Metrics(fleet)
@@ -130,6 +135,7 @@ def build_parts(settings: Settings) -> Parts:
         ),
         suspects=suspects,
         reader=BodyReader(),
+        policies=policies,
         names=model_names,
         intake=Intake(model_names, policies, Tagger(keyring.tags), fallbacks),
         metrics=metrics,
@@ -138,7 +144,8 @@ def build_parts(settings: Settings) -> Parts:
         traces=TraceFile.of(settings),
         answers=AnswerStore(broker, names, keyring),
         batches=BatchStore(settings.state_dir / "batches.sqlite3"),
-        keys=KeyFile(settings.state_dir),
+        keys=key_file,
+        key_check=KeyCheck(settings.api_key, key_file, secret),
         quotas=Quotas(broker, names),
         usage=UsageBook(settings.state_dir),
         connections=(broker, subscriber),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,11 +15,10 @@ from typing import Final
 from gateway.command.ends import not_there
 from gateway.keys.file import KeyFile
 from gateway.keys.holder import ROLES, Quota
-from gateway.keys.record import KeyRecord, check_name, digest_of, make_key, shown_of
+from gateway.keys.making import Wish, add_key, revoke_key
+from gateway.keys.record import KeyRecord
 from gateway.keys.usage import Used, read_usage
 from shared.config import Settings
-from shared.durations import parse_keep_alive
-from shared.errors import ConfigError
 from shared.request import PRIORITIES
 
 _OWNER: Final = "(owner)"  # in lists: the key of MLX_GATEWAY_API_KEY
@@ -56,59 +54,32 @@ def run_key(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _create(settings: Settings, options: argparse.Namespace) -> int:
-    key, record = new_key(options, now_s=time.time())
-    with KeyFile(settings.state_dir).changing() as records:
-        if any(other.name == record.name and other.state(time.time()) == "valid" for other in records):
-            raise ConfigError(f"there is a key {record.name!r} already: revoke it first, or take another name")
-        records.append(record)
+    key, record = add_key(KeyFile(settings.state_dir), wish_of(options))
     print(key)
     print(f"this is the only time that the key of {record.name} is shown", file=sys.stderr)
     return 0
 
 
-def new_key(options: argparse.Namespace, *, now_s: float) -> tuple[str, KeyRecord]:
-    """A key and its record. Raises `ConfigError`."""
+def wish_of(options: argparse.Namespace) -> Wish:
     quota = Quota(
         requests_per_minute=options.requests_per_minute,
         tokens_per_minute=options.tokens_per_minute,
         tokens_per_day=options.tokens_per_day,
     )
-    for each in fields(quota):
-        if getattr(quota, each.name) < 0:
-            raise ConfigError(f"--{each.name.replace('_', '-')} must not be negative")
-    key = make_key()
-    return key, KeyRecord(
-        name=check_name(options.name),
-        digest=digest_of(key.encode()),
-        shown=shown_of(key),
-        created_s=now_s,
+    return Wish(
+        name=options.name,
         role=options.role,
-        tenant=check_name(options.tenant) if options.tenant else "",
-        models=tuple(filter(None, (pattern.strip() for pattern in options.models.split(",")))),
+        tenant=options.tenant,
+        models=options.models.split(","),
         ceiling=options.ceiling,
         quota=quota,
-        expires_s=now_s + _lifetime_s(options.expires) if options.expires else None,
+        expires=options.expires,
     )
 
 
-def _lifetime_s(text: str) -> float:
-    found = parse_keep_alive(text)
-    if found is None or not 0 < found < math.inf:
-        raise ConfigError(f"--expires {text}: expected a duration such as 12h or 30d")
-    return found
-
-
 def _revoke(settings: Settings, options: argparse.Namespace) -> int:
-    now_s = time.time()
-    with KeyFile(settings.state_dir).changing() as records:
-        found = [index for index, each in enumerate(records) if each.name == options.name and each.revoked_s is None]
-        if not found:
-            is_known = any(each.name == options.name for each in records)
-            raise not_there(
-                f"the key {options.name!r} is revoked already" if is_known else f"there is no key {options.name!r}"
-            )
-        for index in found:
-            records[index] = replace(records[index], revoked_s=now_s)
+    if missing := revoke_key(KeyFile(settings.state_dir), options.name):
+        raise not_there(missing)
     print(f"{options.name} is revoked")
     return 0
 

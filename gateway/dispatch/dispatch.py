@@ -17,7 +17,7 @@ from gateway.dispatch.facts import Placed
 from gateway.dispatch.readers import EventReader, Told
 from gateway.dispatch.suspects import LONE_DEATHS, Death, refusal
 from shared.errors import GatewayError, WorkerLostError
-from shared.events import Event, Failed, Finished, Progress, Returned, Started
+from shared.events import Event, Failed, Finished, Progress, Returned, Started, Usage
 from shared.request import GenerateRequest, Resume
 from shared.wire import FrameEntry
 from shared.work import ENDS, KINDS, PROBATION_TOKENS, Generate, Kind, Work
@@ -138,6 +138,11 @@ class Dispatch:
         if self._has_answer or self.attempt.said_tokens:
             return "decode"
         return "prefill" if self.attempt.is_running else "queued"
+
+    @property
+    def usage(self) -> Usage | None:
+        """As its engine said when it accepted the request."""
+        return None if self._started is None else self._started.usage
 
     @property
     def remaining_s(self) -> float:

@@ -52,7 +52,7 @@ async def _drain(parts: Parts, worker: str) -> str:
     return f"{worker} drains"
 
 
-async def _load(parts: Parts, name: str) -> str:
+async def load_model(parts: Parts, name: str) -> str:
     model = await _model(parts, name)
     if parts.fleet.snapshot.ready_workers(model):
         return f"{model} is ready"
@@ -60,7 +60,7 @@ async def _load(parts: Parts, name: str) -> str:
     return f"{model} is asked for"
 
 
-async def _unload(parts: Parts, name: str) -> str:
+async def unload_model(parts: Parts, name: str) -> str:
     """Not where it is pinned."""
     model = await _model(parts, name)
     records = [(host.host, each) for host in parts.fleet.snapshot.hosts for each in host.models if each.id == model]
@@ -78,13 +78,13 @@ async def _model(parts: Parts, name: str) -> str:
     return name if name in known else (await parts.intake.names.resolve(name)).model
 
 
-async def _revoke(parts: Parts, host: str) -> str:
+async def revoke_host(parts: Parts, host: str) -> str:
     return await lock_out(parts.settings, parts.connections[0], word(host))
 
 
 _ACTIONS: Final[Mapping[str, Callable[[Parts, str], Awaitable[str]]]] = {
     "drain": _drain,
-    "load": _load,
-    "unload": _unload,
-    "revoke": _revoke,
+    "load": load_model,
+    "unload": unload_model,
+    "revoke": revoke_host,
 }

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import time
 from collections.abc import Sequence
+from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.http.replies import header_values
+from gateway.http.replies import header, header_values, wants_page
 from gateway.http.routes import find_route
-from gateway.http.visitors import Visitors
-from gateway.keys.file import KeyFile
-from gateway.keys.holder import OWNER, Holder
-from gateway.keys.record import digest_of
-from shared.errors import AuthenticationError
+from gateway.http.visitors import Visitors, is_same_page
+from gateway.keys.check import KeyCheck
+from gateway.keys.holder import Holder
+from shared.errors import PermissionDeniedError
+
+_SAFE: Final = ("GET", "HEAD")
 
 
 class Authentication:
-    """ASGI middleware. Accepts `Authorization: Bearer KEY` and `x-api-key: KEY`; raises `AuthenticationError`, for
-    hosts and pages that may not come in `InvalidRequestError` and `PermissionDeniedError`, and the latter for what the
-    key's role may not. Who holds the key is noted in the scope's state."""
+    """ASGI middleware. Accepts `Authorization: Bearer KEY` and `x-api-key: KEY`, and from the gateway's own pages the
+    cookie of a session; raises `AuthenticationError`, for hosts and pages that may not come in `InvalidRequestError`
+    and `PermissionDeniedError`, and the latter for what the key's role may not. Who holds the key is noted in the
+    scope's state."""
 
-    def __init__(self, app: ASGIApp, *, api_key: str, visitors: Visitors, keys: KeyFile) -> None:
+    def __init__(self, app: ASGIApp, *, check: KeyCheck, visitors: Visitors, cookie: str = "") -> None:
         self.app = app
+        self._check_key = check
         self._visitors = visitors
-        self._digests = _digests(api_key)
-        self._keys = keys
+        self._cookie = cookie
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -39,27 +39,22 @@ class Authentication:
         self._visitors.check_host(hosts, http_version=scope.get("http_version", "1.1"))
         origins = [value.decode("latin-1") for value in header_values(scope, b"origin")]
         self._visitors.check_origin(origins, hosts[0] if hosts else "")
-        if _is_open(scope) or not (self._digests or self._keys.has_keys):
+        if _is_open(scope) or not self._check_key.is_needed:
             return
-        holder = self._holder(_offered(scope))
+        holder = self._holder(scope)
         scope.setdefault("state", {})["holder"] = holder
         route = find_route(scope["path"])
         if route is not None:
             holder.check_work(route.work)
 
-    def _holder(self, offered: Sequence[bytes]) -> Holder:
-        """Raises `AuthenticationError`."""
-        found = [hmac.compare_digest(_digest(key), digest) for key in offered for digest in self._digests]
-        if any(found):
-            return OWNER
-        known = [record for key in offered if (record := self._keys.find(digest_of(key))) is not None]
-        for record in known:
-            state = record.state(time.time())
-            if state == "valid":
-                return record.holder
-        if known:
-            raise AuthenticationError(f"the API key {known[0].name!r} is {known[0].state(time.time())}")
-        raise AuthenticationError("the API key is missing or wrong")
+    def _holder(self, scope: Scope) -> Holder:
+        """Raises `AuthenticationError`, and `PermissionDeniedError` for a session of somebody else's page."""
+        offered = offered_keys(scope)
+        session = "" if offered else session_of(scope, self._cookie)
+        if not session:
+            return self._check_key.holder(offered)
+        check_own_page(scope)
+        return self._check_key.session_holder(session)
 
 
 def _with_rate_headers(scope: Scope, send: Send) -> Send:
@@ -75,7 +70,7 @@ def _with_rate_headers(scope: Scope, send: Send) -> Send:
     return sending
 
 
-def _offered(scope: Scope) -> Sequence[bytes]:
+def offered_keys(scope: Scope) -> Sequence[bytes]:
     offered = list(header_values(scope, b"x-api-key"))
     for value in header_values(scope, b"authorization"):
         scheme, _, token = value.partition(b" ")
@@ -84,19 +79,25 @@ def _offered(scope: Scope) -> Sequence[bytes]:
     return offered
 
 
+def session_of(scope: Scope, cookie: str) -> str:
+    """Empty where the request has none."""
+    pairs = (pair.strip().partition(b"=") for value in header_values(scope, b"cookie") for pair in value.split(b";"))
+    return next((value.decode("latin-1") for name, _, value in pairs if cookie and name == cookie.encode()), "")
+
+
+def check_own_page(scope: Scope) -> None:
+    """Raises `PermissionDeniedError` where a browser sends this for another page than the gateway's own: it adds who is
+    signed in whatever page asks, and calls other ports of this machine the same site. What changes something must say
+    its page."""
+    origin, site = header(scope, b"origin"), header(scope, b"sec-fetch-site")
+    is_named = bool(origin) or site == "same-origin" or scope["method"] in _SAFE
+    is_own = (not origin or is_same_page(origin, header(scope, b"host"))) and site in ("", "same-origin", "none")
+    if not (is_named and is_own):
+        raise PermissionDeniedError("only the console's own pages may use its session")
+
+
 def _is_open(scope: Scope) -> bool:
     route = find_route(scope["path"])
-    return route is not None and scope.get("method") in route.keyless
-
-
-def _digests(api_key: str) -> frozenset[bytes]:
-    """Of the key's bytes as clients send them: in UTF-8 (curl), or in Latin-1 (`fetch`). Digests have one length, so
-    that the comparison tells nothing about the key's."""
-    spelled = {api_key.encode("utf-8", "surrogateescape")}
-    if all(ord(character) < 0x100 for character in api_key):
-        spelled.add(api_key.encode("latin-1"))
-    return frozenset(_digest(key) for key in spelled) if api_key else frozenset()
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+    if route is None:
+        return False
+    return scope.get("method") in route.keyless or (route.work == "home" and wants_page(scope))

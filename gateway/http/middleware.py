@@ -31,7 +31,7 @@ _MAX_DRAIN_BYTES = 512 * 1024 * 1024
 _MAX_DRAIN_S = 30.0
 _STRANGERS_DRAIN_S = 2.0  # of those who may not come in
 
-_WATCHING = ("health", "ready", "metrics", "greeting")
+_WATCHING = ("health", "ready", "metrics", "greeting", "home", "console")
 _PROBES = (*_WATCHING, "host_metrics", "targets")  # of which a line each would be all that a log holds
 _UNKNOWN = "unknown"  # the route of a path where there is nothing
 

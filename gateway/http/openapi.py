@@ -49,6 +49,8 @@ _OPERATIONS: Final[Mapping[tuple[Work, str], tuple[str, str]]] = {
     ("host_metrics", "GET"): ("Metrics of a host and its workers", ""),
     ("targets", "GET"): ("Where Prometheus finds them", ""),
     ("greeting", "GET"): ("A greeting", ""),
+    ("home", "GET"): ("The console for browsers, a greeting for others", ""),
+    ("console", "GET"): ("What the console's page is made of", ""),
     ("openapi", "GET"): ("This document", ""),
     ("docs", "GET"): ("This document as a page", ""),
 }
@@ -60,6 +62,35 @@ _PROMPTED: Final[Mapping[tuple[Work, str], tuple[str, str]]] = {
     ("generate", "openai_responses"): ("A response, whole or streamed", "ResponsesBody"),
     ("count", "anthropic"): ("The tokens of a message's prompt", "MessagesBody"),
     ("count", "openai_responses"): ("The tokens of a response's prompt", "ResponsesBody"),
+}
+
+# Of the console's API, by the route's name.
+_CONSOLE: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
+    ("api_session", "GET"): ("Whether a key is needed, and who is signed in", ""),
+    ("api_session", "POST"): ("Sign in with a key: a cookie for twelve hours", "SessionBody"),
+    ("api_session", "DELETE"): ("Sign out", ""),
+    ("api_events", "GET"): ("What changes, of `?topics=a,b`: a snapshot of each, then numbered merge patches", ""),
+    ("api_overview", "GET"): ("Hosts, workers, and what runs and waits at this gateway", ""),
+    ("api_requests", "GET"): ("The last thousand requests", ""),
+    ("api_request", "GET"): ("One of them in full: its attempts, why each went where it did, tokens, seconds", ""),
+    ("api_request", "POST"): ("With /cancel: end a request that runs or waits", ""),
+    ("api_models", "GET"): ("Models with their state on every host, and what they can do", ""),
+    ("api_models", "POST"): ("Load or unload a model", "ModelOrderBody"),
+    ("api_routing", "GET"): ("Tiers, aliases, fallbacks, profiles, remotes, and the files that say so", ""),
+    ("api_routing_file", "GET"): ("A settings file as it is, with its tag", ""),
+    ("api_routing_file", "PUT"): ("Write it, if it is still what `If-Match` says", "SettingsTextBody"),
+    ("api_routing_file", "POST"): (
+        "With /check: what would change and what is wrong; with /undo: as before",
+        "SettingsTextBody",
+    ),
+    ("api_names", "GET"): ("What `?name=` stands for now", ""),
+    ("api_cache", "GET"): ("Prefixes kept by each worker, and sessions by what was cached of them", ""),
+    ("api_keys", "GET"): ("Keys, never themselves, with today's use", ""),
+    ("api_keys", "POST"): ("Make a key, which is told this once", "KeyBody"),
+    ("api_key", "DELETE"): ("Revoke a key", ""),
+    ("api_hosts", "GET"): ("Hosts that joined or live", ""),
+    ("api_host", "DELETE"): ("Lock out a host that joined", ""),
+    ("api_about", "GET"): ("This gateway's release, settings and where they come from", ""),
 }
 
 
@@ -103,6 +134,8 @@ def described(route: Route, method: str) -> tuple[str, str] | None:
     """(what it does, its body), None for a method that needs no words."""
     if method == "HEAD":
         return None
+    if route.work == "api":
+        return _CONSOLE.get((route.name, method))
     return _PROMPTED.get((route.work, route.dialect)) or _OPERATIONS.get((route.work, method))
 
 

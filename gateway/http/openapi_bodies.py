@@ -14,7 +14,9 @@ from gateway.dialects.openai.batches import ENDPOINTS, WINDOW
 from gateway.dialects.openai.schema import MAX_TOP_LOGPROBS
 from gateway.dialects.openai_chat.schema import MAX_CHOICES
 from gateway.dialects.openai_completions.schema import MAX_LOGPROBS
+from gateway.keys.holder import ROLES
 from gateway.models.sampling import MAX_STOP_SEQUENCES, RANGES
+from shared.request import PRIORITIES
 
 Schema = dict[str, Any]
 
@@ -205,6 +207,28 @@ BODIES: Final[Mapping[str, Schema]] = {
             }
         },
         {"requests": [{"custom_id": "a", "params": {"model": "current-model", "max_tokens": 100, "messages": _HELLO}}]},
+    ),
+    "SessionBody": _body(("key",), {"key": _NAME}, {"key": "mlxgw-…"}),
+    "ModelOrderBody": _body(
+        ("model", "action"),
+        {"model": _NAME, "action": {"enum": ["load", "unload"]}},
+        {"model": "Qwen3-8B-4bit", "action": "load"},
+    ),
+    "SettingsTextBody": _body((), {"text": _TEXT}, {"text": '{"tiers": {"haiku": "small"}}'}),
+    "KeyBody": _body(
+        ("name",),
+        {
+            "name": _NAME,
+            "role": {"enum": list(ROLES)},
+            "tenant": _TEXT,
+            "models": {"type": "array", "items": _NAME},
+            "ceiling": {"enum": list(PRIORITIES)},
+            "requests_per_minute": _whole(0),
+            "tokens_per_minute": _whole(0),
+            "tokens_per_day": _whole(0),
+            "expires": _TEXT,
+        },
+        {"name": "anna", "role": "user", "tokens_per_day": 2000000, "expires": "30d"},
     ),
     "MetadataBody": _body((), {"metadata": _METADATA}, {"metadata": {"run": "7"}}),
 }

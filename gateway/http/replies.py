@@ -32,6 +32,11 @@ def header_values(scope: Scope, name: bytes) -> list[bytes]:
     return [value for key, value in scope["headers"] if key == name]
 
 
+def wants_page(scope: Scope) -> bool:
+    """As browsers ask for what they show; programs say `*/*`, or JSON."""
+    return "text/html" in header(scope, b"accept").lower()
+
+
 def dialect_of(scope: Scope) -> Dialect:
     """By the path; where both vendors use the same path, by the client's headers."""
     spoken = spoken_at(scope["path"])

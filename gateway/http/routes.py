@@ -36,6 +36,9 @@ Work = Literal[
     "message_batches",
     "message_batch",
     "administer",
+    "home",
+    "console",
+    "api",
 ]
 
 _POST, _READ = ("POST",), ("GET", "HEAD")
@@ -70,6 +73,32 @@ def _message_batches(base: str) -> tuple[Route, ...]:
         _anthropic(f"{base}/messages/batches{_ID}", "message_batch", "message_batch", _ALL),
     )
 
+
+def _api(path: str, name: str, *more: str, keyless: tuple[str, ...] = ()) -> Route:
+    return Route(path=f"/api/{path}", work="api", name=f"api_{name}", methods=(*_READ, *more), keyless=keyless)
+
+
+def _doomed(path: str, name: str) -> Route:
+    return Route(path=f"/api/{path}{_ID}", work="api", name=f"api_{name}", methods=("DELETE",))
+
+
+_API: Final = (
+    _api("session", "session", "POST", "DELETE", keyless=("GET", "HEAD", "POST", "DELETE")),
+    _api("events", "events"),
+    _api("overview", "overview"),
+    _api("requests", "requests"),
+    _api("requests" + _ID, "request", "POST"),
+    _api("models", "models", "POST"),
+    _api("routing", "routing"),
+    _api("routing" + _ID, "routing_file", "PUT", "POST"),
+    _api("names", "names"),
+    _api("cache", "cache"),
+    _api("keys", "keys", "POST"),
+    _doomed("keys", "key"),
+    _api("hosts", "hosts"),
+    _doomed("hosts", "host"),
+    _api("about", "about"),
+)
 
 ROUTES: Final = (
     *_message_batches("/v1"),
@@ -120,16 +149,22 @@ ROUTES: Final = (
     Route(path="/metrics/targets", work="targets", name="targets"),
     # What is done to the fleet: for administrators' keys.
     Route(path="/admin" + _ID, work="administer", name="admin", methods=("GET", "HEAD", "POST")),
+    # The console, which holds nothing of anybody's, and what it is made of: what it and scripts read and change.
+    Route(path="/console" + _ID, work="console", name="console", keyless=_READ),
+    *_API,
+    # The console for browsers; a greeting for all others.
+    Route(path="/", work="home", name="greeting", keyless=("HEAD",)),
     # What clients ask with HEAD before they begin, without a key: Claude Code and its older releases.
     *(
         Route(path=path, work="greeting", name="greeting", keyless=("HEAD",))
-        for path in ("/", "/api/hello", "/anthropic", "/anthropic/api/hello")
+        for path in ("/api/hello", "/anthropic", "/anthropic/api/hello")
     ),
 )
 
 # Whose clients ask below these, also where there is nothing.
 _SPOKEN_BELOW: Final = {
     "/anthropic/": "anthropic",
+    "/api/": "openai_chat",
     "/v1/messages": "anthropic",
     "/v1/chat/": "openai_chat",
     "/v1/completions": "openai_completions",

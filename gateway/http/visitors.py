@@ -85,6 +85,12 @@ class Visitors:
         return authority is not None and (is_loopback(authority.name) or authority == _with_port(normal, host))
 
 
+def is_same_page(origin: str, host: str) -> bool:
+    """Whether a page of this origin came by the same `host` as the request; a scheme may differ."""
+    authority = _authority_of(_normal(origin))
+    return authority is not None and authority == _with_port(_normal(origin), host)
+
+
 def _normal(origin: str) -> str:
     """In lower case, without a default port or a slash at the end, as browsers write it (RFC 6454, 6.2)."""
     text = origin.lower().removesuffix("/")

@@ -19,9 +19,9 @@ _USING: Final = frozenset(
     | {"kept", "stored_completions", "stored_completion"}
     | {"files", "file", "batches", "batch", "message_batches", "message_batch"}
 )
-_LOOKING: Final = frozenset({"models", "model", "status", "metrics", "host_metrics", "targets"})
+_LOOKING: Final = frozenset({"models", "model", "status", "metrics", "host_metrics", "targets", "api"})
 _MAY: Final[Mapping[Role, frozenset[str]]] = {"user": _USING, "viewer": _LOOKING}
-_FOR_ALL: Final = frozenset({"health", "ready", "greeting"})
+_FOR_ALL: Final = frozenset({"health", "ready", "greeting", "home", "console"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import orjson
 
+from gateway.trace.recent import Recent, bounded
 from shared.config import Settings
 from shared.guard import RotatingLog
 
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 _FILES: Final = 4  # in which the bytes and the days are shared out: the oldest goes as a whole
 _TIDY_EVERY_S: Final = 600.0
 _DAY_S: Final = 86400.0
+_NEWEST_BYTES: Final = 4 * 1024 * 1024
 
 
 class TraceFile:
@@ -30,6 +32,7 @@ class TraceFile:
         self.is_on = most_bytes > 0 and most_age_s > 0
         self._log = RotatingLog(str(path), most_bytes=most_bytes // _FILES, kept=_FILES - 1)
         self._tidied_s = -_TIDY_EVERY_S
+        self.recent = Recent()
 
     @classmethod
     def of(cls, settings: Settings) -> TraceFile:
@@ -43,7 +46,25 @@ class TraceFile:
         if now_s - self._tidied_s >= _TIDY_EVERY_S:
             self._tidied_s = now_s
             self._tidy(time.time())
-        self._log.write(orjson.dumps(told, default=str) + b"\n")
+        line = orjson.dumps(told, default=str)
+        self._log.write(line + b"\n")
+        self.recent.note(str(told.get("id")), line)
+
+    def newest(self) -> list[tuple[str, bytes]]:
+        """Ids and lines of what its newest file ends with, at most a few megabytes of it."""
+        with contextlib.suppress(OSError):
+            with self._path.open("rb") as file:
+                file.seek(max(0, self._path.stat().st_size - _NEWEST_BYTES))
+                return [(said["id"], bounded(line.strip())) for line in file if (said := parse_trace(line)) is not None]
+        return []
+
+    def find(self, request_id: str) -> dict[str, Any] | None:
+        """One request's trace in full, read from the files."""
+        for path in (*_set_aside(self._path), self._path):
+            for said in _lines(path):
+                if said["id"] == request_id:
+                    return said
+        return None
 
     def _tidy(self, now_s: float) -> None:
         """A file that was begun long ago is set aside, and goes when its last line is too old."""

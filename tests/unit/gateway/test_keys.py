@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from gateway.command.keys import add_arguments, new_key, run_key
+from gateway.command.keys import add_arguments, run_key, wish_of
 from gateway.keys.file import KeyFile
 from gateway.keys.headers import rate_headers
 from gateway.keys.holder import OWNER, Holder, Quota
+from gateway.keys.making import new_key
 from gateway.keys.quota import Allowance, Quotas
 from gateway.keys.record import KeyRecord, decode_record, digest_of, encode_record
 from gateway.keys.usage import UsageBook, computed_tokens, read_usage
@@ -81,7 +82,7 @@ def test_no_request_has_a_better_class_than_its_key(asked: str, ceiling: str, gi
 
 
 def test_a_key_is_found_by_its_digest_and_never_written(tmp_path: Path) -> None:
-    key, record = new_key(options("create", "anna", "--models", "a*, b", "--tokens-per-day", "9"), now_s=NOW_S)
+    key, record = new_key(wish_of(options("create", "anna", "--models", "a*, b", "--tokens-per-day", "9")), now_s=NOW_S)
     file = KeyFile(tmp_path)
     assert not file.has_keys
     with file.changing() as records:
@@ -98,14 +99,14 @@ def test_a_key_is_found_by_its_digest_and_never_written(tmp_path: Path) -> None:
 
 
 def test_a_key_is_valid_until_it_expires_or_is_revoked() -> None:
-    _, record = new_key(options("create", "anna", "--expires", "2h"), now_s=NOW_S)
+    _, record = new_key(wish_of(options("create", "anna", "--expires", "2h")), now_s=NOW_S)
     assert record.state(NOW_S + 7199) == "valid"
     assert record.state(NOW_S + 7201) == "expired"
     assert replace(record, revoked_s=NOW_S).state(NOW_S) == "revoked"
 
 
 def test_a_file_that_is_damaged_or_gone_changes_nothing_for_who_runs_and_stops_who_starts(tmp_path: Path) -> None:
-    _, record = new_key(options("create", "anna"), now_s=NOW_S)
+    _, record = new_key(wish_of(options("create", "anna")), now_s=NOW_S)
     file = KeyFile(tmp_path)
     with file.changing() as records:
         records.append(record)
@@ -150,7 +151,7 @@ def test_a_file_without_keys_opens_nothing_neither_for_who_runs_nor_for_who_star
     ],
 )
 def test_a_key_that_a_slip_of_the_pen_changed_is_told_by_its_field(field: str, value: object) -> None:
-    _, record = new_key(options("create", "anna"), now_s=NOW_S)
+    _, record = new_key(wish_of(options("create", "anna")), now_s=NOW_S)
     assert decode_record(encode_record(record)) == record
     with pytest.raises(ConfigError, match=field if field != "quota" else "quota|tokens_per_year"):
         decode_record({**encode_record(record), field: value})
@@ -158,7 +159,7 @@ def test_a_key_that_a_slip_of_the_pen_changed_is_told_by_its_field(field: str, v
 
 def test_who_changes_the_file_waits_for_the_other(tmp_path: Path) -> None:
     for number in range(20):
-        _, record = new_key(options("create", f"key{number}"), now_s=NOW_S)
+        _, record = new_key(wish_of(options("create", f"key{number}")), now_s=NOW_S)
         with KeyFile(tmp_path).changing() as records:
             records.append(record)
     assert [record.name for record in KeyFile(tmp_path).records()] == [f"key{number}" for number in range(20)]
@@ -341,7 +342,7 @@ def test_keys_are_made_shown_and_revoked_by_name(tmp_path: Path, capsys: pytest.
 )
 def test_what_makes_no_key_is_said(words: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError):
-        new_key(options(*words), now_s=NOW_S)
+        new_key(wish_of(options(*words)), now_s=NOW_S)
 
 
 def test_a_gateway_with_keys_may_listen_to_the_network(tmp_path: Path) -> None:

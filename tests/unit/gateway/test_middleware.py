@@ -16,6 +16,7 @@ from gateway.http.auth import Authentication
 from gateway.http.middleware import BodyLimit, ErrorAnswers, RequestContext
 from gateway.http.replies import dialect_of, read_body, send_json
 from gateway.http.visitors import Visitors
+from gateway.keys.check import KeyCheck
 from gateway.keys.file import KeyFile
 from shared.errors import OverloadedError, RequestTooLargeError
 
@@ -168,7 +169,8 @@ NOWHERE = Path("a folder without keys")
 
 
 def locked(key: str) -> ASGIApp:
-    return guarded(Authentication(hello, api_key=key, visitors=Visitors(any_host=bool(key)), keys=KeyFile(NOWHERE)))
+    check = KeyCheck(key, KeyFile(NOWHERE), b"secret")
+    return guarded(Authentication(hello, check=check, visitors=Visitors(any_host=bool(key))))
 
 
 def test_without_a_key_everyone_on_this_machine_may_come_in() -> None:

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
+from gateway.admin import bodies
 from gateway.app import create_app
 from gateway.dialects.anthropic import batches as message_batches
 from gateway.dialects.fields import FieldError
@@ -42,6 +43,10 @@ PARSERS: dict[str, Any] = {
     "RerankBody": embeddings.parse_ranking,
     "BatchBody": batches.parse_batch,
     "MessageBatchBody": message_batches.parse_batch,
+    "SessionBody": bodies.parse_session,
+    "ModelOrderBody": bodies.parse_model_order,
+    "SettingsTextBody": bodies.parse_text,
+    "KeyBody": bodies.parse_key,
     "MetadataBody": lambda body: parse_metadata(body.get("metadata"), "metadata"),
 }
 

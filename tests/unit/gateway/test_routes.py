@@ -39,6 +39,10 @@ def test_work_that_is_parsed_has_a_dialect_that_can() -> None:
         ("/v1/models/folder/of a model", "model"),
         ("/anthropic/v1/models/a", "model"),
         ("/", "greeting"),
+        ("/api/hello", "greeting"),
+        ("/api/overview", "api_overview"),
+        ("/api/requests/req_1/cancel", "api_request"),
+        ("/console/1/app.js", "console"),
     ],
 )
 def test_a_path_is_found(path: str, name: str) -> None:

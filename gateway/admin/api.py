@@ -1,0 +1,208 @@
+"""`/api/…`: everything that the console reads and does, for scripts as well.
+
+Whoever reads needs the role viewer, whoever writes is an administrator; without any key that is who may come in. What
+a browser sends must come from the console's own page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.datastructures import QueryParams
+from starlette.types import Receive, Scope, Send
+
+from gateway.admin import bodies
+from gateway.admin.events import asked_topics, send_events
+from gateway.admin.feeds import Feeds
+from gateway.admin.requests import RequestLog
+from gateway.admin.settings_files import ChangedFileError, SettingsEditor
+from gateway.admin.topics import Sights
+from gateway.http.administration import load_model, revoke_host, unload_model
+from gateway.http.auth import check_own_page, offered_keys
+from gateway.http.replies import header, read_raw, send_json
+from gateway.keys.holder import Holder, holder_of
+from gateway.keys.making import add_key, revoke_key
+from gateway.parts import Parts
+from shared.errors import (
+    ConfigError,
+    InvalidRequestError,
+    PermissionDeniedError,
+    RequestCancelledError,
+    RouteNotFoundError,
+)
+
+logger = logging.getLogger(__name__)
+
+NO_STORE: Final = {"cache-control": "no-store"}
+_SAFE: Final = ("GET", "HEAD")
+_MOST_BODY_BYTES: Final = 2 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """`name` is what stands behind the route's own path; `body` is that of a write."""
+
+    name: str
+    query: QueryParams
+    body: Mapping[str, Any]
+    tag: str = ""
+
+
+class Console:
+    """What the routes of one gateway share."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.log = RequestLog(parts.traces)
+        self.editor = SettingsEditor(parts.settings)
+        self.feeds = Feeds(Sights(parts, self.log, self.editor).topics())
+
+    # --- models and requests -------------------------------------------------------------------------------------
+
+    async def order_model(self, call: Call) -> Any:
+        model, action = bodies.parse_model_order(call.body)
+        done = await (load_model if action == "load" else unload_model)(self.parts, model)
+        return {"done": done}
+
+    async def show_request(self, call: Call) -> Any:
+        return await self.log.detail(call.name)
+
+    async def end_request(self, call: Call) -> Any:
+        request_id, _, action = call.name.rpartition("/")
+        if action != "cancel" or not request_id:
+            raise RouteNotFoundError("a request is asked for with POST /api/requests/ID/cancel alone")
+        found = [each for each in self.parts.hub.dispatches.values() if each.request_id == request_id]
+        if not found or found[0].has_ended:
+            raise RouteNotFoundError(f"no request {request_id[:100]!r} runs or waits at this gateway")
+        found[0].fail(RequestCancelledError("cancelled by an administrator"))
+        return {"done": f"{request_id} is cancelled"}
+
+    async def show_name(self, call: Call) -> Any:
+        target = await self.parts.intake.names.resolve(call.query.get("name", ""))
+        worker = self.parts.fleet.snapshot.ready_workers(target.model)
+        return {"model": target.model, "profile": target.profile, "workers": [each.worker for each in worker]}
+
+    # --- settings files ------------------------------------------------------------------------------------------
+
+    async def show_file(self, call: Call) -> Any:
+        there = await asyncio.to_thread(self.editor.read, call.name)
+        return {"text": there.text, "tag": there.tag}
+
+    async def write_file(self, call: Call) -> Any:
+        text = bodies.parse_text(call.body)
+        there = await asyncio.to_thread(self.editor.write, call.name, text, _needed(call.tag))
+        return {"text": there.text, "tag": there.tag}
+
+    async def check_file(self, call: Call) -> Any:
+        name, _, action = call.name.rpartition("/")
+        if action == "check":
+            return await asyncio.to_thread(self.editor.check, name, bodies.parse_text(call.body))
+        if action == "undo":
+            there = await asyncio.to_thread(self.editor.undo, name, _needed(call.tag))
+            return {"text": there.text, "tag": there.tag}
+        raise RouteNotFoundError("a settings file is asked for with /check or /undo")
+
+    # --- keys and hosts ------------------------------------------------------------------------------------------
+
+    async def make_key(self, call: Call) -> Any:
+        key, record = await asyncio.to_thread(add_key, self.parts.keys, bodies.parse_key(call.body))
+        return {"key": key, "name": record.name}
+
+    async def revoke_key(self, call: Call) -> Any:
+        if missing := await asyncio.to_thread(revoke_key, self.parts.keys, call.name):
+            raise RouteNotFoundError(missing)
+        return {"done": f"{call.name} is revoked"}
+
+    async def revoke_host(self, call: Call) -> Any:
+        return {"done": await revoke_host(self.parts, call.name)}
+
+
+def _needed(tag: str) -> str:
+    if not tag:
+        raise InvalidRequestError("say with `If-Match` which text is changed")
+    return tag
+
+
+_Act = Callable[[Console, Call], Awaitable[Any]]
+# What is not here is read as the topic of its name.
+_ACTS: Final[Mapping[tuple[str, str], _Act]] = {
+    ("models", "POST"): Console.order_model,
+    ("request", "GET"): Console.show_request,
+    ("request", "POST"): Console.end_request,
+    ("names", "GET"): Console.show_name,
+    ("routing_file", "GET"): Console.show_file,
+    ("routing_file", "PUT"): Console.write_file,
+    ("routing_file", "POST"): Console.check_file,
+    ("keys", "POST"): Console.make_key,
+    ("key", "DELETE"): Console.revoke_key,
+    ("host", "DELETE"): Console.revoke_host,
+}
+
+
+class Api:
+    """One route's ASGI application, by its name without `api_`."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console = console
+        self._name = name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        holder, method = holder_of(scope), "GET" if scope["method"] == "HEAD" else scope["method"]
+        query = QueryParams(scope["query_string"])
+        self._check(holder, scope, method)
+        if self._name == "events":
+            names = asked_topics(self._console.feeds, holder, query)
+            await send_events(self._console.feeds, names, receive, send)
+            return
+        data = b"" if method == "GET" else await read_raw(receive)
+        await self._answer(Call(**_asked(scope, data), query=query), method, send)
+
+    def _check(self, holder: Holder, scope: Scope, method: str) -> None:
+        """Raises `PermissionDeniedError`."""
+        topic = self._console.feeds.topics.get(self._name)
+        is_private = method != "GET" or (topic is not None and topic.is_private)
+        if is_private and holder.role != "admin":
+            raise PermissionDeniedError(f"the key {holder.name!r} has the role {holder.role}, which may only look")
+        if (
+            method != "GET"
+            and not offered_keys(scope)
+            and (header(scope, b"origin") or header(scope, b"sec-fetch-site"))
+        ):
+            check_own_page(scope)
+
+    async def _answer(self, call: Call, method: str, send: Send) -> None:
+        act = _ACTS.get((self._name, method))
+        try:
+            if act is not None:
+                told = await act(self._console, call)
+            elif (topic := self._console.feeds.topics.get(self._name)) is not None:
+                told = await topic.render()
+            else:
+                raise RouteNotFoundError("there is nothing to read here")
+        except ChangedFileError as error:
+            await send_json(send, 412, _changed(error), headers=NO_STORE)
+            return
+        except ConfigError as error:
+            raise InvalidRequestError(error.message) from error
+        if method != "GET":
+            logger.info("console: %s %s %s", method, self._name, call.name[:100] or "-")
+        await send_json(send, 200, told, headers=NO_STORE)
+
+
+def _asked(scope: Scope, data: bytes) -> dict[str, Any]:
+    """Raises `InvalidRequestError`."""
+    if len(data) > _MOST_BODY_BYTES:
+        raise InvalidRequestError(f"the body is larger than {_MOST_BODY_BYTES} bytes")
+    if data.strip() and not header(scope, b"content-type").lower().startswith("application/json"):
+        raise InvalidRequestError("the body must be application/json")  # a form of another page's never is
+    tag = header(scope, b"if-match").strip().strip('"')
+    return {"name": str(scope["path_params"].get("id", "")), "body": bodies.parse_json(data), "tag": tag}
+
+
+def _changed(error: ChangedFileError) -> dict[str, Any]:
+    told = {"type": "invalid_request_error", "code": "changed_meanwhile", "message": str(error), "param": None}
+    return {"error": told, "text": error.there.text, "tag": error.there.tag}

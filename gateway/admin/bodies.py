@@ -1,0 +1,84 @@
+"""The bodies of what a console asks for, read from JSON that comes from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Final, NoReturn
+
+import orjson
+
+from gateway.keys.holder import ROLES, Quota
+from gateway.keys.making import Wish
+from shared.errors import InvalidRequestError
+from shared.request import PRIORITIES
+
+ACTIONS: Final = ("load", "unload")
+
+
+def parse_json(data: bytes) -> Mapping[str, Any]:
+    """Nothing is an empty object. Raises `InvalidRequestError`."""
+    try:
+        body = orjson.loads(data) if data.strip() else {}
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError(f"the body is no JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise InvalidRequestError("the body must be an object")
+    return body
+
+
+def parse_session(body: Mapping[str, Any]) -> str:
+    """The key. Raises `InvalidRequestError`, as all here do."""
+    return _name(body, "key")
+
+
+def parse_model_order(body: Mapping[str, Any]) -> tuple[str, str]:
+    """(model, action)."""
+    return _name(body, "model"), _one_of(body, "action", ACTIONS, None)
+
+
+def parse_text(body: Mapping[str, Any]) -> str:
+    return _text(body, "text")
+
+
+def parse_key(body: Mapping[str, Any]) -> Wish:
+    models = body.get("models")
+    if models is not None and not (isinstance(models, list) and all(isinstance(each, str) and each for each in models)):
+        _refuse("models", "is a list of names")
+    return Wish(
+        name=_name(body, "name"),
+        role=_one_of(body, "role", ROLES, "user"),
+        tenant=_text(body, "tenant"),
+        models=models or (),
+        ceiling=_one_of(body, "ceiling", PRIORITIES, "interactive"),
+        quota=Quota(**{each.name: _count(body, each.name) for each in fields(Quota)}),
+        expires=_text(body, "expires"),
+    )
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        _refuse(name, "is a text")
+    return value or ""
+
+
+def _name(body: Mapping[str, Any], name: str) -> str:
+    return _text(body, name) or _refuse(name, "is needed")
+
+
+def _one_of(body: Mapping[str, Any], name: str, choices: tuple[Any, ...], default: Any) -> Any:
+    value = body.get(name, default)
+    value = default if value is None else value
+    return value if value in choices else _refuse(name, f"is one of {', '.join(choices)}")
+
+
+def _count(body: Mapping[str, Any], name: str) -> int:
+    value = body.get(name)
+    if value is not None and (type(value) is not int or value < 0):
+        _refuse(name, "is a whole number, 0 for no limit")
+    return value or 0
+
+
+def _refuse(name: str, problem: str) -> NoReturn:
+    raise InvalidRequestError(f"`{name}` {problem}", param=name)
