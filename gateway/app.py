@@ -28,6 +28,7 @@ from gateway.dispatch.tasks import cancel_all
 from gateway.dispatch.watchdog import Patience, Watchdog
 from gateway.http.administration import Administration
 from gateway.http.auth import Authentication
+from gateway.http.background import Responses
 from gateway.http.batch_ways import RoutedWays
 from gateway.http.batches import MessageBatch, MessageBatches, OpenAIBatch, OpenAIBatches
 from gateway.http.compacting import Compact
@@ -111,7 +112,7 @@ def create_app(settings: Settings) -> GatewayApp:
     app.parts = parts
     app.console = Console(parts)
     app.router.routes[:] = _build_routes(parts, app.console)
-    parts.metrics.routes = tuple(sorted({route.name for route in ROUTES if route.work == "generate"}))
+    parts.metrics.routes = tuple(sorted({route.name for route in ROUTES if route.work in ("generate", "respond")}))
     app.add_exception_handler(HTTPException, _refuse_route)
     # The last one added is the outermost.
     visitors = Visitors.of(settings, has_keys=parts.keys.has_keys)
@@ -128,6 +129,7 @@ def create_app(settings: Settings) -> GatewayApp:
 # What is done on a route.
 _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "generate": lambda parts, route: Generate(parts, DIALECTS[route.dialect], name=route.name),
+    "respond": lambda parts, route: Responses(parts, DIALECTS[route.dialect], name=route.name),
     "count": lambda parts, route: CountTokens(parts, COUNTING_DIALECTS[route.dialect]),
     "compact": lambda parts, route: Compact(parts, DIALECTS[route.dialect], name=route.name),
     "kept": lambda parts, route: KeptAnswers(parts, KEEPING_DIALECTS[route.dialect]),
@@ -222,6 +224,7 @@ async def running_tasks(
         yield
     finally:
         await cancel_all([task for task in tasks if task.get_name() == "batches"])
+        await cancel_all(parts.runs.tasks.values())
         await parts.dispatcher.aclose()
         await fleet.withdraw()
         await parts.jobs.aclose(_LAST_CANCELS_S)

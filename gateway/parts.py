@@ -29,6 +29,7 @@ from gateway.dispatch.watchdog import Patience
 from gateway.intake.intake import Intake
 from gateway.intake.reader import BodyReader
 from gateway.intake.tags import Tagger
+from gateway.kept.runs import RunStore
 from gateway.kept.store import AnswerStore
 from gateway.keys.check import KeyCheck
 from gateway.keys.file import KeyFile
@@ -71,6 +72,7 @@ class Parts:
     space: Space
     traces: TraceFile
     answers: AnswerStore
+    runs: RunStore
     batches: BatchStore
     keys: KeyFile
     key_check: KeyCheck
@@ -143,6 +145,7 @@ def build_parts(settings: Settings) -> Parts:
         space=space,
         traces=TraceFile.of(settings),
         answers=AnswerStore(broker, names, keyring),
+        runs=RunStore(broker, names, keyring),
         batches=BatchStore(settings.state_dir / "batches.sqlite3"),
         keys=key_file,
         key_check=KeyCheck(settings.api_key, key_file, secret),

@@ -122,6 +122,10 @@ class Dispatcher:
             return shared
         return await self._admit(Generate(request=request, is_shared=is_shared))
 
+    async def admit_alone(self, request: GenerateRequest) -> Dispatch:
+        """A new one, whatever is under way. Raises as `admit` does."""
+        return await self._admit(Generate(request=request))
+
     async def admit_count(self, request: GenerateRequest) -> Dispatch:
         """The counting of the prompt's tokens, by a worker of the model beside its generation. Raises as `admit` does,
         and `UnsupportedWorkError`."""

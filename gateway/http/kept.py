@@ -10,7 +10,9 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from gateway.dialects.base import Dialect, KeepingDialect
+from gateway.dialects.openai_responses.running import is_unfinished, starting_after
 from gateway.dialects.registry import KEEPING_DIALECTS
+from gateway.http.following import Follower
 from gateway.http.replies import send_json
 from gateway.intake.reader import Body
 from gateway.kept.store import AnswerStore, Kept
@@ -35,6 +37,10 @@ async def with_earlier(dialect: Dialect, store: AnswerStore, body: Body, tenant:
     if not answer_id:
         return body
     kept = await store.get(tenant, answer_id)
+    if is_unfinished(kept.answer):
+        raise InvalidRequestError(
+            f"{answer_id} has not ended, and cannot be gone on from", param="previous_response_id"
+        )
     whole = keeping.continued(data, kept.answer, kept.items)
     is_exact = body.is_exact or SUSPECT.search(whole) is not None
     return Body(chunks=[whole], values=body.values + len(whole) // _BYTES_PER_VALUE, is_exact=is_exact)
@@ -60,30 +66,32 @@ class KeptAnswers:
 
     def __init__(self, parts: Parts, dialect: KeepingDialect) -> None:
         self._store = parts.answers
+        self._follower = Follower(parts)
         self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path_params"]["id"]
         query = QueryParams(scope["query_string"])
         tenant = holder_of(scope).tenant
+        if scope["method"] in ("GET", "HEAD") and query.get("stream") == "true":
+            await self._follower.follow(tenant, path, starting_after(query), receive, send)
+            return
         await send_json(send, 200, await self._answer(scope["method"], tenant, path, query))
 
     async def _answer(self, method: str, tenant: str, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         if method == "POST":
             return await self._cancel(tenant, path)
         if method == "DELETE":
-            await self._store.delete(tenant, path)
+            await self._follower.delete(tenant, path)
             return self._dialect.render_deleted(path)
         answer_id = path.removesuffix(_CONVERSATION)
-        kept = await self._store.get(tenant, answer_id)
+        kept = await self._follower.get(tenant, answer_id)
         if path.endswith(_CONVERSATION):
             return self._dialect.render_items(kept.items, answer_id, query)
         return self._dialect.render_kept(kept.answer)
 
     async def _cancel(self, tenant: str, path: str) -> dict[str, Any]:
-        """What is kept has ended; what runs is cancelled by leaving it."""
         if not path.endswith(_CANCEL):
             raise MethodNotAllowedError(f"POST is not allowed on /v1/responses/{path}", allow="GET, HEAD, DELETE")
-        answer_id = path.removesuffix(_CANCEL)
-        await self._store.get(tenant, answer_id)
-        raise InvalidRequestError(f"{answer_id} has ended: only what runs in the background can be cancelled")
+        kept = await self._follower.cancel(tenant, path.removesuffix(_CANCEL))
+        return self._dialect.render_kept(kept.answer)

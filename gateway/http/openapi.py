@@ -59,7 +59,7 @@ _PROMPTED: Final[Mapping[tuple[Work, str], tuple[str, str]]] = {
     ("generate", "anthropic"): ("A message, whole or streamed", "MessagesBody"),
     ("generate", "openai_chat"): ("A chat completion, whole or streamed", "ChatCompletionsBody"),
     ("generate", "openai_completions"): ("A raw prompt, gone on with", "CompletionsBody"),
-    ("generate", "openai_responses"): ("A response, whole or streamed", "ResponsesBody"),
+    ("respond", "openai_responses"): ("A response, whole or streamed, or in the background", "ResponsesBody"),
     ("count", "anthropic"): ("The tokens of a message's prompt", "MessagesBody"),
     ("count", "openai_responses"): ("The tokens of a response's prompt", "ResponsesBody"),
 }

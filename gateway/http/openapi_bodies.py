@@ -135,6 +135,7 @@ BODIES: Final[Mapping[str, Schema]] = {
             **_SAMPLING,
             "stream": _FLAG,
             "store": {**_FLAG, "default": True},
+            "background": {**_FLAG, "description": "Runs while nobody waits; it is stored, and can be streamed later."},
             "tools": _OBJECTS,
             "tool_choice": {"type": ["string", "object"]},
             "text": {"type": "object", "properties": {"format": _OBJECT}},

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 Work = Literal[
     "generate",
+    "respond",
     "count",
     "models",
     "model",
@@ -128,7 +129,7 @@ ROUTES: Final = (
         dialect="openai_chat",
     ),
     Route(path="/v1/completions", work="generate", name="completions", methods=_POST, dialect="openai_completions"),
-    _responses("/v1/responses", "generate", "responses"),
+    _responses("/v1/responses", "respond", "responses"),
     _responses("/v1/responses/input_tokens", "count", "input_tokens"),
     _responses("/v1/responses/compact", "compact", "compact"),
     # One response, its /input_items and its /cancel.

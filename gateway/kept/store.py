@@ -53,7 +53,7 @@ class AnswerStore:
             return False
         message = self._seal(tenant, answer_id).close(_VERSION + data)
         order = self._names.kept_order(tenant)
-        async with _asking():
+        async with asking():
             await self._broker.set(self._names.kept(tenant, answer_id), message, ex=KEPT_S)
             count = await self._broker.lpush(order, answer_id)
             await self._broker.expire(order, KEPT_S)
@@ -70,7 +70,7 @@ class AnswerStore:
         """Raises `AnswerNotFoundError` and `BrokerUnavailableError`."""
         if _ID.fullmatch(answer_id) is None:
             raise _missing(answer_id)
-        async with _asking():
+        async with asking():
             message = await self._broker.get(self._names.kept(tenant, answer_id))
         if not isinstance(message, bytes):
             raise _missing(answer_id)
@@ -86,7 +86,7 @@ class AnswerStore:
 
     async def latest(self, tenant: str) -> list[Kept]:
         """All that are kept, the latest first. Raises `BrokerUnavailableError`."""
-        async with _asking():
+        async with asking():
             ids = [_text(name) for name in await self._broker.lrange(self._names.kept_order(tenant), 0, -1)]
             messages = await self._broker.mget([self._names.kept(tenant, name) for name in ids]) if ids else []
         found = []
@@ -96,19 +96,23 @@ class AnswerStore:
                     found.append(self._opened(tenant, answer_id, message))
         return found
 
-    async def change(self, tenant: str, kept: Kept) -> None:
-        """Put it in the place of the one with its id, if that is still there. Raises `AnswerNotFoundError` and
-        `BrokerUnavailableError`."""
+    async def change(self, tenant: str, kept: Kept) -> bool:
+        """Put it in the place of the one with its id, if that is still there; whether it is kept: not one that is too
+        large. Raises `AnswerNotFoundError` and `BrokerUnavailableError`."""
         answer_id = str(kept.answer["id"])
-        message = self._seal(tenant, answer_id).close(_VERSION + dump_bytes([kept.answer, kept.items]))
-        async with _asking():
+        data = dump_bytes([kept.answer, kept.items])
+        if len(data) > MAX_BYTES:
+            return False
+        message = self._seal(tenant, answer_id).close(_VERSION + data)
+        async with asking():
             is_there = await self._broker.set(self._names.kept(tenant, answer_id), message, xx=True, keepttl=True)
         if not is_there:
             raise _missing(answer_id)
+        return True
 
     async def delete(self, tenant: str, answer_id: str) -> None:
         """Raises `AnswerNotFoundError` and `BrokerUnavailableError`."""
-        async with _asking():
+        async with asking():
             is_gone = _ID.fullmatch(answer_id) and await self._broker.delete(self._names.kept(tenant, answer_id))
         if not is_gone:
             raise _missing(answer_id)
@@ -128,7 +132,7 @@ def _missing(answer_id: str) -> AnswerNotFoundError:
 
 
 @contextlib.asynccontextmanager
-async def _asking() -> AsyncIterator[None]:
+async def asking() -> AsyncIterator[None]:
     """What goes wrong with Redis in the block, or takes too long, is a `BrokerUnavailableError`."""
     try:
         async with asyncio.timeout(_PATIENCE_S):

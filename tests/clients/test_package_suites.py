@@ -47,7 +47,7 @@ ALLOWED = {
     r"ChatCompletionStoreMessage|in \('assistant',\)": "the package's type knows no stored message of a user",
     r"echo: log probabilities of the prompt|best_of|suffix: this model": "not available here, see docs/openai.md",
     r"conversations are not kept|prompts are not kept|background": "not available here, see docs/openai.md",
-    r"only what runs in the background can be cancelled": "nothing runs in the background here",
+    r"only what runs in the background can be cancelled": "the example's response did not run in the background",
 }
 NEEDED = (
     "pytest",

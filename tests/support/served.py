@@ -101,6 +101,11 @@ class Served:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
         return EventSource(connection, self._send(connection, "POST", path, body, headers))
 
+    def stream_of(self, path: str) -> EventSource:
+        """As `stream`, of what is there."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
+        return EventSource(connection, self._send(connection, "GET", path, None, None))
+
     @contextlib.contextmanager
     def connected(self, path: str, body: Any) -> Iterator[None]:
         """A request that was sent, and a client that is gone after the block, without having read anything."""

@@ -17,7 +17,7 @@ def earlier(body: bytes) -> str:
     """Few bodies name an earlier answer, and they are short: only those are read here."""
     if PREVIOUS.encode() not in body:
         return ""
-    value = _read(body).get(PREVIOUS)
+    value = read_object(body).get(PREVIOUS)
     if value is None:
         return ""
     if not isinstance(value, str) or not value:
@@ -27,14 +27,14 @@ def earlier(body: bytes) -> str:
 
 def continued(body: bytes, answer: Mapping[str, Any], items: Sequence[Any]) -> bytes:
     """Instructions are not carried over, as the API has it."""
-    read = _read(body)
+    read = read_object(body)
     own = read.get("input")
     new = own if isinstance(own, list) else [] if own is None else [item_of(own)]
     rest = {name: value for name, value in read.items() if name != PREVIOUS}
     return dump_bytes({**rest, CONTINUED: read[PREVIOUS], "input": [*items, *answer.get("output", ()), *new]})
 
 
-def _read(body: bytes) -> dict[str, Any]:
+def read_object(body: bytes) -> dict[str, Any]:
     """Empty for what is none: whoever reads it next says what is wrong."""
     try:
         value = load_bytes(body)

@@ -127,8 +127,7 @@ def _refuse_unserved(body: Mapping[str, Any]) -> None:
     for key, problem in _UNSERVED.items():
         if body.get(key) is not None:
             fields.refuse(problem, key)
-    if fields.boolean(body.get("background"), "background"):
-        fields.refuse("answers are given to who waits for them; send it without `background`", "background")
+    fields.boolean(body.get("background"), "background")  # who runs it there has read it before
 
 
 def _parse_messages(body: Mapping[str, Any], reader: ItemReader) -> tuple[Message, ...]:

@@ -399,9 +399,12 @@ def test_what_is_not_here_is_refused_and_named(key: str) -> None:
     assert raised.value.details["param"] == key
 
 
-def test_what_would_run_in_the_background_is_refused() -> None:
+def test_what_runs_in_the_background_says_so_in_its_answer() -> None:
+    reply = parse(background=True).reply
+    assert isinstance(reply, ResponsesReply)
+    assert reply.echo["background"] is True
     with pytest.raises(InvalidRequestError, match="background"):
-        parse(background=True)
+        parse(background="yes")
 
 
 @pytest.mark.parametrize("kind", ["image", "document", "tool_use", "tool_result", "thinking"])
