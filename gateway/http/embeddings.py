@@ -51,8 +51,9 @@ class _Embedding:
         holder = holder_of(scope)
         with named(in_brackets):
             priority = asked_priority(headers_of(scope)) or "interactive"
-        request = await self._intake.take(holder.own(replace(work.request, model=model, priority=priority)))
-        holder.check_model(request.model)
+        named_request = replace(work.request, model=model, priority=priority)
+        request = await self._intake.take(holder.own(named_request), holder.limit)
+        holder.check_model(request.model, asked=model)
         scope["state"]["model"] = request.model
         made = _Made()
         charged = self._quotas.admitted(holder, request.id, tokens=_most_tokens(work), used=lambda: made.input_tokens)

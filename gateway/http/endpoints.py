@@ -96,8 +96,8 @@ class _Endpoint:
     async def _taken(self, scope: Scope, asked: GenerateRequest) -> GenerateRequest:
         """The request as it goes to a worker. Raises the errors of `Intake.take`, and `PermissionDeniedError`."""
         holder = holder_of(scope)
-        request = await self.intake.take(holder.own(asked))
-        holder.check_model(request.model)
+        request = await self.intake.take(holder.own(asked), holder.limit)
+        holder.check_model(request.model, asked=asked.model)
         return with_original(scope, request, self.fleet.snapshot)
 
 
@@ -132,7 +132,7 @@ class Generate(_Endpoint):
         story.parsed = parsed = replace(parsed, others=tuple(map(holder.own, parsed.others)))
         record.warnings = parsed.warnings
         parsed_s = record.note_stage("parse", record.started_s)
-        chain = await self.intake.chain(parsed.request.model)
+        chain = await self.intake.chain(parsed.request.model, holder.limit)
         if parsed.request.model not in chain.names:
             told = f"{parsed.request.model} is passed over: it did not answer a moment ago"
             record.warnings = (*record.warnings, told)
@@ -153,6 +153,7 @@ class Generate(_Endpoint):
     ) -> None:
         record, holder = story.record, holder_of(scope)
         story.request = request = await self._taken(scope, parsed.request)
+        parsed = replace(parsed, others=tuple([await self._taken(scope, other) for other in parsed.others]))
         if request.original:
             parsed, record.warnings = answered(scope, parsed), ()
         scope["state"]["model"] = request.model
@@ -216,7 +217,7 @@ class Generate(_Endpoint):
         """A reader for each answer, prompt by prompt, until `leaving` is left."""
         began_s = time.monotonic()
         readers = [await leaving.enter_async_context(self.dispatcher.joined(first))]
-        requests = [first.request, *[await self.intake.take(other) for other in parsed.others]]
+        requests = [first.request, *parsed.others]
         for request in [each for one in requests for each in requests_of(one, parsed.choices)][1:]:
             other = await self.dispatcher.admit(request, is_repeated=False)
             readers.append(await leaving.enter_async_context(self.dispatcher.joined(other)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +14,7 @@ from gateway.dispatch.dispatch import Dispatch
 from gateway.http.replies import dialect_of, header, send_json, send_reply
 from gateway.keys.holder import Holder, holder_of
 from gateway.metrics import CONTENT_TYPE
+from gateway.models.names import usable
 from gateway.overview import Running, render_overview
 from gateway.parts import Parts
 from shared.errors import RouteNotFoundError
@@ -40,19 +40,15 @@ class Model(Models):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name: str = scope["path_params"]["id"]
-        target = await self.parts.intake.names.resolve(name)
-        holder_of(scope).check_model(target.model)
+        holder = holder_of(scope)
+        target = await self.parts.intake.names.resolve(name, holder.limit)
+        holder.check_model(target.model, asked=name)
         await send_json(send, 200, dialect_of(scope).render_model(self.parts.fleet.snapshot, target.model, name=name))
 
 
 def shown_to(holder: Holder, fleet: Fleet) -> Fleet:
     """The fleet with the models that the holder may use."""
-    if not holder.models:
-        return fleet
-    hosts = tuple(
-        replace(host, models=tuple(model for model in host.models if holder.may_use(model.id))) for host in fleet.hosts
-    )
-    return replace(fleet, hosts=hosts, workers=tuple(w for w in fleet.workers if holder.may_use(w.model)))
+    return usable(fleet, holder.may_use) if holder.models else fleet
 
 
 class Health:

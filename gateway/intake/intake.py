@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gateway.intake.tags import Tagger
 from gateway.models.fallbacks import Chain, Fallbacks
-from gateway.models.names import ModelNames
+from gateway.models.names import MayUse, ModelNames
 from gateway.models.sampling import fill_sampling
 from gateway.models.settings_files import Policies
 from shared.errors import GatewayError
@@ -20,18 +20,25 @@ class Intake:
         self._tagger = tagger
         self._policies = policies
 
-    async def chain(self, name: str) -> Chain:
-        """Who is asked, one after another, for a client's name of a model."""
-        try:
-            model = (await self.names.resolve(name)).model
-        except GatewayError:  # which is told when it is taken
-            model = ""
-        return self._fallbacks.of(name, model)
+    async def chain(self, name: str, may_use: MayUse | None = None) -> Chain:
+        """Who is asked, one after another, for a client's name of a model: nobody whom it may not use instead."""
+        model = await self._model_of(name, may_use)
+        chain = self._fallbacks.of(name, model)
+        if may_use is None:
+            return chain
+        behind = {each: await self._model_of(each, may_use) for each in chain.names if each != name}
+        return chain.without({each for each, model in behind.items() if model and not may_use(model)})
 
-    async def take(self, request: GenerateRequest) -> GenerateRequest:
+    async def _model_of(self, name: str, may_use: MayUse | None) -> str:
+        try:
+            return (await self.names.resolve(name, may_use)).model
+        except GatewayError:  # which is told when it is taken
+            return ""
+
+    async def take(self, request: GenerateRequest, may_use: MayUse | None = None) -> GenerateRequest:
         """The request whose `model` is still the client's name for it, as it goes to a worker. Raises the errors of
         `ModelNames.resolve`."""
-        target = await self.names.resolve(request.model)
+        target = await self.names.resolve(request.model, may_use)
         profile = self._policies.profile(target.profile)
         sampling = fill_sampling(request.sampling, self._policies.sampling(), target.model, profile.sampling)
         filled = profile.fill(request) if target.profile else request

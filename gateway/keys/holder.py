@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
@@ -21,6 +21,7 @@ _USING: Final = frozenset(
 )
 _LOOKING: Final = frozenset({"models", "model", "status", "metrics", "host_metrics", "targets", "api"})
 _MAY: Final[Mapping[Role, frozenset[str]]] = {"user": _USING, "viewer": _LOOKING}
+_SHOWN: Final = 200  # characters of what a client sent
 _FOR_ALL: Final = frozenset({"health", "ready", "greeting", "home", "console"})
 
 
@@ -58,10 +59,15 @@ class Holder:
     def may_use(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
 
-    def check_model(self, model: str) -> None:
-        """Raises `PermissionDeniedError`."""
+    @property
+    def limit(self) -> Callable[[str], bool] | None:
+        """Says of a model whether it may be used; None where all may."""
+        return self.may_use if self.models else None
+
+    def check_model(self, model: str, *, asked: str = "") -> None:
+        """`asked` is the client's name for it, all that it is told. Raises `PermissionDeniedError`."""
         if not self.may_use(model):
-            raise PermissionDeniedError(f"the key {self.name!r} may not use {model!r}")
+            raise PermissionDeniedError(f"the key {self.name!r} may not use {(asked or model)[:_SHOWN]!r}")
 
     def own(self, request: GenerateRequest) -> GenerateRequest:
         """The request as this holder's, in a class that it may have."""

@@ -10,7 +10,7 @@ so is not asked first again for a while.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,15 +89,22 @@ class Chain:
     def __init__(self, fallbacks: Fallbacks, name: str, fallback: Fallback) -> None:
         self._fallbacks = fallbacks
         self._fallback = fallback
-        names = tuple(dict.fromkeys((name, *fallback.models)))
-        warm = tuple(each for each in names if not fallbacks.is_cooling(each))
-        self.names = warm or names
+        self._all = tuple(dict.fromkeys((name, *fallback.models)))
+        warm = tuple(each for each in self._all if not fallbacks.is_cooling(each))
+        self.names = warm or self._all
         self._left = len(self.names)
 
     def __iter__(self) -> Iterator[str]:
         for name in self.names:
             self._left -= 1
             yield name
+
+    def without(self, names: Collection[str]) -> Chain:
+        """The same, but who is asked first is asked all the same."""
+        if names:
+            self.names = tuple(each for each in self.names if each not in names) or self._all[:1]
+            self._left = len(self.names)
+        return self
 
     def goes_on(self, name: str, error: GatewayError) -> bool:
         """Whether another is asked after this error, which is kept in mind."""
