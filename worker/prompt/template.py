@@ -100,8 +100,8 @@ def _raise_exception(message: str) -> None:
 
 class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """The sandbox with short ways to what templates ask for thousands of times: a message's fields, a namespace's
-    variables, a loop's state, and methods that only read a mapping or that format no text. The answers are those of the
-    long way, which takes more than half of a rendering."""
+    variables, a loop's state, its own macros, and methods that only read a mapping or that format no text. The answers
+    are those of the long way, which takes more than half of a rendering."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         kind = type(obj)
@@ -109,22 +109,29 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         if kind is dict and attribute in _DICT_READS:
             return getattr(obj, attribute)
-        if attribute in _HARMLESS.get(kind, ()):
-            return getattr(obj, attribute)
-        if kind is jinja2.utils.Namespace and not attribute.startswith("_"):
+        if kind is _NAMESPACE and not attribute.startswith("_"):
             value = _variables(obj).get(attribute, callable)
             if not callable(value):  # one that is missing, and what is called, go the long way
                 return value
+        if attribute in _HARMLESS.get(kind, ()):
+            return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """A method of a mapping or a text, which was let through, takes neither the context nor the variables of
-        loops and blocks."""
-        if type(__obj) is types.BuiltinMethodType and type(__obj.__self__) in _BUILTINS:
-            kwargs.pop("_loop_vars", None)
-            kwargs.pop("_block_vars", None)
-            return __obj(*args, **kwargs)
-        return super().call(__context, __obj, *args, **kwargs)
+        loops and blocks; a macro takes how texts are to be escaped."""
+        kind = type(__obj)
+        if kind is jinja2.runtime.Macro:
+            args = (__context.eval_ctx, *args)
+        elif __obj is not _NAMESPACE and __obj is not _RANGE and not _is_of_plain(kind, __obj):
+            return super().call(__context, __obj, *args, **kwargs)
+        kwargs.pop("_loop_vars", None)
+        kwargs.pop("_block_vars", None)
+        return __obj(*args, **kwargs)
+
+
+def _is_of_plain(kind: type, called: Any) -> bool:
+    return kind is types.BuiltinMethodType and type(called.__self__) in _BUILTINS
 
 
 def _variables(namespace: jinja2.utils.Namespace) -> dict[str, Any]:
@@ -136,6 +143,7 @@ def _variables(namespace: jinja2.utils.Namespace) -> dict[str, Any]:
 _DICT_ATTRIBUTES = frozenset(dir(dict))
 _DICT_READS = frozenset({"get", "items", "keys", "values"})
 _BUILTINS = frozenset({dict, str})
+_NAMESPACE, _RANGE = jinja2.utils.Namespace, jinja2.sandbox.safe_range
 _HARMLESS: Mapping[type, frozenset[str]] = {
     kind: frozenset(name for name in dir(kind) if not name.startswith(("_", "format")))
     for kind in (str, jinja2.runtime.LoopContext)

@@ -122,3 +122,26 @@ def test_a_messages_fields_are_found_before_nothing_and_a_dictionarys_methods_be
     )
     text = _environment().from_string(source).render(m={"role": "user", "items": 1})
     assert text == "user|False|False|roleitems"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% macro told(a, b='x') %}{{ a }}{{ b }}{{ varargs }}{{ kwargs }}{% endmacro %}"
+        "{% for m in messages %}{{ told(m, c=loop.index) }}{{ told(m, 2, 3) }}{% endfor %}",
+        "{% macro twice() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+        "{% for m in messages %}{% call twice() %}{{ m }}{% endcall %}{% endfor %}",
+        "{% macro down(n) %}{{ n }}{% if n %}{{ down(n - 1) }}{% endif %}{% endmacro %}{{ down(3) }}",
+        "{% for n in range(3) %}{{ namespace(a=n, b=1).a }}{% endfor %}",
+        "{% autoescape true %}{% macro bold(a) %}<b>{{ a }}</b>{% endmacro %}{{ bold('<') }}{% endautoescape %}",
+    ],
+)
+def test_macros_namespaces_and_ranges_give_what_jinjas_own_sandbox_gives(source: str) -> None:
+    own = jinja2.sandbox.ImmutableSandboxedEnvironment().from_string(source)
+    text = _environment().from_string(source).render(messages=["a", "b"])
+    assert text == own.render(messages=["a", "b"])
+    assert text
+
+
+def test_a_range_that_is_too_long_is_refused() -> None:
+    refusal("{{ range(1000000) | list | length }}")
