@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -46,6 +47,7 @@ from shared.connections import build_async_redis
 from shared.keys import Names
 from shared.registry import GatewayRecord
 from shared.seal import Keyring
+from shared.tracing import Tracer, build_tracer
 from shared.wire import READER
 
 _EVERYWHERE = ("0.0.0.0", "::")
@@ -71,6 +73,7 @@ class Parts:
     host_pages: HostPages
     space: Space
     traces: TraceFile
+    tracer: Tracer
     answers: AnswerStore
     runs: RunStore
     batches: BatchStore
@@ -83,6 +86,7 @@ class Parts:
     async def aclose(self) -> None:
         await self.reader.aclose()
         self.traces.close()
+        await asyncio.to_thread(self.tracer.close)
         await self.batches.aclose()
         for connection in self.connections:
             await connection.aclose()
@@ -144,6 +148,7 @@ def build_parts(settings: Settings) -> Parts:
         host_pages=HostPages(fleet),
         space=space,
         traces=TraceFile.of(settings),
+        tracer=build_tracer("gateway"),
         answers=AnswerStore(broker, names, keyring),
         runs=RunStore(broker, names, keyring),
         batches=BatchStore(settings.state_dir / "batches.sqlite3"),

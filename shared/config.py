@@ -272,6 +272,17 @@ def service_socket() -> str:
     return os.environ.get(SERVICE_SOCKET, "")
 
 
+def wants_spans(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether somebody collects OpenTelemetry's spans, by its own variables.
+
+    Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.
+    """
+    environ = os.environ if environ is None else environ
+    is_off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return not is_off and any(environ.get(name) for name in endpoints)
+
+
 def plain_environment() -> dict[str, str]:
     """A copy of the environment as it is, for programs that are not ours."""
     return dict(os.environ)

@@ -17,19 +17,23 @@ _SIGNS: Final[Mapping[str, str]] = {
 }
 
 
-def _is_there(module: str) -> bool:
+def is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # its parent is missing
         return False
 
 
-def installed_extras(is_there: Callable[[str], bool] = _is_there) -> tuple[str, ...]:
+def installed_extras(is_there: Callable[[str], bool] = is_installed) -> tuple[str, ...]:
     return tuple(sorted(name for name, module in _SIGNS.items() if is_there(module)))
 
 
 def install_line(
-    extra: str, *, prefix: str = sys.prefix, program: str = sys.executable, is_there: Callable[[str], bool] = _is_there
+    extra: str,
+    *,
+    prefix: str = sys.prefix,
+    program: str = sys.executable,
+    is_there: Callable[[str], bool] = is_installed,
 ) -> str:
     """`prefix` is where the environment lies: a tool of uv's or of pipx's, or any other."""
     extras = sorted({extra, *installed_extras(is_there)})

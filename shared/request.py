@@ -93,7 +93,8 @@ class GenerateRequest:
     `trail` names the prefixes of the conversation (`shared.trail`). `hops` counts the gateways that it came through.
     `default_system` stands at the head of a conversation that has no system text.
     `original` is the body as its client wrote it and `original_headers` what of its headers goes with it, where the
-    model's worker passes both on to a server of the same API; empty for all others.
+    model's worker passes both on to a server of the same API; empty for all others. `traceparent` is what spans hang on
+    (`shared.tracing`), and makes no other request of it.
     """
 
     id: str
@@ -120,6 +121,7 @@ class GenerateRequest:
     default_system: str = ""
     original: bytes = field(default=b"", repr=False)
     original_headers: dict[str, str] = field(default_factory=dict, repr=False)
+    traceparent: str = field(default="", compare=False)
 
     @property
     def is_raw(self) -> bool:

@@ -25,6 +25,7 @@ from shared.log import set_up_logging
 from shared.registry import ENGINE_NAMES, ModelSpec, WorkerLease, model_id_of
 from shared.request import End
 from shared.seal import Purpose, host_keys
+from shared.tracing import build_tracer
 from shared.wire import READER
 from worker.engines.registry import build_engine
 from worker.interpreter import freeze_objects, share_python
@@ -95,7 +96,17 @@ class Worker:
         gone = self._gateway_gone
         self.publisher = Publisher(connect(), names, keys.own, worker=name, epoch=epoch, gateway_gone=gone)
         bodies = Bodies(connect(), names, host=host_of(name))
-        self.runner = Runner(engine, self.publisher, bodies, worker=name, key=keys.own, clock=clock, report=self._hear)
+        self.tracer = build_tracer("worker")
+        self.runner = Runner(
+            engine,
+            self.publisher,
+            bodies,
+            worker=name,
+            key=keys.own,
+            clock=clock,
+            report=self._hear,
+            tracer=self.tracer,
+        )
         self.loop = ControlLoop(
             connect(),
             self.runner,
@@ -139,6 +150,7 @@ class Worker:
             self._stop_listening()
             self.cancels.join()
             self.publisher.close()
+            self.tracer.close()
 
     def stop(self, stop: Stop) -> None:
         self.inbox.put(stop)

@@ -52,6 +52,7 @@ from shared.keys import Names, word
 from shared.log import set_up_logging
 from shared.registry import ENGINE_NAMES
 from shared.slips import find_slips
+from shared.tracing import missing_for_spans
 
 
 def _shared_parser() -> argparse.ArgumentParser:
@@ -385,8 +386,8 @@ def _check_settings(settings: Settings) -> None:
     faults = list(find_faults(settings))
     if faults:
         raise ConfigError("; ".join(faults))
-    for slip in find_slips(settings, TIERS):
-        print(f"mlx-gateway: note: {slip}", file=sys.stderr)
+    for note in (*find_slips(settings, TIERS), *missing_for_spans()):
+        print(f"mlx-gateway: note: {note}", file=sys.stderr)
 
 
 def _with_running_settings(settings: Settings) -> Settings:

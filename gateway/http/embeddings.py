@@ -21,6 +21,7 @@ from gateway.keys.charge import BYTES_PER_TOKEN
 from gateway.keys.headers import rate_headers
 from gateway.keys.holder import holder_of
 from gateway.parts import Parts
+from gateway.trace.spans import traced_embedding
 from shared.events import Embedded, EventOrder, Failed, Usage
 from shared.request import GenerateRequest
 from shared.work import KINDS, Embed, pack_ids
@@ -44,6 +45,7 @@ class _Embedding:
         self._quotas = parts.quotas
         self._usage = parts.usage
         self._metrics = parts.metrics
+        self._tracer = parts.tracer
 
     async def make(self, scope: Scope, receive: Receive, model: str, work: Embed) -> _Made:
         """Raises the error of whoever makes them, `PermissionDeniedError` for a model that the key may not use, what
@@ -60,7 +62,8 @@ class _Embedding:
         async with charged as allowance:
             scope["state"]["rate_headers"] = rate_headers(allowance, time.time()) if allowance else {}
             try:
-                await self._fill(made, receive, replace(work, request=request))
+                with traced_embedding(self._tracer, scope, request, lambda: made.input_tokens) as traced:
+                    await self._fill(made, receive, replace(work, request=traced))
             finally:
                 if made.vectors:
                     usage = Usage(input_tokens=made.input_tokens)

@@ -35,6 +35,7 @@ from gateway.keys.holder import holder_of
 from gateway.keys.usage import computed_tokens
 from gateway.metrics import RequestRecord, outcome_of
 from gateway.parts import Parts
+from gateway.trace.spans import begin_span
 from gateway.trace.story import EVERYTHING, Story
 from gateway.trace.telling import tell
 from shared.errors import GatewayError, InternalError
@@ -108,10 +109,12 @@ class Generate(_Endpoint):
         super().__init__(parts, dialect)
         self._name = name or dialect.name
         self._traces = parts.traces
+        self._tracer = parts.tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord(scope["state"]["started_s"])
         story = Story(id=request_id_of(scope), route=self._name, debug=self.settings.debug, record=record)
+        story.span = begin_span(self._tracer, scope, record.started_s)
         try:
             await self._serve(story, scope, receive, send)
         except GatewayError as error:
@@ -128,7 +131,8 @@ class Generate(_Endpoint):
         record = story.record
         holder = holder_of(scope)
         parsed = await self.parse(scope, receive, counting=False, story=story)
-        parsed = replace(parsed, request=replace(parsed.request, hops=_hops(scope)))
+        traced = replace(parsed.request, hops=_hops(scope), traceparent=story.span.traceparent)
+        parsed = replace(parsed, request=traced)
         story.parsed = parsed = replace(parsed, others=tuple(map(holder.own, parsed.others)))
         record.warnings = parsed.warnings
         parsed_s = record.note_stage("parse", record.started_s)

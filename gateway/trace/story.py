@@ -22,6 +22,7 @@ from gateway.trace.shape import AnswerShape
 from shared.errors import GatewayError
 from shared.events import known
 from shared.request import GenerateRequest, PackedRequest
+from shared.spans import NO_SPAN, Span
 
 SHAPES: Final = 2  # the level of `debug` from which on an answer's shape is told, too
 EVERYTHING: Final = 3
@@ -46,6 +47,7 @@ class Story:
     predicted: Outcome | None = None
     body: bytes = b""
     answer: AnswerShape | None = None
+    span: Span = NO_SPAN
 
     def __post_init__(self) -> None:
         if self.debug >= SHAPES:

@@ -7,6 +7,7 @@ import logging
 import orjson
 
 from gateway.trace.file import TraceFile
+from gateway.trace.spans import end_span
 from gateway.trace.story import SHAPES, Story
 
 logger = logging.getLogger(__name__)
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 def tell(story: Story, traces: TraceFile) -> None:
     """Raises nothing: whatever is wrong with a story, its request has ended as it has."""
     try:
+        end_span(story)
         if story.request is not None:
             fields = story.fields()
             logger.info("%s", story.line(fields), extra={"fields": fields})

@@ -45,6 +45,7 @@ class Attempt:
     said_tokens: int = 0
     is_ended: bool = False
     first_s: float = 0.0
+    answered_s: float = 0.0  # its first token
     is_prefilled: bool = False
     usage: Usage = field(default_factory=Usage)
     order: EventOrder = field(init=False)
@@ -53,6 +54,7 @@ class Attempt:
     prompt_digest: str = ""
     unread: frozenset[int] = NOTHING  # codes that the gateway does not read
     expected: Expected = UNEXPECTED
+    traceparent: str = ""
     is_beside: bool = False  # its prefill began while others decoded
     said: Said | None = None  # what may be said again; None where nobody may come to hear it
     listeners: list[Listener] = field(default_factory=list)

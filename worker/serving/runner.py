@@ -40,6 +40,7 @@ from shared.grants import decode_grant
 from shared.readable import readable_events, unread_by
 from shared.request import GenerateRequest, Join, Resume
 from shared.seal import HostKey
+from shared.tracing import NO_TRACER, Tracer
 from shared.trail import decode_trail
 from shared.work import KINDS, PROBATION_TOKENS, Generate, Work
 from worker.engines.base import Engine, EngineInfo, EngineStats, Output, Prepared
@@ -54,6 +55,7 @@ from worker.serving.reports import Accepted, Broken, Ended, Loaded, LoadFailed, 
 from worker.serving.returning import return_reason
 from worker.serving.said import Said
 from worker.serving.service_time import Pace
+from worker.serving.spans import tell_span
 from worker.serving.ticket import Ticket
 from worker.serving.voice import Spoken, Voice, entries, find_heard, heard_as, last_event
 
@@ -74,6 +76,7 @@ class Runner:
         key: HostKey,
         clock: RedisClock,
         report: Callable[[Report], None],
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._engine = engine
         self._publisher = publisher
@@ -83,6 +86,7 @@ class Runner:
         self._key = key
         self._clock = clock
         self._report = report
+        self._tracer = tracer
         self._lock = threading.Lock()
         self._work: dict[str, Attempt] = {}
         self._preparing = 0
@@ -259,6 +263,7 @@ class Runner:
         work.unread = unread_by(envelope.codes)
         work.grant = decode_grant(envelope.grant)
         work.is_suspect = envelope.is_suspect
+        work.traceparent = envelope.request.traceparent
         work.expected = Expected(envelope.placed_s, envelope.wait_s, envelope.prefill_s)
         ended = self._know(work, envelope.gateway, envelope.deadline_s)
         try:
@@ -469,7 +474,7 @@ class Runner:
     def _note_pace(self, work: Attempt, *, has_tokens: bool) -> None:
         now_s = time.monotonic()
         if has_tokens and not work.is_prefilled:
-            work.is_prefilled = True
+            work.is_prefilled, work.answered_s = True, now_s
             self.pace.prefill_s.observe(now_s - work.first_s)
             if work.resume is None:
                 self.drift.note_prefill(
@@ -484,4 +489,5 @@ class Runner:
             with self._lock:
                 self.totals.count(error, usage, work.resume, is_returned=work.returned is not None)
         log_end(work, error, now_s)
+        tell_span(work, error, self._tracer, worker=self._worker)
         self._report(Ended(work.ticket, error, usage, is_returned=work.returned is not None))
