@@ -32,6 +32,7 @@ from gateway.http.background import Responses
 from gateway.http.batch_ways import RoutedWays
 from gateway.http.batches import MessageBatch, MessageBatches, OpenAIBatch, OpenAIBatches
 from gateway.http.compacting import Compact
+from gateway.http.conversations import Conversation, Conversations
 from gateway.http.cross_origin import CrossOrigin
 from gateway.http.documents import DocsPage, OpenAPI
 from gateway.http.embeddings import Embeddings, Rerank
@@ -132,6 +133,8 @@ _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "respond": lambda parts, route: Responses(parts, DIALECTS[route.dialect], name=route.name),
     "count": lambda parts, route: CountTokens(parts, COUNTING_DIALECTS[route.dialect]),
     "compact": lambda parts, route: Compact(parts, DIALECTS[route.dialect], name=route.name),
+    "conversations": lambda parts, _: Conversations(parts),
+    "conversation": lambda parts, _: Conversation(parts),
     "kept": lambda parts, route: KeptAnswers(parts, KEEPING_DIALECTS[route.dialect]),
     "stored_completions": lambda parts, _: StoredCompletions(parts),
     "stored_completion": lambda parts, _: StoredCompletion(parts),

@@ -23,6 +23,7 @@ from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.runs import Repeat
 from gateway.http.endpoints import Generate
 from gateway.http.following import Follower
+from gateway.http.kept import converse
 from gateway.http.replies import ClientDisconnectedError, read_raw, request_id_of, send_json
 from gateway.kept.runs import MAX_SAID_BYTES, RunStore
 from gateway.kept.store import AnswerStore, Kept
@@ -191,7 +192,9 @@ class Responses:
     async def _end(self, run: _Run) -> None:
         try:
             await self._say(run)
-            if not await self._change(run, run.answer()):
+            answer = run.answer()
+            await converse(self._answers, run.tenant, answer, run.items)
+            if not await self._change(run, answer):
                 error = InternalError("the answer is too large to be kept")
                 await self._change(run, ended_by(run.frame, error))
         except AnswerNotFoundError:  # it was deleted meanwhile

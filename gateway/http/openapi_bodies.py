@@ -142,6 +142,7 @@ BODIES: Final[Mapping[str, Schema]] = {
             "reasoning": _OBJECT,
             "include": {"type": "array", "items": _TEXT},
             "previous_response_id": _NAME,
+            "conversation": {"type": ["string", "object"]},
             "prompt_cache_key": _TEXT,
         },
         {"model": "current-model", "input": "Hello", "max_output_tokens": 100},
@@ -230,6 +231,11 @@ BODIES: Final[Mapping[str, Schema]] = {
             "expires": _TEXT,
         },
         {"name": "anna", "role": "user", "tokens_per_day": 2000000, "expires": "30d"},
+    ),
+    "ConversationBody": _body(
+        (),
+        {"metadata": _METADATA, "items": {**_OBJECTS, "maxItems": 20}},
+        {"items": [{"type": "message", "role": "user", "content": "Hello"}], "metadata": {"topic": "tea"}},
     ),
     "MetadataBody": _body((), {"metadata": _METADATA}, {"metadata": {"run": "7"}}),
 }

@@ -24,6 +24,8 @@ Work = Literal[
     "greeting",
     "kept",
     "compact",
+    "conversations",
+    "conversation",
     "stored_completions",
     "stored_completion",
     "openapi",
@@ -134,6 +136,9 @@ ROUTES: Final = (
     _responses("/v1/responses/compact", "compact", "compact"),
     # One response, its /input_items and its /cancel.
     _responses("/v1/responses" + _ID, "kept", "response", _ALL),
+    _responses("/v1/conversations", "conversations", "conversations"),
+    # One conversation, its /items, and one of those.
+    _responses("/v1/conversations" + _ID, "conversation", "conversation", _ALL),
     Route(path="/v1/models", work="models", name="models"),
     Route(path="/v1/models/", work="models", name="models"),
     Route(path="/v1/models" + _ID, work="model", name="model"),
@@ -170,6 +175,7 @@ _SPOKEN_BELOW: Final = {
     "/v1/chat/": "openai_chat",
     "/v1/completions": "openai_completions",
     "/v1/responses": "openai_responses",
+    "/v1/conversations": "openai_responses",
     "/v1/embeddings": "openai_chat",
     "/v1/rerank": "openai_chat",
     "/v1/batches": "openai_chat",

@@ -96,16 +96,17 @@ class AnswerStore:
                     found.append(self._opened(tenant, answer_id, message))
         return found
 
-    async def change(self, tenant: str, kept: Kept) -> bool:
-        """Put it in the place of the one with its id, if that is still there; whether it is kept: not one that is too
-        large. Raises `AnswerNotFoundError` and `BrokerUnavailableError`."""
+    async def change(self, tenant: str, kept: Kept, *, is_renewed: bool = False) -> bool:
+        """Put it in the place of the one with its id, if that is still there, for as long as that or, renewed, for a
+        day; whether it is kept: not one that is too large. Raises `AnswerNotFoundError`, `BrokerUnavailableError`."""
         answer_id = str(kept.answer["id"])
         data = dump_bytes([kept.answer, kept.items])
         if len(data) > MAX_BYTES:
             return False
         message = self._seal(tenant, answer_id).close(_VERSION + data)
         async with asking():
-            is_there = await self._broker.set(self._names.kept(tenant, answer_id), message, xx=True, keepttl=True)
+            key, lasts_s = self._names.kept(tenant, answer_id), KEPT_S if is_renewed else None
+            is_there = await self._broker.set(key, message, xx=True, ex=lasts_s, keepttl=not is_renewed)
         if not is_there:
             raise _missing(answer_id)
         return True

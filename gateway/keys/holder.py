@@ -15,7 +15,18 @@ ROLES: Final[tuple[Role, ...]] = ("admin", "user", "viewer")
 
 # What each may besides asking whether the gateway is there: the works of routes. An administrator may everything.
 _USING: Final = frozenset(
-    {"generate", "respond", "count", "compact", "embeddings", "rerank", "models", "model"}
+    {
+        "generate",
+        "respond",
+        "conversations",
+        "conversation",
+        "count",
+        "compact",
+        "embeddings",
+        "rerank",
+        "models",
+        "model",
+    }
     | {"kept", "stored_completions", "stored_completion"}
     | {"files", "file", "batches", "batch", "message_batches", "message_batch"}
 )

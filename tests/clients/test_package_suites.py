@@ -46,7 +46,8 @@ ALLOWED = {
     r"for CreateEmbeddingResponse": "the package asks for base64 by itself, and its strict mode refuses it",
     r"ChatCompletionStoreMessage|in \('assistant',\)": "the package's type knows no stored message of a user",
     r"echo: log probabilities of the prompt|best_of|suffix: this model": "not available here, see docs/openai.md",
-    r"conversations are not kept|prompts are not kept|background": "not available here, see docs/openai.md",
+    r"prompts are not kept": "not available here, see docs/openai.md",
+    r"conversation: cannot be used together": "the example names both of what exclude each other",
     r"only what runs in the background can be cancelled": "the example's response did not run in the background",
 }
 NEEDED = (

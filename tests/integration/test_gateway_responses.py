@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from openai import NotFoundError, OpenAI
 from openai.types.responses import CompactedResponse
 
 from shared.redis_server import RedisServer
@@ -126,3 +127,54 @@ def test_a_conversation_is_compacted_to_one_item_that_is_gone_on_from(gateway: S
     assert gateway.get(f"{PATH}/{compacted.json['id']}").status == 404, "it is no response to be had again"
     wrong = gateway.post(PATH + "/compact", b"nonsense")
     assert (wrong.status, wrong.json["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_a_conversation_takes_in_what_is_asked_and_answered_in_it(gateway: Served) -> None:
+    with OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="x") as client:
+        made = client.conversations.create(
+            items=[{"role": "user", "content": "one"}, {"role": "assistant", "content": "yes"}],
+            metadata={"topic": "doors"},
+        )
+        first = client.responses.create(model="echo", input="two", conversation=made.id)
+        second = client.responses.create(model="echo", input="three", conversation={"id": made.id}, store=False)
+        assert first.conversation is not None
+        assert first.conversation.id == made.id
+        assert second.usage is not None
+        assert first.usage is not None
+        assert second.usage.input_tokens > first.usage.input_tokens
+        items = list(client.conversations.items.list(made.id, order="asc", limit=3))
+        texts = [item.content[0].text for item in items]  # type: ignore[union-attr]
+        assert texts == ["one", "yes", "two", "two", "three", "three"]
+        assert len({item.id for item in items}) == 6
+        more = client.conversations.items.create(made.id, items=[{"role": "user", "content": "four"}])
+        assert client.conversations.items.retrieve(more.data[0].id, conversation_id=made.id).type == "message"
+        client.conversations.items.delete(more.data[0].id, conversation_id=made.id)
+        changed = client.conversations.update(made.id, metadata={"topic": "keys"})
+        assert client.conversations.retrieve(made.id) == changed
+        assert client.conversations.delete(made.id).deleted
+        for call in (
+            lambda: client.conversations.retrieve(made.id),
+            lambda: client.responses.create(model="echo", input="x", conversation=made.id),
+            lambda: client.conversations.retrieve(first.id),
+        ):
+            with pytest.raises(NotFoundError):
+                call()
+    both = {"model": "echo", "input": "x", "conversation": "conv_1", "previous_response_id": "resp_1"}
+    assert gateway.post(PATH, both).json["error"]["param"] == "conversation"
+    assert gateway.post("/v1/conversations", {"items": [{}] * 21}).json["error"]["param"] == "items"
+
+
+def test_an_item_that_is_only_named_stands_where_it_is_named(gateway: Served) -> None:
+    body = {"model": "echo", "input": 'call notes__add {"text": "x"}', "tools": [NOTES]}
+    first = gateway.post(PATH, body).json
+    call = first["output"][0]
+    asked_item = gateway.get(f"{PATH}/{first['id']}/input_items").json["data"][0]
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": "added"}
+    named = [{"type": "item_reference", "id": each["id"]} for each in (asked_item, call)]
+    reply = gateway.post(PATH, {**body, "input": [*named, output]})
+    assert reply.json["output"][-1]["content"][0]["text"] == "added"
+    assert "x-mlx-gateway-warnings" not in reply.headers
+    whole = gateway.post(PATH, {**body, "input": [{"role": "user", "content": body["input"]}, call, output]}).json
+    assert reply.json["usage"]["input_tokens"] == whole["usage"]["input_tokens"], "as if it were sent whole"
+    unknown = gateway.post(PATH, {**body, "input": [{"type": "item_reference", "id": "msg_7"}, "hello"]})
+    assert (unknown.status, unknown.headers["x-mlx-gateway-warnings"]) == (200, "left out: item_reference")

@@ -10,18 +10,30 @@ from shared.errors import InvalidRequestError
 from shared.exact import dump_bytes, load_bytes
 
 PREVIOUS: Final = "previous_response_id"
+CONVERSATION: Final = "conversation"
 CONTINUED: Final = "continued_response_id"  # in its place where the conversation has been put in
+CONVERSED: Final = "continued_conversation_id"
 
 
 def earlier(body: bytes) -> str:
-    """Few bodies name an earlier answer, and they are short: only those are read here."""
-    if PREVIOUS.encode() not in body:
+    """Few bodies name an earlier answer or a conversation, and they are short: only those are read here."""
+    if PREVIOUS.encode() not in body and f'"{CONVERSATION}"'.encode() not in body:
         return ""
-    value = read_object(body).get(PREVIOUS)
+    read = read_object(body)
+    conversation = read.get(CONVERSATION)
+    if conversation is None:
+        return _id_of(read.get(PREVIOUS), PREVIOUS, "the id of a response")
+    if read.get(PREVIOUS) is not None:
+        raise InvalidRequestError(f"{CONVERSATION}: cannot be used together with {PREVIOUS}", param=CONVERSATION)
+    given = conversation.get("id") if isinstance(conversation, dict) else conversation
+    return _id_of(given or 0, CONVERSATION, "the id of a conversation")
+
+
+def _id_of(value: Any, name: str, what: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str) or not value:
-        raise InvalidRequestError(f"{PREVIOUS}: Input should be the id of a response", param=PREVIOUS)
+        raise InvalidRequestError(f"{name}: Input should be {what}", param=name)
     return value
 
 
@@ -30,8 +42,9 @@ def continued(body: bytes, answer: Mapping[str, Any], items: Sequence[Any]) -> b
     read = read_object(body)
     own = read.get("input")
     new = own if isinstance(own, list) else [] if own is None else [item_of(own)]
-    rest = {name: value for name, value in read.items() if name != PREVIOUS}
-    return dump_bytes({**rest, CONTINUED: read[PREVIOUS], "input": [*items, *answer.get("output", ()), *new]})
+    rest = {name: value for name, value in read.items() if name not in (PREVIOUS, CONVERSATION)}
+    from_what = {CONVERSED: answer["id"]} if read.get(CONVERSATION) else {CONTINUED: answer["id"]}
+    return dump_bytes({**rest, **from_what, "input": [*items, *answer.get("output", ()), *new]})
 
 
 def read_object(body: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from gateway.dialects.openai.session import cache_key_of, session_of, user_of
 from gateway.dialects.openai_responses.choice import parse_tool_choice
 from gateway.dialects.openai_responses.compaction import request_message
 from gateway.dialects.openai_responses.items import ItemReader
-from gateway.dialects.openai_responses.keeping import CONTINUED, PREVIOUS, kept_items
+from gateway.dialects.openai_responses.keeping import CONTINUED, CONVERSED, PREVIOUS, kept_items
 from gateway.dialects.openai_responses.render import ResponsesReply
 from gateway.dialects.openai_responses.schema import (
     COMPACTING,
@@ -57,7 +57,7 @@ _ECHOED: Final[Mapping[str, Any]] = {
 }
 _UNSERVED: Final = {
     PREVIOUS: "it could not be found",
-    "conversation": "conversations are not kept here; go on from a response, or send the whole conversation as `input`",
+    "conversation": "it could not be found",
     "prompt": "prompts are not kept here; send the whole conversation as `input`",
 }
 
@@ -114,13 +114,14 @@ def _parse(body: Mapping[str, Any], headers: Mapping[str, str], *, request_id: s
         ),
         is_repeatable=is_retry(headers) or bool(session_of(headers)),
         warnings=_warnings(reader),
-        items=kept_items(body) if is_stored else None,
+        items=kept_items(body) if is_stored or body.get(CONVERSED) else None,
     )
 
 
 def _echo(body: Mapping[str, Any]) -> dict[str, Any]:
     echo = {key: body[key] if body.get(key) is not None else default for key, default in _ECHOED.items()}
-    return echo | {PREVIOUS: body.get(CONTINUED)}
+    conversation = {"id": body[CONVERSED]} if body.get(CONVERSED) else None
+    return echo | {PREVIOUS: body.get(CONTINUED), "conversation": conversation}
 
 
 def _refuse_unserved(body: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from gateway.dialects.anthropic import batches as message_batches
 from gateway.dialects.fields import FieldError
 from gateway.dialects.openai import batches, embeddings
 from gateway.dialects.openai.metadata import parse_metadata
+from gateway.dialects.openai_responses import conversations
 from gateway.dialects.registry import DIALECTS
 from gateway.http.docs_page import PAGE
 from gateway.http.openapi import build_document, described
@@ -47,6 +48,7 @@ PARSERS: dict[str, Any] = {
     "ModelOrderBody": bodies.parse_model_order,
     "SettingsTextBody": bodies.parse_text,
     "KeyBody": bodies.parse_key,
+    "ConversationBody": lambda body: conversations.parse_made(body, "conv_1", 1),
     "MetadataBody": lambda body: parse_metadata(body.get("metadata"), "metadata"),
 }
 
