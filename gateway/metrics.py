@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.outcome import Outcome
+from gateway.keys.spent import Spent
 from gateway.waiting_metrics import PlacementMetrics, reason_word
 from shared.errors import GatewayError, InvalidRequestError
 from shared.events import Event, Failed, Finished, Progress, Started, Usage, known, total_usage
@@ -111,6 +112,7 @@ class RequestRecord:
         self.ran_s: float | None = None
         self.first_token_s: float | None = None
         self.usage = Usage()
+        self.spent = Spent()
         self._ended: list[Usage] = []  # of each choice
         self.warnings: tuple[str, ...] = ()
 
@@ -120,10 +122,16 @@ class RequestRecord:
             self._note_beginning(events)
         elif events:
             self.gaps.note(time.monotonic())
+        self.spent.note(events)
         for event in events:
             if isinstance(event, Finished):
                 self._ended.append(event.usage)
                 self.usage = total_usage(self._ended)
+
+    @property
+    def charged(self) -> Usage:
+        """What its key pays for, however it ended."""
+        return self.spent.usage(self.usage, ended=len(self._ended))
 
     def note_stage(self, stage: str, since_s: float) -> float:
         """A stage of the way to the worker that began at `since_s` is over; the moment at which it was."""

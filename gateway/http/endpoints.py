@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.dialects.base import CountingDialect, Dialect, Parsed, RenderContext, StreamRenderer
 from gateway.dispatch.choices import ChoiceReaders, requests_of
 from gateway.dispatch.dispatch import Dispatch
+from gateway.dispatch.lookups import text_bytes_of
 from gateway.dispatch.readers import EventReader
 from gateway.dispatch.runs import Repeat
 from gateway.http.attached import with_files
@@ -161,11 +162,12 @@ class Generate(_Endpoint):
         if request.original:
             parsed, record.warnings = answered(scope, parsed), ()
         scope["state"]["model"] = request.model
+        record.spent.answers, record.spent.prompt_bytes = parsed.answers, text_bytes_of(request)
         charged = self.quotas.admitted(
             holder,
             request.id,
             tokens=most_tokens(request) * parsed.answers,
-            used=lambda: computed_tokens(record.usage),
+            used=lambda: computed_tokens(record.charged),
         )
         async with charged as allowance:
             scope["state"]["rate_headers"] = rate_headers(allowance, time.time()) if allowance else {}
@@ -173,8 +175,8 @@ class Generate(_Endpoint):
                 await self._answer(story, parsed, parsed_s, scope, receive, send)
             finally:
                 if story.dispatch is not None and story.dispatch.request is request:  # else it joined one that counts
-                    self.usage.note(holder.name, request.model, record.usage)
-                    self.metrics.used(holder.name, record.usage)
+                    self.usage.note(holder.name, request.model, record.charged)
+                    self.metrics.used(holder.name, record.charged)
 
     async def _answer(
         self, story: Story, parsed: Parsed, parsed_s: float, scope: Scope, receive: Receive, send: Send

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -127,6 +128,22 @@ def test_a_key_may_what_it_was_made_for_and_shares_nothing(
     logs = "".join(path.read_text(errors="replace") for path in household.state.parent.glob("**/*.log"))
     assert not any(key in logs for key in household.keys.values())
     assert not re.search("mlxgw-[A-Za-z0-9_-]{8}", logs)
+
+
+def test_who_leaves_before_the_end_has_paid_for_what_was_said(
+    household: Household, capsys: pytest.CaptureFixture[str]
+) -> None:
+    household.make("anna", "--tokens-per-day", "40", capsys=capsys)
+    key = {"x-api-key": household.keys["anna"]}
+    body = message("echo:words 4000", stream=True, max_tokens=4000)
+    with household.gateways[0].stream(PATHS[0], body, key) as source:
+        said = (name for name, _ in source if name == "content_block_delta")
+        assert len(list(itertools.islice(said, 60))) == 60
+    wait_until(
+        lambda: [used.output_tokens >= 60 for used in read_usage(household.state) if used.key == "anna"] == [True],
+        "what was said is counted",
+    )
+    assert household.ask("anna").status == 429
 
 
 def lines(bodies: list[dict[str, object]], url: str) -> bytes:
