@@ -15,6 +15,7 @@ from gateway.command.checks.finding import Finding
 from gateway.command.checks.fleet import check_fleet
 from gateway.command.checks.machine import check_disk, check_memory
 from gateway.command.checks.programs import check_programs
+from gateway.command.checks.sentinels import check_sentinels
 from gateway.command.runfile import read_running
 from gateway.command.stack import check_redis, listen
 from gateway.dialects.registry import TIERS
@@ -55,6 +56,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         if settings.redis_url:
             check_redis(settings)
             yield Finding(subject="redis", is_fine=True, text="the server of REDIS_URL answers")
+            yield from check_sentinels(settings)
             yield from check_broker(settings)
             return
         binary = find_redis()

@@ -39,4 +39,4 @@ def parse_upstream(url: str) -> Upstream:
     if address.scheme in ("redis", "rediss") and address.hostname:
         is_tls = address.scheme == "rediss"
         return Upstream(host=address.hostname, port=address.port or 6379, is_tls=is_tls, database=number)
-    raise ConfigError("REDIS_URL: the door leads to unix://, redis:// and rediss:// addresses")
+    raise ConfigError("REDIS_URL: the door leads to unix://, redis:// and rediss:// addresses, and to no sentinels")

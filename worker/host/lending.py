@@ -10,6 +10,7 @@ from shared.cache_door import BY_DOOR
 from shared.config import Settings, environment_name
 from shared.errors import ConfigError, WireError
 from shared.seal import HostKey
+from shared.sentinel import first_address, is_sentinel
 from worker.cache_files.protocol import parse_address
 from worker.cache_files.server import FileServer
 from worker.host.door_lending import DoorLending
@@ -51,8 +52,9 @@ class Lender:
 
     def _own_address(self) -> str:
         """The address of this machine on its way to Redis, which all hosts can reach."""
-        parts = urlsplit(self._settings.redis_url)
-        target = (parts.hostname or "127.0.0.1", parts.port or _REDIS_PORT)
+        url = self._settings.redis_url
+        parts = urlsplit(url)
+        target = first_address(url) if is_sentinel(url) else (parts.hostname or "127.0.0.1", parts.port or _REDIS_PORT)
         try:
             family, kind, _, _, address = socket.getaddrinfo(*target, type=socket.SOCK_DGRAM)[0]
             with socket.socket(family, kind) as way:
