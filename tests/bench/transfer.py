@@ -1,8 +1,9 @@
-"""The first token on the second Mac, after the first has left or its worker was killed: computed, and fetched over
-links of several rates."""
+"""The first token on the second Mac, after the first has left or its worker was killed: computed, fetched over links of
+several rates, and both at once, from either end."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from tests.support.lending import grant_for, lending, with_trail
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.throttle import throttled
 
-LINKS = (("Wi-Fi", 50e6), ("1 Gb/s", 125e6), ("10 Gb/s", 1.25e9))
+LINKS = (("slow", 8e6), ("Wi-Fi", 50e6), ("1 Gb/s", 125e6), ("10 Gb/s", 1.25e9))
 TOKENS = 6_000
 _ANSWER_TOKENS = 24
 _WARM_TOKENS = 600
@@ -53,6 +54,7 @@ def measure_transfer(folder: Path, tokens: int = TOKENS) -> Table:
             "computed",
             "left: fetched",
             "killed: fetched",
+            "left: both at once",
             "computed tokens",
             "would be",
             "not to their end",
@@ -60,19 +62,21 @@ def measure_transfer(folder: Path, tokens: int = TOKENS) -> Table:
     )
     for number, (name, rate) in enumerate(LINKS):
         found = {}
-        for how in ("left", "killed"):
+        for how, both_rate in (("left", 0.0), ("killed", 0.0), ("left", rate)):
             with ExitStack() as stack:
                 _, address = stack.enter_context(lending(folder / how))
                 slow = stack.enter_context(throttled(address, rate))
-                mac = _second_mac(model, folder / f"{how}{number}")
-                found[how] = mac.first_token(turns[how], grant_for(slow))
+                mac = _second_mac(model, folder / f"{how}{number}{'both' if both_rate else ''}")
+                first = mac.first_token(turns[how], grant_for(slow), both_rate=both_rate)
+                found["both" if both_rate else how] = first
         fetch_s = tokens * kept_bytes / rate
         table.add(
             f"{name}, {rate / 1e6:,.0f} MB/s",
             seconds(alone.seconds),
             seconds(found["left"].seconds),
             seconds(found["killed"].seconds),
-            f"{found['left'].computed_tokens}, {found['killed'].computed_tokens} of {alone.computed_tokens:,}",
+            seconds(found["both"].seconds),
+            f"{', '.join(str(first.computed_tokens) for first in found.values())} of {alone.computed_tokens:,}",
             "fetched" if fetch_s < cost.predict_s(0, tokens) else "computed",
             ", ".join(reason for first in found.values() for reason in first.failures) or "none",
         )
@@ -112,7 +116,12 @@ class _SecondMac(Driver):
         self.engine.unload()
         return stats.prefill_cost, stats.kept_bytes_per_token
 
-    def first_token(self, turn: GenerateRequest, grant: Grant | None) -> _First:
+    def first_token(self, turn: GenerateRequest, grant: Grant | None, *, both_rate: float = 0.0) -> _First:
+        """With a rate of the link, in bytes per second, the prompt is computed from its front while it comes from its
+        end, however little that gains."""
+        self.engine._peer_files.least_gain_s = 0.0 if both_rate else math.inf
+        if both_rate and grant is not None and self.engine._tier.peers is not None:
+            self.engine._tier.peers._rates[grant.peer] = both_rate
         began_s = time.monotonic()
         offer = self.engine.locate(turn, grant) if grant is not None else None
         self.submit_prepared(replace(self.engine.prepare(turn), offer=offer))

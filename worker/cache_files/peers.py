@@ -210,10 +210,18 @@ class Peers:
 
     # -- the engine thread ----------------------------------------------------------------------------------------
 
-    def fetch(self, offer: Offer, wanted: Sequence[FileInfo], *, start: int, end: int) -> Arrival:
+    def fetch(
+        self, offer: Offer, wanted: Sequence[FileInfo], *, start: int, end: int, is_from_end: bool = False
+    ) -> Arrival:
         """Begin to fetch these of the offer's files, of which there is at least one, to have tokens `start..end`."""
-        now_s = time.monotonic()
-        arrival = Arrival(peer=offer.grant.peer, wanted=wanted, start=start, end=end, began_s=now_s)
+        arrival = Arrival(
+            peer=offer.grant.peer,
+            wanted=wanted,
+            start=start,
+            end=end,
+            began_s=time.monotonic(),
+            is_from_end=is_from_end,
+        )
         with self._lock:
             self._running.add(arrival)
         self._threads.submit(self._fetch, offer, arrival)
@@ -224,7 +232,7 @@ class Peers:
             channel = self._again(offer.grant)
             arrival.stream = channel.stream
             with channel.stream:
-                for info in arrival.wanted if not arrival.is_slow else ():
+                while (info := arrival.next_wanted()) is not None:
                     self._fetch_one(channel, offer, info, arrival)
         except (PeerError, OSError, WireError, DamagedFileError) as error:
             if not arrival.is_slow:
@@ -234,7 +242,7 @@ class Peers:
                 self.failures["slow"] += 1
                 arrival.failure = "slow"
             self._note_rate(arrival.peer, arrival.got_bytes, time.monotonic() - arrival.began_s)
-            arrival.is_over = True
+            arrival.current, arrival.is_over = None, True
             with self._lock:
                 self._running.discard(arrival)
 
@@ -257,8 +265,7 @@ class Peers:
             temporary.replace(self._folder / f"{info.key.hex()}{SUFFIX}")
         finally:
             temporary.unlink(missing_ok=True)
-        arrival.arrived.append(info)
-        arrival.depth = info.end
+        arrival.note_arrived(info)
         self.fetched_tokens += info.end - info.start
 
     # -- what is known of links -----------------------------------------------------------------------------------

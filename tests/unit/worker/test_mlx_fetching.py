@@ -22,7 +22,10 @@ from tests.support.lending import LENDER_KEY, grant_for, lending, with_trail
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import AGENT_FULL, CheckpointMaker
 from tests.support.processes import wait_until
-from worker.cache_files.protocol import NONCE_BYTES
+from worker.cache_files.arrival import Arrival
+from worker.cache_files.file_format import FileInfo
+from worker.cache_files.peers import Offer, Peers
+from worker.cache_files.protocol import NONCE_BYTES, Channel, PeerError
 from worker.cache_files.server import FileServer
 
 HEAD = message("system", standard_library_text(3000))
@@ -186,6 +189,151 @@ def test_who_leaves_while_it_comes_leaves_it_for_the_next(model: Path, lender: P
         wait_until(is_there, "what was fetched")
     assert computed(mac.answer(replace(turn, id="r3"))) <= 200
     mac.engine.unload()
+
+
+# -- from the end, while the front is computed ------------------------------------------------------------------------
+
+
+class Gate:
+    """Lets as many files through as it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._free = threading.Semaphore(0)
+        fetch_one = Peers._fetch_one
+
+        def gated(peers: Peers, channel: Channel, offer: Offer, info: FileInfo, arrival: Arrival) -> None:
+            while not self._free.acquire(timeout=0.01):
+                if arrival.is_slow:
+                    raise PeerError("gone", "nobody waits")
+            fetch_one(peers, channel, offer, info, arrival)
+
+        monkeypatch.setattr(Peers, "_fetch_one", gated)
+
+    def open(self, files: int) -> None:
+        self._free.release(files)
+
+
+@pytest.fixture(scope="module")
+def pieces(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `lender`, in files of 256 tokens at most."""
+    state = tmp_path_factory.mktemp("pieces")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worker.engines.mlx.prefill.prefiller.PIECE_TOKENS", 256)
+        mac = Mac(model, state)
+        answer = mac.answer(ask("r1", FIRST))
+        mac.engine.unload()
+    (state / "answer").write_text(said(answer))
+    return state
+
+
+class Both:
+    """A second Mac on which the files come from the end."""
+
+    def __init__(self, model: Path, pieces: Path, state: Path, address: str, cost: PrefillCost = SLOW) -> None:
+        self.mac = Mac(model, state, cost)
+        self.mac.engine._peer_files.least_gain_s = 0.0
+        peers = self.mac.engine._tier.peers
+        assert peers is not None
+        peers._rates[LENDER_KEY.host] = 1.0
+        turn = second_turn(pieces)
+        offer = self.mac.engine.locate(turn, grant_for(address))
+        assert offer is not None
+        self.mac.submit_prepared(replace(self.mac.engine.prepare(turn), offer=offer))
+        awaited = self.mac.engine._sequences["r2"].awaited
+        assert awaited is not None
+        self.arrival = awaited.arrival
+        assert self.arrival.is_from_end
+        assert len(self.arrival.wanted) >= 5
+
+    def arrive(self, files: int) -> None:
+        wait_until(lambda: len(self.arrival.arrived) == files, "the last files")
+
+    def finish(self) -> Completion:
+        self.mac.step_until(lambda: not self.mac.engine.has_work())
+        self.mac.check()
+        self.mac.engine.store.collect()
+        answer = assemble(self.mac.events["r2"])
+        self.mac.engine.unload()
+        return answer
+
+
+def check_alone(answer: Completion, model: Path, pieces: Path, state: Path) -> None:
+    alone = Mac(model, state)
+    assert alone.answer(second_turn(pieces)).parts == answer.parts
+    alone.engine.unload()
+
+
+def test_the_last_files_come_first_while_the_front_is_computed_until_both_meet(
+    model: Path, pieces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    with lending(pieces) as (_, address):
+        both = Both(model, pieces, tmp_path / "b", address)
+        wanted = list(both.arrival.wanted)
+        gate.open(2)
+        both.arrive(2)
+        sequence = both.mac.engine._sequences["r2"]
+        both.mac.step_until(lambda: sequence.position == wanted[-3].start)
+        for _ in range(5):
+            both.mac.step()
+        assert sequence.position == wanted[-3].start, "what is on its way is waited for: to compute it takes longer"
+        gate.open(1)
+        answer = both.finish()
+    assert [info.key for info in both.arrival.arrived] == [info.key for info in wanted[:-4:-1]]
+    assert answer.usage.cached_tokens == both.arrival.end - wanted[-3].start
+    assert both.mac.failures == {}
+    check_alone(answer, model, pieces, tmp_path / "alone")
+
+
+def test_what_is_on_its_way_is_computed_where_that_is_sooner_and_meets_what_has_come(
+    model: Path, pieces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    with lending(pieces) as (_, address):
+        both = Both(model, pieces, tmp_path / "b", address, FAST)
+        wanted = list(both.arrival.wanted)
+        gate.open(2)
+        both.arrive(2)
+        answer = both.finish()
+    assert len(both.arrival.arrived) == 2
+    assert answer.usage.cached_tokens == both.arrival.end - wanted[-2].start
+    assert both.mac.failures == {"slow": 1}
+    check_alone(answer, model, pieces, tmp_path / "alone")
+
+
+def test_a_lender_that_goes_away_in_the_middle_leaves_what_has_come(
+    model: Path, pieces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    with lending(pieces) as (server, address):
+        both = Both(model, pieces, tmp_path / "b", address)
+        wanted = list(both.arrival.wanted)
+        gate.open(2)
+        both.arrive(2)
+        server.close()
+        gate.open(9)
+        answer = both.finish()
+    assert both.mac.failures == {"gone": 1}
+    assert answer.usage.cached_tokens == both.arrival.end - wanted[-2].start
+    check_alone(answer, model, pieces, tmp_path / "alone")
+
+
+def test_who_leaves_before_both_meet_leaves_no_file_that_hangs_nowhere(
+    model: Path, pieces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    with lending(pieces) as (_, address):
+        both = Both(model, pieces, tmp_path / "b", address)
+        gate.open(1)
+        both.arrive(1)
+        both.mac.engine.cancel("r2")
+
+        def is_left() -> bool:
+            both.mac.engine.idle()
+            return not both.mac.files()
+
+        wait_until(is_left, "nothing")
+    both.mac.engine.unload()
 
 
 # -- faults: all of them mean computing, with the same answer -------------------------------------------------------

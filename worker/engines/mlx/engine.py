@@ -428,6 +428,7 @@ class MlxEngine:
         for held in (sequence.lease, sequence.fetching):
             if held is not None:
                 self.store.close(held)
+        self._peer_files.leave(sequence.awaited)
         del self._sequences[sequence.key]
 
     def _keep(self, sequence: Sequence) -> None:

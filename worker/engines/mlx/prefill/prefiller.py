@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _KEEP_WEIGHT: dict[Priority, float] = {"interactive": MAIN_WEIGHT, "subagent": 0.5, "side": 0.25, "batch": 0.5}
 _LEAST_SHARED_TOKENS = 64  # fewer are computed sooner than waited for
+PIECE_TOKENS = 2048  # of a prompt, at most, that are kept as one
 _EXPECTED_ANSWER_TOKENS = 512  # for which room is made before a prompt is begun
 
 
@@ -109,12 +110,32 @@ class Prefiller:
 
     def _is_awaiting(self, sequence: Sequence) -> bool:
         """Whether it waits for what comes from another host."""
-        if sequence.awaited is None or self._peer_files is None:
+        awaited = sequence.awaited
+        if awaited is None or self._peer_files is None:
             return False
-        if self._peer_files.is_awaited(sequence.awaited):
+        if not self._peer_files.is_awaited(awaited):
+            sequence.awaited = None
+            return False
+        if not awaited.arrival.is_from_end:
             return True
+        position = self.depth(sequence)
+        if not self._peer_files.has_met(awaited, position):
+            return self._peer_files.holds_up(awaited, position)
+        if sequence.lease is not None:
+            self.keep_all(sequence)
+        self._peer_files.take_in(awaited)
         sequence.awaited = None
+        if sequence.lease is not None and self._store.peek(sequence.request.tenant, sequence.packed) > position:
+            self._begin_anew(sequence, sequence.lease)
         return False
+
+    def _begin_anew(self, sequence: Sequence, lease: Lease) -> None:
+        """More is known than was computed."""
+        self.computed_tokens[_why(sequence)] -= sequence.total - sequence.position
+        sequence.own_tokens += sequence.position - lease.depth
+        self._store.close(lease)
+        sequence.interrupt()
+        sequence.has_met = True
 
     def waiting_s(self, waiting: Iterable[Sequence]) -> tuple[float, ...]:
         """Predicted prefill of these, by class; nothing while no prefill was measured."""
@@ -200,10 +221,12 @@ class Prefiller:
         sequence.position = lease.depth
         sequence.stops = self._stops(sequence, lease)
         self._store.shrink(self._store.room_bytes, weight=lease.weight)
-        if not sequence.is_started:
-            sequence.cached_tokens = lease.depth
+        if sequence.has_met or not sequence.is_started:
+            sequence.cached_tokens = max(0, lease.depth - sequence.own_tokens)
             sequence.restored_tokens = min(fetched.restored, lease.depth) if fetched is not None else 0
+        if not sequence.is_started and not sequence.has_met:
             sequence.parted = parting(sequence.prompt, lease.common) if lease.is_parted else ""
+        sequence.has_met = False
         self._note(sequence, lease)
         return True
 
@@ -218,7 +241,7 @@ class Prefiller:
     def _note(self, sequence: Sequence, lease: Lease) -> None:
         """Count and log what the cache gave, and where the prompt parted from what was kept. Counts only."""
         computed = sequence.total - lease.depth
-        self.computed_tokens[sequence.parted.partition(" ")[0] or "new"] += computed
+        self.computed_tokens[_why(sequence)] += computed
         log.info(
             "request %s: %d of %d tokens cached (%d from disk), %d to compute%s",
             sequence.key,
@@ -279,6 +302,9 @@ class Prefiller:
         end = min(start + size, sequence.total - 1)
         if self._layout.has_state:
             end = min([end, *(stop for stop in sequence.stops if stop > start)])
+        if sequence.awaited is not None and sequence.awaited.arrival.is_from_end:
+            reach = sequence.awaited.arrival.compute_at(start)
+            return start if reach is None else min(end, reach)
         return end
 
     def _compute_chunk(self, sequence: Sequence, end: int) -> None:
@@ -312,17 +338,26 @@ class Prefiller:
         assert sequence.lease is not None
         passed = [stop for stop in sequence.stops if sequence.lease.kept < stop <= sequence.position]
         for stop in passed[-1:] if self._layout.is_divisible else passed:
-            self._store.commit(sequence.lease, sequence.packed, stop, lambda a, b: self._capture(sequence, a, b))
+            self._commit(sequence, sequence.lease, stop)
 
     def keep_all(self, sequence: Sequence) -> None:
         """Keep everything computed so far, wherever it stands."""
         assert sequence.lease is not None
-        self._store.commit(
-            sequence.lease, sequence.packed, sequence.position, lambda a, b: self._capture(sequence, a, b)
-        )
+        self._commit(sequence, sequence.lease, sequence.position)
+
+    def _commit(self, sequence: Sequence, lease: Lease, end: int) -> None:
+        """In pieces, where it can be cut: each becomes a file, which another host fetches whole or not at all."""
+        ends = range(lease.kept + PIECE_TOKENS, end, PIECE_TOKENS) if self._layout.is_divisible else ()
+        for piece_end in (*ends, end):
+            self._store.commit(lease, sequence.packed, piece_end, lambda a, b: self._capture(sequence, a, b))
 
     def _capture(self, sequence: Sequence, start: int, end: int) -> Segment:
         assert sequence.cache is not None
         assert sequence.lease is not None
         buffer = sequence.lease.buffer
         return capture(self._layout, sequence.cache, start=start, end=end, depth=sequence.position, buffer=buffer)
+
+
+def _why(sequence: Sequence) -> str:
+    """Its tokens are computed."""
+    return sequence.parted.partition(" ")[0] or "new"

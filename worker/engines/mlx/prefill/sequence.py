@@ -51,6 +51,8 @@ class Sequence:
     position: int = 0
     stops: tuple[int, ...] = ()  # depths at which what was computed is kept
     awaited: Awaited | None = None  # what comes for it from another host
+    own_tokens: int = 0  # computed here until what came from the end was met
+    has_met: bool = False  # since it was begun last
     fetching: Lease | None = None  # while what it needs is read from the disk
     lease: Lease | None = None
     cache: list[Any] | None = None
