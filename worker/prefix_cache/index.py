@@ -25,6 +25,7 @@ from typing import Generic
 
 from worker.prefix_cache.eviction import fixed_bytes, is_evictable, may_lose
 from worker.prefix_cache.node import AnswerSpan, Match, Node, P, Stored, tenant_seed
+from worker.prefix_cache.siblings import Siblings
 from worker.prefix_cache.tokens import TOKEN_BYTES, common_tokens, count_tokens, slice_tokens
 
 
@@ -101,16 +102,18 @@ class PrefixIndex(Generic[P]):
         return Match(node=best, depth=depth, common=most, is_parted=is_parted)
 
     def _agreeing(self, top: Node[P], tokens: bytes, depth: int) -> Iterator[tuple[Node[P], int]]:
-        """The nodes below `top`, which lies at `depth`, that agree with `tokens` in their first token at least, each
-        with the depth down to which it agrees. Parents come before children; nothing comes below a hole."""
+        """The nodes below `top`, which lies at `depth`, that agree with `tokens`, each with the depth down to which it
+        agrees; of siblings that do so in part, those that agree furthest. Parents come before children; nothing comes
+        below a hole."""
         stack = [top]
         while stack:
             node = stack.pop()
             at = node.end - top.end + depth
-            for child in node.children.get(slice_tokens(tokens, at, at + 1), ()):
-                size = child.end - child.start
-                shared = common_tokens(child.tokens, slice_tokens(tokens, at, at + size))
-                if shared == size and not child.is_hole:
+            siblings = node.children.get(slice_tokens(tokens, at, at + 1))
+            if siblings is None:
+                continue
+            for child, shared in siblings.agreeing(slice_tokens(tokens, at, at + siblings.longest)):
+                if shared == child.end - child.start and not child.is_hole:
                     stack.append(child)
                 yield child, at + shared
 
@@ -254,7 +257,7 @@ class PrefixIndex(Generic[P]):
     def _attach(self, parent: Node[P], tokens: bytes, payload: P, weight: float) -> Node[P]:
         node: Node[P] = Node(parent, tokens)
         node.weight = weight
-        self._siblings(node).append(node)
+        self._siblings(node).add(node)
         self._set_payload(node, payload)
         self.changed[node.key] = node
         return node
@@ -281,13 +284,13 @@ class PrefixIndex(Generic[P]):
         self._siblings(node).remove(node)
         upper: Node[P] = Node(parent, slice_tokens(node.tokens, 0, at))
         upper.uses, upper.weight, upper.holds = node.uses, node.weight, node.holds
-        self._siblings(upper).append(upper)
+        self._siblings(upper).add(upper)
         node.tokens = slice_tokens(node.tokens, at, node.end - node.start)
         node.parent, node.start = upper, upper.end
         node.hand_answers(upper)
         upper.marks = {mark: depth for mark, depth in node.marks.items() if depth <= upper.end}
         node.marks = {mark: depth for mark, depth in node.marks.items() if depth > upper.end}
-        self._siblings(node).append(node)
+        self._siblings(node).add(node)
         self._set_stored(upper, node.stored)
         if payload is not None:
             head, tail = payload.split(at)
@@ -298,9 +301,9 @@ class PrefixIndex(Generic[P]):
             self.changed[node.key] = node
         return upper
 
-    def _siblings(self, node: Node[P]) -> list[Node[P]]:
+    def _siblings(self, node: Node[P]) -> Siblings[Node[P]]:
         assert node.parent is not None
-        return node.parent.children.setdefault(node.tokens[:TOKEN_BYTES], [])
+        return node.parent.children.setdefault(node.tokens[:TOKEN_BYTES], Siblings())
 
     def _set_payload(self, node: Node[P], payload: P | None) -> None:
         if node.payload is not None:
@@ -363,14 +366,15 @@ class PrefixIndex(Generic[P]):
     ) -> Node[P] | None:
         """A node for a copy that an earlier process stored. What `parent` already has for these tokens stays. None
         when the copy's key is not that of these tokens."""
-        for child in parent.children.get(tokens[:TOKEN_BYTES], ()):
-            if child.tokens == tokens:
-                return child
+        siblings = parent.children.get(tokens[:TOKEN_BYTES])
+        known = siblings.equal(tokens) if siblings is not None else None
+        if known is not None:
+            return known
         node: Node[P] = Node(parent, tokens)
         if node.key != stored.key:
             return None
         node.is_checkpoint, node.answers = is_checkpoint, answers
-        self._siblings(node).append(node)
+        self._siblings(node).add(node)
         self._set_stored(node, stored)
         self._rank(node)
         return node

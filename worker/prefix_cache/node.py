@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from worker.prefix_cache.siblings import Siblings
 from worker.prefix_cache.tokens import TOKEN_BYTES, count_tokens, slice_tokens
 
 KEY_BYTES = 20
@@ -123,7 +124,7 @@ class Node(Generic[P]):
         self.stored: Stored | None = None
         self.is_checkpoint = False
         self.answers: tuple[AnswerSpan, ...] = ()
-        self.children: dict[bytes, list[Node[P]]] = {}  # by first token
+        self.children: dict[bytes, Siblings[Node[P]]] = {}  # by first token
         self.pins = 0  # while any, the node stays in the tree
         self.holds = 0  # while any, its payload stays in memory
         self.marks: dict[bytes, int] = {}
