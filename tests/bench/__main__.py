@@ -31,6 +31,7 @@ from tests.bench.prompts import Renderer, build_short
 from tests.bench.report import Table
 from tests.bench.restarts import measure_restart
 from tests.bench.sampling import measure_sampling
+from tests.bench.scaling import measure_scaling
 from tests.bench.seals import measure_seals
 from tests.bench.sides import measure_sides
 from tests.bench.soak import measure_soak
@@ -66,7 +67,7 @@ PARTS = (
     "sides",
     "restart",
 )
-APART = ("plan", "soak", "idle")  # asked for by name only: the first measures nothing, the others take long
+APART = ("plan", "soak", "idle", "scaling")  # asked for by name only: the first measures nothing, the others take long
 
 
 @contextlib.asynccontextmanager
@@ -195,6 +196,9 @@ def against(arguments: argparse.Namespace) -> None:
 def _run_apart(arguments: argparse.Namespace) -> None:
     if arguments.part == "plan":
         print(plan_table().render(), flush=True)
+        return
+    if arguments.part == "scaling":
+        print(asyncio.run(measure_scaling()).render() + "\n", flush=True)
         return
     if arguments.part == "idle":
         for table in measure_idle():
