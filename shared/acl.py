@@ -31,6 +31,22 @@ def render_users(names: Names) -> str:
 
 
 def _gateway(names: Names) -> str:
+    keys, channels, commands = _gateway_reach(names)
+    return _user("gateway", keys, channels, commands)
+
+
+def gateway_rules(names: Names) -> list[str]:
+    """The rules of the Redis user of a gateway that joined."""
+    keys, channels, commands = _gateway_reach(names)
+    return [
+        *("resetkeys", *(f"~{key}" for key in keys)),
+        *("resetchannels", *(f"&{channel}" for channel in channels)),
+        *commands.split(),
+    ]
+
+
+def _gateway_reach(names: Names) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Its keys, channels and commands."""
     queue = names.queue(_ANY)
     keys = (
         *_shared_keys(names),
@@ -55,7 +71,7 @@ def _gateway(names: Names) -> str:
         _RQ_CHANNELS,
     )
     commands = " ".join(f"+{command}" for command in _GATEWAY_COMMANDS.split())
-    return _user("gateway", (*keys, *rq), channels, f"-@all {commands}")
+    return (*keys, *rq), channels, f"-@all {commands}"
 
 
 def _worker(names: Names) -> str:

@@ -1,6 +1,6 @@
 """What a Mac that joined a fleet keeps of it, `<state>/fleet/`: whom it trusts, who it is there, and its own keys.
 
-It holds no secret of the deployment: a host knows what is its own.
+A host holds no secret of the deployment: it knows what is its own. A gateway does, since it speaks with all hosts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from shared.config import Settings
 from shared.errors import ConfigError
 from shared.private_files import private_folder, write_private
 
+HOST, GATEWAY = "host", "gateway"  # what a Mac joins as
 LOCKED_OUT = "mlx-gateway:"  # begins what the door says in Redis's place to who is no member any more
 _FILE = "member.json"
 _CERTIFICATE, _KEY, _DOOR_CA, _HOSTS_CA = "host.pem", "host.key", "door-ca.pem", "hosts-ca.pem"
@@ -24,9 +25,10 @@ _CERTIFICATE, _KEY, _DOOR_CA, _HOSTS_CA = "host.pem", "host.key", "door-ca.pem",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """`host` is the word of this Mac's host, `key` its key and `anyone` the one for what any host may take, both in
-    hexadecimal. The door is at `address` and `port`. The rest are PEM texts: `certificate` and `private_key` are this
-    host's, `door_ca` signs for the door, `hosts_ca` for hosts."""
+    """`host` is the word of this Mac's host, or of its gateway (`role`), which knows the deployment's `secret`; `key`
+    is its key and `anyone` the one for what any host may take, both in hexadecimal. The door is at `address` and
+    `port`. The rest are PEM texts: `certificate` and `private_key` are this host's, `door_ca` signs for the door,
+    `hosts_ca` for hosts."""
 
     address: str
     port: int
@@ -42,6 +44,8 @@ class Membership:
     private_key: str = field(repr=False)
     door_ca: str
     hosts_ca: str
+    role: str = HOST
+    secret: str = field(default="", repr=False)
 
 
 _TEXTS = {"certificate": _CERTIFICATE, "private_key": _KEY, "door_ca": _DOOR_CA, "hosts_ca": _HOSTS_CA}
@@ -79,7 +83,14 @@ def write_membership(state_dir: Path, membership: Membership) -> None:
 
 
 def with_membership(settings: Settings, membership: Membership) -> Settings:
-    """The settings of a host of that fleet."""
+    """The settings of a host of that fleet, or of a gateway."""
+    if membership.role == GATEWAY:
+        return replace(
+            settings,
+            redis_url=redis_url_of(membership, folder_of(settings.state_dir)),
+            deployment=membership.deployment,
+            secret=membership.secret,
+        )
     return replace(
         settings,
         redis_url=redis_url_of(membership, folder_of(settings.state_dir)),

@@ -50,6 +50,7 @@ from shared.connections import build_async_redis
 from shared.errors import ConfigError, GatewayError
 from shared.keys import Names, word
 from shared.log import set_up_logging
+from shared.membership import GATEWAY, HOST
 from shared.registry import ENGINE_NAMES
 from shared.slips import find_slips
 from shared.tracing import missing_for_spans
@@ -111,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     command("doctor", "Check what this machine has and lacks.", address)
     _add_launch_arguments(command("launch", "Run a coding agent on the local models.", far))
     add_commands(command, address, models)
-    _add_fleet_commands(command, models, far)
+    _add_fleet_commands(command, address, models, far)
     return parser
 
 
@@ -158,11 +159,17 @@ def _add_launch_arguments(launch: argparse.ArgumentParser) -> None:
 
 
 def _add_fleet_commands(
-    command: Callable[..., argparse.ArgumentParser], models: argparse.ArgumentParser, far: argparse.ArgumentParser
+    command: Callable[..., argparse.ArgumentParser],
+    address: argparse.ArgumentParser,
+    models: argparse.ArgumentParser,
+    far: argparse.ArgumentParser,
 ) -> None:
     """Of several Macs."""
-    command("share", "Let other Macs join the `up` that runs here, and make a code for one.")
-    joining = command("join", "Serve models from this machine in the fleet of another Mac.", models)
+    sharing = command("share", "Let other Macs join the `up` that runs here, and make a code for one.")
+    sharing.add_argument("--gateway", action="store_true", help="for a gateway, which is told the fleet's secret")
+    joining = command("join", "Serve models from this machine in the fleet of another Mac.", address, models)
+    as_gateway = "be one more gateway of the fleet, and serve no models; the code is of `share --gateway`"
+    joining.add_argument("--gateway", action="store_true", help=as_gateway)
     shown = "the sharing Mac, as `mlx-gateway share` prints it; without it, it is looked for in the network"
     joining.add_argument("address", metavar="NAME", nargs="?", help=shown)
     joining.add_argument("code", metavar="CODE", help="the code that it prints; the next start needs none")
@@ -257,7 +264,10 @@ def _become(settings: Settings, *module_and_arguments: str) -> int:
 
 
 def _gateway(settings: Settings, _: argparse.Namespace) -> int:
-    return _become(with_running_redis(settings), "gateway")
+    settings = with_running_redis(settings)
+    if not settings.redis_url and (member := rejoin(settings, None, _say, GATEWAY)) is not None:
+        settings = member.settings
+    return _become(settings, "gateway")
 
 
 def _host(settings: Settings, options: argparse.Namespace) -> int:
@@ -281,13 +291,16 @@ def _host_name(settings: Settings, options: argparse.Namespace) -> str:
 
 
 def _join(settings: Settings, options: argparse.Namespace) -> int:
-    member = join(settings, options.address, options.code, _host_name(settings, options))
-    _say(f"joined as {member.name}; the next start needs no code: mlx-gateway host")
+    role = GATEWAY if options.gateway else HOST
+    member = join(settings, options.address, options.code, _host_name(settings, options), role)
+    _say(f"joined as {member.name}, a {role}; the next start needs no code: mlx-gateway {role}")
+    if options.gateway:
+        return _become(member.settings, "gateway")
     return _become_host(member.settings, member.name, options)
 
 
-def _share(settings: Settings, _: argparse.Namespace) -> int:
-    line, hint = share(settings)
+def _share(settings: Settings, options: argparse.Namespace) -> int:
+    line, hint = share(settings, GATEWAY if options.gateway else HOST)
     print(line, flush=True)
     _say(hint)
     return 0

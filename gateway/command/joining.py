@@ -14,7 +14,7 @@ from gateway.door.joiner import greet, is_unreachable, join_fleet, shows, this_i
 from shared.config import Settings
 from shared.errors import ConfigError
 from shared.keys import word
-from shared.membership import Membership, read_membership, with_membership
+from shared.membership import HOST, Membership, read_membership, with_membership
 
 _MOST_LETTERS = 63
 _FIND_S = 4.0
@@ -22,13 +22,13 @@ _FIND_S = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The settings and the name of a host that joined."""
+    """The settings and the name of a host, or a gateway, that joined."""
 
     settings: Settings
     name: str
 
 
-def join(settings: Settings, address: str | None, code: str, name: str) -> Member:
+def join(settings: Settings, address: str | None, code: str, name: str, role: str = HOST) -> Member:
     """Without an address, the Mac in this network that made the code. Raises `ConfigError`; nothing has changed
     then."""
     if read_running(settings.state_dir) is not None:
@@ -44,16 +44,19 @@ def join(settings: Settings, address: str | None, code: str, name: str) -> Membe
         host, port = door.address, door.port
     else:
         host, port = _address(address)
-    found = join_fleet(settings.state_dir, host, port, parsed, _short(name), this_installation())
+    found = join_fleet(settings.state_dir, host, port, parsed, _short(name), this_installation(), role=role)
     return _member(settings, found)
 
 
-def rejoin(settings: Settings, name: str | None, say: Callable[[str], None]) -> Member | None:
-    """The host that this Mac joined as; None when it has not joined. Where the door is away, the host starts all the
-    same and waits for it. Raises `ConfigError` with the door's words when this host or its version fits no more."""
+def rejoin(settings: Settings, name: str | None, say: Callable[[str], None], role: str = HOST) -> Member | None:
+    """The host, or the gateway, that this Mac joined as; None when it has not joined. Where the door
+    is away, it starts all the same and waits for it. Raises `ConfigError` with the door's words when this host or its
+    version fits no more."""
     membership = read_membership(settings.state_dir)
     if membership is None:
         return None
+    if membership.role != role:
+        raise ConfigError(f"this Mac joined as a {membership.role}: `mlx-gateway {membership.role}` starts it")
     if name is not None and word(name) != membership.host:
         raise ConfigError(f"this Mac joined as {membership.host!r}: to change its --name, revoke it and join again")
     try:
@@ -70,7 +73,7 @@ def check_alone(settings: Settings) -> None:
     membership = read_membership(settings.state_dir)
     if membership is not None:
         raise ConfigError(
-            f"this Mac joined the fleet at {membership.address}: `mlx-gateway host` serves there, and "
+            f"this Mac joined the fleet at {membership.address}: `mlx-gateway {membership.role}` serves there, and "
             "`mlx-gateway up --alone` serves this Mac by itself meanwhile"
         )
 

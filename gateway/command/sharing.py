@@ -18,14 +18,15 @@ from shared.connections import build_async_redis
 from shared.errors import ConfigError
 from shared.keys import word
 from shared.log import last_lines
+from shared.membership import GATEWAY, HOST
 
 DEFAULT_PORT = Settings().door_port
 _DOOR_S = 15.0
 _POLL_S = 0.05
 
 
-def open_code(settings: Settings) -> JoinCode:
-    """A new code; the one before is worth nothing from now on. Raises `ConfigError`."""
+def open_code(settings: Settings, role: str = HOST) -> JoinCode:
+    """A new code for one Mac of this role; the one before is worth nothing from now on. Raises `ConfigError`."""
     folder = DoorFolder(settings)
     folder.make()
     with folder.locked():
@@ -33,7 +34,7 @@ def open_code(settings: Settings) -> JoinCode:
         door = load_authority(folder.path, "door")
     secret = new_secret()
     with folder.locked():
-        folder.invite(Invitation(secret=secret, ends_at_s=time.time() + LIFE_S, tries=TRIES))
+        folder.invite(Invitation(secret=secret, ends_at_s=time.time() + LIFE_S, tries=TRIES, role=role))
     return JoinCode(print_of(door.der), secret)
 
 
@@ -48,24 +49,26 @@ def wait_for_door(settings: Settings) -> int:
     return door.port
 
 
-def share(settings: Settings) -> tuple[str, str]:
+def share(settings: Settings, role: str = HOST) -> tuple[str, str]:
     """The line for the other Mac, and a hint for a person. Raises `ConfigError` when no `up` runs here."""
     if read_running(settings.state_dir) is None:
         raise ConfigError(
             f"nothing is running on {settings.state_dir}: `mlx-gateway up --share` starts it and makes a code"
         )
-    code = open_code(settings)
-    return join_lines(code, wait_for_door(settings))
+    code = open_code(settings, role)
+    return join_lines(code, wait_for_door(settings), role)
 
 
-def join_lines(code: JoinCode, port: int) -> tuple[str, str]:
+def join_lines(code: JoinCode, port: int, role: str = HOST) -> tuple[str, str]:
     """What is typed on the other Mac, and what a person should know of it."""
     suffix = "" if port == DEFAULT_PORT else f":{port}"
     hint = f"type this on the other Mac within {LIFE_S / 60:.0f} minutes; it joins one Mac"
     address = own_address()
     if address:
         hint += f"; where the name is not found, {address}{suffix} is this Mac, too"
-    return f"mlx-gateway join {local_name()}{suffix} {code}", hint
+    if role == GATEWAY:
+        hint += ". A gateway is told the secret of the whole fleet: that Mac reads all prompts and answers"
+    return f"mlx-gateway join {local_name()}{suffix} {code}{' --gateway' if role == GATEWAY else ''}", hint
 
 
 def host_lines(hosts: Iterable[Mapping[str, str]]) -> Iterator[str]:
@@ -74,7 +77,7 @@ def host_lines(hosts: Iterable[Mapping[str, str]]) -> Iterator[str]:
         story = (
             f"joined {host['joined']}, mlx-gateway {host['version']}" if host["joined"] else "did not join by a code"
         )
-        yield f"{host['name']:24} {host['state']:8} {story}"
+        yield f"{host['name']:24} {host['state']:8} {story}{', a gateway' if host.get('role') == GATEWAY else ''}"
 
 
 def revoke(settings: Settings, name: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from gateway.door.folder import Invitation
 from gateway.door.messages import Ask
 from shared.keys import word
+from shared.membership import GATEWAY
 
 LIFE_S = 600.0
 TRIES = 3
@@ -42,6 +43,16 @@ def why_not_code(secret: str, invitation: Invitation | None, now_s: float) -> st
     if now_s >= invitation.ends_at_s:
         return f"the code is older than {LIFE_S / 60:.0f} minutes: {_AGAIN}"
     return ""
+
+
+def why_not_role(asked: str, invitation: Invitation | None) -> str:
+    """Empty when the code is for this role. A gateway is told the deployment's secret, so that a person of the sharing
+    Mac must have meant one."""
+    if invitation is None or asked == invitation.role:
+        return ""
+    if invitation.role == GATEWAY:
+        return "this code is for a gateway, which serves no models: add --gateway"
+    return "this code is for a host, which serves models: `mlx-gateway share --gateway` makes one for a gateway"
 
 
 def after_try(secret: str, invitation: Invitation) -> Invitation:

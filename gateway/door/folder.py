@@ -12,6 +12,7 @@ import orjson
 
 from shared.config import Settings
 from shared.errors import ConfigError
+from shared.membership import HOST
 from shared.private_files import locked, private_folder, write_private
 from shared.processes import is_running
 
@@ -20,12 +21,13 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invitation:
-    """A code that may be used once, until `ends_at_s` (Unix time), while `tries` are left."""
+    """A code that may be used once, until `ends_at_s` (Unix time), while `tries` are left, by one of this role."""
 
     secret: str = field(repr=False)
     ends_at_s: float
     tries: int
     is_used: bool = False
+    role: str = HOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class JoinedHost:
     joined_at_s: float = 0.0
     version: str = ""
     is_revoked: bool = False
+    role: str = HOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

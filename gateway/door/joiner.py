@@ -30,7 +30,7 @@ from gateway.door.messages import (
     read_message,
 )
 from shared.errors import ConfigError, WireError
-from shared.membership import Membership, folder_of, write_membership
+from shared.membership import HOST, Membership, folder_of, write_membership
 from shared.wire import READER
 
 _TIMEOUT_S = 15.0
@@ -59,9 +59,11 @@ def this_installation() -> Myself:
     return Myself(importlib.metadata.version("mlx-gateway"), READER.versions)
 
 
-def join_fleet(state_dir: Path, address: str, port: int, code: JoinCode, name: str, myself: Myself) -> Membership:
-    """Become a host of the fleet whose door is there, and keep that in the state folder. Raises `ConfigError`, one line
-    for a person; nothing has changed then."""
+def join_fleet(
+    state_dir: Path, address: str, port: int, code: JoinCode, name: str, myself: Myself, *, role: str = HOST
+) -> Membership:
+    """Become a host, or a gateway, of the fleet whose door is there, and keep that in the state folder. Raises
+    `ConfigError`, one line for a person; nothing has changed then."""
     check_cryptography()
     door_ca = _look_at(address, port)
     if print_of(ssl.PEM_cert_to_DER_cert(door_ca)) != code.authority_print:
@@ -70,11 +72,20 @@ def join_fleet(state_dir: Path, address: str, port: int, code: JoinCode, name: s
             "nothing was sent to it"
         )
     key = new_key()
-    ask = Ask(secret=code.secret, name=name, version=myself.version, wire=list(myself.wire), request=request_pem(key))
+    ask = Ask(
+        secret=code.secret,
+        name=name,
+        version=myself.version,
+        wire=list(myself.wire),
+        request=request_pem(key),
+        role=role,
+    )
     with _talk(address, port, _context(door_ca)) as line:
         read_message(decode_line(line.read()), Greeting)
         line.write(ask)
         grant = read_message(decode_line(line.read()), Grant)
+        if grant.role != role:
+            raise ConfigError("the sharing Mac knows no gateways that join: update mlx-gateway there")
         membership = Membership(
             address=address,
             port=port,
@@ -90,6 +101,8 @@ def join_fleet(state_dir: Path, address: str, port: int, code: JoinCode, name: s
             private_key=key_pem(key).decode(),
             door_ca=door_ca,
             hosts_ca=grant.hosts_ca,
+            role=grant.role,
+            secret=grant.secret,
         )
         write_membership(state_dir, membership)
         line.write(messages.STORED)

@@ -11,13 +11,14 @@ from dataclasses import replace
 from hashlib import sha256
 
 from gateway.door import messages
-from gateway.door.admission import Fleet, after_try, why_not_code, why_not_host, why_not_version
+from gateway.door.admission import Fleet, after_try, why_not_code, why_not_host, why_not_role, why_not_version
 from gateway.door.authority import Authority, certificate_pem, serial_of
 from gateway.door.folder import DoorFolder, JoinedHost
 from gateway.door.messages import Ask, Grant, Greeting, Hello, Refused, Renewal, decode_line, encode_line, read_message
 from gateway.door.users import HostUsers
 from shared.errors import ConfigError, GatewayError
 from shared.keys import NO_HOST
+from shared.membership import GATEWAY
 from shared.seal import derive_key
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Joining:
         return Renewal(certificate="" if certificate is None else certificate_pem(certificate))
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ask: Ask) -> None:
-        self._check_code(ask.secret)
+        self._check_code(ask.secret, ask.role)
         await self._users.ensure()
         taken = {name for name, host in self._folder.hosts().items() if not host.is_revoked}
         reason = why_not_host(ask, replace(self._fleet, names=taken | await self._live_names()))
@@ -117,13 +118,13 @@ class Joining:
             invitation = self._folder.invitation()
             if invitation is not None and invitation.secret == ask.secret:
                 self._folder.invite(replace(invitation, is_used=True))
-        logger.warning("host %s joined", host.name)
+        logger.warning("%s %s joined", host.role, host.name)
         writer.write(encode_line(messages.WELCOME))
 
-    def _check_code(self, secret: str) -> None:
+    def _check_code(self, secret: str, role: str) -> None:
         with self._folder.locked():
             invitation = self._folder.invitation()
-            reason = why_not_code(secret, invitation, time.time())
+            reason = why_not_code(secret, invitation, time.time()) or why_not_role(role, invitation)
             if invitation is not None and (left := after_try(secret, invitation)) != invitation:
                 self._folder.invite(left)
         if reason:
@@ -144,6 +145,7 @@ class Joining:
             password_digest=sha256(password.encode()).hexdigest(),
             joined_at_s=time.time(),
             version=ask.version,
+            role=ask.role,
         )
         grant = Grant(
             host=ask.name,
@@ -156,6 +158,8 @@ class Joining:
             password=password,
             certificate=certificate_pem(certificate),
             hosts_ca=self._hosts.pem,
+            role=ask.role,
+            secret=self._secret.decode() if ask.role == GATEWAY else "",
         )
         return host, grant
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import orjson
 
 from shared.errors import WireError
+from shared.membership import HOST
 
 PROTOCOL = 1
 MAX_LINE_BYTES = 32 * 1024
@@ -41,6 +42,7 @@ class Ask:
     version: str
     wire: list[int]
     request: str
+    role: str = HOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,8 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """`key` is the host's own, `anyone` the one for what any host may take, both in hexadecimal."""
+    """`key` is the host's own, `anyone` the one for what any host may take, both in hexadecimal. `secret` is the
+    deployment's, for a gateway; a host is given none."""
 
     host: str
     generation: int
@@ -66,6 +69,8 @@ class Grant:
     password: str = field(repr=False)
     certificate: str
     hosts_ca: str
+    role: str = HOST
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

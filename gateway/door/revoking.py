@@ -10,6 +10,7 @@ from gateway.door.users import HostUsers, withdraw
 from shared.config import Settings, load_secret
 from shared.errors import BrokerUnavailableError
 from shared.keys import Names
+from shared.membership import GATEWAY
 from shared.seal import Keyring
 
 
@@ -18,10 +19,15 @@ async def lock_out(settings: Settings, broker: redis.asyncio.Redis, host: str) -
     was asked is asked elsewhere. What was done, for a person. Raises `ConfigError` when none joined under that name at
     this Mac."""
     folder, names = DoorFolder(settings), Names(settings.deployment)
-    folder.revoke(host)
+    revoked = folder.revoke(host)
     try:
         await HostUsers(broker, names, Keyring(load_secret(settings)), folder).remove(host)
         await withdraw(broker, names, host)
     except (BrokerUnavailableError, RedisError, OSError) as error:
         return f"{host} is locked out; Redis does not answer ({error}), and is told when it does"
+    if revoked.role == GATEWAY:
+        return (
+            f"{host} is locked out; as a gateway it was told the secret: to be rid of what it knows, stop `up`, delete "
+            f"{settings.state_dir / 'secret'}, and let all Macs join again"
+        )
     return f"{host} is locked out"

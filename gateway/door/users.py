@@ -11,9 +11,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from gateway.door.folder import DoorFolder, JoinedHost, generations
 from shared import wire
-from shared.acl import host_rules
+from shared.acl import gateway_rules, host_rules
 from shared.errors import BrokerUnavailableError, ConfigError
 from shared.keys import Names
+from shared.membership import GATEWAY
 from shared.seal import Keyring, Purpose
 
 
@@ -72,7 +73,11 @@ class HostUsers:
         if host.is_revoked:
             await self._redis.execute_command("ACL", "DELUSER", user)  # type: ignore[no-untyped-call]
             return
-        rules = host_rules(self._names, host.name, can_only_read=self._can_only_read)
+        rules = (
+            gateway_rules(self._names)
+            if host.role == GATEWAY
+            else host_rules(self._names, host.name, can_only_read=self._can_only_read)
+        )
         words = ("reset", "on", f"#{host.password_digest}", *rules)
         await self._redis.execute_command("ACL", "SETUSER", user, *words)  # type: ignore[no-untyped-call]
 

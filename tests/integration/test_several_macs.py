@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
 from collections.abc import Iterator
@@ -133,3 +134,42 @@ def _in_flight(stack: Up, host: str) -> int:
 
 def _message(text: str) -> dict[str, Any]:
     return {"model": "current-model", "max_tokens": 50, "messages": [{"role": "user", "content": text}]}
+
+
+@pytest.mark.slow
+def test_a_mac_joins_as_a_gateway_answers_with_the_hosts_of_the_others_and_starts_again(tmp_path: Path) -> None:
+    door_port, port = free_port(), free_port()
+    env = {"MLX_GATEWAY_DOOR_PORT": str(door_port)}
+    with up(tmp_path, "--name", "studio", "--engine", "echo", env=env) as stack:
+        stack.wait_until_ready()
+        shared = run_command("share", "--gateway", "--state", str(stack.state), env=env)
+        assert shared.returncode == 0, shared.stderr
+        line = shared.stdout.split()
+        assert line[-1] == "--gateway"
+        assert "reads all prompts" in shared.stderr
+        where = ("--state", str(tmp_path / "desk"), "--port", str(port))
+        words = ("join", f"127.0.0.1:{door_port}", line[-2], "--gateway", "--name", "desk", *where)
+        for command in (words, ("gateway", *where)):
+            log = tmp_path / f"{command[0]}.log"
+            with running("-m", "gateway.command.cli", *command, log=log, env=NO_SETTINGS) as desk:
+                wait_until(lambda: _says(port, PROMPT) == PROMPT, "it answers", every_s=0.1)
+                if command is words:
+                    assert "joined as desk, a gateway" in desk.output()
+        listed = run_command("hosts", "--state", str(stack.state)).stdout
+        assert re.search(r"^desk .*a gateway$", listed, re.MULTILINE), listed
+        revoked = run_command("revoke", "desk", "--state", str(stack.state)).stdout
+        assert "told the secret" in revoked
+
+
+def _says(port: int, text: str) -> str:
+    """What the gateway at this port answers; empty while it does not."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("POST", "/v1/messages", json.dumps(_message(text)), {"content-type": "application/json"})
+        response = connection.getresponse()
+        body = json.loads(response.read())
+        return str(body["content"][0]["text"]) if response.status == 200 else ""
+    except OSError:
+        return ""
+    finally:
+        connection.close()

@@ -20,7 +20,7 @@ from gateway.door.folder import DoorFolder, Invitation
 from gateway.door.joiner import Myself, join_fleet
 from shared.config import Settings
 from shared.connections import build_async_redis, build_redis
-from shared.membership import Membership, with_membership
+from shared.membership import HOST, Membership, with_membership
 from shared.redis_server import RedisServer
 from shared.wire import WIRE_VERSION
 
@@ -39,14 +39,16 @@ class OpenedDoor:
     started: threading.Event = field(default_factory=threading.Event)
     stop: Callable[[], object] = lambda: None
 
-    def code(self, *, life_s: float = 600.0) -> JoinCode:
+    def code(self, *, life_s: float = 600.0, role: str = HOST) -> JoinCode:
         secret = new_secret()
-        self.folder.invite(Invitation(secret=secret, ends_at_s=time.time() + life_s, tries=3))
+        self.folder.invite(Invitation(secret=secret, ends_at_s=time.time() + life_s, tries=3, role=role))
         return JoinCode(print_of(load_authority(self.folder.path, "door").der), secret)
 
-    def join(self, state: Path, name: str, *, code: JoinCode | None = None, myself: Myself = MYSELF) -> Membership:
+    def join(
+        self, state: Path, name: str, *, code: JoinCode | None = None, myself: Myself = MYSELF, role: str = HOST
+    ) -> Membership:
         """Of a Mac with this state folder. Raises `ConfigError`."""
-        return join_fleet(state, "127.0.0.1", self.port, code or self.code(), name, myself)
+        return join_fleet(state, "127.0.0.1", self.port, code or self.code(role=role), name, myself, role=role)
 
     def operator(self) -> redis.Redis:
         return redis.Redis.from_url(self.server.url)

