@@ -218,6 +218,7 @@ async def running_tasks(
     works["redis-memory"] = keep_telling(parts.space, parts.metrics.redis_memory)
     if batches is not None:
         works["batches"] = batches.run()
+    works["disk"] = parts.disk.run()
     works["usage"] = parts.usage.keep_writing()
     works["lag"] = keep_measuring_lag(parts.metrics.loop_lag)
     tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]

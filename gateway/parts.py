@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 
 from gateway.batches.store import BatchStore
 from gateway.dialects.registry import VENDOR_NAMES
+from gateway.disk_watch import DiskWatch
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.fleet import FleetWatcher
@@ -62,6 +63,7 @@ class Parts:
     fleet: FleetWatcher
     hub: FrameHub
     jobs: JobQueue
+    disk: DiskWatch
     dispatcher: Dispatcher
     joining: Joining
     suspects: Suspects
@@ -104,7 +106,8 @@ def build_parts(settings: Settings) -> Parts:
     fleet = FleetWatcher(broker, names, keyring, myself=_record(gateway_id, settings))
     metrics = Metrics(fleet)
     hub = FrameHub(subscriber, broker, names, keyring, gateway_id, on_gap=metrics.gap, on_refused=metrics.refused_frame)
-    _wire(fleet, hub, metrics, policies)
+    disk = DiskWatch(settings.state_dir)
+    _wire(fleet, hub, metrics, policies, disk)
     jobs, suspects = JobQueue(broker, names, keyring), Suspects(broker, names)
     space, limits = Space(broker), Limits.of(settings)
     patience_s = Patience.of(settings.execution_ttl_s).broker_away_s
@@ -129,6 +132,7 @@ def build_parts(settings: Settings) -> Parts:
         fleet=fleet,
         hub=hub,
         jobs=jobs,
+        disk=disk,
         dispatcher=dispatcher,
         joining=Joining(
             Runs(broker, names, keyring, gateway_id),
@@ -164,12 +168,12 @@ def _record(gateway_id: str, settings: Settings) -> GatewayRecord:
     return GatewayRecord(gateway=gateway_id, pid=os.getpid(), reader=READER, address=_address(settings))
 
 
-def _wire(fleet: FleetWatcher, hub: FrameHub, metrics: Metrics, policies: Policies) -> None:
+def _wire(fleet: FleetWatcher, hub: FrameHub, metrics: Metrics, policies: Policies, disk: DiskWatch) -> None:
     """What the fleet tells others, and hears from them."""
     fleet.on_round_trip = metrics.redis_round_trip
     fleet.on_hosts = hub.listen_to
     fleet.is_busy = lambda: bool(hub.dispatches)
-    fleet.faults = policies.faults
+    fleet.faults = lambda: (*policies.faults(), *filter(None, (disk.trouble,)))
 
 
 def _collector(fleet: FleetWatcher, limits: Limits, dispatcher: Dispatcher) -> WaitingCollector:

@@ -26,6 +26,7 @@ from gateway.models.settings_files import Policies
 from shared import wire
 from shared.config import Settings, child_environment, load_secret, resolve_source
 from shared.connections import build_async_redis, build_redis
+from shared.disk import subject_and_effect
 from shared.errors import ConfigError, GatewayError, WireError
 from shared.keys import Names, word
 from shared.log import last_lines, log_size
@@ -331,12 +332,16 @@ class Stack:
             self._say(hint)
 
     def _show_faults(self, faults: Collection[str]) -> None:
-        """Of settings files that were changed while everything runs: each once, and that there are none any more."""
+        """Of settings files that were changed while everything runs, and of the disk: each once, and its end."""
         for fault in dict.fromkeys(faults):
             if fault not in self._faults:
-                self._say(f"settings: {fault}; the last good content stays in force")
-        if self._faults and not faults:
-            self._say("settings: all files can be used again")
+                subject, effect = subject_and_effect(fault)
+                self._say(f"{subject}: {fault}; {effect}")
+        for subject, good in _GOOD_AGAIN.items():
+            if any(_is_about(subject, each) for each in self._faults) and not any(
+                _is_about(subject, each) for each in faults
+            ):
+                self._say(f"{subject}: {good}")
         self._faults = frozenset(faults)
 
     def _show(self, models: Sequence[ModelRecord], shown: dict[str, ModelRecord]) -> None:
@@ -377,6 +382,13 @@ def describe_model(model: ModelRecord) -> str:
         needed, free = (f"{count / 1e9:.2f} GB" for count in (model.needed_bytes, model.free_bytes))
         return f"{model.id} has no memory: it needs {needed}, there are {free} ({model.reason})"
     return f"{model.id} is {model.state}{' (pinned)' if model.is_pinned else ''}"
+
+
+_GOOD_AGAIN = {"settings": "all files can be used again", "disk": "there is room again"}
+
+
+def _is_about(subject: str, fault: str) -> bool:
+    return subject_and_effect(fault)[0] == subject
 
 
 def check_redis(settings: Settings) -> None:

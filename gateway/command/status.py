@@ -16,6 +16,7 @@ from gateway.command.stack import describe_model
 from gateway.command.watching import wants_table, watch
 from gateway.overview import render_overview
 from shared.config import Settings
+from shared.disk import subject_and_effect
 from shared.errors import ConfigError
 from shared.registry import Fleet, HostRecord, Stranger, WorkerLease
 
@@ -53,7 +54,8 @@ def _lines(settings: Settings) -> Iterator[str]:
     yield from _fleet_lines(fleet)
     yield from asyncio.run(quarantine_lines(need_redis(settings)))
     for fault, names in fleet.faults().items():
-        yield f"settings {fault}; the last good content stays in force ({', '.join(names)})"
+        subject, effect = subject_and_effect(fault)
+        yield f"{subject:<8} {fault}; {effect} ({', '.join(names)})"
     if not fleet.hosts and not fleet.workers and not fleet.strangers:
         yield "no hosts and no workers are running"
 

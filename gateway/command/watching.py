@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from shared.disk import subject_and_effect
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def warnings(overview: Overview) -> Iterator[str]:
     for each in overview["strangers"]:
         yield f"{each['kind']} {each['name']} gets no work: {each['reason']}"
     for each in overview["faults"]:
-        yield f"settings: {each['fault']}; the last good content stays in force"
+        subject, effect = subject_and_effect(each["fault"])
+        yield f"{subject}: {each['fault']}; {effect}"
     hidden = len(overview["running"]) - _MOST_REQUESTS
     if hidden > 0:
         yield f"{hidden} more requests are running"

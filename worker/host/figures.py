@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Final
 
 import psutil
 
+from shared.disk import write_trouble
 from worker.host.pressure import Level, Pressure
+
+log = logging.getLogger(__name__)
 
 EVERY_S: Final = 10.0
 _LEVELS: Final[Mapping[Level, float]] = {"normal": 1.0, "warning": 2.0, "critical": 4.0}  # in macOS's own numbers
@@ -24,15 +28,25 @@ class MachineFigures:
         self._pressure = pressure
         self._read_s = -EVERY_S
         self._figures: dict[str, float] = {}
+        self.disk_trouble = ""  # why caches and logs cannot be written; the last `read` found it out
 
     def read(self) -> dict[str, float]:
         """By the keys of `shared.worker_metrics.HOST_FIGURES`."""
         now_s = time.monotonic()
         if now_s - self._read_s >= EVERY_S:
             self._read_s = now_s
+            self._look_at_disk()
             pressure = {"memory_pressure": _LEVELS[self._pressure.level()]}
             self._figures = {**_memory(), **_disk(self._folder), **_battery(), **pressure}
         return self._figures
+
+    def _look_at_disk(self) -> None:
+        trouble = write_trouble(self._folder)
+        if trouble and not self.disk_trouble:
+            log.error("%s: caches and logs are not kept until it can", trouble)
+        elif self.disk_trouble and not trouble:
+            log.info("%s can be written again", self._folder)
+        self.disk_trouble = trouble
 
 
 def _memory() -> dict[str, float]:

@@ -406,7 +406,7 @@ class Host:
             self._changed.clear()
             models = tuple(supervisor.told for supervisor, _ in self._supervisors.values())
             figures = await asyncio.to_thread(self._figures.read)
-            faults = (self._fault,) if self._fault else ()
+            faults = tuple(filter(None, (self._fault, self._figures.disk_trouble)))
             files = self._lender.address
             is_draining = self._leaving is not None
             record = replace(

@@ -47,3 +47,17 @@ def test_doctor_finds_it_out_by_writing(tmp_path: Path) -> None:
     told = said(_EXAMINE, tmp_path)
     assert told.startswith("False nothing can be kept in")
     assert list(tmp_path.iterdir()) == []
+
+
+_WATCH = """
+from shared.disk import subject_and_effect, write_trouble
+from gateway.disk_watch import DiskWatch
+import asyncio
+watch = DiskWatch(state)
+asyncio.run(watch.look())
+print(subject_and_effect(watch.trouble)[0], watch.trouble)
+"""
+
+
+def test_a_gateway_that_serves_finds_it_out_and_says_so(tmp_path: Path) -> None:
+    assert said(_WATCH, tmp_path).startswith(f"disk nothing can be written to {tmp_path}: ")
