@@ -23,13 +23,15 @@ PORT ?= 8080
 STATE ?=
 CONFIG ?=
 AGAINST ?=
+N ?= 20000
 
-.PHONY: help up install check format test test-all test-faults bench bench-placement newest package clean
+.PHONY: help up install check format test test-all test-faults fuzz soak bench bench-placement newest package clean
 
 help:
 	@echo "make up [MODEL=path-or-id] [PORT=8080] [STATE=dir]   start everything; point clients at the printed URL"
 	@echo "make test        checks and tests        make test-all    the slow ones too"
 	@echo "make test-faults what becomes of answers when workers, gateways, Macs, Redis and networks fail"
+	@echo "make fuzz N=50000   what no client sends      make soak N=20000   short requests with a fault every fifty"
 	@echo "make check       format, lint, types, import contract"
 	@echo "make bench       tables of speed         make install     set up .venv for development"
 	@echo "make package     a wheel and its sources in dist/"
@@ -63,6 +65,19 @@ test-all: test
 
 test-faults: $(DEV)
 	$(BIN)/pytest -m faults tests/faults
+
+# N requests of chance at every route, what schemathesis makes of /openapi.json, and bytes of chance in Redis.
+fuzz: $(DEV) build/schemathesis/bin/st
+	$(BIN)/python -m tests.faults fuzz --requests $(N) --schemathesis build/schemathesis/bin/st
+
+# N short requests with a fault every fifty, in the background: the tables are in build/soak.txt when it has ended.
+soak: $(DEV)
+	@mkdir -p build
+	@nohup $(BIN)/python -m tests.faults soak --requests $(N) > build/soak.txt 2>&1 & echo "see build/soak.txt"
+
+build/schemathesis/bin/st:
+	$(BIN)/python -m venv build/schemathesis
+	build/schemathesis/bin/pip install --quiet schemathesis==4.32.5
 
 bench: $(DEV)
 	$(BIN)/python -m tests.bench $(if $(AGAINST),against "$(AGAINST)")

@@ -13,7 +13,7 @@ from tests.faults import fuzz, soak
 from tests.faults.cases import DIALECTS, reference, waves
 from tests.faults.client import MESSAGES
 from tests.faults.faults import FAULTS
-from tests.faults.fleet import PACED, Fleet, fleet
+from tests.faults.fleet import PACED, QUICK, Fleet, fleet
 from tests.faults.report import notes, page, table
 from tests.faults.trial import NotInPlaceError, Verdict, try_fault
 
@@ -26,6 +26,8 @@ def main() -> int:
     parser.add_argument("--dialects", action="store_true", help="both dialects instead of Messages alone")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--requests", type=int, default=20_000, help="of the soak and of the fuzzing")
+    parser.add_argument("--marks", type=int, default=10, help="of the soak: how often memory is measured")
+    parser.add_argument("--schemathesis", type=Path, help="its program: what it makes of /openapi.json is sent, too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a new folder for logs, which stays")
     parser.add_argument("--write", type=Path, help="where to write the matrix as a page")
@@ -34,7 +36,8 @@ def main() -> int:
     if options.what == "matrix":
         with fleet(folder / "fleet") as found:
             return _matrix(found, options)
-    with fleet(folder / "fleet", models=(PACED,)) as found:
+    # (The soak's four workers: two Macs with two models each.)
+    with fleet(folder / "fleet", models=(PACED, QUICK) if options.what == "soak" else (PACED,)) as found:
         return _soak(found, options) if options.what == "soak" else _fuzz(found, options)
 
 
@@ -68,7 +71,7 @@ def _matrix(found: Fleet, options: argparse.Namespace) -> int:
 
 def _soak(found: Fleet, options: argparse.Namespace) -> int:
     began_s = time.monotonic()
-    account = soak.soak(found, options.requests, seed=options.seed)
+    account = soak.soak(found, options.requests, seed=options.seed, marks=options.marks, say=_say)
     _say(f"{options.requests} requests in {time.monotonic() - began_s:.0f} s", sys.stdout)
     for line in soak.lines(account):
         _say(line, sys.stdout)
@@ -77,7 +80,9 @@ def _soak(found: Fleet, options: argparse.Namespace) -> int:
 
 def _fuzz(found: Fleet, options: argparse.Namespace) -> int:
     began_s = time.monotonic()
+    described = fuzz.described(found, options.schemathesis, options.requests) if options.schemathesis else ()
     result = fuzz.fuzz(found, options.requests, seed=options.seed)
+    result.bad += described
     _say(f"{options.requests} requests in {time.monotonic() - began_s:.0f} s", sys.stdout)
     for line in fuzz.lines(result):
         _say(line, sys.stdout)

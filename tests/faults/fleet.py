@@ -1,7 +1,8 @@
 """Two gateways and two hosts, each with a network of its own to one Redis, and everything that can befall them.
 
 Every host serves two models: `paced`, the echo engine at the pace of a small Mac, and `said`, a real MLX model that
-says given texts (`tests.models.scripted_checkpoint`): reasoning, calls and JSON. The faults are done to real processes
+says given texts (`tests.models.scripted_checkpoint`): reasoning, calls and JSON. (A fleet for real clients has `quick`
+alone, which computes long prompts at once.) The faults are done to real processes
 and to what they send; a frozen cable stands for a partition, and a killed Mac is one whose processes are killed at once
 behind a cable that was pulled before.
 """
@@ -28,9 +29,10 @@ from tests.support.names import NAMES
 from tests.support.processes import Running, descendants, free_port, running, wait_until
 from tests.support.sealed import SECRET, open_lease
 
-PACED, SAID = "paced", "said"
+PACED, SAID, QUICK = "paced", "said", "quick"
 MODELS = (PACED, SAID)
 READY_S = 90.0
+_QUICK_PACE = {"step_ms": 25, "context_tokens": 200_000}  # whose prompts are long
 _PACE = {"step_ms": 25, "prefill_tokens_per_s": 400, "cache_tokens": 1_000_000}
 _SETTINGS = {
     "MLX_GATEWAY_STREAM_GRACE_S": "0.1",
@@ -181,6 +183,7 @@ def fleet(folder: Path, *, hosts: int = 2, models: tuple[str, ...] = MODELS) -> 
     config.mkdir(parents=True)
     listed: dict[str, Any] = {
         PACED: {"id": PACED, "source": PACED, "engine": "echo", "options": _PACE},
+        QUICK: {"id": QUICK, "source": QUICK, "engine": "echo", "options": _QUICK_PACE},
         SAID: {"id": SAID, "source": str(folder / SAID), "engine": "mlx"},
     }
     if SAID in models:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -20,6 +23,7 @@ from tests.support.names import NAMES
 _MEANT = {501, 503, 529, 504}  # that say: not now, or not here
 _TIMEOUT_S = 2.0  # of a body that is shorter than its head says
 _TOGETHER = 8
+_PATHS = 40  # about as many as /openapi.json describes
 _JUNK: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1e308, -1e308, 2**63, 2**64, "", "\x00", "\ud7ff", "a" * 5000, [], {}, [[]], {"": {}}),
     *([{}] * 3, {"type": "text"}, {"type": 5}, [{"type": "text", "text": 5}], "echo:fail overloaded x", "../../etc"),
@@ -95,6 +99,23 @@ def fuzz(fleet: Fleet, requests: int, *, seed: int = 0) -> Found:
         if "Traceback" in node.outputs():
             found.bad.append(f"{node.name} has raised: {node.outputs().partition('Traceback')[2][:1000]}")
     return found
+
+
+def described(fleet: Fleet, program: Path, examples: int) -> list[str]:
+    """What schemathesis finds that is no answer of ours: it makes `examples` requests of our own description, and looks
+    for errors of the server that are not meant."""
+    port = fleet.gateways[0].port
+    with Path(fleet.folder / "schemathesis.txt").open("w+") as output:
+        command = [str(program), "run", f"http://127.0.0.1:{port}/openapi.json", "--checks", "not_a_server_error"]
+        command += ["--max-examples", str(max(1, examples // _PATHS)), "--workers", "2", "--request-timeout", "20"]
+        command += ["--continue-on-failure", "--no-color"]
+        subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+        output.seek(0)
+        said = output.read()
+    summary = [line for line in said.splitlines() if "generated" in line or "found" in line]
+    print("schemathesis:", *summary or said.splitlines()[-20:], sep="\n", flush=True)
+    statuses = {int(found) for found in re.findall(r"\[(5\d\d)\]", said)}
+    return [f"schemathesis met {status}: see {output.name}" for status in sorted(statuses - _MEANT)]
 
 
 def _head(chance: random.Random, length: int) -> bytes:
@@ -175,16 +196,42 @@ def _send(node: Node, data: bytes, *, is_read: bool) -> int:
 
 
 def _litter(fleet: Fleet, chance: random.Random) -> None:
-    """What somebody else might write where frames, bodies, jobs and leases are read."""
+    """What somebody else might write where frames, bodies, jobs and leases are read: bytes of chance, and what is there
+    with some of its bytes changed."""
     client, data = fleet.client, chance.randbytes(chance.randrange(200))
     lease = chance.choice(fleet.leases(PACED))
     channels = [name for name in client.pubsub_channels(f"{NAMES.deployment}:*") if isinstance(name, bytes)]  # type: ignore[union-attr]
-    client.publish(chance.choice(channels), data)
-    client.set(f"{NAMES.body_prefix('mac0')}fuzz-1", data, ex=60)
+    said = _said(fleet, chance)
+    for each in (data, _mutated(said, chance), said):  # (The last one is a true frame, once more, and somewhere else.)
+        client.publish(chance.choice(channels), each)
+    body = f"{NAMES.body_prefix(lease.worker.partition('.')[0])}fuzz-1"
+    client.set(body, chance.choice((data, _mutated(_stored(fleet, chance), chance))), ex=60)
     client.hset("rq:job:fuzz-1", mapping={"status": "queued", "data": data, "origin": "x"})
     client.expire("rq:job:fuzz-1", 60)
     client.rpush(f"rq:queue:{NAMES.worker_queue(lease.model, lease.worker, 'interactive')}", "fuzz-1", data)
     client.lpush(NAMES.bell(lease.worker), 1)
+
+
+def _said(fleet: Fleet, chance: random.Random) -> bytes:
+    """A frame that a worker has logged."""
+    logs = list(fleet.client.scan_iter(f"{NAMES.deployment}:log:*"))
+    rows: Any = fleet.client.xrevrange(chance.choice(logs), count=1) if logs else []
+    return bytes(rows[0][1].get(b"f", b"")) if rows else b""
+
+
+def _stored(fleet: Fleet, chance: random.Random) -> bytes:
+    """Whatever a key of ours holds now: a lease, a record, a body."""
+    keys = list(fleet.client.scan_iter(f"{NAMES.deployment}:*", _type="string"))
+    found = fleet.client.get(chance.choice(keys)) if keys else b""
+    return found if isinstance(found, bytes) else b""
+
+
+def _mutated(data: bytes, chance: random.Random) -> bytes:
+    """With a byte or a few changed, cut off, or said twice."""
+    changed = bytearray(data or b"\0")
+    for _ in range(chance.randrange(1, 5)):
+        changed[chance.randrange(len(changed))] = chance.randrange(256)
+    return bytes(chance.choice((changed, changed[: chance.randrange(len(changed))], changed * 2)))
 
 
 def lines(found: Found) -> Iterator[str]:

@@ -1,0 +1,163 @@
+"""Real clients, whose worker is killed in the middle of an answer, or of a tool call: another one is there, so they
+finish without asking again. Both packages with their retries switched off, and the real Claude Code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from tests.clients.claude_code import ClaudeCode, install_claude_code
+from tests.faults.fleet import QUICK, Fleet, fleet
+from tests.support.processes import wait_until
+from tests.support.queues import running_jobs
+from tests.support.recorder import Recorder
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+
+_WORDS = " ".join(f"word{number}" for number in range(150))
+_COMMAND = "echo " + " ".join(f"lamp{number}" for number in range(120))
+_CALL = f"call Bash {json.dumps({'command': _COMMAND})}"
+_SCHEMA = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
+_SAID = 30  # pieces before the worker dies
+
+
+@pytest.fixture(scope="module")
+def two_macs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet(tmp_path_factory.mktemp("clients") / "fleet", models=(QUICK,)) as found:
+        yield found
+
+
+@pytest.fixture
+def macs(two_macs: Fleet) -> Iterator[Fleet]:
+    """Whole before and after."""
+    two_macs.heal()
+    yield two_macs
+    two_macs.heal()
+
+
+def _kill_who_works(macs: Fleet) -> None:
+    """The worker of the one answer that is given."""
+    (job,) = running_jobs(macs.client, QUICK)
+    worker = macs.client.hget(f"rq:job:{job}", "worker_name")
+    assert isinstance(worker, bytes)
+    os.kill(macs.lease(worker.decode()).pid, signal.SIGKILL)
+
+
+def _url(macs: Fleet) -> str:
+    return f"http://127.0.0.1:{macs.gateways[0].port}"
+
+
+def _killed_after(macs: Fleet, count: int) -> Callable[[], None]:
+    """To be called for each piece: with this many the worker dies, once."""
+    left = [count]
+
+    def note() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            _kill_who_works(macs)
+
+    return note
+
+
+@pytest.mark.parametrize("what", ["answer", "call"])
+def test_the_anthropic_package_reads_on(macs: Fleet, what: str) -> None:
+    note = _killed_after(macs, _SAID)
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": _CALL if what == "call" else "echo:words 150"}]}
+    if what == "call":
+        asked["tools"] = [{"name": "Bash", "description": "Run a command", "input_schema": _SCHEMA}]
+    with anthropic.Anthropic(base_url=_url(macs), api_key="any", max_retries=0, timeout=60) as client:
+        with client.messages.stream(model=QUICK, max_tokens=2000, **asked) as stream:
+            for event in stream:
+                if event.type == "content_block_delta":
+                    note()
+            message = stream.get_final_message()
+    (block,) = message.content
+    assert (block.input["command"] if block.type == "tool_use" else block.text) == (
+        _COMMAND if what == "call" else _WORDS
+    )
+    assert message.stop_reason == ("tool_use" if what == "call" else "end_turn")
+
+
+@pytest.mark.parametrize("what", ["answer", "call"])
+def test_the_openai_package_reads_on(macs: Fleet, what: str) -> None:
+    note = _killed_after(macs, _SAID)
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": _CALL if what == "call" else "echo:words 150"}]}
+    if what == "call":
+        asked["tools"] = [{"type": "function", "function": {"name": "Bash", "parameters": _SCHEMA}}]
+    text, arguments, reason = "", "", ""
+    with openai.OpenAI(base_url=f"{_url(macs)}/v1", api_key="any", max_retries=0, timeout=60) as client:
+        for chunk in client.chat.completions.create(model=QUICK, max_tokens=2000, stream=True, **asked):
+            for choice in chunk.choices:
+                calls = choice.delta.tool_calls or ()
+                text += choice.delta.content or ""
+                arguments += "".join(call.function.arguments or "" for call in calls if call.function)
+                reason = choice.finish_reason or reason
+                if choice.delta.content or calls:
+                    note()
+    assert (json.loads(arguments)["command"] if what == "call" else text) == (_COMMAND if what == "call" else _WORDS)
+    assert reason == ("tool_calls" if what == "call" else "stop")
+
+
+def test_the_openai_packages_responses_read_on(macs: Fleet) -> None:
+    note, kinds = _killed_after(macs, _SAID), []
+    with openai.OpenAI(base_url=f"{_url(macs)}/v1", api_key="any", max_retries=0, timeout=60) as client:
+        with client.responses.stream(model=QUICK, input="echo:words 150") as stream:
+            for event in stream:
+                kinds.append(event.type)
+                if event.type == "response.output_text.delta":
+                    note()
+            answer = stream.get_final_response()
+    assert (answer.output_text, kinds[-1]) == (_WORDS, "response.completed")
+
+
+@pytest.mark.claude
+@pytest.mark.parametrize("what", ["answer", "call"])
+def test_claude_code_finishes_its_task_and_asks_nothing_again(macs: Fleet, tmp_path: Path, what: str) -> None:
+    for name in ("home", "work"):
+        (tmp_path / name).mkdir()
+    prompt = _CALL if what == "call" else "echo:words 150"
+    with Recorder(_url(macs)) as recorder:
+        claude = ClaudeCode(
+            executable=install_claude_code(),
+            home=tmp_path / "home",
+            work=tmp_path / "work",
+            url=recorder.url,
+            model=QUICK,
+        )
+        killed: list[str] = []
+
+        def strike() -> None:
+            wait_until(lambda: _has_said(macs), "it is in the middle", deadline_s=60)
+            _kill_who_works(macs)
+            killed.append("the worker")
+
+        killer = threading.Thread(target=strike, daemon=True)
+        killer.start()
+        session = claude.run(prompt, "--allowedTools", "Bash")
+        killer.join(60)
+        exchanges = [each for each in recorder.exchanges if each.path.startswith("/v1/messages") and each.body]
+    assert killed
+    assert session.result["subtype"] == "success"
+    assert not session.result["is_error"]
+    assert all(each.stop_reason for each in exchanges if each.path.startswith("/v1/messages?"))
+    if what == "call":
+        (call,) = session.blocks("assistant", "tool_use")
+        assert call["input"]["command"] == _COMMAND
+    else:
+        assert session.result["result"] == _WORDS
+
+
+def _has_said(macs: Fleet) -> bool:
+    """Whether one answer is given, and its worker has said a good part of it."""
+    jobs = running_jobs(macs.client, QUICK)
+    logs = [key for key in macs.client.scan_iter("*log:*") if b"quick" in key]
+    return len(jobs) == 1 and any(macs.client.xlen(key) >= 2 * _SAID for key in logs)
