@@ -1,0 +1,341 @@
+"""The console in a real browser, headless Chromium, at a real gateway with echo workers.
+
+Skipped where there is no Chromium (`apt-get install chromium`). Real models and Macs are not there: what is proven is
+the page, its stream and its controls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.command.cli import main
+from shared.redis_server import RedisServer
+from tests.clients.npm import install
+from tests.support.browser import Browser, Page, browsing, find_browser, settle
+from tests.support.processes import wait_until
+from tests.support.served import Served, message, served
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_browser() is None, reason="no Chromium on the PATH: apt-get install chromium"),
+    pytest.mark.timeout(300),
+]
+
+AXE = ("axe-core", "4.14.1")  # MPL-2.0, for tests alone
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+SCREENS = ("now", "requests", "models", "chat", "routing", "cache", "settings")
+THEMES = ("light", "dark")
+EVIL = "<img src=x onerror=window.evil=1>"
+ROUTING = '{\n  "tiers": {"opus": "echo"},\n  "fallbacks": {"opus": ["echo"]}\n}\n'
+ALIASES = '{"<b onclick=window.evil=1>alias": "echo"}\n'
+KEYED = "the owner's"
+
+
+@dataclass
+class Stand:
+    """A gateway without keys and with traffic, and one that wants a key; a browser for both."""
+
+    gateway: Served
+    keyed: Served
+    browser: Browser
+    folder: Path
+
+    def url(self, screen: str = "", gateway: Served | None = None) -> str:
+        return f"http://127.0.0.1:{(gateway or self.gateway).port}/#/{screen}"
+
+    def key(self, role: str) -> str:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert main(["key", "create", role, "--role", role, "--state", str(self.folder / "keyed" / "state")]) == 0
+        return printed.getvalue().strip()
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    folder = tmp_path_factory.mktemp("console")
+    for each in ("open/config", "keyed"):
+        (folder / each).mkdir(parents=True)
+    (folder / "open/config/claude_routing.json").write_text(ROUTING)
+    (folder / "open/config/model_aliases.json").write_text(ALIASES)
+    with (
+        RedisServer() as server,
+        served(server.url, folder / "open", config_dir=folder / "open/config", debug=1) as gateway,
+        served(server.url, folder / "keyed", api_key=KEYED) as keyed,
+        gateway.worker(),
+        gateway.worker(EVIL),
+        browsing(folder / "profile") as browser,
+    ):
+        for number in range(12):
+            fields: dict[str, Any] = {"metadata": {"user_id": f"user_1_account__session_{number % 3}"}}
+            assert gateway.post("/v1/messages", message(f"hello {number}", **fields)).status == 200
+        assert gateway.post("/v1/messages", message("hello", model=EVIL)).status == 200
+        assert gateway.post("/v1/messages", message("hello", model=f"{EVIL}?")).status == 404
+        keyed.headers["x-api-key"] = KEYED
+        yield Stand(gateway, keyed, browser, folder)
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    return (install(*AXE) / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+def shown(page: Page, screen: str) -> None:
+    page.run(f"location.hash = '#/{screen}'")
+    page.wait(f"document.title.toLowerCase().includes('{screen}') && !document.querySelector('.skeleton')")
+    settle(page)
+
+
+def violations(page: Page, axe: str) -> list[str]:
+    if not page.run("typeof axe !== 'undefined'"):
+        page.run(f"{axe};undefined")
+    found = page.run(f"axe.run(document, {{runOnly: {RULES}}}).then((said) => said.violations)")
+    return [f"{each['id']}: {node['html'][:200]} {node['failureSummary']}" for each in found for node in each["nodes"]]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_every_screen_is_shown_without_a_complaint_and_fit_for_everybody(stand: Stand, axe: str, theme: str) -> None:
+    """No error, no violation of the policy, nothing from elsewhere; axe finds nothing; 320 px need no scrolling."""
+    page = stand.browser.page()
+    page.theme(theme)
+    page.go(stand.url())
+    page.wait("document.querySelector('.state.ok')")
+    assert page.run("document.documentElement.dataset.theme") == theme
+    for screen in SCREENS:
+        shown(page, screen)
+        page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        assert violations(page, axe) == [], screen
+        page.size(320, 700)
+        assert page.run("document.scrollingElement.scrollWidth") <= 320, screen
+        page.size(1280, 900)
+    detail = page.run("fetch('/api/requests').then((a) => a.json()).then((s) => Object.keys(s.rows)[0])")
+    page.run(f"location.hash = '#/requests/{detail}'")
+    page.wait("document.body.innerText.includes('Where it went, and why')")
+    assert violations(page, axe) == []
+    assert page.complaints == []
+    own = f"http://127.0.0.1:{stand.gateway.port}/"
+    assert [url for url in page.urls if not url.startswith((own, "data:", "blob:"))] == []
+    page.close()
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_signing_in_empty_lists_and_no_contact_are_fit_for_everybody_too(
+    stand: Stand, axe: str, theme: str, tmp_path: Path
+) -> None:
+    page = stand.browser.page()
+    page.theme(theme)
+    with served(stand.gateway.redis_url, tmp_path, api_key=KEYED, deployment=f"empty-{theme}") as empty:
+        page.go(stand.url("", empty))
+        page.wait("document.querySelector('input[type=password]')")
+        assert violations(page, axe) == []
+        sign_in(page, "wrong")
+        page.wait("document.body.innerText.includes('missing or wrong')")
+        sign_in(page, KEYED)
+        page.wait("document.body.innerText.includes('No request yet')")
+        for screen in SCREENS:
+            shown(page, screen)
+            assert violations(page, axe) == [], screen
+    page.wait("document.body.innerText.includes('No contact since')", deadline_s=40)
+    assert violations(page, axe) == []
+    page.close()
+
+
+def sign_in(page: Page, key: str) -> None:
+    page.run(
+        f"(() => {{ const field = document.querySelector('input[type=password]'); field.value = {key!r};"
+        " field.form.requestSubmit(); })()"
+    )
+
+
+def test_a_viewer_sees_no_controls_and_an_administrator_does(stand: Stand) -> None:
+    def controls(key: str) -> dict[str, list[str]]:
+        stand.browser.clear_cookies()
+        page = stand.browser.page(stand.url("", stand.keyed))
+        page.wait("document.querySelector('input[type=password]')")
+        sign_in(page, key)
+        page.wait("document.querySelector('nav')")
+        found = {}
+        for screen in page.run("[...document.querySelectorAll('nav a')].map((each) => each.hash.slice(2))"):
+            shown(page, screen)
+            controls = "document.querySelectorAll('main button:not(.sort), main textarea')"
+            found[screen] = page.run(f"[...{controls}].map((each) => each.textContent)")
+        page.close()
+        return found
+
+    harmless = {"Download as CSV", "As a table", "Try", "Sign out", "Show all"}
+    viewers = controls(stand.key("viewer"))
+    assert set(viewers) == {"now", "requests", "models", "routing", "cache", "settings"}
+    assert {text for texts in viewers.values() for text in texts} <= harmless
+    admins = controls(stand.key("admin"))
+    assert set(admins) == set(SCREENS)
+    assert "Make it" in admins["settings"]
+    assert set(controls(stand.key("user"))) == {"chat"}
+    stand.browser.clear_cookies()
+
+
+def test_names_from_elsewhere_stay_text(stand: Stand) -> None:
+    page = stand.browser.page(stand.url())
+    for screen in ("requests", "models", "routing", "now"):
+        shown(page, screen)
+        assert page.run("document.querySelectorAll('main img, main b').length") == 0
+    shown(page, "models")
+    assert EVIL in page.text()
+    page.run(f"[...document.querySelectorAll('.rowlink')].find((each) => each.innerText === {EVIL!r}).click()")
+    page.wait(f"document.querySelector('h1').innerText === {EVIL!r}")
+    assert page.run("window.evil") is None
+    assert page.complaints == []
+    page.close()
+
+
+def test_a_script_that_got_into_the_page_would_not_run(stand: Stand) -> None:
+    page = stand.browser.page(stand.url())
+    page.wait("document.querySelector('nav')")
+    page.run(
+        "(() => { const made = document.createElement('script'); made.textContent = 'window.evil = 1';"
+        " document.body.append(made);"
+        " document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=window.evil=1>'); })()"
+    )
+    wait_until(lambda: any("Content Security Policy" in each for each in page.complaints), "the policy says so")
+    settle(page)
+    assert page.run("window.evil") is None
+    page.close()
+
+
+def test_the_keyboard_alone_is_enough(stand: Stand) -> None:
+    page = stand.browser.page(stand.url())
+    page.wait("document.querySelector('nav')")
+    for letter, screen in zip("nrmhocs", SCREENS, strict=True):
+        page.press("g")
+        page.press(letter)
+        page.wait(f"location.hash === '#/{screen}'")
+        page.run("document.activeElement.blur()")
+    page.press("g")
+    page.press("r")
+    page.wait("document.querySelector('main .rowlink')")
+    page.press("/")
+    page.wait("document.activeElement.className === 'filter'")
+    page.press("g")
+    assert page.run("document.activeElement.value") == "g", "letters in fields are letters"
+    page.run("document.activeElement.blur()")
+    page.press("?")
+    page.wait("document.querySelector('dialog[open]')")
+    page.press("Escape")
+    page.wait("!document.querySelector('dialog[open]')")
+    page.run("location.hash = '#/models'")
+    page.wait("location.hash === '#/models' && document.querySelector('main .rowlink')")
+    page.press("j")
+    page.press("j")
+    page.press("Enter")
+    page.wait("location.hash.startsWith('#/models/')")
+    page.close()
+
+
+def test_a_running_request_is_seen_and_cancelled_with_the_keyboard(stand: Stand) -> None:
+    replies: list[Any] = []
+    asking = threading.Thread(
+        target=lambda: replies.append(stand.gateway.post("/v1/messages", message("echo:hang", stream=True)))
+    )
+    page = stand.browser.page(stand.url("now"))
+    page.wait("document.querySelector('nav')")
+    asking.start()
+    page.wait("document.querySelector('[data-cancel]')")
+    assert page.wait("document.title.startsWith('1 running') || document.body.innerText.includes('place')")
+    page.press("x")
+    page.wait("document.querySelector('dialog[open]')")
+    page.run("document.querySelector('dialog[open] .danger').click()")
+    asking.join(20)
+    assert b"cancelled by an administrator" in replies[0].body
+    page.wait("!document.querySelector('[data-cancel]')")
+    page.close()
+
+
+def test_a_settings_file_is_changed_looked_at_and_taken_back(stand: Stand) -> None:
+    path = stand.folder / "open/config/claude_routing.json"
+    page = stand.browser.page(stand.url("routing"))
+    section = "document.querySelector('section[aria-label=\"claude_routing.json\"]')"
+    page.wait(section)
+
+    def type_text(text: str) -> None:
+        page.run(
+            f"(() => {{ const area = {section}.querySelector('textarea'); area.value = {text!r};"
+            " area.dispatchEvent(new Event('input', {bubbles: true})); })()"
+        )
+
+    def click(word: str) -> None:
+        button = f"[...{section}.querySelectorAll('button')].find((each) => each.innerText.startsWith({word!r}))"
+        page.wait(button)
+        page.run(f"{button}.click()")
+
+    type_text('{"tiers": 3}')
+    click("Check")
+    page.wait(f"{section}.innerText.includes('expected')")
+    changed = ROUTING.replace('"opus": "echo"', '"haiku": "echo"')
+    type_text(changed)
+    click("Check")
+    page.wait(f"{section}.querySelector('.diff')")
+    click("Write")
+    page.wait(f"{section}.innerText.includes('written')")
+    assert path.read_text() == changed
+    click("Undo")
+    page.wait(f"{section}.innerText.includes('as before')")
+    assert path.read_text() == ROUTING
+    type_text(changed)
+    path.write_text("{}\n")
+    page.wait(f"{section}.innerText.includes('changed meanwhile')")
+    path.write_text(ROUTING)
+    page.close()
+
+
+def test_chat_streams_an_answer_in_both_dialects(stand: Stand) -> None:
+    page = stand.browser.page(stand.url("chat"))
+    page.wait("document.querySelector('nav') && document.querySelector('main form textarea')")
+    page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    for dialect in ("anthropic", "openai"):
+        page.run(
+            f"(() => {{ const chosen = document.querySelector('main select'); chosen.value = '{dialect}';"
+            " chosen.dispatchEvent(new Event('change', {bubbles: true}));"
+            " const model = document.querySelector('input[list]'); model.value = 'echo';"
+            " model.dispatchEvent(new Event('input', {bubbles: true})); })()"
+        )
+        page.run(
+            "(() => { const area = document.querySelector('main > form textarea');"
+            f" area.value = 'echo:think a while\\nwords of {dialect}';"
+            " area.dispatchEvent(new Event('input', {bubbles: true})); })()"
+        )
+        page.wait(f"document.querySelector('main > form textarea').value.includes('{dialect}')")
+        page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        page.run("document.querySelector('main > form').requestSubmit()")
+        page.wait(
+            f"document.querySelector('.assistant:last-of-type .said:not(details *)')?.innerText.includes('{dialect}')"
+        )
+        page.wait("[...document.querySelectorAll('.assistant')].at(-1).innerText.includes('tokens in')")
+        assert "Reasoning" in page.run("[...document.querySelectorAll('.assistant')].at(-1).innerText")
+        assert page.run("document.querySelectorAll('.assistant p.bad').length") == 0
+    page.close()
+
+
+def test_ten_tabs_of_a_browser_share_one_stream_and_its_buttons_answer(stand: Stand) -> None:
+    def streams() -> int:
+        return len(re.findall(r"comes: GET /api/events\?topics=models,routing\b", stand.gateway.process.output()))
+
+    before = streams()
+    pages = [stand.browser.page() for _ in range(10)]
+    for number, page in enumerate(pages):
+        page.send("Emulation.setFocusEmulationEnabled", enabled=True)  # else tabs behind others are hidden
+        page.go(stand.url("models" if number % 2 else "routing"))
+    for page in pages:
+        page.wait("document.querySelector('.state.ok') && !document.querySelector('.skeleton')")
+    took_ms = pages[-1].run(
+        "(async () => { const t = performance.now(); await fetch('/api/about'); return performance.now() - t; })()"
+    )
+    assert took_ms is not None, "a seventh stream would have kept all six connections"
+    assert streams() - before <= 2
+    for page in pages:
+        page.close()

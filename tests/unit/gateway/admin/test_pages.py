@@ -1,0 +1,77 @@
+"""The page: light enough, whole, nothing from elsewhere; its files are answered by name alone."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.admin import pages
+from gateway.admin.pages import Files, Home, Page
+from shared.errors import RouteNotFoundError
+
+FOLDER = Path(pages.__file__).parent / "page"
+BUDGET_BYTES = 150_000
+SOURCES = {path.relative_to(FOLDER).as_posix(): path.read_text() for path in FOLDER.rglob("*") if path.is_file()}
+OWN = {name: text for name, text in SOURCES.items() if not name.startswith("vendor/")}
+
+
+def ask(app: Any, path: str = "", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        await app({"method": "GET", "headers": pairs, "path_params": {"id": path}}, None, send)
+
+    asyncio.run(main())
+    told = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], told, sent[1]["body"]
+
+
+def test_all_that_a_browser_loads_weighs_less_than_150_kb() -> None:
+    loaded = {name: text for name, text in SOURCES.items() if name != "vendor/licences.txt"}
+    assert sum(len(text.encode()) for text in loaded.values()) <= BUDGET_BYTES
+
+
+def test_the_page_names_nothing_of_anybody_elses_and_holds_no_script_or_style() -> None:
+    for name, text in OWN.items():
+        assert not re.search(r"https?://(?!www\.w3\.org/)", text), name
+    assert not re.search(r"<script>|<style>|style=|\son\w+=", SOURCES["index.html"])
+    assert not any(
+        re.search(r"innerHTML|insertAdjacentHTML|dangerouslySet|\beval\b|new Function", t) for t in OWN.values()
+    )
+
+
+def test_every_module_that_is_imported_is_there() -> None:
+    for name, text in OWN.items():
+        for other in re.findall(r'from "\./([^"]+)"', text):
+            assert other in SOURCES, f"{name} imports {other}"
+    for other in re.findall(r'/console/\{version\}/([^"]+)"', SOURCES["index.html"]):
+        assert other in SOURCES
+    assert all(words in SOURCES["vendor/licences.txt"] for words in ("Jason Miller", "Leon Sorokin", "Apache License"))
+
+
+def test_files_are_packed_and_kept_by_browsers_under_a_name_that_changes_with_them() -> None:
+    page = Page()
+    _, told, body = ask(Home(page), accept="text/html")
+    version = re.findall(rb"/console/(\w+)/app.js", body)[0].decode()
+    status, told, body = ask(Files(page), f"{version}/app.js", accept_encoding="gzip, br")
+    assert (status, told["content-type"]) == (200, "text/javascript; charset=utf-8")
+    assert "immutable" in told["cache-control"]
+    assert gzip.decompress(body) == SOURCES["app.js"].encode()
+    _, told, body = ask(Files(page), "another/app.js")
+    assert (told["cache-control"], body) == ("no-cache", SOURCES["app.js"].encode())
+    assert told["content-security-policy"].startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("name", ["v/../api.py", "v//etc/passwd", "v/nothing", "v/", "v", "", "v/vendor", "v/app.js/"])
+def test_what_is_no_file_of_the_page_is_not_there(name: str) -> None:
+    with pytest.raises(RouteNotFoundError):
+        ask(Files(Page()), name)
