@@ -30,6 +30,7 @@ from gateway.command.launching import launch_agent
 from gateway.command.leaving import drain_host
 from gateway.command.operating import COMMANDS as OPERATING
 from gateway.command.operating import EXAMPLES, add_commands
+from gateway.command.pulling.command import add_pulling_commands, pull, remove, show_local
 from gateway.command.remotes import add_remotes_arguments, show_remotes
 from gateway.command.residency import load_model, unload_model
 from gateway.command.runfile import read_running
@@ -107,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_asking_commands(command, far)
     add_arguments(command("key", "Make, show and revoke keys of other people, and see what they used."))
     add_tier_arguments(command("tier", "Show or change which model answers for a tier, while serving."))
+    add_pulling_commands(command)
     add_remotes_arguments(command("remotes", "Show the servers of remotes.json, or look for servers of models."))
     add_upgrade_arguments(command("upgrade", "Install the newest release, and replace what runs, part by part."))
     command("doctor", "Check what this machine has and lacks.", address)
@@ -135,7 +137,8 @@ def _add_starting_commands(
 def _add_asking_commands(command: Callable[..., argparse.ArgumentParser], far: argparse.ArgumentParser) -> None:
     """Of what runs already."""
     add_status_arguments(command("status", "Show what runs: Macs, models, workers and requests.", far))
-    command("models", "Show the models that can be asked for.", far)
+    models = command("models", "Show the models that can be asked for.", far)
+    models.add_argument("--local", action="store_true", help="those that lie on this machine instead")
     load = command("load", "Load a model that the hosts serve, and wait until it is there.", far)
     load.add_argument("model", help="its name, its source, or an alias")
     unload = command("unload", "Let a model's workers finish what they hold, and free their memory.", far)
@@ -214,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _remote_url(settings: Settings, options: argparse.Namespace) -> str:
     """The gateway that the command is for, where that is one on another machine."""
-    if options.command not in REMOTE_COMMANDS:
+    if options.command not in REMOTE_COMMANDS or vars(options).get("local"):
         return ""
     if options.url is not None:
         return checked_url(options.url)
@@ -329,7 +332,9 @@ def _completion(_: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _models(settings: Settings, _: argparse.Namespace) -> int:
+def _models(settings: Settings, options: argparse.Namespace) -> int:
+    if options.local:
+        return show_local()
     fleet = read_fleet(settings)
     for model in fleet.model_ids():
         print(model)
@@ -440,6 +445,8 @@ _COMMANDS = {
     "use": _use,
     "status": show_status,
     "models": _models,
+    "pull": pull,
+    "rm": remove,
     "load": _load,
     "unload": _unload,
     "drain": _drain,
