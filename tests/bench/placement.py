@@ -31,11 +31,13 @@ from gateway.intake.reading import Asked, read_request
 from gateway.intake.tags import Tagger
 from gateway.parts import Parts
 from shared.config import Settings
+from shared.cost import PrefillCost
+from shared.keys import host_of
 from shared.redis_server import RedisServer
 from shared.request import PackedRequest
 from shared.work import Generate
 from tests.bench.agents import SPEED, TOKENS_PER_WORD, Agents, Traffic, Turn, words
-from tests.bench.policies import RULES
+from tests.bench.policies import RULES, VARIANTS
 from tests.bench.report import Table, percentile
 from tests.support.fleet import lease
 from tests.support.names import NAMES
@@ -44,6 +46,7 @@ from tests.support.sealed import SECRET, sealed_lease
 from tests.support.served import Served, served
 
 MODEL = "agents"
+_SLOW_AT_TOKENS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,18 @@ class Mac:
         rate = self.prefill * SPEED / TOKENS_PER_WORD
         return {
             "prefill_tokens_per_s": rate,
-            "slow_at_tokens": 60_000 // TOKENS_PER_WORD,
+            "slow_at_tokens": _SLOW_AT_TOKENS // TOKENS_PER_WORD,
             "step_ms": 1000 * TOKENS_PER_WORD / self.decode / SPEED,
             "cache_tokens": self.cache // TOKENS_PER_WORD,
             "disk_tokens": 4 * self.cache // TOKENS_PER_WORD,
             "disk_tokens_per_s": 20_000 * SPEED / TOKENS_PER_WORD,
             "MLX_GATEWAY_CAPACITY": 4,
         }
+
+    def alone_s(self, turn: Turn) -> float:
+        """Until the first token of such a turn where nothing else is done and what was cached lies in memory."""
+        token_s = 1 / self.prefill
+        return PrefillCost(token_s=token_s, depth_s=token_s / _SLOW_AT_TOKENS).predict_s(turn.cached, turn.tokens)
 
 
 _STUDIO = Mac("studio", 1600, 60, 900_000)
@@ -118,14 +126,17 @@ def _errors(gateway: Served) -> list[float]:
     return [SPEED * (float(match[2]) - float(match[1])) for match in found if match is not None]
 
 
-def row(rule: str, traffic: Traffic, errors: Sequence[float]) -> list[str]:
+def row(rule: str, macs: Sequence[Mac], traffic: Traffic, errors: Sequence[float]) -> list[str]:
     turns = traffic.turns
     first = [turn.first_s for turn in turns] or [0.0]
     follow, moved = _moves(turns)
     share = sum(turn.cached for turn in turns) / max(1, sum(turn.tokens for turn in turns))
     error = statistics.median(map(abs, errors)) if errors else None
+    by_host = {f"{mac.name}{number}": mac for number, mac in enumerate(macs)}
+    alone = [by_host[host_of(turn.worker)].alone_s(turn) for turn in turns if turn.worker] or [0.0]
     return [
         *(rule, str(len(turns)), f"{statistics.mean(first):.1f}", f"{percentile(first, 0.95):.1f}"),
+        f"{statistics.mean(alone):.1f}",
         *(f"{share:.2f}", f"{100 * moved / max(1, follow):.1f}", "-" if error is None else f"{error:.2f}"),
         str(len(traffic.errors)),
     ]
@@ -140,14 +151,17 @@ def _moves(turns: Sequence[Turn]) -> tuple[int, int]:
     return len(pairs), sum(before != after for before, after in pairs)
 
 
-COLUMNS = ("rule", "turns", "mean s", "p95 s", "cached", "moves/100", "error s", "failed")
+COLUMNS = ("rule", "turns", "mean s", "p95 s", "alone s", "cached", "moves/100", "error s", "failed")
 
 
 def measure_fleet(size: int, load: str, seconds: float, rules: Sequence[str]) -> Table:
     title = f"first token on {size} Macs ({', '.join(mac.name for mac in FLEETS[size])}), {load}"
     table = Table(title, COLUMNS)
     for rule in rules:
-        table.add(*row(rule, *asyncio.run(measure(rule, FLEETS[size], load=LOADS[load], seconds=seconds))))
+        table.add(
+            *row(rule, FLEETS[size], *asyncio.run(measure(rule, FLEETS[size], load=LOADS[load], seconds=seconds)))
+        )
+    table.notes.append("alone: of the mean, what computing takes where nothing else is done; the rest is waiting")
     table.notes.append(f"seconds and tokens as they would be: time runs {SPEED:g} times faster here")
     return table
 
@@ -222,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.placement", description=__doc__)
     parser.add_argument("--macs", type=int, nargs="*", default=list(FLEETS), choices=list(FLEETS))
     parser.add_argument("--loads", nargs="*", default=list(LOADS), choices=list(LOADS))
-    parser.add_argument("--rules", nargs="*", default=list(RULES), choices=list(RULES))
+    parser.add_argument("--rules", nargs="*", default=list(RULES), choices=[*RULES, *VARIANTS])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each, on the wall clock")
     parser.add_argument("--no-cost", action="store_true", help="leave out what a decision costs")
     arguments = parser.parse_args()

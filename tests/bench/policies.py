@@ -8,6 +8,12 @@ work that waits does not move but for a worker that is gone.
     least-loaded  where the fewest requests are
     round-robin   one after the other
     sticky        a session stays where its first request was put, where the fewest requests were
+
+and, when asked for by name, ours with other thresholds:
+
+    ours-eager    moves for a third and half a second, in any turn
+    ours-still    leaves its home only with it
+    ours-strict   the soonest, however little sooner
 """
 
 from __future__ import annotations
@@ -17,11 +23,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 import gateway.__main__
-from gateway.dispatch import dispatcher, moves
+from gateway.dispatch import dispatcher, moves, prospects
 from gateway.dispatch.facts import Facts, Pending, Placed, Refused
 from gateway.dispatch.place import place
 from gateway.dispatch.waits import busy, waiting
 from shared.registry import Fleet, WorkerLease
+from tests.bench.agents import SPEED
 from tests.bench.faster import hasten_gateway
 
 Rule = Callable[[Sequence[WorkerLease], Facts], WorkerLease | None]
@@ -62,6 +69,12 @@ RULES: dict[str, Callable[[], Rule] | None] = {
     "round-robin": round_robin,
     "sticky": sticky,
 }
+_EAGER = {"_TIMES": 1.5, "_GAIN_S": 0.5 / SPEED, "_TURNS": 1}
+VARIANTS: dict[str, dict[str, float]] = {
+    "ours-eager": _EAGER,
+    "ours-still": {"_TIMES": 1e9},
+    "ours-strict": {"_NEAR_S": 0.0},
+}
 
 
 def by(rule: Rule) -> Callable[[Fleet, Pending, Facts], Placed | Refused]:
@@ -82,6 +95,12 @@ def by(rule: Rule) -> Callable[[Fleet, Pending, Facts], Placed | Refused]:
 def install(name: str) -> None:
     """Raises `KeyError`."""
     hasten_gateway()
+    if name in VARIANTS:
+        for constant, value in VARIANTS[name].items():
+            setattr(prospects, constant, value)
+            if hasattr(moves, constant):
+                setattr(moves, constant, value)
+        return
     build = RULES[name]
     if build is None:
         return
