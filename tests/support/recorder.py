@@ -245,4 +245,5 @@ def _parsed(data: bytes) -> Any:
 
 def _parse_event(text: str) -> tuple[str, Any]:
     fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
-    return fields.get("event", ""), json.loads(fields.get("data", "null"))
+    data = fields.get("data", "null")
+    return fields.get("event", ""), None if data == "[DONE]" else json.loads(data)
