@@ -28,6 +28,8 @@ from gateway.dispatch.space import Space
 from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.suspects import Suspects
 from gateway.dispatch.watchdog import Patience
+from gateway.door.expiry import CertificateCollector
+from gateway.door.folder import DoorFolder
 from gateway.intake.intake import Intake
 from gateway.intake.reader import BodyReader
 from gateway.intake.tags import Tagger
@@ -124,6 +126,7 @@ def build_parts(settings: Settings) -> Parts:
         patience_s=patience_s,
     )
     metrics.registry.register(_collector(fleet, limits, dispatcher))
+    metrics.registry.register(CertificateCollector(DoorFolder(settings)))
     model_names = ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model)
     fallbacks = Fallbacks(policies.fallbacks, VENDOR_NAMES, time.monotonic)
     return Parts(

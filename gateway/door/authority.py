@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DOOR_NAME = "door"
 _AUTHORITY_DAYS = 20 * 365
 _DOOR_DAYS = 2 * 365  # made anew at each start
-_HOST_DAYS = 365
+HOST_DAYS = 365
 _EARLIER = dt.timedelta(days=1)  # clocks of two Macs differ
 
 
@@ -77,7 +77,7 @@ class Authority:
         public_key = request.public_key()
         if not request.is_signature_valid or not isinstance(public_key, EllipticCurvePublicKey):
             raise ConfigError("its certificate request is not signed with its key")
-        return self.issue(name, public_key, days=_HOST_DAYS, is_client=True)
+        return self.issue(name, public_key, days=HOST_DAYS, is_client=True)
 
 
 def load_authority(folder: Path, name: str) -> Authority:

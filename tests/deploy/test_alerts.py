@@ -116,6 +116,11 @@ CASES: dict[str, Case] = {
     "Swapping": Case(
         {'host_swap_used_bytes{host="mac"}': "0+60000000x80"}, {'host_swap_used_bytes{host="mac"}': "0+10000000x80"}
     ),
+    "Throttled": Case({'host_thermal_state{host="mac"}': "2x80"}, {'host_thermal_state{host="mac"}': "1x80"}),
+    "CertificateEnds": Case(  # promtool's clock begins at 0
+        {'gw_certificate_expiry_timestamp_seconds{name="mac"}': "1213000x80"},
+        {'gw_certificate_expiry_timestamp_seconds{name="mac"}': "1213900x80"},
+    ),
     "CacheBuffers": Case(
         {'wk_prefix_cache_arrays{host="mac",model="m"}': "400001x80"},
         {'wk_prefix_cache_arrays{host="mac",model="m"}': "400000x80"},

@@ -11,6 +11,7 @@ from typing import Final
 import psutil
 
 from shared.disk import write_trouble
+from worker.host.heat import Heat, Macmon, build_heat
 from worker.host.pressure import Level, Pressure
 
 log = logging.getLogger(__name__)
@@ -20,10 +21,14 @@ _LEVELS: Final[Mapping[Level, float]] = {"normal": 1.0, "warning": 2.0, "critica
 
 
 class MachineFigures:
-    """`state_dir` names the disk that is watched. `read` may block for moments, and asks the machine every `EVERY_S`
-    at most."""
+    """`state_dir` names the disk that is watched, `heat` and `macmon` tell of heat and power. `read` may block for
+    moments, and asks the machine every `EVERY_S` at most."""
 
-    def __init__(self, state_dir: Path, pressure: Pressure) -> None:
+    def __init__(
+        self, state_dir: Path, pressure: Pressure, heat: Heat | None = None, macmon: Macmon | None = None
+    ) -> None:
+        self._heat = heat or build_heat(state_dir)
+        self._macmon = macmon or Macmon()
         self._folder = state_dir
         self._pressure = pressure
         self._read_s = -EVERY_S
@@ -37,7 +42,10 @@ class MachineFigures:
             self._read_s = now_s
             self._look_at_disk()
             pressure = {"memory_pressure": _LEVELS[self._pressure.level()]}
-            self._figures = {**_memory(), **_disk(self._folder), **_battery(), **pressure}
+            state = self._heat.state()
+            heat = {} if state is None else {"thermal_state": float(state)}
+            measured = self._macmon.read()
+            self._figures = {**_memory(), **_disk(self._folder), **_battery(), **pressure, **heat, **measured}
         return self._figures
 
     def _look_at_disk(self) -> None:
