@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.errors import ConfigError, ModelUnavailableError, OverloadedError, PromptTooLongError
 from shared.registry import parse_models
 from shared.routing import Target
 from worker.engines.gguf import command
-from worker.engines.gguf.completion import Chunk, parse_chunk, told_tokens, translate
-from worker.engines.gguf.model_file import find_gguf
+from worker.engines.gguf.completion import Chunk, Defaults, parse_chunk, told_tokens, translate
+from worker.engines.gguf.model_file import GgufModel, find_gguf, read_model
 from worker.engines.gguf.options import parse_options
 from worker.engines.gguf.server import LlamaServer
 from worker.engines.gguf.slot_files import LEAST_TOKENS, SlotFiles
 from worker.engines.gguf.slots import Slots
+from worker.engines.gguf.tokenizer import GgufTokenizer
 from worker.engines.gguf.vocabulary import Vocabulary
 from worker.engines.gguf.window import plan_window
 from worker.host.host import add_tier_models, named_models
@@ -188,3 +191,98 @@ def test_a_tier_may_name_a_model_with_its_backend() -> None:
     assert [(spec.id, spec.engine, spec.load) for spec in models.values()] == [("org/big", "gguf", "on-demand")]
     with pytest.raises(ConfigError, match="is served by gguf"):
         add_tier_models(models, {"haiku": Target(model="org/big", backend="mlx")})
+
+
+# --- files that are damaged, or lie ---------------------------------------------------------------------------------
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def u32(value: int) -> bytes:
+    return struct.pack("<II", 4, value)
+
+
+def array(kind: int, *items: bytes) -> bytes:
+    return struct.pack("<IIQ", 9, kind, len(items)) + b"".join(items)
+
+
+GOOD = {
+    "general.architecture": struct.pack("<I", 8) + text("qwen3"),
+    "qwen3.block_count": u32(2),
+    "qwen3.embedding_length": u32(64),
+    "qwen3.attention.head_count": u32(4),
+    "tokenizer.ggml.tokens": array(8, text("a"), text("b")),
+}
+
+
+def load(folder: Path, *, tensors: bytes = b"", count: int = 0, **changed: bytes) -> GgufModel:
+    """As a worker does, until its server is asked for."""
+    values = GOOD | {name.replace("__", "."): value for name, value in changed.items()}
+    pairs = b"".join(text(name) + value for name, value in values.items())
+    path = folder / "model.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, count, len(values)) + pairs + tensors)
+    model = read_model(path)
+    tokenizer = GgufTokenizer(Vocabulary.of(model.values), model.values, lambda *_: [0])
+    assert tokenizer.backend_tokenizer.to_str()
+    Defaults.of(model.values)
+    plan_window(trained_tokens=model.context_tokens, token_bytes=model.token_bytes, free_bytes=1_000_000)
+    return model
+
+
+def test_what_a_file_says_of_itself_is_read(tmp_path: Path) -> None:
+    assert load(tmp_path).token_bytes == 2 * (4 + 4) * (16 + 16)
+    per_layer = array(4, struct.pack("<I", 1), struct.pack("<I", 0))
+    assert load(tmp_path, qwen3__attention__head_count_kv=per_layer).token_bytes == 2 * 1 * (16 + 16)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"general__alignment": array(4)[:-8] + struct.pack("<Q", 1) + struct.pack("<I", 32)},
+        {"general__alignment": struct.pack("<If", 6, float("nan"))},
+        {"general__alignment": u32(0xFFFFFFFF)},
+        {"qwen3__block_count": u32(0xFFFFFFFF)},  # a list of as many would be 32 GB
+        {"qwen3__block_count": struct.pack("<I", 8) + text("many")},
+        {"qwen3__embedding_length": struct.pack("<If", 6, float("inf"))},
+        {"qwen3__context_length": struct.pack("<Iq", 11, -5)},
+        {"qwen3__attention__head_count": array(8, text("four"))},
+        {"tokenizer__ggml__tokens": array(4, struct.pack("<I", 1))},
+        {"tokenizer__ggml__token_type": array(8, text("normal"))},
+        {"tokenizer__ggml__merges": u32(7)},
+        {"qwen3__nested": struct.pack("<IIQ", 9, 9, 1)},
+        {"qwen3__endless": struct.pack("<IIQ", 9, 0, 1 << 63)},
+    ],
+)
+def test_a_file_that_says_what_cannot_be_is_refused_with_its_reason(tmp_path: Path, changed: dict[str, bytes]) -> None:
+    with pytest.raises(ModelUnavailableError, match="damaged"):
+        load(tmp_path, **changed)
+
+
+def test_a_tensor_of_millions_of_dimensions_is_not_counted(tmp_path: Path) -> None:
+    tensors = text("t") + struct.pack("<I", 1 << 20) + b"\xff" * (8 << 20)
+    with pytest.raises(ModelUnavailableError, match="1048576 dimensions"):
+        load(tmp_path, tensors=tensors, count=1)
+
+
+def test_sampling_that_is_no_number_is_as_usual(tmp_path: Path) -> None:
+    for value in (float("nan"), float("inf")):
+        load(tmp_path, general__sampling__top_k=struct.pack("<If", 6, value))
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 0.999), junk=st.binary(min_size=1, max_size=12), cut=st.booleans())
+def test_whatever_bytes_are_wrong_a_file_is_loaded_or_refused(
+    tmp_path: Path, place: float, junk: bytes, cut: bool
+) -> None:
+    load(tmp_path)
+    path = tmp_path / "model.gguf"
+    data = bytearray(path.read_bytes())
+    at = int(place * len(data))
+    data[at : at + len(junk)] = b"" if cut else junk
+    path.write_bytes(data)
+    with contextlib.suppress(ModelUnavailableError):
+        model = read_model(path)
+        GgufTokenizer(Vocabulary.of(model.values), model.values, lambda *_: [0])
+        Defaults.of(model.values)

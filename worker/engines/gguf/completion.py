@@ -7,6 +7,7 @@ how many there are is known from the count, and which, from the bytes (`told_tok
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,9 @@ class Defaults:
     def of(cls, values: Mapping[str, Any]) -> Defaults:
         def number(name: str, default: float) -> float:
             value = values.get(f"general.sampling.{name}")
-            return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                return default
+            return float(value)
 
         return cls(
             temperature=number("temp", 1.0),

@@ -21,7 +21,10 @@ _SCALARS = {
     **{0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"},
 }
 _ALIGNMENT = 32
+_MOST_ALIGNMENT = 1 << 20
 _MOST_ITEMS = 1 << 26  # of an array or a table: more is a damaged file
+_MOST_DIMENSIONS = 8  # of a tensor; the format has four
+_MOST_LAYERS = 1 << 16
 # Type of a tensor -> (values in a block, bytes of a block), for those whose sizes can be checked.
 _BLOCKS = {
     **{0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36)},
@@ -43,6 +46,25 @@ class GgufFile:
     def of_architecture(self, key: str, default: Any = None) -> Any:
         """A value that the file keeps under its architecture's name."""
         return self.values.get(f"{self.values.get('general.architecture', '')}.{key}", default)
+
+    def number(self, key: str, default: int = 0) -> int:
+        """One that the file keeps under its architecture's name; the default for none and 0. Raises
+        `ModelUnavailableError` for what is no count of anything in a model."""
+        return self._checked(key, self.of_architecture(key)) or default
+
+    def numbers(self, key: str, count: int) -> list[int]:
+        """One for each of `count` layers, empty where there is none. Raises `ModelUnavailableError`."""
+        value = self.of_architecture(key)
+        if isinstance(value, list):
+            return [self._checked(key, each) for each in value]
+        return [self._checked(key, value)] * min(count, _MOST_LAYERS) if value else []
+
+    def _checked(self, key: str, value: Any) -> int:
+        if value is None:
+            return 0
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_ITEMS:
+            raise ModelUnavailableError(f"{self.path} is damaged: its {key} is {str(value)[:40]}")
+        return value
 
 
 def read_file(path: Path) -> GgufFile:
@@ -70,7 +92,9 @@ def _read(path: Path, data: mmap.mmap) -> GgufFile:
         end = max((reader.tensor_end() for _ in reader.times(tensors)), default=0)
     except struct.error as error:
         raise ModelUnavailableError(f"{path} is damaged or cut short: its header does not end") from error
-    alignment = int(values.get("general.alignment") or _ALIGNMENT)
+    alignment = values.get("general.alignment") or _ALIGNMENT
+    if not isinstance(alignment, int) or not 0 < alignment <= _MOST_ALIGNMENT:
+        raise ModelUnavailableError(f"{path} is damaged: its alignment is {str(alignment)[:40]}")
     start = -(-reader.position // alignment) * alignment
     return GgufFile(path=path, values=values, expected_bytes=start + end if end else reader.position)
 
@@ -119,7 +143,10 @@ class _Reader:
         """Where the next tensor ends, behind the header; 0 where its type is not known here."""
         self.text()
         values = 1
-        for _ in self.times(self.scalar("<I")):
+        dimensions = self.scalar("<I")
+        if dimensions > _MOST_DIMENSIONS:
+            raise ModelUnavailableError(f"{self._path} is damaged: it has a tensor of {dimensions} dimensions")
+        for _ in range(dimensions):
             values *= self.scalar("<Q")
         kind, offset = self.scalar("<I"), self.scalar("<Q")
         if kind not in _BLOCKS:

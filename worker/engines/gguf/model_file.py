@@ -98,7 +98,7 @@ def read_model(path: Path) -> GgufModel:
         path=path,
         values=first.values,
         architecture=architecture,
-        context_tokens=int(first.of_architecture("context_length") or DEFAULT_CONTEXT_TOKENS),
+        context_tokens=first.number("context_length", DEFAULT_CONTEXT_TOKENS),
         weight_bytes=sum(file.path.stat().st_size for file in files),
         token_bytes=_token_bytes(first),
     )
@@ -106,17 +106,9 @@ def read_model(path: Path) -> GgufModel:
 
 def _token_bytes(file: GgufFile) -> int:
     """Of the key-value cache, all layers together, at two bytes a value."""
-    layers, width = int(file.of_architecture("block_count") or 0), int(file.of_architecture("embedding_length") or 0)
-    heads = _each(file.of_architecture("attention.head_count"), layers)
-    kv_heads = _each(file.of_architecture("attention.head_count_kv"), layers) or heads
+    layers, width = file.number("block_count"), file.number("embedding_length")
+    heads = file.numbers("attention.head_count", layers)
+    kv_heads = file.numbers("attention.head_count_kv", layers) or heads
     head = width // max(1, max(heads, default=1))
-    key = int(file.of_architecture("attention.key_length") or head)
-    value = int(file.of_architecture("attention.value_length") or head)
+    key, value = file.number("attention.key_length", head), file.number("attention.value_length", head)
     return 2 * sum(kv_heads) * (key + value)
-
-
-def _each(value: Any, layers: int) -> list[int]:
-    """One number for all layers, or one for each."""
-    if isinstance(value, list):
-        return [int(each) for each in value]
-    return [int(value)] * layers if value else []

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from shared.errors import ModelUnavailableError
 from worker.engines.tokens.detokenize import ByteTable, byte_level_table
 
-_CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 3, 4, 5, 6
+T = TypeVar("T")
+
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6
 _SPACE = "\u2581"
 _BYTE_NAME = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
@@ -48,10 +50,10 @@ class Vocabulary:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Vocabulary:
         """Raises `ModelUnavailableError` for a file without one."""
-        tokens = values.get("tokenizer.ggml.tokens")
-        if not isinstance(tokens, list) or not tokens:
+        tokens = _list(values, "tokens", str)
+        if not tokens:
             raise ModelUnavailableError("the GGUF file holds no vocabulary: it is no model that writes text")
-        kinds = values.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+        kinds = _list(values, "token_type", int) or [_NORMAL] * len(tokens)
         model = str(values.get("tokenizer.ggml.model", ""))
         added = {
             index: AddedToken(tokens[index], special=kind == _CONTROL)
@@ -66,7 +68,7 @@ class Vocabulary:
             ends=frozenset(end for name in _ENDS if (end := _index(values, name)) is not None),
             bos=_index(values, "bos_token_id"),
             eos=eos,
-            merges=list(values.get("tokenizer.ggml.merges") or ()),
+            merges=_list(values, "merges", str),
             table=_table(model, tokens, kinds, added, trims=bool(values.get("tokenizer.ggml.add_space_prefix", True))),
         )
 
@@ -76,6 +78,14 @@ class Vocabulary:
 
     def text_of(self, index: int | None) -> str:
         return "" if index is None or not 0 <= index < len(self.tokens) else self.tokens[index]
+
+
+def _list(values: dict[str, Any], name: str, kind: type[T]) -> list[T]:
+    """Empty for none. Raises `ModelUnavailableError` for what is no list of these."""
+    found = values.get(f"tokenizer.ggml.{name}") or []
+    if not isinstance(found, list) or not all(isinstance(each, kind) for each in found):
+        raise ModelUnavailableError(f"the GGUF file is damaged: its vocabulary's {name} cannot be read")
+    return found
 
 
 def _index(values: dict[str, Any], name: str) -> int | None:
