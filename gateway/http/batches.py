@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.batches.ledger import Ledger
 from gateway.batches.store import BatchStore
 from gateway.dialects.anthropic import batches as anthropic
-from gateway.dialects.batch_values import Batch
+from gateway.dialects.batch_values import Batch, Item
 from gateway.dialects.fields import body_object, named
 from gateway.dialects.openai import batches as openai
 from gateway.dialects.openai.notation import in_brackets
@@ -27,6 +27,7 @@ from shared.errors import InvalidRequestError, MethodNotAllowedError
 _CANCEL: Final = "/cancel"
 _RESULTS: Final = "/results"
 _CHUNK_LINES: Final = 200
+_MOST_VALUES: Final = 2_000_000  # of a body of many requests
 
 
 class OpenAIBatches:
@@ -117,9 +118,8 @@ class MessageBatches:
         await send_json(send, 200, anthropic.render_batches(found, QueryParams(scope["query_string"]), urls))
 
     async def _make(self, receive: Receive, holder: Holder) -> Batch:
-        body, _ = body_object(parse_json((await read_body(receive)).joined()))
-        with named(lambda path: ".".join(map(str, path))):
-            items = anthropic.parse_batch(body)
+        data = (await read_body(receive, most_values=_MOST_VALUES)).joined()
+        items = await asyncio.to_thread(_message_items, data)  # others are served meanwhile
         now_s = time.time()
         batch = Batch(
             id=f"msgbatch_{secrets.token_hex(12)}",
@@ -131,6 +131,13 @@ class MessageBatches:
             tenant=holder.tenant,
         )
         return await _added(self._store, batch, items)
+
+
+def _message_items(data: bytes) -> list[Item]:
+    """Raises `InvalidRequestError`."""
+    body, _ = body_object(parse_json(data))
+    with named(lambda path: ".".join(map(str, path))):
+        return anthropic.parse_batch(body)
 
 
 class MessageBatch:

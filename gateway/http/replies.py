@@ -11,7 +11,7 @@ from gateway.dialects.base import Dialect
 from gateway.dialects.registry import DIALECTS, OPENAI_CHAT
 from gateway.http.routes import spoken_at
 from gateway.intake.reader import Body
-from gateway.intake.values import ValueCount
+from gateway.intake.values import MAX_VALUES, ValueCount
 from shared.errors import AuthenticationError, GatewayError, UpgradeRefusedError
 from shared.exact import dump_bytes
 
@@ -111,10 +111,10 @@ async def read_raw(receive: Receive) -> bytes:
             return b"".join(chunks)
 
 
-async def read_body(receive: Receive) -> Body:
+async def read_body(receive: Receive, *, most_values: int = MAX_VALUES) -> Body:
     """The whole body. Raises `ClientDisconnectedError`, and `RequestTooLargeError` for too many values."""
     chunks: list[bytes] = []
-    values = ValueCount()
+    values = ValueCount(most_values)
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

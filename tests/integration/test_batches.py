@@ -106,6 +106,8 @@ def test_files_and_batches_of_both_vendors_are_read_by_their_packages(redis_url:
         assert claude.messages.batches.delete(ids[1]).id == ids[1]
         with pytest.raises(anthropic.NotFoundError):
             claude.messages.batches.retrieve(ids[1])
+        many = claude.messages.batches.create(requests=asked_messages(28_000))
+        assert claude.messages.batches.cancel(many.id).request_counts.canceled > 20_000
         faulty = gpt.files.create(file=("in.jsonl", b"{}"), purpose="batch")
         made = gpt.batches.create(input_file_id=faulty.id, endpoint="/v1/chat/completions", completion_window="24h")
         assert made.status == "failed"

@@ -55,6 +55,8 @@ def parse_lines(content: bytes, endpoint: str) -> tuple[list[Item], list[dict[st
     for number, line in enumerate(content.splitlines(), 1):
         if not line.strip():
             continue
+        if len(items) > _MOST_ITEMS or len(faults) == _MOST_FAULTS:
+            break
         try:
             item = _parse_line(line, endpoint)
             if item.custom_id in seen:
@@ -67,9 +69,9 @@ def parse_lines(content: bytes, endpoint: str) -> tuple[list[Item], list[dict[st
     if not items and not faults:
         faults = [{"code": "empty_file", "message": "the file holds no request", "line": None, "param": None}]
     if len(items) > _MOST_ITEMS:
-        text = f"a batch has at most {_MOST_ITEMS} requests, this one {len(items)}"
+        text = f"a batch has at most {_MOST_ITEMS} requests, this one more"
         faults = [{"code": "too_many_requests", "message": text, "line": None, "param": None}]
-    return ([] if faults else items), faults[:_MOST_FAULTS]
+    return ([] if faults else items), faults
 
 
 def _parse_line(line: bytes, endpoint: str) -> Item:

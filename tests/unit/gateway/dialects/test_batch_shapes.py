@@ -58,6 +58,21 @@ def test_a_file_with_a_fault_is_no_batch_and_says_where(content: bytes, at: int 
     assert shown.errors is not None
 
 
+def test_a_file_of_too_many_requests_or_faults_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_batches, "_MOST_ITEMS", 3)
+    several = b"\n".join(line(str(number)) for number in range(4))
+    assert [item.custom_id for item in openai_batches.parse_lines(several[: -len(line("3"))], PATH)[0]] == [
+        "0",
+        "1",
+        "2",
+    ]
+    for content in (several, several + b"\n{"):
+        items, (fault,) = openai_batches.parse_lines(content, PATH)
+        assert (items, fault["code"]) == ([], "too_many_requests")
+    items, faults = openai_batches.parse_lines(b"null\n" * 5000, PATH)
+    assert (items, [fault["line"] for fault in faults]) == ([], list(range(1, 101)))
+
+
 @pytest.mark.parametrize(
     ("body", "path"),
     [
