@@ -19,6 +19,8 @@ FILE: Final = "remotes.json"
 HOPS_HEADER: Final = "x-mlx-gateway-hops"
 MOST_HOPS: Final = 3  # gateways behind one another: more is a ring
 PROFILES: Final = ("openai", "anthropic", "lmstudio", "ollama", "llama-server", "mlx-lm", "vllm-mlx", "mlx-gateway")
+_HERE: Final = ("127.0.0.1", "localhost", "::1")
+_REQUEST_LOGS: Final = ("-l", "--log")
 TOOLS: Final = ("native", "prompt")
 
 
@@ -27,7 +29,8 @@ class Remote:
     """One model of one server. `model` is its name there (empty: the only one, or the first), `profile` what speaks
     there (empty: found out). The key is `key`, or in the variable that `key_env` names. `slots` and `context_tokens` 0
     are asked of the server; `tools` says whether it takes tools itself or has them written into the prompt. It may be
-    silent for `silence_s`."""
+    silent for `silence_s`. `command` starts it, on this machine, and keeps it running; it may take `start_s` until it
+    answers."""
 
     id: str
     url: str
@@ -41,6 +44,8 @@ class Remote:
     images: bool = False
     silence_s: float = 120.0
     load: LoadPolicy = "start"
+    command: tuple[str, ...] = ()
+    start_s: float = 600.0
 
     @property
     def source(self) -> str:
@@ -63,6 +68,8 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "context_tokens": int,
     "images": bool,
     "silence_s": (int, float),
+    "start_s": (int, float),
+    "command": list,
 }
 _CHOICES: Final = {"profile": ("", *PROFILES), "tools": TOOLS, "load": ("start", "on-demand")}
 
@@ -94,7 +101,19 @@ def _parse(entry: Any, where: str) -> Remote:
         raise ConfigError(f"{where}: `url` {entry['url']!r} is no http:// or https:// address")
     if not entry["id"].isprintable():
         raise ConfigError(f"{where}: {entry['id']!r} is no name that a client could say")
-    return Remote(**entry)
+    if "command" in entry:
+        _check_command(entry["command"], parts.hostname, where)
+    return Remote(**{**entry, "command": tuple(entry.get("command", ()))})
+
+
+def _check_command(command: Any, host: str, where: str) -> None:
+    """What is started here listens here, and writes down nobody's prompts."""
+    if not command or not all(isinstance(word, str) and word for word in command):
+        raise ConfigError(f"{where}: `command` is a program and its arguments, each a text")
+    if host not in _HERE:
+        raise ConfigError(f"{where}: what `command` starts is asked on this machine: `url` is to name 127.0.0.1")
+    if "mistralrs" in command[0] and (found := [word for word in command if word in _REQUEST_LOGS]):
+        raise ConfigError(f"{where}: `{found[0]}` of mistral.rs writes whole prompts into a file; leave it out")
 
 
 def _check(key: str, value: Any, where: str) -> None:

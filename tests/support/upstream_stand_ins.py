@@ -8,6 +8,8 @@ reload at another `num_ctx`; `OpenAiStandIn` is any server of OpenAI's routes, w
 from __future__ import annotations
 
 import json
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -89,10 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(stand_in: StandIn) -> Iterator[str]:
+def serving(stand_in: StandIn, port: int = 0) -> Iterator[str]:
     """Its address."""
     handler = type("Handler", (_Handler,), {"stand_in": stand_in})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -206,3 +208,15 @@ class OllamaStandIn(StandIn):
             handler.stream(self.lines, kind="application/x-ndjson", write=write)
         else:
             handler.send({"error": "not found"}, 404)
+
+
+def main() -> None:
+    """`python -m tests.support.upstream_stand_ins PORT`: one that a command starts, until it is ended."""
+    said = [text_chunk(f"I am {os.getpid()}"), end_chunk(), "data: [DONE]"]
+    with serving(OpenAiStandIn(said, window=8192), int(sys.argv[1])) as url:
+        print(f"Server listening on {url}", flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -36,6 +36,7 @@ from worker.engines.remote.messages import MessageWriter
 from worker.engines.remote.pieces import Piece, parse_chat, parse_ollama
 from worker.engines.remote.profiles import PROFILES, UNKNOWN_CONTEXT_TOKENS, Facts, Profile, Wanted
 from worker.engines.remote.relay import RelayedAnswer, blocks, counted_body, refusal, relayed_body
+from worker.engines.remote.supervised import Supervised
 from worker.engines.remote.words import translate
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class RemoteSource:
         self._facts = Facts(model=remote.model)
         self._is_found = False
         self._estimate = Estimate()
-        self._failures = 0
+        self._server = Supervised(remote.id, remote.command, _environment(remote)) if remote.command else None
 
     @property
     def _window(self) -> int:
@@ -79,7 +80,11 @@ class RemoteSource:
 
     async def load(self, report: Callable[[float], None]) -> EngineInfo:
         report(0.0)
-        await self._wait()
+        if self._server is not None:
+            self._server.start(report)
+        await self._wait(_WAIT_S if self._server is None else self._remote.start_s)
+        if self._server is not None:
+            self._server.keep()
         report(1.0)
         remote = self._remote
         return EngineInfo(
@@ -92,12 +97,15 @@ class RemoteSource:
             relays=self._profile.shape if self._profile.shape == _RELAYED else "",
         )
 
-    async def _wait(self) -> None:
-        """For the server, a while: one that is away now may be there later."""
+    async def _wait(self, wait_s: float) -> None:
+        """For the server, a while: one that is away now may be there later. Raises `ModelUnavailableError` when the
+        one that was started here has ended."""
         said: GatewayError | None = None
         try:
-            async with asyncio.timeout(_WAIT_S):
+            async with asyncio.timeout(wait_s):
                 while not self._is_found:
+                    if self._server is not None:
+                        self._server.check()
                     try:
                         await self._find()
                     except ModelUnavailableError as error:
@@ -120,7 +128,9 @@ class RemoteSource:
         log.info("%s is %s of %s (%s): %s", remote.id, self._facts.model, remote.url, self._profile.name, self._facts)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """What was started here ends."""
+        if self._server is not None:
+            await self._server.close()
 
     # -- beside the loop ------------------------------------------------------------------------------------------
 
@@ -300,6 +310,11 @@ def _entry(model: str, settings: Settings) -> Remote:
     if found is None:
         raise ConfigError(f"{FILE} has no entry {model!r}")
     return found
+
+
+def _environment(remote: Remote) -> dict[str, str]:
+    """Of a server that is started here: the key that it is asked with, and nothing else of ours."""
+    return {remote.key_env: variable(remote.key_env)} if remote.key_env else {}
 
 
 def _progress(line: bytes) -> Progress | None:
