@@ -25,7 +25,7 @@ CONFIG ?=
 AGAINST ?=
 N ?= 20000
 
-.PHONY: help up install check format test test-all test-faults fuzz soak bench bench-placement newest package clean
+.PHONY: help up install check format test test-all test-faults fuzz soak bench bench-placement newest package docs clean
 
 help:
 	@echo "make up [MODEL=path-or-id] [PORT=8080] [STATE=dir]   start everything; point clients at the printed URL"
@@ -35,6 +35,7 @@ help:
 	@echo "make check       format, lint, types, import contract"
 	@echo "make bench       tables of speed         make install     set up .venv for development"
 	@echo "make package     a wheel and its sources in dist/"
+	@echo "make docs        the documentation as pages that work offline, in build/site/"
 	@echo "make newest      the newest mlx and mlx-lm against what we rely on, in an environment of its own"
 	@echo "make bench AGAINST=REV   the same figures of revision REV and of this one, in turns"
 	@echo "make bench-placement   where requests go on several simulated Macs, beside other rules"
@@ -81,6 +82,17 @@ build/schemathesis/bin/st:
 
 bench: $(DEV)
 	$(BIN)/python -m tests.bench $(if $(AGAINST),against "$(AGAINST)")
+
+# In an environment of its own, which nothing else needs. The builder reads mkdocs.yml.
+ZENSICAL := zensical==0.0.30
+docs: $(DEV)
+	@test -x build/docs-env/bin/zensical || { $(BIN)/python -m venv build/docs-env \
+		&& build/docs-env/bin/pip install --quiet $(ZENSICAL); }
+	@rm -rf build/pages build/site
+	@$(BIN)/python -m tests.site pages build/pages
+	@build/docs-env/bin/zensical build >build/docs.log 2>&1 || { cat build/docs.log; exit 1; }
+	@$(BIN)/python -m tests.site check build/site
+	@echo "open build/site/index.html"
 
 newest: $(DEV)
 	$(BIN)/python -m tests.newest
