@@ -123,7 +123,7 @@ class ControlLoop:
         )
         self._waiter = BellWaiter(client, names.bell(name), lambda: inbox.put(Rung()))
         self._is_member = is_member
-        self._recovery = Recovery(client, self.rq.shared_queues, host_of(name) if is_member else "")
+        self._recovery = Recovery(client, self.rq.shared_queues, host_of(name) if is_member else "", clock)
         self._patience = Patience()
         self._outcomes = Outcomes(self.rq, self._patience)
         self._once = RunOnce()
@@ -358,17 +358,18 @@ class ControlLoop:
         self._runner.expire(self._clock.now_s())
         self._tell_work()
         with self._patience("beat"):
-            self._beat()
-            self._recovery.run_if_due()
+            if self._beat():  # else our own entries look as if they had ended
+                self._recovery.run_if_due()
         self._record_all()
         self._exit_when_drained()
 
-    def _beat(self) -> None:
+    def _beat(self) -> bool:
+        """Whether Redis knew us."""
         slots = self._jobs.slots()
         pulse = self._claims.beat([slot.held for slot in slots], now())
         if pulse is None:
             self._register_again(slots)
-            return
+            return False
         for slot, status in zip(slots, pulse.statuses, strict=True):
             if status != "started":
                 # (What its own gateway left goes on while another hears it.)
@@ -378,6 +379,7 @@ class ControlLoop:
         self._backlog = pulse.backlog
         if pulse.is_suspended != self._is_suspended:
             self._suspend(pulse.is_suspended)
+        return True
 
     def _ended_by_others(self, status: str) -> GatewayError:
         if status == JobStatus.FAILED:

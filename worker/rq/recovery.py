@@ -7,6 +7,7 @@ stop recovery for a quarter of an hour.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY, get_keys
 
 from shared import keys
+from shared.clock import RedisClock
 from shared.healing import heal, is_wrong_type
 from worker.rq.reaping import reap_expired
 from worker.rq.records import registries_of
@@ -24,14 +26,20 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 2.0
 _TIDY_S = 30.0
+_GAIN_S = 0.5  # more than round trips that took their time
 
 
 class Recovery:
     """`queues` are the model's, by lane: all jobs that were ever started belong to one of them. `host` is the word of
-    the one host whose workers' records may be looked at; empty for all."""
+    the one host whose workers' records may be looked at; empty for all. By `clock` is seen that Redis's was set: then
+    all entries have ended at once, and those whose workers live are renewed before the next look."""
 
-    def __init__(self, client: redis.Redis, queues: Sequence[SafeQueue], host: str = "") -> None:
+    def __init__(
+        self, client: redis.Redis, queues: Sequence[SafeQueue], host: str = "", clock: RedisClock | None = None
+    ) -> None:
         self._client = client
+        self._clock = clock
+        self._ahead_s = -math.inf
         self._host = host
         self._queues = queues
         self._next_s = 0.0
@@ -52,12 +60,19 @@ class Recovery:
                 heal(self._client, registries_of(queue.name))
 
     def _recover(self, now_s: float) -> None:
-        failed = reap_expired(self._client, self._queues)
+        failed = 0 if self._was_set(now_s) else reap_expired(self._client, self._queues)
         if failed:
             log.warning("%d jobs of workers that died have failed", failed)
         if now_s >= self._next_tidy_s:
             self._next_tidy_s = now_s + _TIDY_S
             self._tidy()
+
+    def _was_set(self, now_s: float) -> bool:
+        """Whether Redis's clock has gained on ours since the last look."""
+        if self._clock is None:
+            return False
+        before_s, self._ahead_s = self._ahead_s, self._clock.now_s() - now_s
+        return -math.inf < before_s < self._ahead_s - _GAIN_S
 
     def _tidy(self) -> None:
         for queue in self._queues:

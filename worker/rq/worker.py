@@ -131,6 +131,10 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
             with self.connection.pipeline(transaction=True) as pipe:
                 pipe.sadd(SafeQueue.redis_queues_keys, slot.queue.key)
                 job.save(pipeline=pipe)
+                before = f"{slot.job_id}:{slot.execution_id}"  # there still, where only the clock was set
+                pipe.zrem(slot.queue.started_job_registry.key, before)
+                pipe.delete(f"rq:execution:{before}")
+                pipe.zrem(f"rq:executions:{slot.job_id}", slot.execution_id)
                 slot.execution_id = Execution.create(job, round(execution_ttl_s), pipe, self.name).id
                 pipe.execute()
         self.set_state(WorkerStatus.BUSY if slots else resting)
