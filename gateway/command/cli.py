@@ -36,6 +36,7 @@ from gateway.command.residency import load_model, unload_model
 from gateway.command.runfile import read_running
 from gateway.command.running_fleet import need_redis, read_fleet, with_running_redis
 from gateway.command.sharing import host_lines, open_code, revoke, share
+from gateway.command.sources import check_sources
 from gateway.command.stack import Stack, describe_model
 from gateway.command.status import describe_template, show_status
 from gateway.command.tiers import add_tier_arguments, change_tier
@@ -201,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--config {settings.config_dir}: there is no such folder")
         if options.command in _STARTING:
             _check_settings(settings)
+            _check_models(options)
         else:
             settings = _with_running_settings(settings)
         url = _remote_url(settings, options)
@@ -397,6 +399,12 @@ def _examine_running(settings: Settings) -> None:
     policies = Policies(settings)
     for line in find_dead_names(fleet, policies.routes(), VENDOR_NAMES, sampled=policies.sampling().keys()):
         print(f"note names: {line}")
+
+
+def _check_models(options: argparse.Namespace) -> None:
+    """Raises `ConfigError` for a model that is not on this machine."""
+    named = getattr(options, "model", None) or []
+    check_sources([named] if isinstance(named, str) else named, getattr(options, "engine", ""))
 
 
 def _check_settings(settings: Settings) -> None:

@@ -112,11 +112,12 @@ def test_without_an_installed_redis_the_packaged_one_serves(tmp_path: Path) -> N
         assert running.say("hello")[0] == 200
 
 
-def test_a_path_that_is_no_model_is_told_at_the_start_with_the_reason(tmp_path: Path) -> None:
-    with up(tmp_path, "--engine", "mlx", "--model", str(tmp_path / "nowhere")) as running:
+def test_a_folder_that_is_no_model_is_told_at_the_start_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with up(tmp_path, "--engine", "mlx", "--model", str(tmp_path / "empty")) as running:
         assert running.process.wait(60) == 1
         said = running.process.output()
-        assert f"nowhere failed ({tmp_path / 'nowhere'})" in said
+        assert f"empty failed ({tmp_path / 'empty'})" in said
         assert "no model could be loaded" in said
         assert running.leftovers(set()) == []
 
