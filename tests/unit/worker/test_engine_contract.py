@@ -19,6 +19,7 @@ from shared.messages import Message, TextPart
 from shared.registry import ENGINE_NAMES, EngineName, ModelSpec
 from shared.request import GenerateRequest, Resume, SamplingParams, ToolDefinition
 from tests.models.gguf_checkpoint import build_gguf
+from tests.support.gguf_engine import needs_wheel
 from tests.support.models import AGENT_FULL
 from tests.support.processes import wait_until
 from worker.engines.base import Engine, EngineInfo, Output, Prepared
@@ -141,7 +142,9 @@ def _source(name: EngineName, folder: Path) -> str:
 GENERATING = [name for name in ENGINE_NAMES if name not in ("remote", "embeddings")]
 
 
-@pytest.fixture(scope="module", params=GENERATING)
+@pytest.fixture(
+    scope="module", params=[pytest.param(each, marks=needs_wheel if each == "gguf" else ()) for each in GENERATING]
+)
 def one(request: pytest.FixtureRequest) -> Iterator[Loaded]:
     options: dict[str, Any] = {"step_ms": 1.0} if request.param.startswith("echo") else {}
     if request.param == "gguf":

@@ -232,3 +232,14 @@ def test_a_logit_bias_beyond_the_vocabulary_is_refused(one: Asked) -> None:
     sampling = SamplingParams(max_tokens=2, logit_bias={10**6: 1.0})
     with pytest.raises(InvalidRequestError, match="not in the vocabulary"):
         one.engine.prepare(request("bias", [message("user", "hi")], sampling=sampling))
+
+
+@pytest.mark.slow
+def test_a_model_that_drafts_changes_no_word(one: Asked, agent_gguf: Path, tmp_path: Path) -> None:
+    """The same weights draft for themselves: whatever is proposed, what is said is the large model's."""
+    asks = replace(request("plain", [message("user", "run: `ls -la`")], max_tokens=80), tools=(SHELL,))
+    one.answer(asks)
+    with gguf_engine(agent_gguf, tmp_path, draft=str(agent_gguf)) as drafted:
+        came = drafted.answer(replace(asks, id="drafted"))
+        assert json.loads(call_of(came).arguments)["command"] == "ls -la"
+        assert drafted.token_ids["drafted"] == one.token_ids["plain"]
