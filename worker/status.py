@@ -45,6 +45,7 @@ State = Literal["loading", "ready", "draining", "stalled", "failed"]
 _STATES = ("loading", "ready", "draining", "stalled", "failed")
 _MAX_REASON = 2000  # characters: for people to read, and a line is one that asyncio's readers take
 _PARENT_CHECK_S = 0.5
+_PIPED_CHECK_S = 5.0  # the pipe's end is heard at once: this is for a pipe that somebody else has got hold of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ def _watch(parent: int, on_gone: Callable[[], None]) -> None:
     while os.getppid() == parent:
         if not piped:
             never.wait(_PARENT_CHECK_S)
-        elif select.select([descriptor], [], [], _PARENT_CHECK_S)[0] and not os.read(descriptor, 4096):
+        elif select.select([descriptor], [], [], _PIPED_CHECK_S)[0] and not os.read(descriptor, 4096):
             break
     on_gone()
 
