@@ -135,7 +135,7 @@ class Prefiller:
         sequence.own_tokens += sequence.position - lease.depth
         self._store.close(lease)
         sequence.interrupt()
-        sequence.has_met = True
+        sequence.has_met = not (sequence.is_resumed or sequence.generated)  # else its usage was told
 
     def waiting_s(self, waiting: Iterable[Sequence]) -> tuple[float, ...]:
         """Predicted prefill of these, by class; nothing while no prefill was measured."""
