@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import wait_until
+from tests.support.processes import is_running, wait_until
 from tests.support.set_clock import COMPILER, SetClock
 from tests.support.up import Up, message, up
 
@@ -51,6 +51,15 @@ def _asleep(stack: Up) -> Iterator[None]:
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
+
+
+def test_a_worker_that_a_signal_has_stopped_is_replaced_by_its_host(stack: Up) -> None:
+    (worker,) = _workers(stack)
+    os.kill(worker, signal.SIGSTOP)
+    wait_until(lambda: not is_running(worker), "its host ends it", deadline_s=20)
+    wait_until(lambda: stack.say("echo:words 3")[0] == 200, "another answers", deadline_s=30)
+    assert worker not in _workers(stack)
+    assert "stands still: killed" in (stack.state / "logs" / "host.log").read_text()
 
 
 @pytest.mark.skipif(COMPILER is None, reason="needs Linux and a C compiler")

@@ -51,7 +51,7 @@ from shared.service import tell_ready
 from worker.device.turns import read_holder
 from worker.host.awake import build_awake, keep_awake
 from worker.host.figures import MachineFigures
-from worker.host.hung import hung_worker
+from worker.host.hung import StoppedWorkers, hung_worker
 from worker.host.leaving import leave
 from worker.host.lending import Lender
 from worker.host.memory import MemoryKeeper
@@ -341,7 +341,9 @@ class Host:
                 await asyncio.sleep(_LISTEN_S)
 
     async def _watch_device(self) -> None:
-        """End a worker that hangs with the device in its hands: it cannot, and its neighbours wait for it."""
+        """End a worker that hangs with the device in its hands, or was stopped by a signal: it cannot, and others wait
+        for it."""
+        stopped = StoppedWorkers()
         while not self._stopping.is_set():
             workers = {supervisor.pid: supervisor for supervisor, _ in self._supervisors.values() if supervisor.pid}
             now_s, stall_s = time.monotonic(), self.settings.stall_s
@@ -353,6 +355,9 @@ class Host:
                     pid,
                     stall_s,
                 )
+                workers[pid].kill()
+            for pid in stopped.find(workers.keys(), stall_s=stall_s, now_s=now_s):
+                logger.error("%s: its worker (pid %d) stands still: killed", workers[pid].spec.id, pid)
                 workers[pid].kill()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_S):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+
+import psutil
 
 from worker.device.turns import Holder
 
@@ -16,3 +18,25 @@ def hung_worker(holder: Holder | None, pids: Collection[int], *, stall_s: float,
     if holder is None or holder.pid not in pids or now_s - holder.since_s <= stall_s + _GRACE_S:
         return None
     return holder.pid
+
+
+class StoppedWorkers:
+    """Which workers were stopped by a signal (SIGSTOP), and go on by themselves no more: since when. `is_stopped` asks
+    the system."""
+
+    def __init__(self, is_stopped: Callable[[int], bool] | None = None) -> None:
+        self._is_stopped = is_stopped or _is_stopped
+        self._since_s: dict[int, float] = {}
+
+    def find(self, pids: Collection[int], *, stall_s: float, now_s: float) -> list[int]:
+        """Those of these processes that have stood still for longer than `stall_s`."""
+        stopped = [pid for pid in pids if self._is_stopped(pid)]
+        self._since_s = {pid: self._since_s.get(pid, now_s) for pid in stopped}
+        return [pid for pid, since_s in self._since_s.items() if now_s - since_s > stall_s]
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
