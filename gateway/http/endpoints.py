@@ -168,6 +168,7 @@ class Generate(_Endpoint):
             request.id,
             tokens=most_tokens(request) * parsed.answers,
             used=lambda: computed_tokens(record.charged),
+            is_again=request.id != request_id_of(scope),
         )
         async with charged as allowance:
             scope["state"]["rate_headers"] = rate_headers(allowance, time.time()) if allowance else {}

@@ -47,10 +47,10 @@ local requests, tokens, day_tokens = had.requests or 0, had.tokens or 0, had.day
 local function verdict(number, wait) return {number, wait, requests, tokens, day_tokens} end
 if tpd > 0 and day_tokens >= tpd then return verdict(3, (day + 1) * 86400 - now) end
 if tpm > 0 and tokens >= tpm then return verdict(2, (minute + 1) * 60 - now) end
-if rpm > 0 and requests >= rpm then return verdict(1, (minute + 1) * 60 - now) end
+if rpm > 0 and requests + tonumber(ARGV[7]) > rpm then return verdict(1, (minute + 1) * 60 - now) end
 if tpd > 0 and day_tokens + held >= tpd then return verdict(4, 0) end
 if tpm > 0 and tokens + held >= tpm then return verdict(4, 0) end
-requests = requests + 1
+requests = requests + tonumber(ARGV[7])
 redis.call('HSET', key, 'minute', minute, 'day', day, 'requests', requests, 'tokens', tokens, 'day_tokens', day_tokens,
   'h:' .. id, string.format('%d %d', wanted, now + tonumber(ARGV[6])))
 redis.call('EXPIRE', key, 172800)
@@ -96,26 +96,27 @@ class Quotas:
 
     @contextlib.asynccontextmanager
     async def admitted(
-        self, holder: Holder, request_id: str, *, tokens: int, used: Callable[[], int]
+        self, holder: Holder, request_id: str, *, tokens: int, used: Callable[[], int], is_again: bool = False
     ) -> AsyncIterator[Allowance | None]:
         """Raises `RateLimitedError` and `BrokerUnavailableError`. `tokens` is how many the request may need, `used()`
-        how many it did when the block has ended, however it ends."""
+        how many it did when the block has ended, however it ends. What is asked of another model because the first
+        failed (`is_again`) takes no second place of its minute."""
         if not holder.quota:
             yield None
             return
-        allowance = await self._begin(holder, request_id, tokens)
+        allowance = await self._begin(holder, request_id, tokens, 0 if is_again else 1)
         try:
             yield allowance
         finally:
             with contextlib.suppress(BrokerUnavailableError):  # what it holds goes by itself
                 await asyncio.shield(self._end(holder, request_id, used()))
 
-    async def _begin(self, holder: Holder, request_id: str, tokens: int) -> Allowance:
+    async def _begin(self, holder: Holder, request_id: str, tokens: int, places: int) -> Allowance:
         quota = holder.quota
         limits = (quota.requests_per_minute, quota.tokens_per_minute, quota.tokens_per_day)
         async with _asking():
             verdict, wait_s, requests, used, _ = await self._take(
-                keys=[self._names.quota(holder.name)], args=[request_id, tokens, *limits, _HELD_S]
+                keys=[self._names.quota(holder.name)], args=[request_id, tokens, *limits, _HELD_S, places]
             )
         if verdict:
             raise _refusal(holder, int(verdict), float(wait_s))

@@ -203,6 +203,22 @@ def test_requests_are_counted_exactly_by_two_gateways_at_once(redis_url: str) ->
     with_quotas(redis_url, work)
 
 
+def test_who_is_asked_instead_takes_no_second_place_and_is_held_to_the_tokens(redis_url: str) -> None:
+    async def work(one: Quotas, other: Quotas, broker: redis.asyncio.Redis) -> None:
+        holder = Holder(name="a", quota=Quota(requests_per_minute=1, tokens_per_day=100))
+        for request_id, used in (("r", 0), ("rf1", 60), ("rf2", 60)):
+            asked = one.admitted(holder, request_id, tokens=9, used=lambda used=used: used, is_again=request_id != "r")
+            async with asked as allowance:
+                assert allowance is not None
+        assert int(await broker.hget(NAMES.quota("a"), "day_tokens") or 0) == 120
+        assert allowance.requests <= 1
+        with pytest.raises(QuotaSpentError):
+            async with other.admitted(holder, "rf3", tokens=9, used=lambda: 0, is_again=True):
+                pass
+
+    with_quotas(redis_url, work)
+
+
 def test_tokens_pass_a_limit_by_one_request_at_most(redis_url: str) -> None:
     async def work(one: Quotas, other: Quotas, broker: redis.asyncio.Redis) -> None:
         holder = Holder(name="a", quota=Quota(tokens_per_day=1000))
