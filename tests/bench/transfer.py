@@ -119,7 +119,7 @@ class _SecondMac(Driver):
     def first_token(self, turn: GenerateRequest, grant: Grant | None, *, both_rate: float = 0.0) -> _First:
         """With a rate of the link, in bytes per second, the prompt is computed from its front while it comes from its
         end, however little that gains."""
-        self.engine._peer_files.least_gain_s = 0.0 if both_rate else math.inf
+        self.engine._peer_files.least_gain_s = -math.inf if both_rate else math.inf
         if both_rate and grant is not None and self.engine._tier.peers is not None:
             self.engine._tier.peers._rates[grant.peer] = both_rate
         began_s = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import socket
 import threading
@@ -27,6 +28,7 @@ from worker.cache_files.file_format import FileInfo
 from worker.cache_files.peers import Offer, Peers
 from worker.cache_files.protocol import NONCE_BYTES, Channel, PeerError
 from worker.cache_files.server import FileServer
+from worker.engines.mlx.kv.peer_files import gain_s
 
 HEAD = message("system", standard_library_text(3000))
 SLOW = PrefillCost(token_s=60.0)  # a Mac on which waiting is always sooner than computing
@@ -224,6 +226,18 @@ def pieces(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         mac.engine.unload()
     (state / "answer").write_text(said(answer))
     return state
+
+
+def test_to_compute_meanwhile_pays_by_whole_files() -> None:
+    mac = PrefillCost(token_s=0.001)
+    files = [
+        FileInfo(key=b"", parent=b"", seed=b"", start=at, tokens=bytes(4 * 2000), is_checkpoint=True, nbytes=10**8)
+        for at in (0, 2000, 4000)
+    ]
+    assert gain_s(files, 0, 50e6, mac) == pytest.approx(2.0), "6 s of fetching; after 4 the last two are here"
+    assert gain_s(files, 0, 25e6, mac) == pytest.approx(12 - 4), "two are computed while the last comes"
+    assert gain_s(files, 0, 1e9, mac) == pytest.approx(0.3 - 2.0), "all is here before one is computed"
+    assert gain_s(files[:1], 0, 50e6, mac) == -math.inf
 
 
 class Both:

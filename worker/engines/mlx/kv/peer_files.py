@@ -8,6 +8,7 @@ compute)` seconds. So it is only where prefixes can be resumed anywhere: of wind
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -54,6 +55,15 @@ class Awaited:
     is_left: bool = False  # nobody waits any more
 
 
+def gain_s(missing: Sequence[FileInfo], start: int, rate: float, cost: PrefillCost) -> float:
+    """Seconds that computing the first of these files, from `start` on, saves while the others come at `rate` bytes per
+    second; less than none where what is begun would all have come before it is computed. Who computes a file computes
+    all of it."""
+    fetch_s = [info.nbytes / rate for info in missing]
+    ends = (max(cost.predict_s(start, missing[n].start), sum(fetch_s[n:])) for n in range(1, len(missing)))
+    return sum(fetch_s) - min(ends, default=math.inf)
+
+
 class PeerFiles:
     """Belongs to the engine thread; the peers' threads fetch."""
 
@@ -82,7 +92,7 @@ class PeerFiles:
         if other is not None:
             self._peers.decline(offer)
             return None if other.arrival.is_from_end else other  # the former is of use once both have met
-        both = self._is_both(offer.grant.peer, missing, known, furthest)
+        both = self._is_both(offer.grant.peer, missing, known)
         arrival = self._peers.fetch(offer, missing, start=known, end=furthest, is_from_end=both)
         awaited = Awaited(arrival, Patience(arrival))
         self._running.append(awaited)
@@ -95,18 +105,13 @@ class PeerFiles:
                 return other
         return None
 
-    def _is_both(self, peer: str, missing: Sequence[FileInfo], start: int, end: int) -> bool:
-        """Whether to compute meanwhile gains enough: chunks make others wait, and the last one is computed for nothing
-        when all has come before it ends."""
+    def _is_both(self, peer: str, missing: Sequence[FileInfo], start: int) -> bool:
+        """Whether to compute meanwhile gains enough: chunks make others wait."""
         assert self._peers is not None
-        if len(missing) < 2 or not self._store.index.is_divisible:
+        rate, cost = self._peers.rates().get(peer, 0.0), self._cost()
+        if not (rate and cost.is_known and self._store.index.is_divisible):
             return False
-        rate = self._peers.rates().get(peer, 0.0)
-        if not rate:
-            return False
-        fetch_s = sum(info.nbytes for info in missing) / rate
-        compute_s = self._cost().predict_s(start, end)
-        return fetch_s * fetch_s / (fetch_s + compute_s) >= self.least_gain_s if compute_s else False
+        return gain_s(missing, start, rate, cost) >= self.least_gain_s
 
     # -- while it comes -------------------------------------------------------------------------------------------
 
