@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 
 from tests.faults.trial import Verdict
 
@@ -86,7 +87,8 @@ an engine without token ids cannot go on elsewhere once it has begun, and ends w
 A client that closes its sending side while it reads counts as gone. A retry with the first one's `Idempotency-Key`
 joins the answer at any gateway while it runs, and for 5 s after the first gateway died; without one it goes to where
 its conversation was, and computes what is not in the cache there (200 tokens at most in the tests).
-"""
+
+{beside}"""
 
 
 def page(verdicts: Sequence[Verdict], failed: Sequence[str], day: date) -> str:
@@ -96,5 +98,6 @@ def page(verdicts: Sequence[Verdict], failed: Sequence[str], day: date) -> str:
         table=table(verdicts),
         notes="\n".join(each for each in told if each) or "Nothing was lost, doubled or ended with an error.",
         day=day.isoformat(),
+        beside=Path(__file__).with_name("beside.md").read_text(),
         command="python -m tests.faults --write docs/faults.md",
     )
