@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-EVERY_S: Final = 0.25
+EVERY_S: Final = 0.5
 
 
 async def keep_measuring_lag(note: Callable[[float], None]) -> None:

@@ -38,6 +38,7 @@ from worker.serving.ring import Ring
 log = logging.getLogger(__name__)
 
 BEAT_S = 0.5
+_IDLE_S = 5.0  # between two looks while no gateway is owed a beat: work wakes the thread
 GONE_AFTER_S = 5.0
 LINGER_S = 10.0  # beats go on this long after the last frame, so that its loss shows
 SEND_TIMEOUT_S = 1.0  # the longest a frozen Redis can hold up the engine, once
@@ -131,6 +132,7 @@ class Publisher:
         self._outbox = _Outbox()
         self._connection: _Connection | None = None
         self._is_closing = False
+        self._is_idle = False  # the thread rests for longer than a beat
         self._since_drain = 0
         self.dropped_frames = 0
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -151,6 +153,7 @@ class Publisher:
         """Count one more request of the gateway: it gets beats while it has any."""
         with self._lock:
             self._gateway(gateway).work += 1
+            self._stir()
 
     def remove_work(self, gateway: str) -> None:
         with self._lock:
@@ -166,6 +169,7 @@ class Publisher:
             state.last_frame_s = time.monotonic()
             self._add(frame)
             self._write()
+            self._stir()
             if self._since_drain >= _DRAIN_EVERY:
                 self._drain()
 
@@ -181,6 +185,12 @@ class Publisher:
             self._disconnect()
 
     # From here to `_run` everything is called with the lock held.
+
+    def _stir(self) -> None:
+        """There is something for the thread to do, which rests."""
+        if self._is_idle:
+            self._is_idle = False
+            self._wake.notify()
 
     def _gateway(self, name: str) -> _Gateway:
         state = self._gateways.get(name)
@@ -316,10 +326,19 @@ class Publisher:
                     self._beat(now_s)
                 self._drain()
                 gone = self._gone(now_s)
-                answers_missing = bool(self._outbox.owed)
             for gateway in gone:
                 self._gateway_gone(gateway)
-            self._sleep(_ANSWER_S if answers_missing else next_beat_s - time.monotonic())
+            self._rest(next_beat_s)
+
+    def _rest(self, next_beat_s: float) -> None:
+        """Until the next beat, or answers are to be read; long while nothing is owed to anybody."""
+        with self._lock:
+            now_s = time.monotonic()
+            self._is_idle = not self._outbox.owed and not any(self._is_due(each, now_s) for each in self._known())
+            rest_s = _ANSWER_S if self._outbox.owed else _IDLE_S if self._is_idle else next_beat_s - now_s
+            if not self._is_closing and rest_s > 0:
+                self._wake.wait(rest_s)
+            self._is_idle = False
 
     def _sleep(self, seconds: float) -> None:
         with self._lock:
@@ -364,10 +383,17 @@ class Publisher:
         return ("EXPIRE", self._names.frame_log(self._worker, state.name), keys.LOG_TTL_S)
 
     def _beat(self, now_s: float) -> None:
-        for gateway in self._gateways.values():
-            if gateway.work or now_s - gateway.last_frame_s < LINGER_S:
+        for gateway in self._known():
+            if self._is_due(gateway, now_s):
                 self._add(self._frame(gateway, gateway.seq, ()))
         self._write()
+
+    def _known(self) -> tuple[_Gateway, ...]:
+        return tuple(self._gateways.values())
+
+    def _is_due(self, gateway: _Gateway, now_s: float) -> bool:
+        """Whether it gets beats."""
+        return bool(gateway.work) or now_s - gateway.last_frame_s < LINGER_S
 
     def _gone(self, now_s: float) -> list[str]:
         gone = []

@@ -108,6 +108,20 @@ def test_a_gateway_with_work_hears_a_beat_that_repeats_the_last_number(redis_url
         assert beats[-1][0] - beats[-2][0] > 0.25
 
 
+def test_work_that_comes_while_nobody_is_owed_anything_gets_its_beats_at_once(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "_IDLE_S", 3600.0)
+    with TestGateway(redis_url) as gateway, publisher_at(redis_url) as publisher:
+        wait_until(lambda: publisher._is_idle, "it rests")
+        publisher.add_work("gw1")
+        wait_until(lambda: len(gateway.frames) >= 2, "beats")
+        publisher.remove_work("gw1")
+        wait_until(lambda: publisher._is_idle, "it rests again", deadline_s=30)
+        publisher.publish("gw1", [entry("a")])
+        wait_until(lambda: not publisher._outbox.owed, "its answers are read")
+
+
 def test_beats_go_on_after_the_last_frame_so_that_its_loss_shows(redis_url: str) -> None:
     with publisher_at(redis_url) as publisher:
         publisher.publish("gw1", [entry("lost: nobody listens")])
