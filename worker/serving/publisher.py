@@ -336,7 +336,7 @@ class Publisher:
             now_s = time.monotonic()
             self._is_idle = not self._outbox.owed and not any(self._is_due(each, now_s) for each in self._known())
             rest_s = _ANSWER_S if self._outbox.owed else _IDLE_S if self._is_idle else next_beat_s - now_s
-            if not self._is_closing and rest_s > 0:
+            if self._connection is not None and not self._is_closing and rest_s > 0:  # else there is work already
                 self._wake.wait(rest_s)
             self._is_idle = False
 
