@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
-
-import orjson
 
 from gateway.batches.ledger import Ledger
 from gateway.batches.store import BatchStore
 from gateway.dialects.batch_values import StoredFile
 from gateway.intake.reader import Body
+from shared import exact
 from shared.errors import RequestTooLargeError
 
-_MARK: Final = b'"file_id"'
+_NAMED: Final = re.compile(rb'"file_id"\s*:\s*"')  # most that speak of such a field are tools' schemas
 _BYTES_PER_VALUE: Final = 16  # about: large conversations are read in the helper
+_OTHERS: Final = ("tools", "metadata")  # what is said there is nobody's part of a message
+_CALLS: Final = ("tool_use", "server_tool_use", "function_call")
 _TEXT: Final = "text/plain"
 _Put = Callable[[StoredFile, bytes], None]
 
 
 async def with_files(store: BatchStore, body: Body, tenant: str, *, max_bytes: int) -> Body:
-    """The body with the tenant's files that it names. Raises `AnswerNotFoundError`,
+    """The body with the tenant's files that it names, else as it came. Raises `AnswerNotFoundError`,
     `RequestTooLargeError` and the errors of the store."""
     data = body.joined()
-    if _MARK not in data:
+    if not _NAMED.search(data):
         return body
     try:
-        read = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        read = exact.load_bytes(data, is_exact=body.is_exact)
+    except (ValueError, RecursionError):
         return body  # whoever reads it next says what is wrong
+    places = list(_places(read))
+    if not places:
+        return body
     size_bytes = len(data)
-    for file_id, put in list(_places(read)):
+    for file_id, put in places:
         file = await store.call(Ledger.file, file_id, tenant)
         size_bytes += file.size_bytes * 4 // 3
         if size_bytes > max_bytes:
             raise RequestTooLargeError(f"with its files the request is larger than {max_bytes} bytes")
         put(file, await store.call(Ledger.content, file_id, tenant))
-    whole = orjson.dumps(read)
-    return Body(chunks=[whole], values=body.values + len(whole) // _BYTES_PER_VALUE)
+    whole = exact.dump_bytes(read)
+    return Body(chunks=[whole], values=body.values + len(whole) // _BYTES_PER_VALUE, is_exact=body.is_exact)
 
 
 def _places(value: Any) -> Iterator[tuple[str, _Put]]:
@@ -50,9 +55,10 @@ def _places(value: Any) -> Iterator[tuple[str, _Put]]:
         found = _place(value)
         if found is not None:
             yield found
-        else:
-            for inner in value.values():
-                yield from _places(inner)
+        elif value.get("type") not in _CALLS:
+            for name, inner in value.items():
+                if name not in _OTHERS:
+                    yield from _places(inner)
 
 
 def _place(part: dict[str, Any]) -> tuple[str, _Put] | None:

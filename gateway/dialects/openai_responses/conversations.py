@@ -12,7 +12,7 @@ from typing import Any, Final
 from gateway.dialects import fields
 from gateway.dialects.openai.metadata import parse_metadata
 from gateway.dialects.openai.paging import render_page
-from gateway.dialects.openai_responses.keeping import item_of, read_object
+from gateway.dialects.openai_responses.keeping import glance, item_of, read_object
 from shared.errors import AnswerNotFoundError
 from shared.exact import dump_bytes
 
@@ -92,7 +92,7 @@ def named(body: bytes) -> list[str]:
     """The ids of items that the body names and does not hold."""
     if _REFERENCE.encode() not in body:
         return []
-    value = read_object(body).get("input")
+    value = glance(body).get("input")
     return [item["id"] for item in value if _is_reference(item)] if isinstance(value, list) else []
 
 

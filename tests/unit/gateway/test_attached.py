@@ -21,7 +21,7 @@ from shared.messages import DocumentPart, ImagePart, TextPart
 FILES = {"f_text": ("text/plain", b"some words"), "f_pdf": ("application/pdf", b"%PDF"), "f_png": ("image/png", b"png")}
 
 
-def attached(tmp_path: Path, body: Any, *, max_bytes: int = 10_000, tenant: str = "") -> Any:
+def attached(tmp_path: Path, body: Any, *, max_bytes: int = 10_000, tenant: str = "", is_exact: bool = False) -> Any:
     data = body if isinstance(body, bytes) else orjson.dumps(body)
 
     async def main() -> Body:
@@ -38,7 +38,8 @@ def attached(tmp_path: Path, body: Any, *, max_bytes: int = 10_000, tenant: str 
                     made_s=1.0,
                 )
                 await store.call(Ledger.add_file, file, content)
-            return await with_files(store, Body(chunks=[data[:5], data[5:]], values=1), tenant, max_bytes=max_bytes)
+            came = Body(chunks=[data[:5], data[5:]], values=1, is_exact=is_exact)
+            return await with_files(store, came, tenant, max_bytes=max_bytes)
         finally:
             await store.aclose()
 
@@ -93,3 +94,27 @@ def test_a_file_that_is_not_there_and_one_too_many_are_refused(tmp_path: Path) -
 def test_words_that_only_look_like_it_are_text(tmp_path: Path) -> None:
     body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": 'say "file_id"'}]}
     assert parts("anthropic", attached(tmp_path, body)) == (TextPart(text='say "file_id"'),)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"tools": [{"name": "t", "input_schema": {"properties": {"file_id": {"type": "string", "default": "x"}}}}]},
+        {"tools": [{"name": "t", "input_schema": {"default": {"type": "file", "file_id": "x"}}}]},
+        {
+            "messages": [
+                {"role": "assistant", "content": [{"type": "tool_use", "input": {"type": "file", "file_id": "x"}}]}
+            ]
+        },
+        {"metadata": {"type": "input_file", "file_id": "x"}},
+    ],
+)
+def test_what_only_looks_like_a_file_leaves_the_body_as_it_came(tmp_path: Path, body: dict[str, Any]) -> None:
+    written = orjson.dumps(body, option=orjson.OPT_INDENT_2)
+    assert attached(tmp_path, written) == written
+
+
+def test_numbers_beside_a_file_stay_as_they_are_written(tmp_path: Path) -> None:
+    part = b'{"type": "document", "source": {"type": "file", "file_id": "f_text"}}'
+    body = b'{"tools": [{"big": 123456789012345678901234567890}], "messages": [' + part + b"]}"
+    assert b'"big":123456789012345678901234567890' in attached(tmp_path, body, is_exact=True)
