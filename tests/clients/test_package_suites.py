@@ -48,7 +48,7 @@ ALLOWED = {
     r"echo: log probabilities of the prompt|best_of|suffix: this model": "not available here, see docs/openai.md",
     r"prompts are not kept": "not available here, see docs/openai.md",
     r"conversation: cannot be used together": "the example names both of what exclude each other",
-    r"only what runs in the background can be cancelled": "the example's response did not run in the background",
+    r"only what (runs|ran) in the background can be": "the example's response did not run in the background",
 }
 NEEDED = (
     "pytest",
