@@ -22,6 +22,7 @@ _BAR: Final = 10
 _GB: Final = 1e9
 _MOST_REQUESTS: Final = 30
 _HEAT: Final[Mapping[float, str]] = {1.0: "warm", 2.0: "hot: it is throttled", 3.0: "too hot: it is throttled"}
+_NAMES: Final = frozenset({"request", "model", "on", "class"})  # which a narrow terminal cuts before figures
 _STAGES: Final[Mapping[str, str]] = {"queued": "waits", "prefill": "is read", "decode": "is written"}
 
 
@@ -117,15 +118,12 @@ def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]], nothing: str 
     from rich.table import Table
     from rich.text import Text
 
+    lines = list(rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in head:
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
-    is_empty = True
-    for row in rows:
-        is_empty = False
-        table.add_row(*(Text(cell) for cell in row))
-    if is_empty:
-        table.add_row(nothing)
+    for name in head if lines else head[:1]:
+        table.add_column(name, overflow="ellipsis", no_wrap=not lines or name not in _NAMES, min_width=2)
+    for line in lines or [(nothing,)]:
+        table.add_row(*(Text(cell) for cell in line))
     return table
 
 

@@ -50,7 +50,7 @@ def test_what_runs_is_listed_told_of_and_stopped(tmp_path: Path) -> None:
 def _watch(running: Up) -> None:
     """On a terminal `status` follows what happens; into a pipe it says it once."""
     command = [sys.executable, "-m", "gateway.command.cli", "status", "--state", str(running.state)]
-    environment = {name: value for name, value in os.environ.items() if name not in NO_SETTINGS}
+    environment = {name: value for name, value in os.environ.items() if name not in (*NO_SETTINGS, "COLUMNS")}
     stuck = message("echo:hang", stream=True)
     with Terminal(command, env=environment, cwd=REPOSITORY) as terminal:
         terminal.wait_for("no requests are running")

@@ -51,8 +51,8 @@ def overview(*requests: Running, figures: Mapping[str, float] | None = None, **w
     return render_overview(fleet, running=requests)
 
 
-def drawn(told: Mapping[str, Any], rates: Mapping[str, float] | None = None) -> str:
-    console = Console(file=io.StringIO(), width=160)
+def drawn(told: Mapping[str, Any], rates: Mapping[str, float] | None = None, *, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(*tables(told, rates or {}))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
@@ -103,6 +103,12 @@ def test_a_request_shows_its_prefill_in_per_cent_and_its_rate() -> None:
     assert "0/s" in shown
     writing = running(stage="decode", prefill_done=1.0, output_tokens=50)
     assert "31/s" in drawn(overview(writing), {"req_000000000000abcdef012345": 31.2})
+
+
+def test_a_narrow_terminal_cuts_names_and_no_figures() -> None:
+    told = running(model="a-model-with-a-long-name", stage="decode", output_tokens=12_345, age_s=1234.0)
+    shown = drawn(overview(told), {"req_000000000000abcdef012345": 123.0}, width=80)
+    assert all(text in shown for text in ("is written", "10000", "[####......]  40%", "12345", "123/s", "1234 s"))
 
 
 def test_nothing_that_runs_is_said_in_words() -> None:
