@@ -112,6 +112,7 @@ def test_the_fleet_sees_a_model_load_and_become_ready(tmp_path: Path, redis_url:
         assert 0 < ttl_ms <= keys.HOST_TTL_S * 1000
 
 
+@pytest.mark.slow
 def test_a_tiers_draft_model_drafts_in_the_worker_of_its_model_until_it_is_taken_back(
     tmp_path: Path, redis_url: str, agent_full: Path
 ) -> None:

@@ -160,6 +160,7 @@ def test_a_model_that_nobody_uses_is_unloaded_and_comes_back_when_it_is_asked_fo
         host.wait_for(brief="ready")
 
 
+@pytest.mark.slow
 def test_a_busy_model_is_unloaded_when_it_has_finished_what_it_holds(redis_url: str, tmp_path: Path) -> None:
     models = [echo("busy", options={"step_ms": 40}), echo("never", load="on-demand")]
     with host_of(redis_url, tmp_path, models, {}) as host, ThreadPoolExecutor(2) as pool:

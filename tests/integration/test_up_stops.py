@@ -122,6 +122,7 @@ def test_a_folder_that_is_no_model_is_told_at_the_start_with_the_reason(tmp_path
         assert running.leftovers(set()) == []
 
 
+@pytest.mark.slow
 def test_one_bad_model_of_two_is_told_at_the_start_and_to_who_asks_for_it(tmp_path: Path) -> None:
     config = _config(tmp_path, load_ms=0)
     models = json.loads((config / "models.json").read_text())

@@ -465,6 +465,7 @@ def test_a_redis_that_restarts_finds_the_worker_there_again(redis_server: RedisS
         assert worker.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_redis_that_takes_nothing_is_said_once_and_worked_with_when_it_does(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:

@@ -288,6 +288,7 @@ def heartbeat(gateway: TestGateway) -> bytes | None:
     return value
 
 
+@pytest.mark.slow
 def test_suspended_workers_take_nothing_until_resumed(worker: Running, gateway: TestGateway) -> None:
     suspend(gateway.client)
     wait_until(lambda: state_of(gateway) == "suspended", "the suspension")

@@ -388,6 +388,7 @@ for number in range(1000):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", some(("full", "hybrid"), "full"))
 def test_killed_at_any_moment_it_leaves_nothing_that_misleads(
     preset: str, tmp_path: Path, random_checkpoint: CheckpointMaker
