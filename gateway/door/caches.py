@@ -57,13 +57,18 @@ class CacheWays:
             path.chmod(0o600)
             write_private(note, str(path).encode())
             async with server:
-                yield
+                try:
+                    yield
+                finally:  # before the server's own end, which waits for its connections from Python 3.12 on
+                    await self._hang_up()
         finally:
             note.unlink(missing_ok=True)
-            for task in self._serving:
-                task.cancel()
-            await asyncio.gather(*self._serving, return_exceptions=True)
             shutil.rmtree(home, ignore_errors=True)
+
+    async def _hang_up(self) -> None:
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve_here(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -74,6 +79,8 @@ class CacheWays:
             writer.close()
             async with asyncio.timeout(_GOODBYE_S):
                 await writer.wait_closed()
+        except asyncio.CancelledError:  # which asyncio would tell of as of a fault
+            logger.debug("a connection of this Mac ends with the door")
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             logger.debug("a connection of this Mac ended: %s", error)
         finally:

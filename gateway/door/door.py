@@ -66,12 +66,16 @@ class Door:
                 await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _watch(self) -> None:
-        """Who is revoked is thrown out, and in a new life of Redis its users are made."""
-        while True:
+        """Who is revoked is thrown out, and in a new life of Redis its users are made. Until cancelled, which is looked
+        for: redis-py swallows a cancellation that meets it at the wrong moment."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        while not task.cancelling():
             self._look()
             with contextlib.suppress(GatewayError):
                 await self._users.ensure()
-            await asyncio.sleep(_LOOK_S)
+            if not task.cancelling():
+                await asyncio.sleep(_LOOK_S)
+        raise asyncio.CancelledError
 
     def _look(self) -> None:
         """Read the list of hosts again when it has changed."""
@@ -103,6 +107,8 @@ class Door:
             writer.close()
             async with asyncio.timeout(_GOODBYE_S):
                 await writer.wait_closed()
+        except asyncio.CancelledError:  # which asyncio would tell of as of a fault
+            logger.debug("a connection ends with the door")
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             logger.debug("a connection ended: %s", error)
         finally:
