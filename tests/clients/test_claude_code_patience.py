@@ -78,5 +78,5 @@ def test_without_the_events_that_change_nothing_it_gives_up(redis_url: str, tmp_
 
     first = next(exchange for exchange in exchanges if exchange.is_message)
     assert first.was_left
-    assert 0.9 * GIVES_UP_S < waited_s(first) < 1.2 * GIVES_UP_S
+    assert 0.9 * GIVES_UP_S < waited_s(first) < 1.5 * GIVES_UP_S  # on its clock a busy machine's second is a minute
     assert set(names(first)[1:]) == {"ping"}
