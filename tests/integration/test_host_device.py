@@ -43,7 +43,7 @@ def stop_at_the_device(pid: int, folder: Path) -> None:
         os.kill(pid, signal.SIGCONT)
         return False
 
-    wait_until(stopped, "it has the device")
+    wait_until(stopped, "it has the device", deadline_s=60)
 
 
 @pytest.mark.slow
