@@ -179,13 +179,14 @@ class Responses:
             await asyncio.sleep(_GATHER_S)
 
     async def _say(self, run: _Run) -> None:
+        taken = len(run.pending)  # more may come while these are written
         events = b"".join(run.pending)
         if not events or run.said_bytes > MAX_SAID_BYTES:
             return
         if not run.chunks:
             await self._change(run, {**run.frame, "status": "in_progress"})
         await self._runs.say(run.tenant, run.id, run.chunks, events)
-        run.pending.clear()
+        del run.pending[:taken]
         run.chunks += 1
         run.said_bytes += len(events)
 
