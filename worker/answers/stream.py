@@ -368,6 +368,8 @@ class AnswerStream:
 
     def _convert(self, events: list[CallEvent]) -> None:
         for event in events:
+            if self.stopped is not None:  # by text before a call: nothing is said behind it
+                return
             match event:
                 case CallBegun() | CallDelta() | CallEnded() if self._is_mute:
                     self._is_cut = True
@@ -387,8 +389,7 @@ class AnswerStream:
                 case CallEnded(is_valid=is_valid):
                     self._events.append(ToolCallFinished(index=self._calls - 1, is_valid=is_valid))
                 case _:
-                    if self.stopped is None:
-                        self._emit(event.text)
+                    self._emit(event.text)
 
     def _tool_name(self, name: str) -> str:
         names = [tool.name for tool in self._request.tools]
