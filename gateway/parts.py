@@ -96,64 +96,64 @@ class Parts:
             await connection.aclose()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """What all that speaks with the fleet is made of."""
+
+    gateway: str
+    broker: redis.asyncio.Redis
+    names: Names
+    keyring: Keyring
+    fleet: FleetWatcher
+    hub: FrameHub
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dispatching:
+    """What puts requests under way."""
+
+    dispatcher: Dispatcher
+    joining: Joining
+    jobs: JobQueue
+    suspects: Suspects
+    space: Space
+
+
 def build_parts(settings: Settings) -> Parts:
     """Redis may come later; a settings file or a URL that cannot be used raises `ConfigError`."""
     policies = Policies(settings)
     secret = load_secret(settings)
     key_file = KeyFile(settings.state_dir)
     broker, subscriber = connect_broker(settings)
-    names = Names(settings.deployment)
-    keyring = Keyring(secret)
-    gateway_id = f"gw{secrets.token_hex(6)}"
-    fleet = FleetWatcher(broker, names, keyring, myself=_record(gateway_id, settings))
-    metrics = Metrics(fleet)
-    hub = FrameHub(subscriber, broker, names, keyring, gateway_id, on_gap=metrics.gap, on_refused=metrics.refused_frame)
+    base = _build_base(settings, secret, broker, subscriber)
+    names, keyring, fleet, hub, metrics = base.names, base.keyring, base.fleet, base.hub, base.metrics
     disk = DiskWatch(settings.state_dir)
     _wire(fleet, hub, metrics, policies, disk)
-    jobs, suspects = JobQueue(broker, names, keyring), Suspects(broker, names)
-    space, limits = Space(broker), Limits.of(settings)
-    patience_s = Patience.of(settings.execution_ttl_s).broker_away_s
-    dispatcher = Dispatcher(
-        names=names,
-        hub=hub,
-        fleet=fleet,
-        jobs=jobs,
-        outlook=Outlook(broker, names, keyring, fleet),
-        space=space,
-        suspects=suspects,
-        limits=limits,
-        observer=metrics,
-        patience_s=patience_s,
-    )
+    limits = Limits.of(settings)
+    dispatching = _build_dispatching(base, limits, Patience.of(settings.execution_ttl_s).broker_away_s)
+    dispatcher = dispatching.dispatcher
     metrics.registry.register(_collector(fleet, limits, dispatcher))
     metrics.registry.register(CertificateCollector(DoorFolder(settings)))
     model_names = ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model)
     fallbacks = Fallbacks(policies.fallbacks, VENDOR_NAMES, time.monotonic)
     return Parts(
-        gateway=gateway_id,
+        gateway=base.gateway,
         settings=settings,
         fleet=fleet,
         hub=hub,
-        jobs=jobs,
+        jobs=dispatching.jobs,
         disk=disk,
         dispatcher=dispatcher,
-        joining=Joining(
-            Runs(broker, names, keyring, gateway_id),
-            hub,
-            dispatcher,
-            limits,
-            patience_s=patience_s,
-            away_s=lambda: max(fleet.away_s, hub.away_s),
-            on_joined=metrics.attachment,
-        ),
-        suspects=suspects,
+        joining=dispatching.joining,
+        suspects=dispatching.suspects,
         reader=BodyReader(),
         policies=policies,
         names=model_names,
         intake=Intake(model_names, policies, Tagger(keyring.tags), fallbacks),
         metrics=metrics,
         host_pages=HostPages(fleet),
-        space=space,
+        space=dispatching.space,
         traces=TraceFile.of(settings),
         tracer=build_tracer("gateway"),
         answers=AnswerStore(broker, names, keyring),
@@ -165,6 +165,43 @@ def build_parts(settings: Settings) -> Parts:
         usage=UsageBook(settings.state_dir),
         connections=(broker, subscriber),
     )
+
+
+def _build_base(
+    settings: Settings, secret: bytes, broker: redis.asyncio.Redis, subscriber: redis.asyncio.Redis
+) -> _Base:
+    names, keyring, gateway = Names(settings.deployment), Keyring(secret), f"gw{secrets.token_hex(6)}"
+    fleet = FleetWatcher(broker, names, keyring, myself=_record(gateway, settings))
+    metrics = Metrics(fleet)
+    hub = FrameHub(subscriber, broker, names, keyring, gateway, on_gap=metrics.gap, on_refused=metrics.refused_frame)
+    return _Base(gateway=gateway, broker=broker, names=names, keyring=keyring, fleet=fleet, hub=hub, metrics=metrics)
+
+
+def _build_dispatching(base: _Base, limits: Limits, patience_s: float) -> _Dispatching:
+    broker, names, keyring, fleet, hub = base.broker, base.names, base.keyring, base.fleet, base.hub
+    jobs, suspects, space = JobQueue(broker, names, keyring), Suspects(broker, names), Space(broker)
+    dispatcher = Dispatcher(
+        names=names,
+        hub=hub,
+        fleet=fleet,
+        jobs=jobs,
+        outlook=Outlook(broker, names, keyring, fleet),
+        space=space,
+        suspects=suspects,
+        limits=limits,
+        observer=base.metrics,
+        patience_s=patience_s,
+    )
+    joining = Joining(
+        Runs(broker, names, keyring, base.gateway),
+        hub,
+        dispatcher,
+        limits,
+        patience_s=patience_s,
+        away_s=lambda: max(fleet.away_s, hub.away_s),
+        on_joined=base.metrics.attachment,
+    )
+    return _Dispatching(dispatcher=dispatcher, joining=joining, jobs=jobs, suspects=suspects, space=space)
 
 
 def _record(gateway_id: str, settings: Settings) -> GatewayRecord:
