@@ -80,6 +80,21 @@ def build_spec(options: argparse.Namespace) -> ModelSpec:
     )
 
 
+def _first_lease(name: str, epoch: str, spec: ModelSpec, host: str, settings: Settings) -> WorkerLease:
+    return WorkerLease(
+        worker=name,
+        model=spec.id,
+        host=host,
+        pid=os.getpid(),
+        epoch=epoch,
+        state="loading",
+        engine=spec.engine,
+        made_at_s=made_at_s(spec.source),
+        capacity=settings.capacity,
+        reader=READER,
+    )
+
+
 class Worker:
     """All parts of a worker, wired."""
 
@@ -114,18 +129,7 @@ class Worker:
             names,
             keys.own,
             clock,
-            lease=WorkerLease(
-                worker=name,
-                model=spec.id,
-                host=host,
-                pid=os.getpid(),
-                epoch=epoch,
-                state="loading",
-                engine=spec.engine,
-                made_at_s=made_at_s(spec.source),
-                capacity=settings.capacity,
-                reader=READER,
-            ),
+            lease=_first_lease(name, epoch, spec, host, settings),
             limits=Limits(execution_ttl_s=settings.execution_ttl_s, stall_s=settings.stall_s, drain_s=settings.drain_s),
             status=status,
             on_stop=self._stop_listening,

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.door.connections import Connections
 from gateway.door.splice import Ends, splice
 from shared.cache_door import ALIVE_S, MAX_LINE_BYTES, SOCKET_NOTE, decode_words, encode_words
 from shared.errors import WireError
 from shared.private_files import short_private_folder, write_private
 
-logger = logging.getLogger(__name__)
-
 _MOST_READERS = 64  # at once, of all hosts
 _FIRST_S = 10.0  # for what somebody has come for
 _TAKE_S = 5.0  # for a lender to come for its reader
-_GOODBYE_S = 2.0
 
 
 @dataclass(slots=True)
@@ -45,7 +42,7 @@ class CacheWays:
         self._lenders: dict[str, asyncio.StreamWriter] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._readers = 0
-        self._serving: set[asyncio.Task[None]] = set()
+        self._connections = Connections()  # of this Mac
 
     @contextlib.asynccontextmanager
     async def open_here(self, folder: Path) -> AsyncIterator[None]:
@@ -60,32 +57,13 @@ class CacheWays:
                 try:
                     yield
                 finally:  # before the server's own end, which waits for its connections from Python 3.12 on
-                    await self._hang_up()
+                    await self._connections.hang_up()
         finally:
             note.unlink(missing_ok=True)
             shutil.rmtree(home, ignore_errors=True)
 
-    async def _hang_up(self) -> None:
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-
     async def _serve_here(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        try:
-            await self.meet("", reader, writer)
-            writer.close()
-            async with asyncio.timeout(_GOODBYE_S):
-                await writer.wait_closed()
-        except asyncio.CancelledError:  # which asyncio would tell of as of a fault
-            logger.debug("a connection of this Mac ends with the door")
-        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            logger.debug("a connection of this Mac ended: %s", error)
-        finally:
-            writer.transport.abort()
-            self._serving.discard(task)
+        await self._connections.serve(writer, self.meet("", reader, writer))
 
     async def meet(self, host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A whole connection, until it is needed no more. `host` is whose it is, empty for any of this Mac. Raises

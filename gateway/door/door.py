@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gateway.door.caches import CacheWays
+from gateway.door.connections import Connections
 from gateway.door.folder import DoorFolder, JoinedHost
 from gateway.door.joining import Joining
 from gateway.door.messages import MAX_LINE_BYTES
@@ -32,7 +33,6 @@ _HANDSHAKE_S = 10.0
 _JOINING_S = 30.0
 _JOINERS = 8  # at once: they have shown nothing yet
 _LOOK_S = 0.25
-_GOODBYE_S = 2.0
 _BACKLOG = 256
 
 
@@ -49,7 +49,7 @@ class Door:
         self._hosts: dict[str, JoinedHost] = {}
         self._stamp: tuple[int, ...] | None = None
         self._open: dict[str, set[asyncio.StreamWriter]] = {}  # of hosts
-        self._serving: set[asyncio.Task[None]] = set()
+        self._connections = Connections()
 
     async def serve(self, listener: socket.socket, context: ssl.SSLContext) -> None:
         """Until cancelled."""
@@ -61,9 +61,7 @@ class Door:
             try:
                 await self._watch()
             finally:
-                for task in self._serving:
-                    task.cancel()
-                await asyncio.gather(*self._serving, return_exceptions=True)
+                await self._connections.hang_up()
 
     async def _watch(self) -> None:
         """Who is revoked is thrown out, and in a new life of Redis its users are made. Until cancelled, which is looked
@@ -100,20 +98,7 @@ class Door:
         return host is not None and not host.is_revoked
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        self._serving.add(task)
-        try:
-            await self._admit(reader, writer)
-            writer.close()
-            async with asyncio.timeout(_GOODBYE_S):
-                await writer.wait_closed()
-        except asyncio.CancelledError:  # which asyncio would tell of as of a fault
-            logger.debug("a connection ends with the door")
-        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            logger.debug("a connection ended: %s", error)
-        finally:
-            writer.transport.abort()
-            self._serving.discard(task)
+        await self._connections.serve(writer, self._admit(reader, writer))
 
     async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._look()
