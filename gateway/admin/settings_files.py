@@ -8,32 +8,22 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from gateway.models.fallbacks import parse_fallbacks
-from gateway.models.profiles import parse_profiles
-from gateway.models.resolve import parse_aliases
-from gateway.models.sampling import parse_sampling
+from gateway.models.settings_files import PARSERS
 from shared.config import Settings
 from shared.errors import ConfigError, GatewayError, InvalidRequestError, RouteNotFoundError
 from shared.private_files import locked, private_folder, write_private
-from shared.routing import parse_tiers
 
 EMPTY: Final = "none"  # the tag of a file that is not there
 _KEPT: Final = 20  # texts to go back to
 _MOST_BYTES: Final = 1 << 20
 
-_PARSERS: Final[Mapping[str, tuple[Callable[[Any], Any], ...]]] = {
-    "claude_routing.json": (parse_tiers, parse_fallbacks),
-    "model_aliases.json": (parse_aliases,),
-    "inference_settings.json": (parse_sampling, parse_profiles),
-}
-NAMES: Final = tuple(_PARSERS)
+NAMES: Final = ("claude_routing.json", "model_aliases.json", "inference_settings.json")
 
 
 class ChangedFileError(Exception):
@@ -124,7 +114,7 @@ class SettingsEditor:
         return self.read(name)
 
     def _path(self, name: str) -> Path | None:
-        if name not in _PARSERS:
+        if name not in NAMES:
             raise RouteNotFoundError(f"{name[:100]!r} is not changed here: {', '.join(NAMES)} are")
         return None if self._folder is None else self._folder / name
 
@@ -134,8 +124,7 @@ class SettingsEditor:
             return f"{name}: more than {_MOST_BYTES} bytes"
         try:
             data = orjson.loads(text.encode()) if text.strip() else {}
-            for parse in _PARSERS[name]:
-                parse(data)
+            PARSERS[name](data)
         except UnicodeEncodeError:
             return f"{name}: no text that UTF-8 can hold"
         except orjson.JSONDecodeError as error:

@@ -38,9 +38,10 @@ class RunStore:
     async def say(self, tenant: str, run_id: str, place: int, events: bytes) -> None:
         """Put the chunk at its place, the next one. Raises `BrokerUnavailableError`."""
         key = self._names.kept(tenant, run_id + _SAID)
-        async with asking():
-            await self._broker.rpush(key, self._seal(tenant, run_id, place).close(_VERSION + events))
-            await self._broker.expire(key, KEPT_S)
+        async with asking(), self._broker.pipeline(transaction=True) as pipe:  # both or none: a place is written once
+            pipe.rpush(key, self._seal(tenant, run_id, place).close(_VERSION + events))
+            pipe.expire(key, KEPT_S)
+            await pipe.execute()
         heard, self._heard = self._heard, asyncio.Event()
         heard.set()
 

@@ -54,7 +54,7 @@ class _ParsedFile(Generic[_T]):
         return True
 
 
-_PARSERS: Mapping[str, Callable[[Any], Any]] = {
+PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "models.json": lambda data: parse_models(data) if data else (),
     "model_aliases.json": parse_aliases,
     "claude_routing.json": lambda data: (parse_tiers(data), parse_fallbacks(data)),
@@ -69,7 +69,7 @@ def _log(fault: str) -> None:
 
 def find_faults(settings: Settings) -> Iterator[str]:
     """One line for each settings file that cannot be used: whoever reads it would not start."""
-    for name, parse in _PARSERS.items():
+    for name, parse in PARSERS.items():
         try:
             parse(SettingsFile(settings, name).load())
         except ConfigError as error:

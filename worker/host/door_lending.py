@@ -3,6 +3,7 @@ wants to read, and comes for each with a connection of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -73,8 +74,10 @@ class DoorLending:
 
     def _come_for(self, code: str) -> None:
         try:
-            stream = open_door(self._settings)
-            stream.sendall(encode_words(take=code))
+            with contextlib.ExitStack() as unless_taken:
+                stream = unless_taken.enter_context(open_door(self._settings))
+                stream.sendall(encode_words(take=code))
+                unless_taken.pop_all()
         except (OSError, GatewayError) as error:
             log.warning("who wanted to read kept prefixes through the door was not reached: %s", error)
             return
