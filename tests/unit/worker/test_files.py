@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from shared.errors import UnsupportedContentError
 from tests.support.processes import is_running, wait_until
-from worker.files.reader import FileReader
+from worker.files.reader import FileReader, _Helper
 
 
 def png(side: int) -> bytes:
@@ -55,12 +56,21 @@ def test_a_file_that_takes_too_long_is_refused_and_the_next_is_read(reader: File
     assert reader.image_pixels(png(2)).shape == (2, 2, 3)
 
 
-def test_a_file_over_which_the_process_is_lost_is_refused_and_the_next_is_read(reader: FileReader) -> None:
+def test_a_file_over_which_the_process_is_lost_is_refused_and_the_next_is_read(
+    reader: FileReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader.image_pixels(png(2))
+    is_asked, ask = threading.Event(), _Helper.ask
+
+    def noted(helper: _Helper, kind: int, raw: bytes) -> tuple[int, memoryview]:
+        is_asked.set()
+        return ask(helper, kind, raw)
+
+    monkeypatch.setattr(_Helper, "ask", noted)
     os.kill(pid_of(reader), signal.SIGSTOP)  # it will be asked, and not answer
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(reader.image_pixels, png(2))
-        wait_until(reader._lock.locked, "the question")
+        assert is_asked.wait(30)  # a lock that is held says only that somebody looks whether it lives
         os.kill(pid_of(reader), signal.SIGKILL)
         with pytest.raises(UnsupportedContentError, match="was lost"):
             asked.result()
