@@ -26,10 +26,12 @@ from shared.errors import (
 )
 from shared.keys import job_id
 from shared.registry import Fleet, ModelRecord
+from shared.steady import Steady
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
+_MOST_LATE_S = 1.0  # is the next look on a machine at work
 _LOOK_S = 1.0
 _FORGET_S = 120.0
 _NO_MEMORY_RETRY_S = 30
@@ -172,6 +174,7 @@ class Watchdog:
         self._jobs = jobs
         self._patience = patience
         self._served_s: dict[str, float] = {}
+        self._steady = Steady(TICK_S + _MOST_LATE_S)
 
     async def run(self) -> None:
         while True:
@@ -183,6 +186,7 @@ class Watchdog:
 
     async def tick(self) -> None:
         """One look. Raises `BrokerUnavailableError` or `TimeoutError` when Redis is away (and not yet for too long)."""
+        self._steady.look()
         dispatches = [dispatch for dispatch in self._hub.dispatches.values() if not dispatch.has_ended]
         self._note_served()
         self._forget_workers()
@@ -251,8 +255,8 @@ class Watchdog:
 
     def _facts(self, dispatch: Dispatch, job: JobState | None) -> Facts:
         now_s, attempt = time.monotonic(), dispatch.attempt
-        # A silence that Redis's own absence explains does not count.
-        steady_s = min(self._fleet.connected_s, self._hub.connected_s)
+        # A silence that Redis's own absence, or ours, explains does not count.
+        steady_s = min(self._fleet.connected_s, self._hub.connected_s, self._steady.for_s)
         heard_s = now_s - attempt.heard_s
         if job is not None and job.worker and not attempt.held_s:
             attempt.held_s = now_s
@@ -264,7 +268,7 @@ class Watchdog:
             remaining_s=_remaining_s(dispatch),
             silent_s=min(steady_s, heard_s),
             unheard_s=unheard_s,
-            unserved_s=now_s - max(dispatch.opened_s, self._served_s.get(dispatch.model, 0.0)),
+            unserved_s=min(steady_s, now_s - max(dispatch.opened_s, self._served_s.get(dispatch.model, 0.0))),
             worker=attempt.worker,
             epoch=attempt.epoch,
             job=job,

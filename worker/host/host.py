@@ -48,6 +48,7 @@ from shared.remotes import parse_remotes
 from shared.routing import Target, parse_tiers
 from shared.seal import Purpose, host_keys
 from shared.service import tell_ready
+from shared.steady import Steady
 from worker.device.turns import read_holder
 from worker.host.awake import build_awake, keep_awake
 from worker.host.figures import MachineFigures
@@ -343,12 +344,13 @@ class Host:
     async def _watch_device(self) -> None:
         """End a worker that hangs with the device in its hands, or was stopped by a signal: it cannot, and others wait
         for it."""
-        stopped = StoppedWorkers()
+        stopped, steady = StoppedWorkers(), Steady(_CHECK_S + 1.0)
         while not self._stopping.is_set():
+            steady.look()
             workers = {supervisor.pid: supervisor for supervisor, _ in self._supervisors.values() if supervisor.pid}
             now_s, stall_s = time.monotonic(), self.settings.stall_s
             pid = hung_worker(read_holder(self._device), workers.keys(), stall_s=stall_s, now_s=now_s)
-            if pid is not None:
+            if pid is not None and steady.for_s > stall_s:  # else this host slept, and its worker with it
                 logger.error(
                     "%s: its worker (pid %d) has had the device for more than %.0f s without a sign of life: killed",
                     workers[pid].spec.id,

@@ -26,6 +26,7 @@ from shared.keys import Names, host_of, job_id
 from shared.places import RESERVED_PLACES
 from shared.registry import WorkerLease
 from shared.seal import HostKey
+from shared.steady import Steady
 from shared.work import KINDS_BY_NAME, has_lane
 from worker.engines.base import EngineInfo
 from worker.rq.claims import Backlog, Claimed, Claims
@@ -60,6 +61,7 @@ from worker.status import (
 log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
+_MOST_GAP_S = BEAT_S + 1.0  # between two beats of a machine at work
 GATE_EVERY_S = 0.02
 _ENGINE_END_S = 5.0
 
@@ -134,6 +136,7 @@ class ControlLoop:
         self._drain_until_s: float | None = None
         self._exit: int | None = None
         self._next_beat_s = 0.0
+        self._steady = Steady(_MOST_GAP_S)
 
     def request_stop(self, _signum: int, _frame: FrameType | None) -> None:
         """Signal handler: the first drains, the second ends at once."""
@@ -162,7 +165,7 @@ class ControlLoop:
     def describe(self) -> WorkerLease:
         """The lease as of now (from any thread)."""
         held = self._jobs.held()
-        lease = with_figures(self._lease, self._runner, stall_s=self._limits.stall_s)
+        lease = with_figures(self._lease, self._runner, self._stalled_s(), stall_s=self._limits.stall_s)
         coming_s = self._jobs.on_the_way_s(s_per_byte_at(lease.prefill_tokens_per_s))
         return replace(
             lease,
@@ -352,16 +355,22 @@ class ControlLoop:
         if now_s < self._next_beat_s:
             return
         self._next_beat_s = now_s + BEAT_S
-        if self._runner.stalled_s() > self._limits.stall_s:
+        self._steady.look()
+        if self._stalled_s() > self._limits.stall_s:
             self._end_stalled()
             return
         self._runner.expire(self._clock.now_s())
         self._tell_work()
         with self._patience("beat"):
-            if self._beat():  # else our own entries look as if they had ended
+            # Else our own entries look as if they had ended, or those of all who have just woken with us.
+            if self._beat() and self._steady.for_s > _MOST_GAP_S:
                 self._recovery.run_if_due()
         self._record_all()
         self._exit_when_drained()
+
+    def _stalled_s(self) -> float:
+        """For how long the engine has had work without a sign of life while this process ran."""
+        return min(self._runner.stalled_s(), self._steady.for_s)
 
     def _beat(self) -> bool:
         """Whether Redis knew us."""
@@ -406,7 +415,7 @@ class ControlLoop:
 
     def _end_stalled(self) -> None:
         """A hung engine: say so, stop beating for its jobs, and make room for a new worker."""
-        log.error("the engine has made no progress for %.0f s", self._runner.stalled_s())
+        log.error("the engine has made no progress for %.0f s", self._stalled_s())
         self._lease = replace(self._lease, state="stalled")
         self._tell(Status(state="stalled"))
         self._runner.end_all(WorkerLostError("the engine stopped making progress", worker=self.rq.name))

@@ -12,10 +12,10 @@ _LEAST_HANG_S = 2.0
 _SLOWER = 3.0
 
 
-def with_figures(lease: WorkerLease, runner: Runner, *, stall_s: float) -> WorkerLease:
-    """As of now (from any thread). An engine that is silent for too long makes it `stalled`: after `stall_s` the worker
-    ends; sooner than that its requests are better off elsewhere."""
-    stats, info, pace, stalled_s = runner.stats(), runner.info, runner.pace, runner.stalled_s()
+def with_figures(lease: WorkerLease, runner: Runner, stalled_s: float, *, stall_s: float) -> WorkerLease:
+    """As of now (from any thread). An engine that was silent for too long (`stalled_s`) makes it `stalled`: after
+    `stall_s` the worker ends; sooner than that its requests are better off elsewhere."""
+    stats, info, pace = runner.stats(), runner.info, runner.pace
     if stalled_s > hangs_after_s(stats, stall_s=stall_s):
         lease = replace(lease, state="stalled")
     if info is not None:
