@@ -248,11 +248,35 @@ def test_a_running_request_is_seen_and_cancelled_with_the_keyboard(stand: Stand)
     page.wait("document.querySelector('[data-cancel]')")
     assert page.wait("document.title.startsWith('1 running') || document.body.innerText.includes('place')")
     page.press("x")
-    page.wait("document.querySelector('dialog[open]')")
+    page.wait("document.querySelector('dialog[open] .danger')")
     page.run("document.querySelector('dialog[open] .danger').click()")
     asking.join(20)
     assert b"cancelled by an administrator" in replies[0].body
     page.wait("!document.querySelector('[data-cancel]')")
+    page.close()
+
+
+def test_a_question_outlives_its_row_and_says_what_came_of_it(stand: Stand) -> None:
+    """A row moves to another table when its request begins, and goes with it."""
+    replies: list[Any] = []
+    asking = threading.Thread(
+        target=lambda: replies.append(stand.gateway.post("/v1/messages", message("echo:hang", stream=True)))
+    )
+    page = stand.browser.page(stand.url("now"))
+    page.wait("document.querySelector('nav')")
+    asking.start()
+    page.wait("document.querySelector('main .rowlink')")
+    request = page.run("document.querySelector('main .rowlink').getAttribute('href').split('/').at(-1)")
+    page.press("x")
+    page.wait("document.querySelector('dialog[open] .danger')")
+    assert stand.gateway.post(f"/api/requests/{request}/cancel", {}).status == 200
+    asking.join(20)
+    page.wait("!document.querySelector('[data-cancel]')")
+    assert page.run("Boolean(document.querySelector('dialog[open] .danger'))")
+    page.run("document.querySelector('dialog[open] .danger').click()")
+    page.wait("document.querySelector('dialog[open] [role=alert]')")
+    page.press("Escape")
+    page.wait("!document.querySelector('dialog[open]')")
     page.close()
 
 

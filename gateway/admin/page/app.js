@@ -1,7 +1,7 @@
 // The frame around the screens: who is signed in, where one is, keys of the keyboard, light and dark.
 
 import { html, render, useEffect, useState } from "./vendor/preact.js";
-import { Dialog } from "./ui.js";
+import { Asking, Dialog } from "./ui.js";
 import { call, listenTo, useLive } from "./live.js";
 import { Now } from "./now.js";
 import { Requests } from "./requests.js";
@@ -126,6 +126,7 @@ const App = () => {
       ${status === "away" && html`<p role="alert" class="notice bad">No contact since ${new Date(live.since).toLocaleTimeString()}, trying again. What is shown is from before.</p>`}
       <${Page} key=${screen.id} live=${live} id=${rest} role=${role} mayWrite=${role === "admin"} session=${session} signOut=${signOut} letters=${letters} setLetters=${setLetters} />
     </main>
+    <${Asking} />
     ${help && html`<${Dialog} title="Keys" onClose=${() => setHelp(false)}><dl class="facts">
       ${screens.map((each) => html`<div><dt><kbd>g</kbd> <kbd>${each.key}</kbd></dt><dd>${each.name}</dd></div>`)}
       <div><dt><kbd>/</kbd></dt><dd>filter</dd></div><div><dt><kbd>j</kbd> <kbd>k</kbd></dt><dd>next and previous row</dd></div><div><dt><kbd>Enter</kbd></dt><dd>open</dd></div>

@@ -56,32 +56,38 @@ export const Bar = ({ part, whole, label, text }) => {
   return html`<span class="bar"><progress max="1" value=${share} aria-label=${label}></progress><span>${text || percent(part, whole)}</span></span>`;
 };
 
+// What is to be confirmed is asked above all rows: a row may move to another table, or go, while somebody reads.
+let ask = () => {};
+export const Asking = () => {
+  const [asked, setAsked] = useState(null);
+  ask = setAsked;
+  const close = () => setAsked(null);
+  return asked && html`<${Dialog} title=${asked.title} onClose=${close}>
+    <p>${asked.text}</p>
+    <p class="row"><${Act} kind="danger" run=${async () => { await asked.run(); close(); }}>${asked.word}<//>
+    <button type="button" onClick=${close}>Keep</button></p>
+  <//>`;
+};
+
 // A button that shows its own running and its own result.
 export const Act = ({ run, children, confirm, kind = "", label }) => {
   const [state, setState] = useState({});
-  const [isAsking, setAsking] = useState(false);
   const alive = useRef(true);
   useEffect(() => () => { alive.current = false; }, []);
+  const done = (said) => alive.current && setState({ done: typeof said === "string" ? said : said?.done || "done" });
   const act = async () => {
-    setAsking(false);
     setState({ running: true });
     try {
-      const said = await run();
-      if (alive.current) setState({ done: typeof said === "string" ? said : said?.done || "done" });
+      done(await run());
     } catch (error) {
       if (alive.current) setState({ error: error.message });
     }
   };
   return html`<span class="act">
     <button type="button" class=${kind} disabled=${state.running} aria-label=${label} aria-busy=${state.running ? "true" : undefined}
-      onClick=${() => (confirm ? setAsking(true) : act())}>${children}${state.running ? " …" : ""}</button>
+      onClick=${() => (confirm ? ask({ ...confirm, run: async () => done(await run()) }) : act())}>${children}${state.running ? " …" : ""}</button>
     ${state.done && html`<span role="status" class="muted">${state.done}</span>`}
     ${state.error && html`<span role="alert" class="bad">${state.error}</span>`}
-    ${isAsking && html`<${Dialog} title=${confirm.title} onClose=${() => setAsking(false)}>
-      <p>${confirm.text}</p>
-      <p class="row"><button type="button" class="danger" onClick=${act}>${confirm.word}</button>
-      <button type="button" onClick=${() => setAsking(false)}>Keep</button></p>
-    <//>`}
   </span>`;
 };
 
