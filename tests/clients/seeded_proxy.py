@@ -43,14 +43,18 @@ class _Maker:
             "message_batch_id": self._message_batch,
             "batch_id": self._batch,
         }
+        self._lasting: dict[str, Callable[[], str]] = {  # for what is to be cancelled: what has ended cannot be
+            "message_batch_id": lambda: self._message_batch(words="echo:hang"),
+            "batch_id": lambda: self._batch(words="echo:hang"),
+        }
         self._find = re.compile("|".join(rf'(?<![\w-]){name}(?![\w-]|":)' for name in self._made))
 
     def replaced(self, text: str, headers: dict[str, str]) -> str:
         def make(found: re.Match[str]) -> str:
             if found[0] == "file_id":
                 return self._file(headers)
-            if found[0] == "message_batch_id" and text.partition("?")[0].endswith("/cancel"):
-                return self._message_batch(words="echo:hang")
+            if found[0] in self._lasting and text.partition("?")[0].endswith("/cancel"):
+                return self._lasting[found[0]]()
             return self._made[found[0]]()
 
         return self._find.sub(make, text)
@@ -78,12 +82,17 @@ class _Maker:
     def _response(self) -> str:
         return self._post("/v1/responses", {"model": "m", "input": "hi"})
 
-    def _file(self, headers: dict[str, str]) -> str:
+    def _file(self, headers: dict[str, str], *, words: str = "hi") -> str:
         version = {name: value for name, value in headers.items() if name == "anthropic-version"}
-        return self._post("/v1/files", _form(json.dumps(_LINE).encode()), {"content-type": _FORM, **version})
+        line = {**_LINE, "body": {"model": "m", "messages": [{"role": "user", "content": words}]}}
+        return self._post("/v1/files", _form(json.dumps(line).encode()), {"content-type": _FORM, **version})
 
-    def _batch(self) -> str:
-        asked = {"input_file_id": self._file({}), "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    def _batch(self, *, words: str = "hi") -> str:
+        asked = {
+            "input_file_id": self._file({}, words=words),
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        }
         return self._post("/v1/batches", asked)
 
     def _message_batch(self, *, words: str = "hi") -> str:
