@@ -126,7 +126,7 @@ class Stack(HttpContender):
         environment: Mapping[str, str] | None = None,
         entry: str = "gateway.command.cli",
     ) -> None:
-        """`config` is its models.json, `files` are other settings files by name, `entry` is the module of its command."""
+        """`config` is its models.json, `files` are other settings files by name. `entry` is its command's module."""
         super().__init__("this stack", "default" if config else model.name)
         self._files = dict(files or {})
         self._model = model
