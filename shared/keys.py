@@ -30,9 +30,9 @@ SUSPECTS_TTL_S = 24 * 3600
 LOG_MAXLEN = 512
 LOG_TTL_S = 60
 
-# Fields of RQ's jobs that are ours: whether a worker died while the request was there; and, once the job's worker has
-# died, how many jobs it had, and how many of them were suspects.
-IS_SUSPECT, DIED_WITH, DIED_SUSPECTS = "suspect", "died_with", "died_suspects"
+# Fields of RQ's jobs that are ours: whether a worker died while the request was there; the word of the host that its
+# body lies for; and, once the job's worker has died, how many jobs it had, and how many of them were suspects.
+IS_SUSPECT, BODY_AT, DIED_WITH, DIED_SUSPECTS = "suspect", "body_at", "died_with", "died_suspects"
 
 NO_HOST = ""  # in place of a host: what any of them may take
 
@@ -124,7 +124,11 @@ class Names:
 
     def body(self, host: str, request_id: str, attempt: int) -> str:
         """`Envelope`, for the host that it was placed on; `NO_HOST` while it was placed on none."""
-        return f"{self.body_prefix(host)}{job_id(request_id, attempt)}"
+        return self.body_of(host, job_id(request_id, attempt))
+
+    def body_of(self, host: str, job: str) -> str:
+        """The body of a job, by the job's id."""
+        return f"{self.body_prefix(host)}{job}"
 
     @property
     def bodies(self) -> str:

@@ -163,6 +163,7 @@ class JobQueue:
             description=f"{envelope.kind.name} {envelope.request.model}",
             now=datetime.now(UTC),
         )
+        fields[keys.BODY_AT] = host_of(place.worker)
         if envelope.is_suspect:
             fields[keys.IS_SUSPECT] = 1
         async with asking_redis("the request could not be queued"):
@@ -198,7 +199,7 @@ class JobQueue:
         """Take the waiting job to another worker's list, as the same attempt: nothing of it ran. How many jobs were
         ever put on that worker's lists; 0 when the job waits no longer. Raises `WorkerGoneError`."""
         written = await self._written(envelope, place)
-        changes = {"origin": self._queue(envelope, place), "data": written.data}
+        changes = {"origin": self._queue(envelope, place), "data": written.data, keys.BODY_AT: host_of(place.worker)}
         arguments = [*_arguments(envelope, place, written.body, _ttl_s(envelope)), *_flat(changes)]
         redis_keys = [*self._keys(envelope, place), self._body(envelope, was), self._names.placed(was.worker)]
         async with asking_redis("the request could not be moved"):
@@ -258,7 +259,8 @@ class JobQueue:
         """Stop the attempt wherever it is: queued, claimed, prefilling or decoding.
 
         True when it was still queued: then the job ends as RQ's own `Job.cancel` would leave it. Otherwise the worker
-        that RQ names is told; one that is about to claim the job finds that the attempt has ended.
+        that RQ names is told; one that is about to claim the job finds that the attempt has ended. The body of a job
+        that nobody has goes with it; one that is started is its worker's to remove, or that of who buries the worker.
         """
         names, job = self._names, job_id(work.request_id, work.attempt)
         registry = CanceledJobRegistry.key_template.format(names.queue(work.model, work.place.lane))

@@ -2,10 +2,14 @@
 
 A job's list is found through its record's `origin`, never passed in: whoever found a worker dead may have moved it.
 The owner of a request, the gateway that its envelope names, is the only one that places, moves and cancels its job.
+
+A body lies in Redis while its job waits or is started, and no longer: who cancels a job that nobody has removes it,
+and so do the worker that ends the job, the one that refuses it, and whoever buries the worker that had it. The job's
+record says for which host it lies.
 """
 
 from shared.healing import HEAL
-from shared.keys import HOME_TTL_S, WHY_TTL_S
+from shared.keys import BODY_AT, HOME_TTL_S, WHY_TTL_S
 
 # Before the first write, what nobody of ours wrote goes: a script that stops in the middle would leave a job that its
 # client believes refused.
@@ -121,13 +125,23 @@ redis.call('HSET', KEYS[6], unpack(ARGV, 13 + tonumber(ARGV[10])))
 CANCEL = (
     HEAL
     + """
+local function drop_body()
+  redis.call('DEL', KEYS[3])
+  local host = redis.pcall('HGET', KEYS[2], 'BODY_AT')
+  if type(host) == 'string' and string.match(host, '^[%w_-]*$') then
+    redis.call('DEL', ARGV[4] .. host .. ':' .. ARGV[1])
+  end
+end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 local ended = redis.pcall('GET', KEYS[1])
 if type(ended) ~= 'string' or (tonumber(ended) or 0) < tonumber(ARGV[2]) then
   redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 end
 local origin = redis.pcall('HGET', KEYS[2], 'origin')
-if type(origin) ~= 'string' or redis.pcall('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) ~= 1 then return {0, healed} end
+if type(origin) ~= 'string' or redis.pcall('LREM', 'rq:queue:' .. origin, 1, ARGV[1]) ~= 1 then
+  if redis.pcall('HGET', KEYS[2], 'status') ~= 'started' then drop_body() end
+  return {0, healed}
+end
 heal(KEYS[4], 'zset')
 redis.pcall('HDEL', KEYS[5], ARGV[1])
 local worker = string.match(origin, '.*@([^@!]+)') or ''
@@ -136,14 +150,14 @@ if host then
   redis.call('DEL', ARGV[4] .. host .. ':' .. ARGV[1])
   redis.pcall('HDEL', ARGV[5] .. worker, ARGV[1])
 end
+drop_body()
 local now = tonumber(redis.call('TIME')[1])
 redis.call('HSET', KEYS[2], 'status', 'canceled')
 redis.call('EXPIRE', KEYS[2], ARGV[3])
 redis.call('ZADD', KEYS[4], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now - tonumber(ARGV[3]))
-redis.call('DEL', KEYS[3])
 return {1, healed}
-"""
+""".replace("BODY_AT", BODY_AT)
 )
 
 # All that a placement is decided on, of one moment. KEYS: the conversation's home and the user's, then for each worker

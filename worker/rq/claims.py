@@ -24,7 +24,7 @@ import redis
 
 from shared.clock import RedisClock
 from shared.healing import HEAL, tell_healed
-from shared.keys import Names, host_of
+from shared.keys import BODY_AT, Names, host_of
 from shared.notes import read_note
 from shared.places import NONE, Counts
 from shared.request import PRIORITIES, Priority
@@ -50,11 +50,13 @@ _RUN_ONCE_S = 3600  # where a job says nothing of when it ends
 # being [list's number, job id, execution id, hash, size of its body, body, what its placing noted]; the body is missing
 # when it is big. What was noted stays until a lease counts the job, marked with "!": who places meanwhile counts it
 # among those held. An attempt runs once: who takes it says so for as long as its job could live. What RQ could not have
-# queued is dropped: keys of other types, and names that RQ refuses, which would end whoever makes a job of them. Keys
+# queued is dropped: keys of other types, and names that RQ refuses, which would end whoever makes a job of them. The
+# body of what is not run is removed, and one that lies for another host, where nobody will look for it. Keys
 # of a wrong type, which nobody of ours wrote, are removed before anything is taken: a script that stops in the middle
 # would have taken jobs and told nobody. The entry in rq:executions ends before its execution or with it: RQ's
 # `job.cancel()` fails at one without a hash.
-_CLAIM = """
+_CLAIM = (
+    """
 local worker, text, ttl, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local bodies, ends, runs, per_byte = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 local time = redis.call('TIME')
@@ -68,14 +70,28 @@ for list = 2, #KEYS do
   heal(KEYS[list], 'list')
   heal('rq:wip:' .. ARGV[4 * list + 2], 'zset')
 end
+local function at_other_host(key)
+  local host = redis.pcall('HGET', key, 'BODY_AT')
+  local is_host = type(host) == 'string' and string.match(host, '^[%w_-]*$')
+  local prefix = is_host and string.gsub(bodies, '[^:]*:$', '') .. host .. ':'
+  return prefix and prefix ~= bodies and prefix
+end
+local function drop_body(key, id)
+  redis.call('DEL', bodies .. id)
+  local prefix = at_other_host(key)
+  if prefix then redis.pcall('DEL', prefix .. id) end
+end
 local function refuse(key, id)
+  drop_body(key, id)
   redis.call('HDEL', KEYS[1], id)
   redis.call('HSET', key, 'status', 'canceled')
   redis.call('EXPIRE', key, 60)
 end
 local function start(list, id, origin, group)
   local key = 'rq:job:' .. id
-  if not string.match(id, '^[%w_-]+$') or redis.pcall('HGET', key, 'status') ~= 'queued' then
+  local status = string.match(id, '^[%w_-]+$') and redis.pcall('HGET', key, 'status')
+  if status ~= 'queued' then
+    if status ~= 'started' and status ~= nil then drop_body(key, id) end
     redis.call('HDEL', KEYS[1], id)
     return
   end
@@ -91,6 +107,8 @@ local function start(list, id, origin, group)
   local noted = redis.call('HGET', KEYS[1], id) or ''
   if noted ~= '' then redis.call('HSET', KEYS[1], id, '!' .. noted) end
   local hash = redis.call('HGETALL', key)
+  local prefix = at_other_host(key)
+  if prefix then redis.pcall('DEL', prefix .. id) end
   local execution = string.format('%s%04x', ARGV[4], #started)
   local both = id .. ':' .. execution
   redis.call('HSET', 'rq:execution:' .. both, 'id', execution, 'created_at', now, 'last_heartbeat', now,
@@ -129,7 +147,10 @@ for list = 2, #KEYS do
 end
 for list = 2, #KEYS do waiting[#waiting + 1] = redis.call('LLEN', KEYS[list]) end
 return {time, started, waiting, counted(redis.call('HGET', KEYS[1], 'v')), healed}
-""".replace("RUN_ONCE", str(_RUN_ONCE_S)).replace("HEAL", HEAL)
+""".replace("RUN_ONCE", str(_RUN_ONCE_S))
+    .replace("BODY_AT", BODY_AT)
+    .replace("HEAL", HEAL)
+)
 
 # KEYS: as above. ARGV: worker, now (text), execution TTL (s), worker TTL (s), what keys of ended attempts begin with, 1
 # when RQ's record of the worker is to be renewed, then (queue name, job id, execution id) each. Gives nothing when

@@ -125,7 +125,7 @@ class ControlLoop:
         )
         self._waiter = BellWaiter(client, names.bell(name), lambda: inbox.put(Rung()))
         self._is_member = is_member
-        self._recovery = Recovery(client, self.rq.shared_queues, host_of(name) if is_member else "", clock)
+        self._recovery = Recovery(client, names, self.rq.shared_queues, host_of(name) if is_member else "", clock)
         self._patience = Patience()
         self._outcomes = Outcomes(self.rq, self._patience)
         self._once = RunOnce()

@@ -6,18 +6,20 @@ transaction per job takes the entry out and fails the job, watched so that the f
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import redis
+from redis.exceptions import NoPermissionError
 from rq.job import JobStatus
 from rq.utils import now
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from shared import keys
 from shared.healing import heal, is_wrong_type
-from shared.keys import Names
+from shared.keys import Names, host_of
 from shared.wire import JobSerializer
 from worker.rq.claims import list_key, move_jobs
 from worker.rq.records import kinds_of
@@ -41,7 +43,7 @@ def reap(client: redis.Redis, names: Names, dead_worker: str, *, is_member: bool
     }
     death = _death(client, dead_worker, [entry for each in entries.values() for entry in each])
     for queue, each in entries.items():
-        failed += sum(_fail(client, queue, entry, dead_worker=dead_worker, death=death) for entry in each)
+        failed += sum(_fail(client, names, queue, entry, dead_worker=dead_worker, death=death) for entry in each)
     release_lists(client, names, dead_worker, queues, is_member=is_member)
     with client.pipeline(transaction=True) as pipe:
         pipe.delete(f"rq:worker:{dead_worker}", names.lease(dead_worker))
@@ -55,7 +57,7 @@ def reap(client: redis.Redis, names: Names, dead_worker: str, *, is_member: bool
     return failed
 
 
-def reap_expired(client: redis.Redis, queues: Iterable[SafeQueue]) -> int:
+def reap_expired(client: redis.Redis, names: Names, queues: Iterable[SafeQueue]) -> int:
     """Fail the jobs whose worker has not beaten for its execution TTL; how many."""
     queues = list(queues)
     if not client.exists(*(queue.started_job_registry.key for queue in queues)):
@@ -64,7 +66,7 @@ def reap_expired(client: redis.Redis, queues: Iterable[SafeQueue]) -> int:
     now_s = client.time()[0]  # the clock by which workers are alive
     for queue in queues:
         entries = cast(list[bytes], client.zrangebyscore(queue.started_job_registry.key, 0, now_s))
-        failed += sum(_fail(client, queue, entry, expired_s=now_s) for entry in entries)
+        failed += sum(_fail(client, names, queue, entry, expired_s=now_s) for entry in entries)
     return failed
 
 
@@ -117,8 +119,17 @@ def _death(client: redis.Redis, dead_worker: str, entries: Iterable[bytes]) -> M
     return {keys.DIED_WITH: len(suspects), keys.DIED_SUSPECTS: sum(suspect is not None for suspect in suspects)}
 
 
+def _drop_body(client: redis.Redis, names: Names, job_id: str, holder: bytes | str | None) -> None:
+    """The worker may have died before it did so. A host that joined may not touch another's bodies: there the gateway
+    does it, when it hears of the end."""
+    worker = holder.decode(errors="replace") if isinstance(holder, bytes) else holder or ""
+    with contextlib.suppress(NoPermissionError):
+        client.unlink(names.body_of(host_of(worker), job_id))
+
+
 def _fail(
     client: redis.Redis,
+    names: Names,
     queue: SafeQueue,
     raw_entry: bytes,
     *,
@@ -158,6 +169,7 @@ def _fail(
                     if death:
                         pipe.hset(key, mapping={**death})
                 pipe.execute()
+                _drop_body(client, names, job_id, holder)
                 return job is not None
             except redis.WatchError:
                 continue

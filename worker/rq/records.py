@@ -88,6 +88,7 @@ def end(
                 elif status is not None:
                     pipe.expire(job.key, keys.FAILURE_TTL_S)  # the claim took its TTL away
                 slot.execution(worker).delete(job=job, pipeline=pipe)
+                pipe.unlink(worker.body_of(job.id))  # taken already, unless Redis or the worker was away
                 worker.set_current_job_id(busy_with, pipeline=pipe)
                 if busy_with is None:
                     worker.set_state(resting, pipeline=pipe)

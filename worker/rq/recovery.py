@@ -18,6 +18,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY, get_
 from shared import keys
 from shared.clock import RedisClock
 from shared.healing import heal, is_wrong_type
+from shared.keys import Names
 from worker.rq.reaping import reap_expired
 from worker.rq.records import registries_of
 from worker.rq.safe_job import SafeQueue
@@ -35,9 +36,15 @@ class Recovery:
     all entries have ended at once, and those whose workers live are renewed before the next look."""
 
     def __init__(
-        self, client: redis.Redis, queues: Sequence[SafeQueue], host: str = "", clock: RedisClock | None = None
+        self,
+        client: redis.Redis,
+        names: Names,
+        queues: Sequence[SafeQueue],
+        host: str = "",
+        clock: RedisClock | None = None,
     ) -> None:
         self._client = client
+        self._names = names
         self._clock = clock
         self._ahead_s = -math.inf
         self._host = host
@@ -60,7 +67,7 @@ class Recovery:
                 heal(self._client, registries_of(queue.name))
 
     def _recover(self, now_s: float) -> None:
-        failed = 0 if self._was_set(now_s) else reap_expired(self._client, self._queues)
+        failed = 0 if self._was_set(now_s) else reap_expired(self._client, self._names, self._queues)
         if failed:
             log.warning("%d jobs of workers that died have failed", failed)
         if now_s >= self._next_tidy_s:

@@ -20,7 +20,7 @@ from rq.worker import BaseWorker, WorkerStatus
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from shared.healing import heal
-from shared.keys import Names
+from shared.keys import Names, host_of
 from shared.wire import JobSerializer
 from shared.work import LANES
 from worker.rq.records import Slot
@@ -79,12 +79,17 @@ class EngineWorker(BaseWorker):  # type: ignore[misc]
             [*own, *shared], name=name, connection=client, serializer=JobSerializer, worker_ttl=WORKER_TTL_S
         )
         self._post = post
+        self._names = names
         self.own_queues, self.shared_queues = self.queues[: len(own)], self.queues[len(own) :]
 
     @property
     def connection_timeout(self) -> float:
         """Keep the client's own time-outs: stock RQ raises them to minutes, for every command."""
         return 0.0
+
+    def body_of(self, job: str) -> str:
+        """The key under which the body of a job lies for this worker."""
+        return self._names.body_of(host_of(self.name), job)
 
     def work(self, *_args: Any, **_kwargs: Any) -> bool:
         raise NotImplementedError("jobs run in the engine's batch")

@@ -326,7 +326,7 @@ def test_machines_whose_clocks_differ_do_not_take_each_other_for_dead(
         real = time.time
         with monkeypatch.context() as patch:
             patch.setattr(time, "time", lambda real=real: real() - ahead_s)
-            assert reap_expired(redis_client, [queue_of(redis_client)]) == 0
+            assert reap_expired(redis_client, NAMES, [queue_of(redis_client)]) == 0
         assert redis_client.zscore(f"rq:wip:{QUEUE}", f"j:{held[0].execution_id}") == pytest.approx(real() + 6, abs=2)
         claims.beat(held, elsewhere)
 
@@ -365,11 +365,11 @@ def test_a_worker_without_work_asks_little_of_redis(redis_client: redis.Redis) -
     """Commands within scripts count, too; each of them is asked each second, or every other, by every worker."""
     claims, queues = claims_of(redis_client), [queue_of(redis_client, NAMES.queue(MODEL, p)) for p in PRIORITIES]
     redis_client.hset(f"rq:worker:{ME}", "birth", "x")
-    for once in (lambda: claims.beat([], now()), lambda: reap_expired(redis_client, queues)):
+    for once in (lambda: claims.beat([], now()), lambda: reap_expired(redis_client, NAMES, queues)):
         once()  # scripts are loaded
     redis_client.config_resetstat()
     assert claims.beat([], now()) is not None
-    assert reap_expired(redis_client, queues) == 0
+    assert reap_expired(redis_client, NAMES, queues) == 0
     assert redis_client.info("stats")["total_commands_processed"] <= 8
 
 
@@ -539,7 +539,7 @@ def test_recovery_goes_on_whatever_registries_hold(
     expire_all(redis_client)
     redis_client.delete(f"rq:{name}:{QUEUE}")
     redis_client.set(f"rq:{name}:{QUEUE}", "x")
-    recovery = Recovery(redis_client, [queue_of(redis_client)])
+    recovery = Recovery(redis_client, NAMES, [queue_of(redis_client)])
     for _ in range(2):
         recovery._next_s = recovery._next_tidy_s = 0.0
         recovery.run_if_due()
@@ -585,7 +585,7 @@ class _Recorder:
 def _reap_expired_together(url: str, barrier: Any, results: Any) -> None:
     client = redis.Redis.from_url(url)
     barrier.wait()
-    results.put(reap_expired(client, [queue_of(client)]))
+    results.put(reap_expired(client, NAMES, [queue_of(client)]))
 
 
 def test_three_reapers_at_once_fail_each_job_once(redis_url: str, redis_client: redis.Redis) -> None:
@@ -625,7 +625,7 @@ def test_what_rq_did_not_write_stops_neither_claims_nor_clean_up(redis_client: r
     redis_client.hset("rq:job:empty", mapping={"status": "started"})
     entries = ["bad:e", "empty:e", "no such job:e", b"\xff\xfe:e", "", *redis_client.zrange(f"rq:wip:{QUEUE}", 0, -1)]
     redis_client.zadd(f"rq:wip:{QUEUE}", dict.fromkeys(entries, 1.0))
-    assert reap_expired(redis_client, [queue_of(redis_client)]) == 3
+    assert reap_expired(redis_client, NAMES, [queue_of(redis_client)]) == 3
     assert redis_client.zcard(f"rq:wip:{QUEUE}") == 0
     assert {redis_client.hget(f"rq:job:{job}", "status") for job in ("good", "bad", "empty")} == {b"failed"}
 
@@ -635,7 +635,7 @@ def test_a_live_workers_jobs_are_not_reaped(redis_client: redis.Redis) -> None:
     claim(claims_of(redis_client), 1)
     enqueue(redis_client, "theirs", queue=own("interactive", DEAD))
     claim(claims_of(redis_client, DEAD), 1)
-    assert reap_expired(redis_client, [queue_of(redis_client)]) == 0
+    assert reap_expired(redis_client, NAMES, [queue_of(redis_client)]) == 0
     redis_client.hset(f"rq:worker:{DEAD}", mapping={"queues": QUEUE})
     assert reap(redis_client, NAMES, DEAD) == 1
     assert redis_client.hget("rq:job:mine", "status") == b"started"
@@ -681,7 +681,7 @@ def test_a_dead_workers_job_is_reaped_whatever_its_hash_says(redis_client: redis
 
 def test_an_entry_of_running_jobs_that_is_no_text_stops_no_recovery(redis_client: redis.Redis) -> None:
     redis_client.zadd(f"rq:wip:{QUEUE}", {b"\xff\xfe": 0})
-    assert reap_expired(redis_client, [queue_of(redis_client)]) == 0
+    assert reap_expired(redis_client, NAMES, [queue_of(redis_client)]) == 0
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
