@@ -15,6 +15,7 @@ import uvicorn
 
 from gateway.app import GatewayApp, create_app, drain_s
 from gateway.http.protocol import BoundedHttp
+from gateway.secured import HttpsListener
 from shared.config import Settings, load_settings
 from shared.errors import ConfigError
 from shared.log import set_up_logging
@@ -28,9 +29,10 @@ _LAST_WORDS_S = 3
 class GatewayServer(uvicorn.Server):
     """Tells the application that the process stops while its streams still run."""
 
-    def __init__(self, config: uvicorn.Config, app: GatewayApp) -> None:
+    def __init__(self, config: uvicorn.Config, app: GatewayApp, https: HttpsListener) -> None:
         super().__init__(config)
         self._app = app
+        self._https = https
         app.request_exit = self._request_exit
 
     @property
@@ -44,15 +46,21 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            self._https.start(self._protocol)
             tell_ready()
 
+    def _protocol(self) -> BoundedHttp:
+        """As uvicorn makes one for each connection to its own listeners."""
+        return BoundedHttp(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._https.close()
         self._app.begin_drain()
         await super().shutdown(sockets)
 
 
-def build_server(settings: Settings) -> GatewayServer:
-    """A server that is not listening yet. Raises `ConfigError`."""
+def build_server(settings: Settings, https: socket.socket | None = None) -> GatewayServer:
+    """A server that is not listening yet; `https`: a socket that is, for its other listener. Raises `ConfigError`."""
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -68,15 +76,15 @@ def build_server(settings: Settings) -> GatewayServer:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=math.ceil(drain_s(settings)) + _LAST_WORDS_S,
     )
-    return GatewayServer(config, app)
+    return GatewayServer(config, app, HttpsListener(settings, https))
 
 
-def run_gateway(settings: Settings, *, descriptor: int | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; returns the exit status. `descriptor` is a listening socket to serve instead
-    of the settings' address: it outlives this process, so that a restart refuses nobody."""
+def run_gateway(settings: Settings, *, descriptor: int | None = None, https: int | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit status. `descriptor` and `https` are listening sockets to serve
+    instead of the settings' addresses: they outlive this process, so that a restart refuses nobody."""
     set_up_logging(settings, process="gateway")
     try:
-        server = build_server(settings)
+        server = build_server(settings, _socket_of(https))
     except ConfigError as error:
         logger.error("%s", error)  # noqa: TRY400 the text says it all
         return 2
@@ -86,8 +94,13 @@ def run_gateway(settings: Settings, *, descriptor: int | None = None) -> int:
     if settings.debug:
         logger.info("debug %d: %s", settings.debug, settings)
     gc.freeze()  # what was imported lives for ever: no collection needs to look at it
-    server.run(sockets=None if descriptor is None else [socket.socket(fileno=descriptor)])
+    listener = _socket_of(descriptor)
+    server.run(sockets=None if listener is None else [listener])
     return 1 if server.has_failed else 0
+
+
+def _socket_of(descriptor: int | None) -> socket.socket | None:
+    return None if descriptor is None else socket.socket(fileno=descriptor)
 
 
 def _already_stopped(number: int, frame: FrameType | None) -> None:
@@ -97,13 +110,14 @@ def _already_stopped(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="mlx-gateway gateway")
     parser.add_argument("--fd", type=int, help="serve this inherited listening socket")
-    descriptor = parser.parse_args().fd
+    parser.add_argument("--https-fd", type=int, help="serve this one over HTTPS")
+    options = parser.parse_args()
     try:
         settings = load_settings()
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    return run_gateway(settings, descriptor=descriptor)
+    return run_gateway(settings, descriptor=options.fd, https=options.https_fd)
 
 
 if __name__ == "__main__":

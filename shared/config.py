@@ -40,6 +40,8 @@ class Settings:
     port: int = 8080
     door_listen: str = ""  # address of the door; "" for all
     door_port: int = 8082
+    https_listen: str = ""  # address of the same gateway over HTTPS, on a Mac that is shared; "": as `host`
+    https_port: int = 8443
     name: str = ""  # of this Mac's host in the fleet; "": its host name
     deployment: str = DEFAULT_DEPLOYMENT  # begins every name in Redis: fleets that share a server need two
     state_dir: Path = Path("~/.mlx-gateway")
@@ -90,6 +92,10 @@ class Settings:
     def is_member(self) -> bool:
         """Whether this host joined a fleet, and has no secret but its own key."""
         return bool(self.host_key)
+
+    @property
+    def https_host(self) -> str:
+        return self.https_listen or self.host
 
 
 # Field -> environment variable. Everything else is MLX_GATEWAY_<FIELD>.
@@ -196,7 +202,7 @@ def _check_words(settings: Settings) -> None:
 
 
 def _check_numbers(settings: Settings) -> None:
-    for name in ("port", "door_port"):
+    for name in ("port", "door_port", "https_port"):
         if not 0 <= getattr(settings, name) <= 65535:
             raise ConfigError(f"{name.replace('_', ' ')} {getattr(settings, name)} is not between 0 and 65535")
     for name in _POSITIVE:
@@ -217,11 +223,14 @@ def _check_access(settings: Settings) -> None:
     if settings.api_key and not _can_be_sent(settings.api_key):
         raise ConfigError(f"{environment_name('api_key')} has blanks around it or holds what no header can")
     is_open = not settings.api_key and not (settings.state_dir / KEYS_FILE).exists()
-    if settings.host != "localhost" and not is_loopback_address(settings.host) and is_open:
-        raise ConfigError(
-            f"--listen {settings.host} would open the gateway to the network without a key: "
-            "set MLX_GATEWAY_API_KEY, make one with `mlx-gateway key create NAME`, or listen on 127.0.0.1"
-        )
+    given = {f"--listen {settings.host}": settings.host}
+    given[f"{environment_name('https_listen')}={settings.https_listen}"] = settings.https_host
+    for what, host in given.items():
+        if is_open and host != "localhost" and not is_loopback_address(host):
+            raise ConfigError(
+                f"{what} would open the gateway to the network without a key: "
+                "set MLX_GATEWAY_API_KEY, make one with `mlx-gateway key create NAME`, or listen on 127.0.0.1"
+            )
 
 
 def _can_be_sent(key: str) -> bool:

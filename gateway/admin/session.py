@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.admin.api import NO_STORE
 from gateway.admin.bodies import parse_json, parse_session
-from gateway.http.auth import check_own_page, offered_keys, session_of
+from gateway.http.auth import check_own_page, cookie_of, offered_keys, session_of
 from gateway.http.replies import header, read_raw, send_json
 from gateway.keys.check import SESSION_S, KeyCheck
 from gateway.keys.holder import OWNER, Holder
@@ -53,7 +53,9 @@ class Session:
 
     async def _send_cookie(self, scope: Scope, send: Send, value: str, lasts_s: int, told: dict[str, Any]) -> None:
         secure = "; Secure" if scope.get("scheme") == "https" else ""
-        cookie = f"{self._cookie}={value}; Path=/; Max-Age={lasts_s}; HttpOnly; SameSite=Strict{secure}"
+        cookie = (
+            f"{cookie_of(scope, self._cookie)}={value}; Path=/; Max-Age={lasts_s}; HttpOnly; SameSite=Strict{secure}"
+        )
         await send_json(send, 200, told, headers={"set-cookie": cookie, **NO_STORE})
 
     def _holder(self, scope: Scope) -> Holder | None:

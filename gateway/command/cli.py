@@ -35,7 +35,7 @@ from gateway.command.remotes import add_remotes_arguments, show_remotes
 from gateway.command.residency import load_model, unload_model
 from gateway.command.runfile import read_running
 from gateway.command.running_fleet import need_redis, read_fleet, with_running_redis
-from gateway.command.sharing import host_lines, open_code, revoke, share
+from gateway.command.sharing import host_lines, https_lines, open_code, revoke, share
 from gateway.command.sources import check_sources
 from gateway.command.stack import Stack, describe_model
 from gateway.command.status import describe_template, show_status
@@ -308,6 +308,11 @@ def _share(settings: Settings, options: argparse.Namespace) -> int:
     line, hint = share(settings, GATEWAY if options.gateway else HOST)
     print(line, flush=True)
     _say(hint)
+    try:
+        for each in https_lines(settings):
+            _say(each)
+    except ConfigError as error:
+        _say(str(error))
     return 0
 
 

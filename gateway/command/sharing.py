@@ -12,6 +12,7 @@ from gateway.door.authority import load_authority
 from gateway.door.code import JoinCode, new_secret, print_of
 from gateway.door.folder import DoorFolder, Invitation
 from gateway.door.revoking import lock_out
+from gateway.door.web import AUTHORITY_FILE
 from gateway.door.whereabouts import local_name, own_address
 from shared.config import Settings
 from shared.connections import build_async_redis
@@ -22,6 +23,7 @@ from shared.membership import GATEWAY, HOST
 
 DEFAULT_PORT = Settings().door_port
 _DOOR_S = 15.0
+_HTTPS_S = 6.0
 _POLL_S = 0.05
 
 
@@ -47,6 +49,18 @@ def wait_for_door(settings: Settings) -> int:
             raise ConfigError(f"the door does not open: {words or 'it says nothing of why'}")
         time.sleep(_POLL_S)
     return door.port
+
+
+def https_lines(settings: Settings) -> tuple[str, str]:
+    """Where the gateway is reached over HTTPS, and what a person should know of it. Raises `ConfigError`."""
+    folder, end_s = DoorFolder(settings), time.monotonic() + _HTTPS_S
+    while (https := folder.https()) is None:
+        if time.monotonic() > end_s:
+            words = last_lines(settings.state_dir / "logs" / "gateway.log")
+            raise ConfigError(f"the gateway is not reached over HTTPS: {words or 'it says nothing of why'}")
+        time.sleep(_POLL_S)
+    authority = folder.path / AUTHORITY_FILE
+    return f"https on {https.url}", f"browsers and clients that trust {authority} reach it there (docs/security.md)"
 
 
 def share(settings: Settings, role: str = HOST) -> tuple[str, str]:

@@ -19,10 +19,11 @@ from redis.exceptions import AuthenticationError, RedisError
 from gateway.command.ends import failed, not_running
 from gateway.command.leaving import drain_host
 from gateway.command.runfile import Running, answers, only_one, write_running
-from gateway.command.sharing import join_lines, wait_for_door
+from gateway.command.sharing import https_lines, join_lines, wait_for_door
 from gateway.door.code import JoinCode
 from gateway.door.folder import DoorFolder
 from gateway.models.settings_files import Policies
+from gateway.secured import listen_https
 from shared import wire
 from shared.config import Settings, child_environment, load_secret, resolve_source
 from shared.connections import build_async_redis, build_redis
@@ -165,6 +166,7 @@ class Stack:
         self._is_ready = False
         self._services: list[_Service] = []
         self._faults: frozenset[str] = frozenset()
+        self._https: socket.socket | None = None
 
     def renew(self) -> None:
         """Another release was installed: replace the parts, one after another."""
@@ -182,6 +184,8 @@ class Stack:
         with only_one(self.settings.state_dir), contextlib.ExitStack() as stack:
             listener = stack.enter_context(listen(self.settings))
             self.settings = replace(self.settings, port=listener.getsockname()[1])
+            if (https := self._listen_https()) is not None:
+                self._https = stack.enter_context(https)
             server = None
             if self.settings.redis_url:
                 check_redis(self.settings)
@@ -231,11 +235,12 @@ class Stack:
             await asyncio.gather(*(service.stop() for service in self._services))
 
     def _start_gateway(self, listener: socket.socket, note: Path, logs: Path) -> GuardedProcess:
+        given = {"--fd": listener} | ({"--https-fd": self._https} if self._https is not None else {})
         return _start(
-            ["gateway", "--fd", str(listener.fileno())],
+            ["gateway", *(word for name, each in given.items() for word in (name, str(each.fileno())))],
             self.settings,
             logs / "gateway.log",
-            pass_fds=[listener.fileno()],
+            pass_fds=[each.fileno() for each in given.values()],
             grace_s=self.settings.drain_s + _GRACE_S,
             remove=[note],
         )
@@ -330,6 +335,26 @@ class Stack:
             line, hint = join_lines(self._code, await asyncio.to_thread(wait_for_door, self.settings))
             self._announce(line)
             self._say(hint)
+            await self._tell_https()
+
+    async def _tell_https(self) -> None:
+        try:
+            line, hint = await asyncio.to_thread(https_lines, self.settings)
+        except ConfigError as error:
+            self._say(str(error))
+        else:
+            self._announce(line)
+            self._say(hint)
+
+    def _listen_https(self) -> socket.socket | None:
+        """Bound here for the same reason, once this Mac is shared."""
+        if not DoorFolder(self.settings).is_shared:
+            return None
+        try:
+            return listen_https(self.settings)
+        except ConfigError as error:
+            self._say(str(error))
+            return None
 
     def _show_faults(self, faults: Collection[str]) -> None:
         """Of settings files that were changed while everything runs, and of the disk: each once, and its end."""

@@ -1,4 +1,4 @@
-"""Two certificate authorities: one for the door, one for the hosts that joined.
+"""Certificate authorities: one for the door, one for the hosts that joined, and one for browsers (`gateway.door.web`).
 
 Whoever connects to the door trusts what the door's authority signed, under whatever name or address the sharing Mac is
 reached; the door trusts what the hosts' authority signed. So no host can stand in for the door.
@@ -7,6 +7,8 @@ reached; the door trusts what the hosts' authority signed. So no host can stand 
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,15 +55,26 @@ class Authority:
 
         return self.certificate.public_bytes(Encoding.DER)
 
-    def issue(self, name: str, public_key: EllipticCurvePublicKey, *, days: int, is_client: bool) -> x509.Certificate:
-        """For whoever holds the key. Clients may serve, too: hosts serve cache files to each other."""
+    def issue(
+        self,
+        name: str,
+        public_key: EllipticCurvePublicKey,
+        *,
+        days: int,
+        is_client: bool,
+        reached_as: Sequence[str] = (),
+    ) -> x509.Certificate:
+        """For whoever holds the key, who is reached under `reached_as` (names and addresses; else under `name`).
+        Clients may serve, too: hosts serve cache files to each other."""
         from cryptography import x509
         from cryptography.x509.oid import ExtendedKeyUsageOID
 
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if is_client else [])]
         builder = _builder(name, self.certificate.subject, public_key, days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName(general_names(reached_as or [name])), critical=False
+        )
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         return _signed(builder, self.key, self.key)
 
@@ -80,8 +93,9 @@ class Authority:
         return self.issue(name, public_key, days=HOST_DAYS, is_client=True)
 
 
-def load_authority(folder: Path, name: str) -> Authority:
-    """`<name>-ca.pem` and `<name>-ca.key` of the folder, made on first use. Raises `ConfigError`."""
+def load_authority(folder: Path, name: str, only_for: Sequence[str] = ()) -> Authority:
+    """`<name>-ca.pem` and `<name>-ca.key` of the folder, made on first use, then for these names and networks alone
+    where any are given. Raises `ConfigError`."""
     check_cryptography()
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -90,7 +104,7 @@ def load_authority(folder: Path, name: str) -> Authority:
     certificate_path, key_path = folder / f"{name}-ca.pem", folder / f"{name}-ca.key"
     try:
         if not certificate_path.exists():
-            made = _make_authority(f"mlx-gateway {name}")
+            made = _make_authority(f"mlx-gateway {name}", only_for)
             write_private(key_path, key_pem(made.key))
             write_private(certificate_path, made.pem.encode())
             return made
@@ -150,7 +164,21 @@ def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(Encoding.PEM).decode()
 
 
-def _make_authority(name: str) -> Authority:
+def general_names(texts: Sequence[str]) -> list[x509.GeneralName]:
+    """Addresses, networks, and for all else names."""
+    from cryptography import x509
+
+    found: list[x509.GeneralName] = []
+    for text in texts:
+        try:
+            read = ipaddress.ip_network if "/" in text else ipaddress.ip_address
+            found.append(x509.IPAddress(read(text)))
+        except ValueError:
+            found.append(x509.DNSName(text))
+    return found
+
+
+def _make_authority(name: str, only_for: Sequence[str] = ()) -> Authority:
     from cryptography import x509
 
     key = new_key()
@@ -168,6 +196,9 @@ def _make_authority(name: str) -> Authority:
         decipher_only=False,
     )
     builder = builder.add_extension(usage, critical=True)
+    if only_for:
+        limits = x509.NameConstraints(permitted_subtrees=general_names(only_for), excluded_subtrees=None)
+        builder = builder.add_extension(limits, critical=True)
     return Authority(_signed(builder, key, key), key)
 
 

@@ -54,6 +54,14 @@ class OpenDoor:
     port: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenHttps:
+    """The gateway that is reached at `url`, over HTTPS."""
+
+    pid: int
+    url: str
+
+
 class DoorFolder:
     """Every method may raise `ConfigError` for what cannot be read."""
 
@@ -121,6 +129,14 @@ class DoorFolder:
     def note_door(self, door: OpenDoor) -> Path:
         self._write("door.json", asdict(door))
         return self.path / "door.json"
+
+    def https(self) -> OpenHttps | None:
+        found = self._read("https.json", lambda data: OpenHttps(**data), None)
+        return found if found is not None and is_running(found.pid) else None
+
+    def note_https(self, https: OpenHttps) -> Path:
+        self._write("https.json", asdict(https))
+        return self.path / "https.json"
 
     def _write_hosts(self, hosts: dict[str, JoinedHost]) -> None:
         self._write("hosts.json", {"hosts": [asdict(host) for host in hosts.values()]})

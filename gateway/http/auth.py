@@ -79,8 +79,15 @@ def offered_keys(scope: Scope) -> Sequence[bytes]:
     return offered
 
 
+def cookie_of(scope: Scope, cookie: str) -> str:
+    """Its name as the request came: what a browser was given over HTTPS it keeps from plain answers of the same host
+    (RFC 6265bis, 4.1.3.2 and 5.7), which so need another."""
+    return f"__Host-{cookie}" if cookie and scope.get("scheme") == "https" else cookie
+
+
 def session_of(scope: Scope, cookie: str) -> str:
     """Empty where the request has none."""
+    cookie = cookie_of(scope, cookie)
     pairs = (pair.strip().partition(b"=") for value in header_values(scope, b"cookie") for pair in value.split(b";"))
     return next((value.decode("latin-1") for name, _, value in pairs if cookie and name == cookie.encode()), "")
 

@@ -53,7 +53,7 @@ def _code(said: str) -> str:
 @pytest.mark.slow
 def test_a_mac_joins_a_running_stack_serves_and_is_locked_out(tmp_path: Path) -> None:
     door_port = free_port()
-    env = {"MLX_GATEWAY_DOOR_PORT": str(door_port), "MLX_GATEWAY_EXECUTION_TTL_S": "3"}
+    env = {"MLX_GATEWAY_DOOR_PORT": str(door_port), "MLX_GATEWAY_HTTPS_PORT": "0", "MLX_GATEWAY_EXECUTION_TTL_S": "3"}
     config = tmp_path / "config"
     config.mkdir()
     (config / "models.json").write_text(json.dumps(SLOW))
@@ -62,6 +62,7 @@ def test_a_mac_joins_a_running_stack_serves_and_is_locked_out(tmp_path: Path) ->
         state = ("--state", str(stack.state))
         shared = run_command("share", *state, env=env)
         assert shared.returncode == 0, shared.stderr
+        assert re.search(r"^https on https://localhost:\d+$", shared.stderr, re.MULTILINE), shared.stderr
         with joined(tmp_path, f"127.0.0.1:{wire.port}", _code(shared.stdout), "mac2") as mac2:
             wait_until(lambda: _workers(stack, "mac2"), "its worker serves", every_s=0.1)
             _serve_on_both(stack)
@@ -139,7 +140,7 @@ def _message(text: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_mac_joins_as_a_gateway_answers_with_the_hosts_of_the_others_and_starts_again(tmp_path: Path) -> None:
     door_port, port = free_port(), free_port()
-    env = {"MLX_GATEWAY_DOOR_PORT": str(door_port)}
+    env = {"MLX_GATEWAY_DOOR_PORT": str(door_port), "MLX_GATEWAY_HTTPS_PORT": "0"}
     with up(tmp_path, "--name", "studio", "--engine", "echo", env=env) as stack:
         stack.wait_until_ready()
         shared = run_command("share", "--gateway", "--state", str(stack.state), env=env)
