@@ -101,6 +101,7 @@ FIGURES: Final[Mapping[str, Figure]] = {
     "interruptions": _counter("interruptions", "Answers interrupted for want of memory"),
     "decode_groups": _gauge("decode_groups", "Batches under way"),
     "decode_slack_ms": _gauge("decode_slack_ms", "Milliseconds of a step in which it waited for the device, smoothed"),
+    "upstream_up": _gauge("upstream_up", "1 while the server behind the model answers, 0 while it does not"),
     "server_starts": _counter("server_starts", "Times that the server behind the model was started"),
     "draft_passes": _counter("draft_passes", "Passes that verified drafts"),
     "drafted_tokens": _counter("drafted_tokens", "Tokens that were drafted"),
@@ -118,6 +119,7 @@ HOST_FIGURES: Final[Mapping[str, Figure]] = {
     "gpu_used_ratio": _gauge("gpu_used_ratio", "Part of the time that the GPU is at work, where macmon is installed"),
     "disk_free_bytes": _gauge("disk_free_bytes", "Free on the disk of caches and logs"),
     "disk_total_bytes": _gauge("disk_total_bytes", "Size of the disk of caches and logs"),
+    "clock_offset_seconds": _gauge("clock_offset_seconds", "Seconds that its clock is ahead of Redis's"),
     "on_battery": _gauge("on_battery", "1 while the machine runs on its battery"),
 }
 

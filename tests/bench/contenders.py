@@ -124,22 +124,20 @@ class Stack(HttpContender):
         config: dict[str, Any] | None = None,
         files: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
-        entry: str = "gateway.command.cli",
     ) -> None:
-        """`config` is its models.json, `files` are other settings files by name. `entry` is its command's module."""
+        """`config` is its models.json, `files` are other settings files by name."""
         super().__init__("this stack", "default" if config else model.name)
         self._files = dict(files or {})
         self._model = model
         self._engine = engine
         self._config = config
-        self._entry = entry
         self._environment = {"MLX_GATEWAY_CAPACITY": str(CAPACITY), **(environment or {})}
 
     async def start(self) -> None:
         command = [
             sys.executable,
             "-m",
-            self._entry,
+            "gateway.command.cli",
             "up",
             "--port",
             "0",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.bench.against import COLD, compared, environment_of, verdict
+from tests.bench.against import COLD, compared, verdict
 from tests.bench.chunks import MACS, Mac, simulate
 from tests.bench.prompts import Renderer, append_turn, build_head, build_short
 from tests.bench.report import Table, percentile, ratio, seconds
@@ -88,14 +87,3 @@ def test_a_small_run_prints_its_tables() -> None:
         assert name in done.stdout
     assert "the answers of all are the same" in done.stdout
     assert "lost its prefix" not in done.stdout
-
-
-def test_another_revision_runs_its_own_files_wherever_it_is_started(tmp_path: Path) -> None:
-    """`python -m` looks in the folder it is started in first: the bench once compared this revision with itself."""
-    (tmp_path / "gateway").mkdir()
-    (tmp_path / "gateway" / "__init__.py").touch()
-    assert environment_of(tmp_path)["PYTHONPATH"] == str(tmp_path)
-    (tmp_path / "gateway" / "__init__.py").unlink()
-    (tmp_path / "gateway").rmdir()
-    with pytest.raises(RuntimeError, match="instead of what lies in"):
-        environment_of(tmp_path)

@@ -41,6 +41,7 @@ RATE = "15s"  # what Grafana would make of $__rate_interval for a scrape each se
 EMPTY: dict[str, str] = {
     "offset 1d": "this Prometheus was not there yesterday",
     "host_on_battery": "this machine has no battery",
+    "wk_upstream_up": "no model is behind another server",
     "gw_redis_memory_limit_bytes > 0": "the private Redis has no limit",
     "gw_redis_memory_bytes > 0": "the private Redis has no limit",
 }

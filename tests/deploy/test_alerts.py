@@ -121,6 +121,13 @@ CASES: dict[str, Case] = {
         {'gw_certificate_expiry_timestamp_seconds{name="mac"}': "1213000x80"},
         {'gw_certificate_expiry_timestamp_seconds{name="mac"}': "1213900x80"},
     ),
+    "ClockSkew": Case(
+        {'host_clock_offset_seconds{host="mac"}': "-2.1x80"}, {'host_clock_offset_seconds{host="mac"}': "2x80"}
+    ),
+    "UpstreamDown": Case(
+        {'wk_upstream_up{host="mac",model="m",copy="0"}': "1x66 0x20"},
+        {'wk_upstream_up{host="mac",model="m",copy="0"}': "1x68 0x20"},
+    ),
     "CacheBuffers": Case(
         {'wk_prefix_cache_arrays{host="mac",model="m"}': "400001x80"},
         {'wk_prefix_cache_arrays{host="mac",model="m"}': "400000x80"},

@@ -51,6 +51,7 @@ from shared.service import tell_ready
 from shared.steady import Steady
 from worker.device.turns import read_holder
 from worker.host.awake import build_awake, keep_awake
+from worker.host.clock import ClockOffset
 from worker.host.figures import MachineFigures
 from worker.host.hung import StoppedWorkers, hung_worker
 from worker.host.leaving import leave
@@ -194,6 +195,7 @@ class Host:
         self._device = settings.state_dir / "device"
         pressure = build_pressure(self._device)
         self._figures = MachineFigures(settings.state_dir, pressure)
+        self._clock = ClockOffset(self._redis)
         self._lender = Lender(settings, keys.own)
         self._memory = MemoryKeeper(self._device, _Supervised(self._supervisors), pressure)
 
@@ -412,7 +414,7 @@ class Host:
         while not self._stopping.is_set():
             self._changed.clear()
             models = tuple(supervisor.told for supervisor, _ in self._supervisors.values())
-            figures = await asyncio.to_thread(self._figures.read)
+            figures = {**await asyncio.to_thread(self._figures.read), **await self._clock.read()}
             faults = tuple(filter(None, (self._fault, self._figures.disk_trouble)))
             files = self._lender.address
             is_draining = self._leaving is not None

@@ -135,7 +135,8 @@ class ControlLoop:
         self._is_suspended = self._is_told_at_work = self.has_hung = False
         self._drain_until_s: float | None = None
         self._exit: int | None = None
-        self._next_beat_s, self._steady = 0.0, Steady(_MOST_GAP_S)
+        self._next_beat_s = 0.0
+        self._steady = Steady(_MOST_GAP_S)
 
     def request_stop(self, _signum: int, _frame: FrameType | None) -> None:
         """Signal handler: the first drains, the second ends at once."""

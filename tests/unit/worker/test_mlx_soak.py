@@ -18,7 +18,6 @@ from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import CheckpointMaker
 
 CACHE_BYTES, DISK_BYTES = 2_000_000, 4_000_000
-EACH = 75  # requests between two looks; tens of thousands are `python -m tests.bench soak`
 
 
 def open_files() -> int:
@@ -64,14 +63,14 @@ def test_hundreds_of_requests_and_cancellations_leave_nothing_behind(
     heads = [message("system", f"head {number} {standard_library_text(2000 + 500 * number)}") for number in range(3)]
     running: list[str] = []
     marks: list[tuple[int, int, int]] = []
-    for number in range(3 * EACH):
+    for number in range(450):
         driver.submit(chatter(dice, number, heads))
         running.append(str(number))
         for _ in range(dice.randrange(25)):
             driver.step()
         if dice.random() < 0.2:
             driver.engine.cancel(dice.choice(running))
-        if number % EACH == EACH - 1:
+        if number % 150 == 149:
             driver.step_until(lambda: not driver.engine.has_work())
             driver.engine.store.flush(30)
             driver.check()
@@ -81,7 +80,7 @@ def test_hundreds_of_requests_and_cancellations_leave_nothing_behind(
             marks.append((beside_cache, open_files(), threading.active_count()))
             print("beside the cache:", beside_cache, "bytes")
     _, (memory, files, threads), (memory_after, files_after, threads_after) = marks
-    assert memory_after <= memory + 300_000
+    assert memory_after <= memory + 500_000
     assert (files_after, threads_after) == (files, threads)
     stats = driver.engine.stats()
     assert stats.cache_bytes <= CACHE_BYTES

@@ -34,6 +34,7 @@ from worker.engines.remote.bodies import chat_body, ollama_body
 from worker.engines.remote.estimate import Estimate
 from worker.engines.remote.messages import MessageWriter
 from worker.engines.remote.pieces import Piece, parse_chat, parse_ollama
+from worker.engines.remote.presence import Presence
 from worker.engines.remote.profiles import PROFILES, UNKNOWN_CONTEXT_TOKENS, Facts, Profile, Wanted
 from worker.engines.remote.relay import RelayedAnswer, blocks, counted_body, refusal, relayed_body
 from worker.engines.remote.supervised import Supervised
@@ -69,6 +70,7 @@ class RemoteSource:
         self._facts = Facts(model=remote.model)
         self._is_found = False
         self._estimate = Estimate()
+        self._presence = Presence(self._find)
         self._server = Supervised(remote.id, remote.command, _environment(remote)) if remote.command else None
 
     @property
@@ -85,6 +87,7 @@ class RemoteSource:
         await self._wait(_WAIT_S if self._server is None else self._remote.start_s)
         if self._server is not None:
             self._server.keep()
+        self._presence.start()
         report(1.0)
         remote = self._remote
         return EngineInfo(
@@ -125,10 +128,12 @@ class RemoteSource:
         wanted = Wanted(model=remote.model, context_tokens=remote.context_tokens)
         self._facts = await self._profile.find(self._address, wanted)
         self._is_found = True
+        self._presence.note(True)
         log.info("%s is %s of %s (%s): %s", remote.id, self._facts.model, remote.url, self._profile.name, self._facts)
 
     async def close(self) -> None:
         """What was started here ends."""
+        await self._presence.close()
         if self._server is not None:
             await self._server.close()
 
@@ -189,7 +194,7 @@ class RemoteSource:
 
     def stats(self) -> EngineStats:
         notes = () if self._is_found else (f"{self._address.url} is away",)
-        return EngineStats(notes=notes)
+        return EngineStats(notes=notes, metrics={"upstream_up": float(self._presence.is_up)})
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -215,9 +220,10 @@ class RemoteSource:
         `WorkerLostError`."""
         for attempt in range(_TRIES):
             try:
-                async with aclosing(stream()) as outputs:
-                    async for output in outputs:
-                        yield output
+                with self._presence.asked():
+                    async with aclosing(stream()) as outputs:
+                        async for output in outputs:
+                            yield output
                 return
             except AskError as error:
                 self._is_found = False
