@@ -229,6 +229,7 @@ async def running_tasks(
     finally:
         await cancel_all([task for task in tasks if task.get_name() == "batches"])
         await cancel_all(parts.runs.tasks.values())
+        await parts.joining.aclose()
         await parts.dispatcher.aclose()
         await fleet.withdraw()
         await parts.jobs.aclose(_LAST_CANCELS_S)

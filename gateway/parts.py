@@ -196,6 +196,7 @@ def _build_dispatching(base: _Base, limits: Limits, patience_s: float) -> _Dispa
         Runs(broker, names, keyring, base.gateway),
         hub,
         dispatcher,
+        jobs,
         limits,
         patience_s=patience_s,
         away_s=lambda: max(fleet.away_s, hub.away_s),

@@ -298,6 +298,20 @@ class Dispatch:
         self.is_suspect = True
         return self._has_left_a_hang and attempt.hung_as_suspect
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether it waits elsewhere, as another gateway's request, and has no job of its own."""
+        return not self.attempt.number and not self.attempt.worker and not self.has_ended
+
+    def follow_to(self, worker: str) -> None:
+        """A worker has taken what it follows, and is about to be asked to say it here, too."""
+        self.attempt.place = replace(self.attempt.place, worker=worker)
+
+    def begin_here(self, fault: GatewayError) -> None:
+        """What it followed cannot be joined: it is sent from here."""
+        self.attempt.returned = "busy"
+        self.lose(fault)
+
     def take_back(self, fault: GatewayError) -> None:
         """Nobody has it, and nobody had: it is sent again, which is no try."""
         self.attempt.returned = "leaving"

@@ -375,8 +375,9 @@ class Dispatcher:
             logger.info("request %s moves to %s: %s", dispatch.request_id, to.worker, to.reason)
 
     def waiting(self) -> list[Dispatch]:
-        """The requests of which no worker has said anything."""
-        return [d for d in self._hub.dispatches.values() if not d.has_ended and not d.attempt.worker]
+        """The requests of which no worker has said anything, and whose jobs are this gateway's."""
+        every = self._hub.dispatches.values()
+        return [d for d in every if d.attempt.number and not d.has_ended and not d.attempt.worker]
 
     def pending(self, model: str, look: Look | None = None) -> Pending:
         """What is known beyond the leases."""

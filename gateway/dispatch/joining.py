@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from gateway.dispatch.dispatch import Dispatch, Ways
 from gateway.dispatch.facts import Placed
+from gateway.dispatch.following import Following
+from gateway.dispatch.jobs import JobQueue
 from gateway.dispatch.limits import Limits
 from gateway.dispatch.outage import outlast
 from gateway.dispatch.runs import Repeat, Run, Runs
@@ -31,6 +33,7 @@ class Joining:
         runs: Runs,
         hub: FrameHub,
         ways: Ways,
+        jobs: JobQueue,
         limits: Limits,
         *,
         patience_s: float,
@@ -44,6 +47,7 @@ class Joining:
         self._patience_s = patience_s
         self._away_s = away_s
         self._on_joined = on_joined
+        self._following = Following(runs, jobs)
 
     async def join(self, request: GenerateRequest, repeat: Repeat) -> Dispatch | None:
         """The answer that its key names, where one runs; None where the request is to be answered anew. Raises
@@ -52,12 +56,16 @@ class Joining:
         if run is None:
             return None
         is_here = run.gateway == self._hub.gateway_id
-        dispatch = self._here(run) if is_here else await self._there(request, run)
+        dispatch = self._here(run) if is_here else await self._there(request, run, repeat)
         if dispatch is None:
             await self._outlast(lambda: self._runs.begin_anew(request.tenant, repeat, request.id))
         else:
             self._on_joined(request.model)
         return dispatch
+
+    async def aclose(self) -> None:
+        """Nothing is followed any more."""
+        await self._following.aclose()
 
     async def _outlast(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         return await outlast(ask, patience_s=self._patience_s, away_s=self._away_s)
@@ -66,15 +74,28 @@ class Joining:
         dispatch = self._hub.dispatches.get(run.request_id)
         return dispatch if dispatch is not None and dispatch.may_be_joined else None
 
-    async def _there(self, request: GenerateRequest, run: Run) -> Dispatch | None:
-        """What was asked at another gateway, whether that is still there or not."""
-        worker = await self._outlast(lambda: self._runs.worker_of(run))
-        if not worker:
-            return None
+    def _joined(self, request: GenerateRequest, worker: str = "") -> Dispatch:
         work = Generate(request=request, is_shared=True)
         deadline_s = time.time() + self._limits.deadline_s(KINDS[Generate], request.priority)
         place = Placed(lane=request.priority, worker=worker, reason="joined")
-        dispatch = Dispatch(work, place=place, deadline_s=deadline_s, is_joined=True)
+        return Dispatch(work, place=place, deadline_s=deadline_s, is_joined=True)
+
+    def _waiting(self, request: GenerateRequest, run: Run, repeat: Repeat) -> Dispatch:
+        """What nobody has taken yet is followed while its second client is told that it waits."""
+        dispatch = self._joined(request)
+        dispatch.use(self._ways)
+        self._following.follow(dispatch, run, repeat)
+        return dispatch
+
+    async def _there(self, request: GenerateRequest, run: Run, repeat: Repeat) -> Dispatch | None:
+        """What was asked at another gateway, whether that is still there or not."""
+        found = await self._outlast(lambda: self._runs.whereabouts(run))
+        if found.waits_as:
+            return self._waiting(request, run, repeat)
+        worker = found.taken_by
+        if not worker:
+            return None
+        dispatch = self._joined(request, worker)
         self._hub.add(dispatch)
         try:
             if await self._runs.join(worker, run, request.id) and await _is_heard(dispatch):

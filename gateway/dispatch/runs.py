@@ -7,9 +7,13 @@ asked; who comes later with the same finds it. Where it runs is what RQ's worker
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import redis.asyncio
+from rq.job import Job
 
 from gateway.dispatch.asking import asking_redis
 from shared import keys, wire
@@ -21,6 +25,7 @@ from shared.seal import Keyring, Purpose, Seal
 
 _MOST_ATTEMPTS = 20
 _KEY_CHARACTERS = 32
+_WORKER_OF_LIST = re.compile("@([^@!]+)(?:!|$)")  # in `Names.worker_queue`; a model's name may have an @, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,17 @@ class Run:
 
     request_id: str
     gateway: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whereabouts:
+    """Of a run's latest attempt: the worker that took it, or the one on whose list it waits (empty on the model's own).
+    Neither where it is over, or nothing is known of it."""
+
+    taken_by: str = ""
+    waits_as: int = 0  # the attempt that waits, counted from 1
+    waits_for: str = ""
+    has_gateway: bool = True
 
 
 class Runs:
@@ -71,13 +87,23 @@ class Runs:
         async with asking_redis("the request's key could not be noted"):
             await self._redis.set(name, data, ex=keys.RUN_TTL_S)
 
-    async def worker_of(self, run: Run) -> str:
-        """The last worker that took the request; empty where none did."""
+    async def whereabouts(self, run: Run) -> Whereabouts:
+        """Where the request is now."""
         jobs = [job_id(run.request_id, number + 1) for number in range(_MOST_ATTEMPTS)]
-        async with asking_redis("the request's worker could not be looked up"):
-            found = await self._redis.mget([self._names.run_once(job) for job in jobs])
-        taken = [worker for worker in found if isinstance(worker, bytes)]
-        return taken[-1].decode(errors="replace") if taken else ""
+        async with (
+            asking_redis("the request's worker could not be looked up"),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
+            pipe.mget([self._names.run_once(job) for job in jobs])
+            pipe.exists(self._names.gateway(run.gateway))
+            for job in jobs:
+                pipe.hmget(Job.key_for(job), "status", "origin")
+            taken, has_gateway, *records = await pipe.execute()
+        return _whereabouts(taken, records, has_gateway=bool(has_gateway))
+
+    async def has_lease(self, worker: str) -> bool:
+        async with asking_redis("the worker could not be looked up"):
+            return bool(await self._redis.exists(self._names.lease(worker)))
 
     async def join(self, worker: str, run: Run, request_id: str) -> bool:
         """Ask the worker to say here, too, what it says of the request. False when it does not listen."""
@@ -98,6 +124,19 @@ class Runs:
         name = self._names.run(tenant, word)
         seal = self._keyring.gateways.seal(Purpose.RUN, name)
         return name, seal, seal.close(wire.encode((request_id, self._gateway, repeat.digest)))
+
+
+def _whereabouts(taken: Sequence[Any], records: Sequence[Sequence[Any]], *, has_gateway: bool) -> Whereabouts:
+    """From the latest attempt backwards. A job that was taken says so for as long as it could live."""
+    for number in range(len(records), 0, -1):
+        worker, (status, origin) = taken[number - 1], records[number - 1]
+        if isinstance(worker, bytes):
+            return Whereabouts(taken_by=worker.decode(errors="replace"), has_gateway=has_gateway)
+        if status == b"queued" and isinstance(origin, bytes):
+            found = _WORKER_OF_LIST.search(origin.decode(errors="replace"))
+            waits_for = found[1] if found else ""
+            return Whereabouts(waits_as=number, waits_for=waits_for, has_gateway=has_gateway)
+    return Whereabouts(has_gateway=has_gateway)
 
 
 def _read(seal: Seal, data: bytes) -> tuple[Run | None, str]:

@@ -85,8 +85,8 @@ that a request that kills workers is found out and does not take the others alon
 The same tokens are promised on machines of one kind: another chip, or another batch, may round otherwise. An answer of
 an engine without token ids cannot go on elsewhere once it has begun, and ends with an error that clients may try again.
 A client that closes its sending side while it reads counts as gone. A retry with the first one's `Idempotency-Key`
-joins the answer at any gateway while it runs, and for 5 s after the first gateway died; without one it goes to where
-its conversation was, and computes what is not in the cache there (200 tokens at most in the tests).
+joins the answer at any gateway while it waits and while it runs, and for 5 s after the first gateway died; without one
+it goes to where its conversation was, and computes what is not in the cache there (200 tokens at most in the tests).
 
 {beside}"""
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from shared.redis_server import RedisServer
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
-from tests.support.queues import running_jobs
+from tests.support.queues import running_jobs, waiting_jobs
 from tests.support.served import EventSource, Served, message, served
 
 MESSAGES, CHAT, RESPONSES = "/v1/messages", "/v1/chat/completions", "/v1/responses"
@@ -158,3 +159,72 @@ def test_a_record_that_no_gateway_wrote_is_none(one: Served) -> None:
             client.rpush(name, "forged")
             client.expire(name, 60)
     assert one.post(MESSAGES, body, key).status == 200
+
+
+# --- what nobody has taken yet ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def busy(one: Served, other: Served) -> Iterator[EventSource]:
+    """A model whose worker takes one request at a time, and what holds that place until it leaves."""
+    with one.worker("narrow", step_ms=10, MLX_GATEWAY_CAPACITY=1):
+        wait_until(lambda: "narrow" in other.ready(), "the other gateway sees it, too")
+        with one.stream(MESSAGES, _ask("echo:words 100000", model="narrow")) as holder:
+            next(_texts(holder))
+            yield holder
+
+
+def _waiting(gateway: Served) -> list[str]:
+    with gateway.client() as client:
+        return waiting_jobs(client, "narrow")
+
+
+def _ran(gateway: Served) -> set[str]:
+    with gateway.client() as client:
+        return {name.decode().rpartition(":")[2] for name in client.scan_iter(NAMES.run_once("*"))}
+
+
+def _words(count: int) -> str:
+    return " ".join(f"word{number}" for number in range(count))
+
+
+def test_a_retry_joins_what_still_waits_at_another_gateway(one: Served, other: Served, busy: EventSource) -> None:
+    body, key, ran_before = _ask("echo:words 100", model="narrow"), {"idempotency-key": "waits"}, _ran(one)
+    with other.stream(MESSAGES, body, key) as first:
+        wait_until(lambda: len(_waiting(one)) == 1, "it waits")
+        [job] = _waiting(one)
+        with one.stream(MESSAGES, body, key) as retry:
+            assert _waiting(one) == [job], "nothing is asked a second time"
+            busy.leave()
+            assert ["".join(_texts(first)), "".join(_texts(retry))] == [_words(100)] * 2
+    assert _ran(one) - ran_before == {job}, "and nothing was computed a second time"
+
+
+@pytest.mark.slow
+def test_what_waits_is_sent_from_here_once_its_first_client_has_left(
+    one: Served, other: Served, busy: EventSource
+) -> None:
+    body, key = _ask("echo:words 20", model="narrow"), {"idempotency-key": "left"}
+    with other.stream(MESSAGES, body, key) as first:
+        wait_until(lambda: len(_waiting(one)) == 1, "it waits")
+        [job] = _waiting(one)
+        with ThreadPoolExecutor(1) as pool:
+            retry = pool.submit(one.post, MESSAGES, body, key)
+            wait_until(lambda: f"waits for {job.rpartition('-')[0]}" in one.process.output(), "it is followed")
+            first.leave()
+            wait_until(lambda: _waiting(one) not in ([], [job]), "it is sent from here")
+            busy.leave()
+            assert b"word19" in retry.result(30).body
+
+
+@pytest.mark.slow
+def test_what_waits_at_a_gateway_that_is_killed_is_answered_to_who_asks_again(
+    one: Served, other: Served, busy: EventSource
+) -> None:
+    body, key = _ask("echo:words 20", model="narrow"), {"idempotency-key": "killed"}
+    with other.stream(MESSAGES, body, key):
+        wait_until(lambda: len(_waiting(one)) == 1, "it waits")
+        _kill(other)
+    with one.stream(MESSAGES, body, key) as retry:
+        busy.leave()
+        assert "".join(_texts(retry)) == _words(20)
