@@ -1,12 +1,15 @@
 """Real clients, whose worker is killed in the middle of an answer, or of a tool call: another one is there, so they
-finish without asking again. Both packages with their retries switched off, and the real Claude Code."""
+finish without asking again. Both packages, of Python and of TypeScript, with their retries switched off, and the real
+Claude Code."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +20,10 @@ import openai
 import pytest
 
 from tests.clients.claude_code import ClaudeCode, install_claude_code
+from tests.clients.npm import install
+from tests.clients.test_typescript_sdk import VERSION as ANTHROPIC_VERSION
 from tests.faults.fleet import QUICK, Fleet, fleet
-from tests.support.processes import wait_until
+from tests.support.processes import REPOSITORY, wait_until
 from tests.support.queues import running_jobs
 from tests.support.recorder import Recorder
 
@@ -124,6 +129,50 @@ def test_the_openai_packages_responses_read_on(macs: Fleet) -> None:
                     note()
             answer = stream.get_final_response()
     assert (answer.output_text, kinds[-1]) == (_WORDS, "response.completed")
+
+
+_STREAMS = REPOSITORY / "tests" / "clients" / "typescript" / "streams.mjs"
+_OPENAI = ("openai", "7.59.0")
+_PACKAGES = {"anthropic": ("@anthropic-ai/sdk", ANTHROPIC_VERSION), "openai": _OPENAI, "responses": _OPENAI}
+
+
+@pytest.mark.parametrize(
+    ("package", "what", "reason"),
+    [
+        ("anthropic", "answer", "end_turn"),
+        ("anthropic", "call", "tool_use"),
+        ("openai", "answer", "stop"),
+        ("openai", "call", "tool_calls"),
+        ("responses", "answer", "completed"),
+        ("responses", "call", "completed"),
+    ],
+)
+def test_the_typescript_packages_read_on(macs: Fleet, package: str, what: str, reason: str) -> None:
+    name, version = _PACKAGES[package]
+    node = shutil.which("node")
+    note, pieces, line = _killed_after(macs, _SAID), 0, ""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "BASE_URL": _url(macs),
+        "SDK": str(install(name, version) / "node_modules" / name),
+        "PACKAGE": package,
+        "MODEL": QUICK,
+        "PROMPT": _CALL if what == "call" else "echo:words 150",
+        "TOOLS": "1" if what == "call" else "",
+    }
+    assert node is not None, "npm is there without node"
+    with subprocess.Popen([node, _STREAMS], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line != "piece\n":
+                break
+            pieces += 1
+            note()
+    assert pieces > _SAID
+    assert process.returncode == 0, "the package raised"
+    got = json.loads(line)
+    assert got["reason"] == reason
+    assert (got["command"] if what == "call" else got["text"]) == (_COMMAND if what == "call" else _WORDS)
 
 
 @pytest.mark.claude
