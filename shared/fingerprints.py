@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from shared.foreign import is_name
 from shared.http_client import Address, AskError, ask
 
 _PATIENCE_S: Final = 2.0
+_MOST_MODELS: Final = 200  # that are told of one server
 _NEEDS_KEY: Final = (401, 403)
 OURS: Final = "mlx-gateway"
 ID_HEADER: Final = "x-mlx-gateway-id"  # of the gateway, on its `/health`
@@ -146,4 +148,6 @@ async def _models(get: Get, profile: str) -> tuple[str, ...]:
     path, key, name = _LISTS.get(profile, ("/v1/models", "data", "id"))
     answer = await get(path)
     entries = answer.data.get(key) if isinstance(answer.data, dict) else None
-    return tuple(str(e[name]) for e in entries or () if isinstance(e, dict) and e.get(name))
+    if not isinstance(entries, list):
+        return ()
+    return tuple(e[name] for e in entries if isinstance(e, dict) and is_name(e.get(name)))[:_MOST_MODELS]

@@ -2,6 +2,9 @@
 
 A connection for each request: a server sees at once that its client is gone, and nothing is left in one that another
 request would read. Redirects are not followed and no proxy is used: what is asked is a server that a person named.
+
+What a server says is bounded, in bytes and in time: the head, each line, and the whole of an answer that is not read
+line by line. Nothing compressed is asked for, so that nothing can grow when it is unpacked.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from shared.exact import dump_bytes
 
 _READ_BYTES = 65536
 _CONNECT_S = 10.0
-_MOST_ANSWER_BYTES = 64 * 1024 * 1024
+MOST_ANSWER_BYTES = 64 * 1024 * 1024
+MOST_LINE_BYTES = 8 * 1024 * 1024
+_MOST_JSON_BYTES = 8 * 1024 * 1024  # of a list, a property, a state
+_MOST_HEAD_BYTES = 256 * 1024  # with what may follow the body
 
 
 class AskError(Exception):
@@ -47,24 +53,34 @@ class Address:
 
 
 class _Parsed:
-    """What httptools tells of a response."""
+    """What httptools tells of a response: of the first that is not interim, whatever follows it."""
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
         self.body: list[bytes] = []
         self.has_head = self.is_over = False
+        self.head_bytes = self.status = 0
+        self.parser = httptools.HttpResponseParser(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self.head_bytes += len(name) + len(value)
+        if not self.is_over and self.head_bytes <= _MOST_HEAD_BYTES:
+            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        self.has_head = True
+        status = int(self.parser.get_status_code())
+        if not self.has_head and not 100 <= status < 200:
+            self.status, self.has_head = status, True
 
     def on_body(self, data: bytes) -> None:
-        self.body.append(data)
+        if not self.is_over:
+            self.body.append(data)
 
     def on_message_complete(self) -> None:
-        self.is_over = True
+        if self.has_head:
+            self.is_over = True
+        else:
+            self.headers.clear()  # interim: the true answer follows
 
     def take(self) -> bytes:
         data = b"".join(self.body)
@@ -79,11 +95,10 @@ class Response:
         self._reader = reader
         self._silence_s = silence_s
         self._parsed = _Parsed()
-        self._parser = httptools.HttpResponseParser(self._parsed)
 
     @property
     def status(self) -> int:
-        return int(self._parser.get_status_code())
+        return self._parsed.status
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -91,11 +106,13 @@ class Response:
         return self._parsed.headers
 
     async def begin(self) -> None:
-        while not self._parsed.has_head or (100 <= self.status < 200):
-            if self._parsed.is_over:  # an interim answer: the true one follows
-                self._parsed = _Parsed()
-                self._parser = httptools.HttpResponseParser(self._parsed)
-            await self._read()
+        """Until its head has come, all of it within the time that the server may be silent."""
+        async with _limited(self._silence_s, has_answered=False):
+            while not self._parsed.has_head:
+                await self._read()
+        packed = self.headers.get("content-encoding", "identity").strip().lower()
+        if packed not in ("", "identity"):
+            raise AskError("the answer is compressed, which was not asked for", has_answered=True)
 
     async def _read(self) -> None:
         try:
@@ -112,9 +129,12 @@ class Response:
         if not data:
             raise AskError("the connection was closed", has_answered=self._parsed.has_head)
         try:
-            self._parser.feed_data(data)
+            self._parsed.parser.feed_data(data)
         except httptools.HttpParserError as error:
-            raise AskError(f"no HTTP answer: {error}") from error
+            words = f"no HTTP answer: {error or type(error).__name__}"
+            raise AskError(words, has_answered=self._parsed.has_head) from error
+        if self._parsed.head_bytes > _MOST_HEAD_BYTES:
+            raise AskError("the head of the answer is too large", has_answered=self._parsed.has_head)
 
     def _is_until_closed(self) -> bool:
         """Whether the answer's end is that of the connection."""
@@ -132,29 +152,62 @@ class Response:
             await self._read()
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Without their ends."""
-        rest = b""
-        async for piece in self.pieces():
-            *whole, rest = (rest + piece).split(b"\n")
+        """Without their ends. A part of a line is no sign of life: each line is whole within the time that the server
+        may be silent."""
+        pieces = aiter(self.pieces())
+        parts: list[bytes] = []
+        while True:
+            async with _limited(self._silence_s, has_answered=True):
+                is_whole = await self._to_line_end(pieces, parts)
+            *whole, rest = b"".join(parts).split(b"\n")
+            parts[:] = [rest] if rest else []
             for line in whole:
                 yield line.removesuffix(b"\r")
-        if rest:
-            yield rest.removesuffix(b"\r")
+            if not is_whole:
+                if rest:
+                    yield rest.removesuffix(b"\r")
+                return
 
-    async def whole(self) -> bytes:
+    @staticmethod
+    async def _to_line_end(pieces: AsyncIterator[bytes], parts: list[bytes]) -> bool:
+        """Whether a line ended, before the answer did."""
+        size = sum(map(len, parts))
+        async for piece in pieces:
+            parts.append(piece)
+            size += len(piece)
+            if b"\n" in piece:
+                return True
+            if size > MOST_LINE_BYTES:
+                raise AskError(f"a line is longer than {MOST_LINE_BYTES >> 20} MB", has_answered=True)
+        return False
+
+    async def whole(self, most_bytes: int = MOST_ANSWER_BYTES) -> bytes:
+        """Within the time that the server may be silent."""
         data = bytearray()
-        async for piece in self.pieces():
-            data += piece
-            if len(data) > _MOST_ANSWER_BYTES:
-                raise AskError("the answer is too large", has_answered=True)
+        async with _limited(self._silence_s, has_answered=True):
+            async for piece in self.pieces():
+                data += piece
+                if len(data) > most_bytes:
+                    raise AskError(f"the answer is larger than {most_bytes >> 20} MB", has_answered=True)
         return bytes(data)
 
     async def json(self) -> Any:
         """None for what is no JSON."""
         try:
-            return orjson.loads(await self.whole())
+            return orjson.loads(await self.whole(_MOST_JSON_BYTES))
         except orjson.JSONDecodeError:
             return None
+
+
+@asynccontextmanager
+async def _limited(limit_s: float, *, has_answered: bool) -> AsyncIterator[None]:
+    """Raises `AskError` for what trickles in too slowly to be a sign of life."""
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError:
+        words = f"silent for {limit_s:.0f} s, or as good as that"
+        raise AskError(words, has_answered=has_answered, is_silent=True) from None
 
 
 @asynccontextmanager
@@ -175,7 +228,8 @@ async def ask(
         sent = {**address.headers, **(headers or {})}
         writer.write(_request(target, method or ("GET" if body is None else "POST"), sent, body))
         with contextlib.suppress(OSError):  # a server that refuses early is heard below
-            await writer.drain()
+            async with _limited(silence_s, has_answered=False):  # and one that does not read is not waited for
+                await writer.drain()
         response = Response(reader, silence_s)
         await response.begin()
         yield response
@@ -199,7 +253,7 @@ async def _connect(scheme: str, host: str, port: int | None) -> tuple[asyncio.St
             return await asyncio.open_connection(host, port or (443 if is_secret else 80), ssl=context)
     except TimeoutError:
         raise AskError(f"{host} does not answer") from None
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ssl.SSLError, ValueError) as error:
         raise AskError(f"nobody answers at {host}:{port}: {error}") from error
 
 

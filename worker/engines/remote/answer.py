@@ -29,6 +29,7 @@ from worker.engines.remote.pieces import CallPiece, Piece, Reported
 from worker.formats.families import ASKED
 from worker.formats.readers import CallFormat
 
+_MOST_CHARACTERS = 16 * 1024 * 1024  # of an answer: more than any window holds
 _FORM = AnswerFormat(Markup(think_start="<think>", think_end="</think>"), CallFormat(ASKED))
 _FINISHES: dict[str, EndReason] = {
     "stop": "stop",
@@ -42,11 +43,20 @@ _FINISHES: dict[str, EndReason] = {
 
 @dataclass(slots=True)
 class _Open:
-    """A call that the server is telling: its number there, and its arguments so far."""
+    """A call that the server is telling: its number and name there, and its arguments so far."""
 
     number: int
+    id: str
     index: int
     arguments: list[str] = field(default_factory=list)
+
+    def goes_on(self, piece: CallPiece) -> bool:
+        """Some servers give all calls one number: another id, or a name behind whole arguments, is another call."""
+        if piece.index != self.number:
+            return False
+        if piece.id and self.id and piece.name:
+            return piece.id == self.id
+        return not (piece.name and _is_object("".join(self.arguments)))
 
 
 class RemoteAnswer:
@@ -60,13 +70,17 @@ class RemoteAnswer:
         self._stream = AnswerStream(_FORM, request, Beginning(), self._ids.__next__)
         self._open: _Open | None = None
         self._calls = 0
+        self._characters = 0
         self._said = self._thought = False
         self._finish = ""
         self._reported = Reported()
         self.is_started = self.is_over = False
 
     def feed(self, piece: Piece) -> list[Event]:
-        """The events that the piece makes certain."""
+        """The events that the piece makes certain. Raises `WorkerLostError` for an answer that cannot be one."""
+        self._characters += len(piece.text) + len(piece.reasoning) + sum(len(call.arguments) for call in piece.calls)
+        if self._characters > _MOST_CHARACTERS:
+            raise WorkerLostError("the server's answer has no end")
         events: list[Event] = [] if self.is_started else [Started(usage=self.usage())]
         self.is_started = True
         if piece.reported is not None:
@@ -100,11 +114,13 @@ class RemoteAnswer:
 
     def _call(self, piece: CallPiece) -> list[Event]:
         events: list[Event] = []
-        if self._open is None or self._open.number != piece.index:
+        if self._open is None or not self._open.goes_on(piece):
+            if not piece.name and not piece.arguments:
+                return events
             events += self._close_call()
             if not piece.name:
-                return events  # arguments of a call that has no name
-            self._open = _Open(piece.index, self._calls)
+                raise WorkerLostError("the server tells arguments of a call that it has not named, or that has ended")
+            self._open = _Open(piece.index, piece.id, self._calls)
             self._calls += 1
             events.append(ToolCallStarted(index=self._open.index, id=next(self._ids), name=piece.name))
         if piece.arguments:

@@ -15,7 +15,7 @@ from shared.errors import InvalidRequestError, UnsupportedContentError
 from shared.messages import ImagePart, Message, Part, ResultPart, ToolCallPart, ToolResultPart
 from shared.request import GenerateRequest, ToolChoice, ToolDefinition
 from worker.engines.remote.messages import text_of_parts
-from worker.engines.remote.pieces import CallPiece, Piece, Reported
+from worker.engines.remote.pieces import CallPiece, Piece, Reported, count_of
 
 HEADERS = {"anthropic-version": "2023-06-01"}
 MOST_TOKENS = 8192  # of an answer for which its client sets no bound: the API wants one
@@ -122,7 +122,7 @@ def parse_anthropic(data: Mapping[str, Any]) -> Piece:
             return _delta(int(data["index"]), data.get("delta") or {})
         case "message_delta":
             reason = str((data.get("delta") or {}).get("stop_reason") or "")
-            told = Reported(output_tokens=(data.get("usage") or {}).get("output_tokens"))
+            told = Reported(output_tokens=count_of((data.get("usage") or {}).get("output_tokens")))
             return Piece(finish=_FINISHES.get(reason, reason), reported=told)
         case _:
             return Piece()
@@ -135,7 +135,10 @@ def _delta(index: int, delta: Mapping[str, Any]) -> Piece:
 
 
 def usage_of(usage: Mapping[str, Any]) -> Reported:
-    """The API counts what is cached apart."""
-    cached = usage.get("cache_read_input_tokens") or 0
-    whole = (usage.get("input_tokens") or 0) + cached + (usage.get("cache_creation_input_tokens") or 0)
-    return Reported(input_tokens=whole or None, cached_tokens=cached)
+    """The API counts what is cached apart. Nothing is known where one of its counts cannot be."""
+    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    counts = [count_of(usage.get(name) or 0) for name in names]
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        return Reported()
+    return Reported(input_tokens=count_of(sum(known)) or None, cached_tokens=counts[1])

@@ -7,6 +7,7 @@ from typing import Any
 from shared.exact import dump_bytes
 
 _FIRST_BYTES_PER_TOKEN = 4.0
+_LIKELY = (1.5, 20.0)  # bytes a token: a report beyond it is about a template or an image, or a lie
 _SHARE = 0.3  # of the last report
 _LEAST_TOKENS = 64  # fewer are mostly the template's
 _SURELY = 1.3  # as much as an estimate may be too large where it was learned
@@ -28,6 +29,8 @@ class Estimate:
         if tokens is None or tokens < _LEAST_TOKENS:
             return
         seen = len(dump_bytes(body)) / tokens
+        if not _LIKELY[0] <= seen <= _LIKELY[1]:
+            return
         before = self._bytes_per_token if self._is_learned else seen
         self._bytes_per_token = (1 - _SHARE) * before + _SHARE * seen
         self._is_learned = True

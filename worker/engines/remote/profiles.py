@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from shared.errors import ModelUnavailableError
+from shared.foreign import is_name
 from shared.http_client import Address, AskError, ask_json
 from worker.engines.remote.anthropic import HEADERS
 
@@ -14,6 +15,9 @@ UNKNOWN_CONTEXT_TOKENS = 32768  # where neither a person nor the server says one
 _OLLAMA_CONTEXT_TOKENS = 32768
 _ANTHROPIC_CONTEXT_TOKENS = 200_000
 _LOAD_S = 600.0
+_TOLD_MODELS = 20
+_MOST_CONTEXT_TOKENS = 1 << 31
+_MOST_SLOTS = 256
 _OURS_AT_ONCE = 8  # a gateway of ours shares its workers out by itself
 
 
@@ -76,10 +80,12 @@ async def _find_openai(address: Address, wanted: Wanted) -> Facts:
 
 def _choose(address: Address, wanted: Wanted, data: Any, key: str = "data", name: str = "id") -> dict[str, Any]:
     """The model's entry in a list. Raises `ModelUnavailableError` naming those there are."""
-    entries = [e for e in data.get(key) or () if isinstance(e, dict) and e.get(name)]
+    entries = [e for e in data.get(key) or () if isinstance(e, dict) and is_name(e.get(name))]
     found = [e for e in entries if wanted.model in ("", e[name])]
     if not found:
-        there = ", ".join(str(e[name]) for e in entries) or "none"
+        there = ", ".join(str(e[name]) for e in entries[:_TOLD_MODELS]) or "none"
+        if more := len(entries[_TOLD_MODELS:]):
+            there += f" and {more} more"
         raise ModelUnavailableError(f"{address.url} has no model {wanted.model!r}; there are: {there}")
     return dict(found[0])
 
@@ -93,17 +99,23 @@ def _window(entry: dict[str, Any]) -> int:
         entry.get("context_window"),
         meta.get("n_ctx"),
     ):
-        if isinstance(value, int) and value > 0:
-            return value
+        if size := _size(value):
+            return size
     return 0
+
+
+def _size(value: Any, most: int = _MOST_CONTEXT_TOKENS) -> int:
+    """A size as servers tell it; 0 for what cannot be one."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and 0 < value <= most else 0
 
 
 async def _find_llama(address: Address, wanted: Wanted) -> Facts:
     facts = await _find_openai(address, wanted)
     props = await _get(address, "/props")
-    n_ctx = int((props.get("default_generation_settings") or {}).get("n_ctx") or 0)
+    n_ctx = _size((props.get("default_generation_settings") or {}).get("n_ctx"))
     images = bool((props.get("modalities") or {}).get("vision"))
-    return replace(facts, context_tokens=n_ctx, slots=int(props.get("total_slots") or 0), images=images)
+    return replace(facts, context_tokens=n_ctx, slots=_size(props.get("total_slots"), _MOST_SLOTS), images=images)
 
 
 async def _find_lmstudio(address: Address, wanted: Wanted) -> Facts:
@@ -119,14 +131,16 @@ async def _find_lmstudio(address: Address, wanted: Wanted) -> Facts:
     if not loaded:
         body: dict[str, Any] = {"model": entry["key"], "echo_load_config": True}
         if wanted.context_tokens:
-            body["context_length"] = min(wanted.context_tokens, int(entry.get("max_context_length") or 1 << 31))
+            body["context_length"] = min(
+                wanted.context_tokens, _size(entry.get("max_context_length")) or _MOST_CONTEXT_TOKENS
+            )
         answer = await _get(address, "/api/v1/models/load", body, _LOAD_S)
         loaded = [{"id": answer.get("instance_id", entry["key"]), "config": answer.get("load_config") or {}}]
     config = loaded[0].get("config") or {}
     return Facts(
         model=str(loaded[0].get("id") or entry["key"]),
-        context_tokens=int(config.get("context_length") or 0),
-        slots=int(config.get("parallel") or 0) and 1,  # parallel requests spoil each other's cache there
+        context_tokens=_size(config.get("context_length")),
+        slots=_size(config.get("parallel")) and 1,  # parallel requests spoil each other's cache there
         images=images,
     )
 
@@ -134,7 +148,7 @@ async def _find_lmstudio(address: Address, wanted: Wanted) -> Facts:
 async def _find_old_lmstudio(address: Address, wanted: Wanted) -> Facts:
     entry = _choose(address, wanted, await _get(address, "/api/v0/models"))
     window = entry.get("loaded_context_length") if entry.get("state") == "loaded" else 0
-    return Facts(model=str(entry["id"]), context_tokens=int(window or 0), images=entry.get("type") == "vlm")
+    return Facts(model=str(entry["id"]), context_tokens=_size(window), images=entry.get("type") == "vlm")
 
 
 async def _find_ollama(address: Address, wanted: Wanted) -> Facts:
@@ -142,10 +156,10 @@ async def _find_ollama(address: Address, wanted: Wanted) -> Facts:
     entry = _choose_tag(address, wanted, await _get(address, "/api/tags"))
     shown = await _get(address, "/api/show", {"model": entry})
     info = shown.get("model_info") or {}
-    trained = next((int(info[key]) for key in info if key.endswith(".context_length")), _OLLAMA_CONTEXT_TOKENS)
+    trained = next(filter(None, (_size(info[key]) for key in info if key.endswith(".context_length"))), 0)
     return Facts(
         model=entry,
-        context_tokens=min(wanted.context_tokens or _OLLAMA_CONTEXT_TOKENS, trained),
+        context_tokens=min(wanted.context_tokens or _OLLAMA_CONTEXT_TOKENS, trained or _OLLAMA_CONTEXT_TOKENS),
         images="vision" in (shown.get("capabilities") or ()),
     )
 
@@ -168,7 +182,7 @@ async def _find_mlx_lm(address: Address, wanted: Wanted) -> Facts:
 async def _find_anthropic(address: Address, wanted: Wanted) -> Facts:
     """The list tells the window in newer releases."""
     entry = _choose(address, wanted, await _get(address, "/v1/models?limit=1000"))
-    window = int(entry.get("max_input_tokens") or 0) or wanted.context_tokens or _ANTHROPIC_CONTEXT_TOKENS
+    window = _size(entry.get("max_input_tokens")) or wanted.context_tokens or _ANTHROPIC_CONTEXT_TOKENS
     return Facts(model=str(entry["id"]), context_tokens=window, slots=_OURS_AT_ONCE, images=True)
 
 
@@ -182,7 +196,7 @@ async def _find_ours(address: Address, wanted: Wanted) -> Facts:
         data = {}
     entries = data.get("data") if isinstance(data, dict) else ()
     entry = next((e for e in entries or () if isinstance(e, dict) and e.get("display_name") == facts.model), {})
-    window = int(entry.get("max_input_tokens") or facts.context_tokens or 0)
+    window = _size(entry.get("max_input_tokens")) or facts.context_tokens
     return replace(facts, context_tokens=window, slots=_OURS_AT_ONCE)
 
 

@@ -15,10 +15,11 @@ import orjson
 
 from shared.errors import GatewayError, WorkerLostError
 from shared.events import Event, Finished, FinishReason, Relayed, Started, Usage
+from shared.http_client import MOST_LINE_BYTES, AskError
 from shared.request import GenerateRequest
 from worker.engines.remote.anthropic import usage_of
 from worker.engines.remote.edits import with_missing, with_text
-from worker.engines.remote.pieces import Reported
+from worker.engines.remote.pieces import Reported, count_of, reading
 from worker.engines.remote.words import translate
 
 _FINISHES: Mapping[str, FinishReason] = {
@@ -82,14 +83,18 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 async def blocks(lines: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """Server-sent events, each whole, its empty line included."""
+    """Server-sent events, each whole, its empty line included. Raises `AskError` for one without end."""
     block: list[bytes] = []
+    size = 0
     async for line in lines:
+        size += len(line)
+        if size > MOST_LINE_BYTES:
+            raise AskError(f"an event is longer than {MOST_LINE_BYTES >> 20} MB", has_answered=True)
         if line:
             block.append(line)
         elif block:
             yield b"\n".join([*block, b"", b""])
-            block = []
+            block, size = [], 0
     if block:
         yield b"\n".join([*block, b"", b""])
 
@@ -119,19 +124,23 @@ class RelayedAnswer:
         )
 
     def whole(self, body: bytes) -> list[Event]:
-        """Of an answer that is not streamed. Raises `WorkerLostError` for what is no message."""
+        """Of an answer that is not streamed. Raises `WorkerLostError` for what is no message, the error that stands in
+        its place, and `AskError`."""
         data = _object(body)
+        if data.get("error"):
+            raise translate(self._who, 500, data)
         if data.get("type") != "message":
             raise WorkerLostError(f"{self._who}: what it answers is no message")
-        self._note_counts(data)
-        self._note_end(data)
+        with reading():
+            self._note_counts(data)
+            self._note_end(data)
         return [*self._begun(body), *self._end()]
 
     def feed(self, block: bytes) -> list[Event]:
-        """Of one event of a stream, as it came."""
+        """Of one event of a stream, as it came. Raises `AskError` for one that its client could not read either."""
         for line in block.split(b"\n"):
             if line.startswith(b"data:"):
-                self._read(_object(line[5:]))
+                self._read_line(line[5:])
         return [*self._begun(block), *(self._end() if self.is_over else ())]
 
     def check(self) -> None:
@@ -153,6 +162,10 @@ class RelayedAnswer:
     def _end(self) -> list[Event]:
         self.is_over = True
         return [Finished(reason=self._reason, usage=self.usage(), stop_sequence=self._stop)]
+
+    def _read_line(self, line: bytes) -> None:
+        with reading():
+            self._read(orjson.loads(line))
 
     def _read(self, data: Mapping[str, Any]) -> None:
         match data.get("type"):
@@ -176,8 +189,8 @@ class RelayedAnswer:
             self._reported = Reported(
                 input_tokens=self._reported.input_tokens,
                 cached_tokens=self._reported.cached_tokens,
-                output_tokens=usage["output_tokens"],
-                reasoning_tokens=(usage.get("output_tokens_details") or {}).get("thinking_tokens"),
+                output_tokens=count_of(usage["output_tokens"]),
+                reasoning_tokens=count_of((usage.get("output_tokens_details") or {}).get("thinking_tokens")),
             )
 
     def _note_end(self, data: Mapping[str, Any]) -> None:

@@ -9,8 +9,6 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from shared.config import Settings, SettingsFile, variable
 from shared.errors import (
     ConfigError,
@@ -21,7 +19,6 @@ from shared.errors import (
     UnsupportedContentError,
     WorkerLostError,
 )
-from shared.events import Event, Progress
 from shared.fingerprints import recognise
 from shared.http_client import Address, AskError, Response, ask
 from shared.registry import ModelSpec
@@ -29,23 +26,22 @@ from shared.remotes import FILE, HOPS_HEADER, MOST_HOPS, Remote, parse_remotes
 from shared.request import GenerateRequest, Resume
 from worker.engines.base import EngineInfo, EngineStats, Output, Prepared
 from worker.engines.remote.answer import RemoteAnswer
-from worker.engines.remote.anthropic import anthropic_body, parse_anthropic
+from worker.engines.remote.anthropic import anthropic_body
 from worker.engines.remote.bodies import chat_body, ollama_body
 from worker.engines.remote.estimate import Estimate
 from worker.engines.remote.messages import MessageWriter
-from worker.engines.remote.pieces import Piece, parse_chat, parse_ollama
+from worker.engines.remote.pieces import Piece, count_of, reading
 from worker.engines.remote.presence import Presence
 from worker.engines.remote.profiles import PROFILES, UNKNOWN_CONTEXT_TOKENS, Facts, Profile, Wanted
+from worker.engines.remote.reading import pieces_of
 from worker.engines.remote.relay import RelayedAnswer, blocks, counted_body, refusal, relayed_body
 from worker.engines.remote.supervised import Supervised
-from worker.engines.remote.words import translate
 
 log = logging.getLogger(__name__)
 
 _WAIT_S = 5.0  # for a server that may be starting, too
 _POLL_S = 0.25
 _TRIES = 2  # before anything was said
-_DONE = b"[DONE]"
 _RELAYED = "anthropic"  # the dialect, and the shape, whose bodies may be passed on
 
 
@@ -126,7 +122,11 @@ class RemoteSource:
                 raise ModelUnavailableError(f"no server of models answers at {self._address.url}")
             self._profile = PROFILES[found.profile or "openai"]
         wanted = Wanted(model=remote.model, context_tokens=remote.context_tokens)
-        self._facts = await self._profile.find(self._address, wanted)
+        try:
+            with reading():
+                self._facts = await self._profile.find(self._address, wanted)
+        except AskError as error:
+            raise ModelUnavailableError(f"{self._address.url}: {error}") from error
         self._is_found = True
         self._presence.note(True)
         log.info("%s is %s of %s (%s): %s", remote.id, self._facts.model, remote.url, self._profile.name, self._facts)
@@ -188,9 +188,13 @@ class RemoteSource:
             async with self._asked(request, f"{self._profile.path}/count_tokens", body) as response:
                 if response.status != 200:
                     raise await self._refused(response, is_relayed=True)
-                return int((await response.json())["input_tokens"])
-        except (AskError, TypeError, KeyError, ValueError) as error:
+                with reading():
+                    counted = count_of((await response.json())["input_tokens"])
+        except AskError as error:
             raise WorkerLostError(f"{self._remote.id}: {self._address.url}: {error}") from error
+        if counted is None:
+            raise WorkerLostError(f"{self._remote.id}: {self._address.url} tells no count of tokens")
+        return counted
 
     def stats(self) -> EngineStats:
         notes = () if self._is_found else (f"{self._address.url} is away",)
@@ -247,7 +251,7 @@ class RemoteSource:
             if response.status != 200:
                 raise await self._refused(response, is_relayed=True)
             answer.opened(response.headers)
-            if "event-stream" not in response.headers.get("content-type", ""):
+            if "event-stream" not in response.headers.get("content-type", "").lower():
                 yield Output(key=prepared.key, events=tuple(answer.whole(await response.whole())))
                 return
             async with aclosing(blocks(response.lines())) as parts:
@@ -261,7 +265,7 @@ class RemoteSource:
         async with self._asked(prepared.request, self._profile.path, prepared.payload.body) as response:
             if response.status != 200:
                 raise await self._refused(response)
-            async with aclosing(self._pieces(response)) as pieces:
+            async with aclosing(pieces_of(response, self._profile.shape, self._remote.id)) as pieces:
                 async for piece in pieces:
                     events = answer.feed(piece) if isinstance(piece, Piece) else [piece]
                     if events:
@@ -277,37 +281,6 @@ class RemoteSource:
             self._is_found = False  # what is known of it may not hold any more
         return error
 
-    async def _pieces(self, response: Response) -> AsyncGenerator[Piece | Event, None]:
-        if self._profile.shape == "ollama":
-            async for line in response.lines():
-                if line.strip():
-                    yield parse_ollama(self._parsed(line))
-            return
-        if "event-stream" not in response.headers.get("content-type", ""):  # it does not stream
-            yield parse_chat(self._parsed(await response.whole()))
-            return
-        async for line in response.lines():
-            if line.startswith(b":"):
-                if (progress := _progress(line)) is not None:
-                    yield progress
-            elif line.startswith(b"data:") and (data := line[5:].strip()):
-                if data == _DONE:
-                    return
-                parse = parse_anthropic if self._profile.shape == "anthropic" else parse_chat
-                yield parse(self._parsed(data))
-
-    def _parsed(self, data: bytes) -> Any:
-        """Raises the error that a stream may hold."""
-        try:
-            value = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise AskError(f"what it says is no JSON: {error}", has_answered=True) from error
-        if not isinstance(value, dict):
-            raise AskError("what it says is no object", has_answered=True)
-        if value.get("error"):
-            raise translate(self._remote.id, 500, value)
-        return value
-
 
 def _entry(model: str, settings: Settings) -> Remote:
     """Raises `ConfigError`."""
@@ -321,14 +294,3 @@ def _entry(model: str, settings: Settings) -> Remote:
 def _environment(remote: Remote) -> dict[str, str]:
     """Of a server that is started here: the key that it is asked with, and nothing else of ours."""
     return {remote.key_env: variable(remote.key_env)} if remote.key_env else {}
-
-
-def _progress(line: bytes) -> Progress | None:
-    """mlx_lm.server's comments while it reads a prompt: `: keepalive 2048/4096`."""
-    words = line[1:].split()
-    if len(words) != 2 or words[0] != b"keepalive":
-        return None
-    done, _, total = words[1].partition(b"/")
-    if not (done.isdigit() and total.isdigit()):
-        return None
-    return Progress(phase="prefill", done_tokens=int(done), total_tokens=int(total))

@@ -15,6 +15,7 @@ from shared.errors import (
     PromptTooLongError,
     WorkerLostError,
 )
+from shared.foreign import shown
 
 _TOO_LONG = re.compile(
     r"exceed_context_size|context[ _-]?(length|size|window)|n_ctx|n_keep|prompt is too long|input length exceeds"
@@ -25,6 +26,7 @@ _MISSING = re.compile(r"model.{0,80}(not found|does not exist|not loaded|unknown
 _BUSY = re.compile(r"busy|overloaded|queue|rate limit|too many requests|loading model|at capacity", re.IGNORECASE)
 _NUMBERS = re.compile(r"\d+")
 _SHOWN = 400
+_WAIT_S = (5.0, 600.0)  # where the server says nothing, and the longest that is passed on
 
 
 def message_of(data: Any) -> str:
@@ -34,13 +36,21 @@ def message_of(data: Any) -> str:
             if data.get(key):
                 return message_of(data[key])
         return ""
-    return str(data)[:_SHOWN] if data else ""
+    return shown(str(data), _SHOWN) if data else ""
 
 
 def translate(who: str, status: int, data: Any, retry_after: str = "") -> GatewayError:
     """`who` names the server to the client."""
     words = message_of(data)
-    kind = str(data.get("error", {}).get("type", "")) if isinstance(data, dict) and _has_table(data) else ""
+    error = data["error"] if isinstance(data, dict) and _has_table(data) else {}
+    kind = f"{error.get('type', '')} {error.get('code', '')}"
+    if status in (200, 500) and isinstance(error.get("code"), int) and 400 <= error["code"] < 600:
+        status = error["code"]  # told inside an answer that began well
+    if 300 <= status < 400:
+        return ModelUnavailableError(
+            f"{who} sends its clients to another address (status {status}), which is not followed: the `url` in "
+            "remotes.json is to be the one that answers"
+        )
     said = f"{who}: {words or f'status {status}'}"
     if _TOO_LONG.search(f"{kind} {words}") and status not in (401, 403, 429):
         return _too_long(said, data, words)
@@ -50,7 +60,7 @@ def translate(who: str, status: int, data: Any, retry_after: str = "") -> Gatewa
         return OverloadedError(said, retry_after_s=_seconds(retry_after))
     if status in (401, 403):
         return ModelUnavailableError(f"{who} refuses the key that remotes.json gives it")
-    if status == 502 or status == 504:
+    if status in (502, 504) or status < 400:
         return WorkerLostError(said)
     return InvalidRequestError(said) if 400 <= status < 500 else InternalError(said)
 
@@ -71,4 +81,5 @@ def _too_long(said: str, data: Any, words: str) -> PromptTooLongError:
 
 
 def _seconds(retry_after: str) -> float:
-    return float(retry_after) if retry_after.isdecimal() else 5.0
+    default, most = _WAIT_S
+    return min(float(retry_after), most) if retry_after.isdecimal() else default
