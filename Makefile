@@ -34,7 +34,7 @@ help:
 	@echo "make fuzz N=50000   what no client sends      make soak N=20000   short requests with a fault every fifty"
 	@echo "make check       format, lint, types, import contract"
 	@echo "make bench       tables of speed         make install     set up .venv for development"
-	@echo "make package     a wheel, its sources and a Homebrew formula in dist/"
+	@echo "make package     a wheel, its sources, a Homebrew formula and, on a Mac, its app in dist/"
 	@echo "make docs        the documentation as pages that work offline, in build/site/"
 	@echo "make newest      the newest mlx and mlx-lm against what we rely on, in an environment of its own"
 	@echo "make bench AGAINST=REV   the same figures of revision REV and of this one, in turns"
@@ -106,6 +106,7 @@ else
 	$(BIN)/python -m build --outdir dist
 endif
 	@$(or $(PYTHON),python3) -m deploy.homebrew "$$(ls -t dist/mlx_gateway-*.tar.gz | head -1)" >/dev/null && ls dist
+	@$(or $(PYTHON),python3) -m deploy.macos "$$(ls -t dist/mlx_gateway-*.whl | head -1)"
 
 bench-placement: $(DEV)
 	$(BIN)/python -m tests.bench.placement

@@ -12,6 +12,7 @@ from typing import Final
 _SIGNS: Final[Mapping[str, str]] = {
     "mlx": "mlx_lm",
     "gguf": "xllamacpp",
+    "menu": "rumps",
     "otel": "opentelemetry.sdk",
     "share": "cryptography",
 }

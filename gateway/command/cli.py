@@ -28,6 +28,7 @@ from gateway.command.joining import check_alone, join, rejoin
 from gateway.command.keys import add_arguments, run_key
 from gateway.command.launching import launch_agent
 from gateway.command.leaving import drain_host
+from gateway.command.menu import run_menu
 from gateway.command.operating import COMMANDS as OPERATING
 from gateway.command.operating import EXAMPLES, add_commands
 from gateway.command.pulling.command import add_pulling_commands, pull, remove, show_local
@@ -113,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_remotes_arguments(command("remotes", "Show the servers of remotes.json, or look for servers of models."))
     add_upgrade_arguments(command("upgrade", "Install the newest release, and replace what runs, part by part."))
     command("doctor", "Check what this machine has and lacks.", address)
+    command("menu", "Show what is served in the menu bar of this Mac, and serve as long as it is there.")
     _add_launch_arguments(command("launch", "Run a coding agent on the local models.", far))
     add_commands(command, address, models)
     _add_fleet_commands(command, address, models, far)
@@ -469,6 +471,7 @@ _COMMANDS = {
     "remotes": show_remotes,
     "upgrade": run_upgrade,
     "doctor": _doctor,
+    "menu": lambda settings, _: run_menu(settings),
     "launch": launch_agent,
     "completion": _completion,
     **OPERATING,

@@ -86,6 +86,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "drain": ("drain studio.qwen.18f2",),
     "explain": ("explain req_0123456789abcdef01234567",),
     "upgrade": ("upgrade --check", "upgrade", "upgrade --find-links ./releases"),
+    "menu": ("menu",),
     "doctor": ("doctor", "doctor --port 8081"),
     "launch": ("launch claude", "launch codex --model qwen", "launch claude --print-env", "launch claude -- --resume"),
     "stop": ("stop", "stop --now"),
