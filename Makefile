@@ -65,7 +65,7 @@ test-all: test
 	$(MAKE) test-faults
 
 test-faults: $(DEV)
-	$(BIN)/pytest -m faults tests/faults
+	$(BIN)/pytest -n 2 --dist loadfile -m faults tests/faults
 
 # N requests of chance at every route, what schemathesis makes of /openapi.json, and bytes of chance in Redis.
 fuzz: $(DEV) build/schemathesis/bin/st

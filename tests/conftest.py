@@ -8,8 +8,13 @@ import pytest
 import redis
 
 from shared.redis_server import RedisServer
+from tests.support import undertaker
 
 pytest_plugins = ["tests.support.examples", "tests.support.models", "tests.support.stack"]
+
+
+def pytest_configure() -> None:
+    undertaker.begin()
 
 
 @pytest.fixture

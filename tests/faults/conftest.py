@@ -1,8 +1,10 @@
-"""One fleet for all faults, and the table of what became of their cases."""
+"""One fleet for all faults of a process, and the table of what became of their cases in all processes."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -35,6 +37,17 @@ def expected(whole_fleet: Fleet, all_waves: list[Wave]) -> dict[Case, Answer]:
 @pytest.fixture(scope="session")
 def verdicts() -> list[Verdict]:
     return VERDICTS
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """From a process of xdist to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["verdicts"] = pickle.dumps(VERDICTS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    VERDICTS.extend(pickle.loads(getattr(node, "workeroutput", {}).get("verdicts", pickle.dumps([]))))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
