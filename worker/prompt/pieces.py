@@ -62,6 +62,7 @@ class PieceRenderer:
         self._markers = markers
         self.counted = counted
         self.numbered = False
+        self._holds: dict[tuple[Any, ...], tuple[int, ...]] = {}  # shape of a unit -> how many numbers of calls
         self.tools_in_head = False
         self.is_steady = True
 
@@ -85,7 +86,9 @@ class PieceRenderer:
         """A user unit or tool results, at an index of at least 1. Raises `NotLocalError`."""
         scene = self.later(scene)
         start = begins(conversation, index, WINDOW_UNITS)
-        text, header = self._behind_calls(conversation, start, partial(self._next, conversation, start, index, scene))
+        text, header = self._behind_calls(
+            conversation, start, index, partial(self._next, conversation, start, index, scene)
+        )
         return Piece(text=text, header=header)
 
     def _next(self, conversation: Conversation, start: int, index: int, scene: Scene, calls: int) -> tuple[str, str]:
@@ -107,7 +110,7 @@ class PieceRenderer:
         start = begins(conversation, index - 1, WINDOW_UNITS)
         answer, beside = self._closes.apart(conversation.units[index].dicts[0])
         (text,) = self._behind_calls(
-            conversation, start, partial(self._answer, conversation, start, index, scene, answer)
+            conversation, start, index, partial(self._answer, conversation, start, index, scene, answer)
         )
         text = self._closes.together(text, beside)
         reasoning = answer.get("reasoning_content", "").strip()
@@ -140,7 +143,9 @@ class PieceRenderer:
         """End of an answer's turn and header of another, when nothing came between."""
         scene = self.later(scene)
         start = begins(conversation, index - 1, WINDOW_UNITS)
-        (text,) = self._behind_calls(conversation, start, partial(self._after, conversation, start, index, scene))
+        (text,) = self._behind_calls(
+            conversation, start, index, partial(self._after, conversation, start, index, scene)
+        )
         return text
 
     def _after(self, conversation: Conversation, start: int, index: int, scene: Scene, calls: int) -> tuple[str]:
@@ -149,16 +154,45 @@ class PieceRenderer:
         return (self.close_of(dicts[-1]) + self._turns.header(dicts, scene, self._turns.body(dicts, scene)),)
 
     def _behind_calls(
-        self, conversation: Conversation, start: int, render: Callable[[int], tuple[str, ...]]
+        self, conversation: Conversation, start: int, index: int, render: Callable[[int], tuple[str, ...]]
     ) -> tuple[str, ...]:
-        """What `render` gives behind as many calls as the units before `start` made."""
+        """What `render` gives of the unit at `index` behind as many calls as the units before `start` made."""
         calls = conversation.past.calls(start) if self.counted else 0
-        if self.numbered and calls > max(numbers.SAMPLES):
-            samples = [render(few) for few in numbers.SAMPLES]
-            texts = [numbers.after(pair, calls) for pair in zip(*samples, strict=True)]
-            if None not in texts:
-                return tuple(text for text in texts if text is not None)
-        return render(calls)
+        if not self.numbered or calls <= max(numbers.SAMPLES):
+            return render(calls)
+        shape = _shape(conversation, index)
+        told = self._by_one(conversation, start, index, render, shape) or self._by_two(render, calls, shape)
+        return told or render(calls)
+
+    def _by_one(
+        self,
+        conversation: Conversation,
+        start: int,
+        index: int,
+        render: Callable[[int], tuple[str, ...]],
+        shape: tuple[Any, ...],
+    ) -> tuple[str, ...] | None:
+        """Told from a rendering behind a few calls; None where one does not tell."""
+        holds = self._holds.get(shape)
+        if holds is None:
+            return None
+        past, units = conversation.past, conversation.units[max(0, start - 1) : index + 1]
+        calls, own = past.calls(start), past.calls(index + 1) - past.calls(start)
+        few = numbers.few(frozenset().union(*(unit.numbers for unit in units)), own)
+        if few is None:
+            return None
+        pairs = zip(render(few), holds, strict=True)
+        return _all([numbers.after_one(text, few, own, calls, holds=most) for text, most in pairs])
+
+    def _by_two(
+        self, render: Callable[[int], tuple[str, ...]], calls: int, shape: tuple[Any, ...]
+    ) -> tuple[str, ...] | None:
+        """Told from renderings behind `numbers.SAMPLES`; None where they do not tell."""
+        pairs = list(zip(*(render(few) for few in numbers.SAMPLES), strict=True))
+        told = _all([numbers.after(pair, calls) for pair in pairs])
+        if told is not None:
+            self._holds[shape] = tuple(map(numbers.counted, pairs))
+        return told
 
     def close_of(self, answer: Mapping[str, Any]) -> str:
         """What ends an answer's turn."""
@@ -179,6 +213,19 @@ class PieceRenderer:
 
     def _window(self, conversation: Conversation, start: int, index: int, calls: int) -> list[dict[str, Any]]:
         return window(conversation, start, index, call_text=self._closes.call_text, calls=calls)
+
+
+def _all(texts: list[str | None]) -> tuple[str, ...] | None:
+    return None if None in texts else tuple(text for text in texts if text is not None)
+
+
+def _shape(conversation: Conversation, index: int) -> tuple[Any, ...]:
+    """What makes units alike to a template that numbers calls: who speaks, how often, and after how many calls."""
+    units, past = conversation.units, conversation.past
+    return (
+        *((unit.kind, len(unit.dicts)) for unit in units[index - 1 : index + 1]),
+        *(past.calls(end + 1) - past.calls(end) for end in (index - 1, index)),
+    )
 
 
 def ending(text: str, body: str, unit: Unit) -> str:

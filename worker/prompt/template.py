@@ -106,7 +106,7 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         kind = type(obj)
         if kind is dict and attribute not in _DICT_ATTRIBUTES:
-            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+            return obj[attribute] if attribute in obj else self._absent(attribute)
         if kind is dict and attribute in _DICT_READS:
             return getattr(obj, attribute)
         if kind is _NAMESPACE and not attribute.startswith("_"):
@@ -116,6 +116,11 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         if attribute in _HARMLESS.get(kind, ()):
             return getattr(obj, attribute)
         return super().getattr(obj, attribute)
+
+    @functools.lru_cache(maxsize=256)  # noqa: B019 (environments are kept as long as their templates)
+    def _absent(self, attribute: str) -> jinja2.Undefined:
+        """What a dictionary has not, whichever it is: nothing but the words of a refusal tells of it."""
+        return self.undefined(obj={}, name=attribute)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """A method of a mapping or a text, which was let through, takes neither the context nor the variables of

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+from shared.exact import ExactNumber
 from shared.messages import DocumentPart, ImagePart, Message, ToolResultPart
 from worker.prompt.image_files import Image
 from worker.prompt.image_pieces import images_of
+from worker.prompt.numbers import short
 
 Kind = Literal["user", "assistant", "tool"]
 
@@ -36,6 +38,11 @@ class Unit:
     def dicts(self) -> Sequence[dict[str, Any]]:
         return self._build()
 
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """Those in its messages that might be numbers of calls."""
+        return frozenset().union(*map(short, _texts_of(self.dicts)))
+
     @property
     def images(self) -> list[Image]:
         """In the order in which the template is given them."""
@@ -49,6 +56,20 @@ class Unit:
     @property
     def has_images(self) -> bool:
         return any(_images_in(message.parts) for message in self.messages)
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    """Every text and number, keys too."""
+    if isinstance(value, Mapping):
+        yield from map(str, value)
+        value = list(value.values())
+    if isinstance(value, str | int | float):
+        yield str(value)
+    elif isinstance(value, ExactNumber):
+        yield value.text
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _texts_of(item)
 
 
 def _file_bytes(parts: Iterable[Any]) -> int:
