@@ -247,6 +247,34 @@ def test_a_longer_conversation_reports_what_was_cached(claude: anthropic.Anthrop
     assert total_input(second.usage) > known
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_cache_was_asked_for_is_counted_as_written_and_then_as_read(
+    claude: anthropic.Anthropic, stack: Stack, stream: bool
+) -> None:
+    mark: Any = {"cache_control": {"type": "ephemeral"}}
+    said = f"A text that is to be kept, {'streamed' if stream else 'whole'}. " * 60
+    asked: dict[str, Any] = {
+        "model": stack.demo,
+        "max_tokens": 5,
+        "system": [{"type": "text", "text": said, **mark}],
+        "messages": [user("Go on.")],
+    }
+
+    def ask() -> Any:
+        if not stream:
+            return claude.messages.create(**asked).usage
+        with claude.messages.stream(**asked) as answer:
+            return answer.get_final_message().usage
+
+    whole = claude.messages.count_tokens(model=stack.demo, system=asked["system"], messages=asked["messages"])
+    first, again = ask(), ask()
+    assert [total_input(usage) for usage in (first, again)] == [whole.input_tokens] * 2
+    assert first.cache_creation_input_tokens > 0.5 * whole.input_tokens
+    assert first.input_tokens > 0, "the question stands behind it"
+    assert again.cache_creation_input_tokens == 0
+    assert again.cache_read_input_tokens > first.cache_creation_input_tokens * 0.9
+
+
 def test_stop_sequences_end_the_text_before_them(claude: anthropic.Anthropic, stack: Stack) -> None:
     asked = {"model": stack.model, "max_tokens": 100, "messages": [user("hi")]}
     stopped = claude.messages.create(**asked, stop_sequences=["test model", "zzz"])

@@ -258,7 +258,7 @@ def comparable(message: Json) -> Json:
         "stop_reason": message["stop_reason"],
         "stop_sequence": message["stop_sequence"],
         "safeguard_results": message.get("safeguard_results"),
-        "prompt": usage["input_tokens"] + usage["cache_read_input_tokens"],
+        "prompt": usage["input_tokens"] + usage["cache_creation_input_tokens"] + usage["cache_read_input_tokens"],
         "output": usage["output_tokens"],
     }
 

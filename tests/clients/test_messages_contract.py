@@ -51,8 +51,12 @@ def kinds(message: anthropic.types.Message) -> list[str]:
     return [block.type for block in message.content]
 
 
+def computed(usage: anthropic.types.Usage) -> int:
+    return usage.input_tokens + (usage.cache_creation_input_tokens or 0)
+
+
 def total(usage: anthropic.types.Usage) -> int:
-    return usage.input_tokens + (usage.cache_read_input_tokens or 0)
+    return computed(usage) + (usage.cache_read_input_tokens or 0)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class _Turn:
 
     @property
     def computed_tokens(self) -> int:
-        return self.usage.input_tokens
+        return computed(self.usage)
 
     @property
     def output_tokens(self) -> int:

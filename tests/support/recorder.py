@@ -56,7 +56,8 @@ class Exchange:
 
     @property
     def computed_tokens(self) -> int:
-        return int(self.usage.get("input_tokens", 0))
+        """Also what was computed to be kept, which this API counts apart where a client asks for a cache."""
+        return int(self.usage.get("input_tokens", 0)) + int(self.usage.get("cache_creation_input_tokens", 0))
 
     @property
     def cached_tokens(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.dialects import fields
 from gateway.dialects.anthropic.blocks import parse_messages, parse_system
+from gateway.dialects.anthropic.breakpoints import asked_breakpoints
 from gateway.dialects.anthropic.render import MessageReply
 from gateway.dialects.anthropic.schema import (
     EFFORTS,
@@ -87,6 +88,7 @@ def _parse(
             is_warming=max_tokens == 0,
             search=demanded_search(tools, body.get("tool_choice"), messages),
             safeguards=asked_safeguards(body.get("safeguards")),
+            breakpoints=asked_breakpoints(body),
         ),
         is_repeatable=is_retry(headers) or bool(headers.get(HEADER_SESSION)),
         warnings=tuple(_warnings(missing, effort)),

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import orjson
 
 from gateway.canonical import FILLER, has_words
+from gateway.dialects.anthropic.breakpoints import NONE, Breakpoints
 from gateway.dialects.anthropic.errors import render_envelope
 from gateway.dialects.anthropic.schema import STOP_REASONS, UNPARSED_INPUT
 from gateway.dialects.anthropic.server_work import render_safeguards, render_search
@@ -54,12 +55,17 @@ def message_id(context: RenderContext) -> str:
     return f"msg_{context.request_id}"
 
 
-def render_usage(usage: Usage) -> dict[str, Any]:
-    """Here `input_tokens` leaves out what was cached, and nothing is billed for writing a cache."""
+def render_usage(usage: Usage, breakpoints: Breakpoints = NONE) -> dict[str, Any]:
+    """Here `input_tokens` leaves out what was cached, and what was written to a cache on demand."""
+    written = breakpoints.written(usage)
     return {
-        "input_tokens": max(known(usage.input_tokens) - known(usage.cached_tokens), 0),
-        "cache_creation_input_tokens": 0,
+        "input_tokens": max(known(usage.input_tokens) - known(usage.cached_tokens) - written.tokens, 0),
+        "cache_creation_input_tokens": written.tokens,
         "cache_read_input_tokens": known(usage.cached_tokens),
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": written.minutes_tokens,
+            "ephemeral_1h_input_tokens": written.hour_tokens,
+        },
         "output_tokens": known(usage.output_tokens),
         "output_tokens_details": {"thinking_tokens": known(usage.reasoning_tokens)},
     }
@@ -70,7 +76,7 @@ def _stop_reason(reason: FinishReason, *, has_calls: bool) -> str:
     return STOP_REASONS["tool_calls" if has_calls and reason == "stop" else reason]
 
 
-def _render_message(context: RenderContext, usage: Usage) -> dict[str, Any]:
+def _render_message(context: RenderContext, usage: Usage, breakpoints: Breakpoints) -> dict[str, Any]:
     return {
         "id": message_id(context),
         "type": "message",
@@ -79,7 +85,7 @@ def _render_message(context: RenderContext, usage: Usage) -> dict[str, Any]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": render_usage(usage),
+        "usage": render_usage(usage, breakpoints),
     }
 
 
@@ -100,12 +106,13 @@ class _Signature:
 class MessageReply:
     """How a request wants its answer. `estimated_tokens` of the prompt stand until it is tokenised; `is_warming` asks
     to fill the cache and for no answer; `search` is what the vendor's web search would look for; `safeguards` are the
-    checks wanted on the answer."""
+    checks wanted on the answer; `breakpoints` say what of the prompt is to be cached."""
 
     estimated_tokens: int = 0
     is_warming: bool = False
     search: str = ""
     safeguards: tuple[str, ...] = ()
+    breakpoints: Breakpoints = NONE
 
     def stream(self, context: RenderContext) -> MessageStream:
         return MessageStream(self, context)
@@ -114,9 +121,10 @@ class MessageReply:
         """This API has one choice."""
         (completion,) = completions
         if self.is_warming:
-            return _render_message(context, _without_output(completion.usage)) | {"stop_reason": STOP_REASONS["length"]}
+            message = _render_message(context, _without_output(completion.usage), self.breakpoints)
+            return message | {"stop_reason": STOP_REASONS["length"]}
         has_calls = any(isinstance(part, ToolCallPart) for part in completion.parts)
-        return _render_message(context, completion.usage) | {
+        return _render_message(context, completion.usage, self.breakpoints) | {
             "content": [*self.search_blocks(context), *(_render_part(part) for part in _filled(completion.parts))],
             "stop_reason": _stop_reason(completion.reason, has_calls=has_calls),
             "stop_sequence": completion.stop_sequence or None,
@@ -170,12 +178,14 @@ def _render_input(arguments: str) -> dict[str, Any] | orjson.Fragment:
 
 class MessageStream:
     """Renders one answer. `start` may come before or after the first `feed`; whichever is first opens the message,
-    with the best figure for the prompt that is known by then. The exact one comes with the end."""
+    with the best figure for the prompt that is known by then. The exact one comes with the end. (What was written to
+    the cache is told once it is known what was read: clients keep a figure of the opening where the end has a 0.)"""
 
     def __init__(self, reply: MessageReply, context: RenderContext) -> None:
         self._reply = reply
         self._context = context
         self._usage = Usage(input_tokens=reply.estimated_tokens)
+        self._breakpoints = NONE
         self._started = False
         self._block: _Block | None = None
         self._index = -1
@@ -190,7 +200,7 @@ class MessageStream:
         if self._started:
             return b""
         self._started = True
-        message = _render_message(self._context, self._usage)
+        message = _render_message(self._context, self._usage, self._breakpoints)
         return encode_event("message_start", {"type": "message_start", "message": message})
 
     def keepalive(self, silent_s: float) -> bytes:
@@ -209,7 +219,7 @@ class MessageStream:
                     self._usage = Usage(input_tokens=total)
                 return self.start()
             case Started(usage=usage):
-                self._usage = usage
+                self._usage, self._breakpoints = usage, self._reply.breakpoints
                 return self.start()
             case Failed():
                 return encode_event("error", render_envelope(event.error(), self._context.request_id))
@@ -283,7 +293,7 @@ class MessageStream:
 
     def _end(self, reason: str, stop_sequence: str, usage: Usage) -> bytes:
         checks = render_safeguards(self._reply.safeguards)
-        ending = self._message_delta(reason, stop_sequence, render_usage(usage), **checks)
+        ending = self._message_delta(reason, stop_sequence, render_usage(usage, self._reply.breakpoints), **checks)
         return ending + encode_event("message_stop", {"type": "message_stop"})
 
     def _message_delta(self, stop_reason: str | None, stop_sequence: str, usage: dict[str, Any], **more: Any) -> bytes:
