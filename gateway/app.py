@@ -106,7 +106,7 @@ def create_app(settings: Settings) -> GatewayApp:
             parts, app.fail, BatchRunner(parts.batches, RoutedWays(app.router, parts.keys.holder_of))
         ):
             yield
-        await app.console.feeds.aclose()
+        await app.console.aclose()
         await parts.aclose()
 
     app = GatewayApp(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)

@@ -15,12 +15,13 @@ from typing import Any, Final
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
-from gateway.admin import bodies
+from gateway.admin import bodies, disk
 from gateway.admin.events import asked_topics, send_events
 from gateway.admin.feeds import Feeds
 from gateway.admin.requests import RequestLog
 from gateway.admin.settings_files import ChangedFileError, SettingsEditor
 from gateway.admin.topics import Sights
+from gateway.command.sharing import share
 from gateway.http.administration import load_model, revoke_host, unload_model
 from gateway.http.auth import check_own_page, offered_keys
 from gateway.http.replies import header, read_raw, send_json
@@ -59,7 +60,12 @@ class Console:
         self.parts = parts
         self.log = RequestLog(parts.traces)
         self.editor = SettingsEditor(parts.settings)
-        self.feeds = Feeds(Sights(parts, self.log, self.editor).topics())
+        self.pulls = disk.Pulls(parts.settings)
+        self.feeds = Feeds(Sights(parts, self.log, self.editor, self.pulls).topics())
+
+    async def aclose(self) -> None:
+        await self.feeds.aclose()
+        await self.pulls.aclose()
 
     # --- models and requests -------------------------------------------------------------------------------------
 
@@ -85,6 +91,23 @@ class Console:
         target = await self.parts.intake.names.resolve(call.query.get("name", ""))
         worker = self.parts.fleet.snapshot.ready_workers(target.model)
         return {"model": target.model, "profile": target.profile, "workers": [each.worker for each in worker]}
+
+    # --- models on disk ------------------------------------------------------------------------------------------
+
+    async def show_local(self, _: Call) -> Any:
+        return await asyncio.to_thread(disk.render_local, self.parts.fleet.snapshot)
+
+    async def delete_local(self, call: Call) -> Any:
+        if self.pulls.is_fetched(call.name):
+            raise InvalidRequestError(f"{call.name} is fetched now: cancel that first")
+        return {"done": await asyncio.to_thread(disk.delete, call.name, self.parts.fleet.snapshot)}
+
+    async def fetch_model(self, call: Call) -> Any:
+        model, quantization, is_check = bodies.parse_pull(call.body)
+        return await (self.pulls.plan if is_check else self.pulls.start)(model, quantization)
+
+    async def end_pull(self, call: Call) -> Any:
+        return {"done": self.pulls.cancel(call.name)}
 
     # --- settings files ------------------------------------------------------------------------------------------
 
@@ -117,6 +140,11 @@ class Console:
             raise RouteNotFoundError(missing)
         return {"done": f"{call.name} is revoked"}
 
+    async def invite_host(self, _: Call) -> Any:
+        """Of a host alone: a further gateway would be told the secret of the fleet."""
+        line, hint = await asyncio.to_thread(share, self.parts.settings)
+        return {"line": line, "hint": hint}
+
     async def revoke_host(self, call: Call) -> Any:
         return {"done": await revoke_host(self.parts, call.name)}
 
@@ -131,6 +159,10 @@ _Act = Callable[[Console, Call], Awaitable[Any]]
 # What is not here is read as the topic of its name.
 _ACTS: Final[Mapping[tuple[str, str], _Act]] = {
     ("models", "POST"): Console.order_model,
+    ("local", "GET"): Console.show_local,
+    ("local_model", "DELETE"): Console.delete_local,
+    ("pulls", "POST"): Console.fetch_model,
+    ("pull", "DELETE"): Console.end_pull,
     ("request", "GET"): Console.show_request,
     ("request", "POST"): Console.end_request,
     ("names", "GET"): Console.show_name,
@@ -139,6 +171,7 @@ _ACTS: Final[Mapping[tuple[str, str], _Act]] = {
     ("routing_file", "POST"): Console.check_file,
     ("keys", "POST"): Console.make_key,
     ("key", "DELETE"): Console.revoke_key,
+    ("hosts", "POST"): Console.invite_host,
     ("host", "DELETE"): Console.revoke_host,
 }
 

@@ -37,6 +37,14 @@ def parse_model_order(body: Mapping[str, Any]) -> tuple[str, str]:
     return _name(body, "model"), _one_of(body, "action", ACTIONS, None)
 
 
+def parse_pull(body: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """(model, quantisation, whether it is only looked at)."""
+    is_check = body.get("check")
+    if is_check is not None and not isinstance(is_check, bool):
+        _refuse("check", "is true or false")
+    return _name(body, "model"), _text(body, "quantization"), bool(is_check)
+
+
 def parse_text(body: Mapping[str, Any]) -> str:
     return _text(body, "text")
 

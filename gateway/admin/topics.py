@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.admin.about import render_about
 from gateway.admin.cache import render_cache
+from gateway.admin.disk import Pulls
 from gateway.admin.feeds import SLOW_S, Topic
 from gateway.admin.models import render_models
 from gateway.admin.overview import Clock, activity, render_overview
@@ -23,10 +24,11 @@ from shared.keys import word
 class Sights:
     """What a gateway's consoles see."""
 
-    def __init__(self, parts: Parts, log: RequestLog, editor: SettingsEditor) -> None:
+    def __init__(self, parts: Parts, log: RequestLog, editor: SettingsEditor, pulls: Pulls) -> None:
         self._parts = parts
         self._log = log
         self._editor = editor
+        self._pulls = pulls
         self._door = DoorFolder(parts.settings)
 
     def topics(self) -> Sequence[Topic]:
@@ -35,6 +37,7 @@ class Sights:
             Topic(name="overview", stamp=lambda: (fleet(), self._doing(), self._is_connected), render=self._overview),
             Topic(name="requests", stamp=lambda: self._log.stamp, render=self._log.render),
             Topic(name="models", stamp=fleet, render=_at_once(lambda: render_models(fleet())), every_s=SLOW_S),
+            Topic(name="pulls", stamp=self._pulls.stamp, render=self._fetched, every_s=SLOW_S),
             Topic(name="routing", stamp=self._routing_stamp, render=self._routing, every_s=SLOW_S),
             Topic(name="cache", stamp=lambda: (fleet(), self._log.stamp), render=self._cache, every_s=SLOW_S),
             Topic(name="keys", stamp=self._keys_stamp, render=self._keys, every_s=SLOW_S, is_private=True),
@@ -63,6 +66,9 @@ class Sights:
 
     async def _cache(self) -> Mapping[str, Any]:
         return render_cache(self._fleet(), await self._log.rows())
+
+    async def _fetched(self) -> Mapping[str, Any]:
+        return await asyncio.to_thread(self._pulls.render)
 
     def _routing_stamp(self) -> object:
         return self._editor.stamp(), self._parts.policies.faults(), self._parts.names.dead()

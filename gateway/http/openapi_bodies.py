@@ -216,6 +216,11 @@ BODIES: Final[Mapping[str, Schema]] = {
         {"model": _NAME, "action": {"enum": ["load", "unload"]}},
         {"model": "Qwen3-8B-4bit", "action": "load"},
     ),
+    "PullBody": _body(
+        ("model",),
+        {"model": _NAME, "quantization": _TEXT, "check": {"type": "boolean"}},
+        {"model": "mlx-community/Qwen3-8B-4bit", "check": True},
+    ),
     "SettingsTextBody": _body((), {"text": _TEXT}, {"text": '{"tiers": {"haiku": "small"}}'}),
     "KeyBody": _body(
         ("name",),

@@ -21,6 +21,7 @@ from gateway.command.cli import main
 from shared.redis_server import RedisServer
 from tests.clients.npm import install
 from tests.support.browser import Browser, Page, browsing, find_browser, settle
+from tests.support.hub_stand_in import HubStandIn, serving_hub
 from tests.support.processes import wait_until
 from tests.support.served import Served, message, served
 
@@ -38,6 +39,7 @@ EVIL = "<img src=x onerror=window.evil=1>"
 ROUTING = '{\n  "tiers": {"opus": "echo"},\n  "fallbacks": {"opus": ["echo"]}\n}\n'
 ALIASES = '{"<b onclick=window.evil=1>alias": "echo"}\n'
 KEYED = "the owner's"
+HUB = {"maker/model": {"config.json": b"{}", "model.safetensors": b"w" * 9000, "tokenizer.json": b"{ }"}}
 
 
 @dataclass
@@ -66,7 +68,10 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     (folder / "open/config/claude_routing.json").write_text(ROUTING)
     (folder / "open/config/model_aliases.json").write_text(ALIASES)
     with (
+        pytest.MonkeyPatch.context() as patch,
+        serving_hub(HubStandIn(HUB)) as hub,
         RedisServer() as server,
+        models_in(folder / "models", hub, patch),
         served(server.url, folder / "open", config_dir=folder / "open/config", debug=1) as gateway,
         served(server.url, folder / "keyed", api_key=KEYED) as keyed,
         gateway.worker(),
@@ -80,6 +85,17 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         assert gateway.post("/v1/messages", message("hello", model=f"{EVIL}?")).status == 404
         keyed.headers["x-api-key"] = KEYED
         yield Stand(gateway, keyed, browser, folder)
+
+
+@contextlib.contextmanager
+def models_in(folder: Path, hub: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For processes that are started from here on: this machine's models lie there, and the hub is this one."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
+        patch.delenv(name, raising=False)
+    for name, value in (("HF_ENDPOINT", hub), ("HF_HOME", str(folder)), ("HF_HUB_DISABLE_XET", "1")):
+        patch.setenv(name, value)
+    patch.setenv("LMSTUDIO_MODELS_DIR", str(folder / "none"))
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +330,31 @@ def test_a_settings_file_is_changed_looked_at_and_taken_back(stand: Stand) -> No
     path.write_text("{}\n")
     page.wait(f"{section}.innerText.includes('changed meanwhile')")
     path.write_text(ROUTING)
+    page.close()
+
+
+def test_a_model_is_fetched_from_the_hub_and_deleted_again(stand: Stand) -> None:
+    """The hub is a stand-in; the process that fetches is a real one."""
+    page = stand.browser.page(stand.url("models"))
+
+    def click(label: str) -> None:
+        button = f"[...document.querySelectorAll('button')].find((each) => each.innerText === {label!r})"
+        page.wait(button)
+        page.run(f"{button}.click()")
+
+    page.wait("document.querySelector('input[name=model]')")
+    page.run("document.querySelector('details').open = true")
+    page.run("document.querySelector('input[name=model]').value = 'maker/model'")
+    click("Look")
+    page.wait("document.body.innerText.includes('3 files')")
+    click("Fetch it")
+    table = "document.querySelector('[aria-label=\"{}\"]')?.innerText"
+    page.wait(f"{table.format('Fetched')}?.includes('done')", deadline_s=60.0)
+    page.wait(f"{table.format('On disk')}?.includes('maker/model')")
+    click("Delete")
+    click("Delete it")
+    page.wait(f"!{table.format('On disk')}?.includes('maker/model')")
+    assert page.complaints == []
     page.close()
 
 

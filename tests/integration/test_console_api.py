@@ -79,7 +79,18 @@ class Printed:
         pass
 
 
-READS = ("overview", "requests", "models", "routing", "cache", "about", "names?name=echo", f"routing/{ROUTING}")
+READS = (
+    "overview",
+    "requests",
+    "models",
+    "models/local",
+    "models/pulls",
+    "routing",
+    "cache",
+    "about",
+    "names?name=echo",
+    f"routing/{ROUTING}",
+)
 PRIVATE = ("keys", "hosts")
 WRITES: tuple[tuple[str, str, Any], ...] = (
     ("POST", "models", {"model": "echo", "action": "load"}),
@@ -89,7 +100,11 @@ WRITES: tuple[tuple[str, str, Any], ...] = (
     ("POST", f"routing/{ROUTING}/undo", None),
     ("POST", "keys", {"name": "mallory", "role": "admin"}),
     ("DELETE", "keys/admin", None),
+    ("POST", "hosts", None),
     ("DELETE", "hosts/mini", None),
+    ("POST", "models/pulls", {"model": "maker/model"}),
+    ("DELETE", "models/pulls/maker/model", None),
+    ("DELETE", "models/local/maker/model", None),
 )
 
 
@@ -195,6 +210,17 @@ def test_a_models_name_is_looked_for_and_nothing_else(household: Household) -> N
         assert reply.status == 404, reply.body
         assert reply.headers["content-type"] == "application/json"
         assert "x" not in reply.headers.get("set-cookie", "")
+
+
+def test_a_code_to_join_with_is_made_where_a_stack_runs_that_lets_others_in(household: Household) -> None:
+    refused = household.call("POST", "/api/hosts", key="admin")
+    assert (refused.status, "mlx-gateway up --share" in refused.body.decode()) == (400, True)
+
+
+@pytest.mark.parametrize("name", ["..%2f..%2fstate", "maker/none", "../keys.json"])
+def test_no_folder_but_a_models_is_deleted(household: Household, name: str) -> None:
+    reply = household.call("DELETE", f"/api/models/local/{name}", key="admin")
+    assert (reply.status, b"no model" in reply.body) == (400, True), reply.body
 
 
 def test_no_key_is_in_the_log_or_in_an_answer(household: Household) -> None:

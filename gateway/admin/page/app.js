@@ -15,7 +15,7 @@ const ALL = ["admin", "viewer"];
 const SCREENS = [
   { id: "now", name: "Now", key: "n", page: Now, topics: ["overview", "requests"], roles: ALL },
   { id: "requests", name: "Requests", key: "r", page: Requests, topics: ["requests", "overview"], roles: ALL },
-  { id: "models", name: "Models", key: "m", page: Models, topics: ["models"], roles: ALL },
+  { id: "models", name: "Models", key: "m", page: Models, topics: ["models"], mine: ["pulls"], roles: ALL },
   { id: "chat", name: "Chat", key: "h", page: Chat, topics: ["models"], roles: ["admin", "user"] },
   { id: "routing", name: "Routing", key: "o", page: Routing, topics: ["routing"], roles: ALL },
   { id: "cache", name: "Cache", key: "c", page: Cache, topics: ["cache"], roles: ALL },

@@ -1,4 +1,5 @@
-import { Act, Bar, Facts, State, Table, Time, Topic, bytes, count, html, rate, seconds } from "./ui.js";
+import { Act, Bar, Facts, State, Table, Time, Topic, action, bytes, count, html, rate, seconds } from "./ui.js";
+import { Disk } from "./disk.js";
 import { call } from "./live.js";
 
 const order = ["ready", "loading", "draining", "stalled", "no_memory", "failed", "available", "unloaded"];
@@ -32,14 +33,14 @@ const columns = (mayWrite) => [
   { name: "size", right: true, of: (row) => sizeOf(row.model), show: (row) => bytes(sizeOf(row.model)) },
   { name: "context", right: true, of: (row) => Math.max(0, ...Object.values(row.model.workers).map((each) => each.context_tokens)), show: (row) => count(Math.max(0, ...Object.values(row.model.workers).map((each) => each.context_tokens)) || undefined) },
   { name: "can", of: (row) => able(row.model) },
-  ...(mayWrite ? [{ name: "action", of: () => "", show: (row) => html`<${Orders} id=${row.id} model=${row.model} />` }] : []),
+  ...(mayWrite ? [action((row) => html`<${Orders} id=${row.id} model=${row.model} />`)] : []),
 ];
 
 export const Models = ({ live, mayWrite, id }) => html`<${Topic} live=${live} name="models">${(state) => {
   if (id) return html`<p><a href="#/models">All models</a></p><h1>${id}</h1>${state.models[id] ? html`<${Model} id=${id} model=${state.models[id]} mayWrite=${mayWrite} />` : html`<p class="empty">No Mac that is here has this model.</p>`}`;
   const rows = Object.entries(state.models).map(([name, model]) => ({ id: name, model }));
   return html`<h1>Models</h1><${Table} label="Models" columns=${columns(mayWrite)} rows=${rows} empty=${html`No model yet: start one with <code>mlx-gateway up --model NAME</code>, or list it in <code>models.json</code>.`} />`;
-}}<//>`;
+}}<//>${mayWrite && !id && html`<h2>On this gateway's disk</h2><${Topic} live=${live} name="pulls">${(state) => html`<${Disk} pulls=${state.pulls} />`}<//>`}`;
 
 const Model = ({ id, model, mayWrite }) => html`
   ${mayWrite && html`<p><${Orders} id=${id} model=${model} /></p>`}

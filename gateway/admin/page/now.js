@@ -1,4 +1,4 @@
-import { Act, Bar, Chart, State, Table, Time, Topic, Where, bytes, count, html, percent, rate, useEffect, useRef, useState } from "./ui.js";
+import { Act, Bar, Chart, State, Table, Time, Topic, action, bytes, count, html, percent, plain, rate, request, rowsOf, session, useEffect, useRef, useState, where } from "./ui.js";
 import { call } from "./live.js";
 
 const FRESH_MS = 2000;
@@ -35,31 +35,29 @@ const Phase = ({ row, speed }) => {
   return html`<${State} of="prefill" /> ${row.total ? html`<${Bar} part=${row.done} whole=${row.total} label="Prompt read" text=${`${percent(row.done, row.total)} of ${count(row.total)}`} />` : ""}`;
 };
 
-const link = (row) => html`<a class="rowlink" href=${`#/requests/${row.id}`}>${row.id.slice(-8)}</a>`;
-
 const Running = ({ rows, rates, mayWrite }) => html`<${Table} label="Running requests" rows=${rows} empty="Nothing runs."
   columns=${[
-    { name: "request", of: (row) => row.id, show: link },
-    { name: "class", of: (row) => row.class },
-    { name: "model", of: (row) => row.model },
-    { name: "where", of: (row) => row.worker, show: (row) => html`<${Where} worker=${row.worker} />` },
-    { name: "session", of: (row) => row.session, show: (row) => html`<code>${row.session || "–"}</code>` },
+    request,
+    plain("class"),
+    plain("model"),
+    where,
+    session,
     { name: "phase", of: (row) => row.stage, show: (row) => html`<${Phase} row=${row} speed=${rates[row.id]} />` },
     { name: "cached", right: true, of: (row) => row.cached, show: (row) => `${count(row.cached)} of ${count(row.prompt)}` },
     { name: "since", right: true, of: (row) => row.since_s, show: (row) => html`<${Time} at=${row.since_s} />` },
-    ...(mayWrite ? [{ name: "action", of: () => "", show: (row) => html`<${CancelButton} id=${row.id} model=${row.model} />` }] : []),
+    ...(mayWrite ? [action((row) => html`<${CancelButton} id=${row.id} model=${row.model} />`)] : []),
   ]} />`;
 
 const Waiting = ({ rows, mayWrite }) => html`<${Table} label="Waiting requests" rows=${rows} empty="Nothing waits."
   columns=${[
     { name: "place", right: true, of: (row) => row.place },
-    { name: "request", of: (row) => row.id, show: link },
-    { name: "class", of: (row) => row.class },
-    { name: "model", of: (row) => row.model },
+    request,
+    plain("class"),
+    plain("model"),
     { name: "begins", of: (row) => row.starts_s, show: (row) => (row.starts_s ? html`<${Time} at=${row.starts_s} />` : "unknown") },
     { name: "at the latest", of: (row) => row.until_s, show: (row) => html`<${Time} at=${row.until_s} />` },
-    { name: "why", of: (row) => row.why },
-    ...(mayWrite ? [{ name: "action", of: () => "", show: (row) => html`<${CancelButton} id=${row.id} model=${row.model} />` }] : []),
+    plain("why"),
+    ...(mayWrite ? [action((row) => html`<${CancelButton} id=${row.id} model=${row.model} />`)] : []),
   ]} />`;
 
 const Host = ({ name, host, workers }) => {
@@ -99,10 +97,10 @@ export const Now = ({ live, mayWrite }) => html`<h1>Now</h1><${Topic} live=${liv
 
 const Body = ({ state, past, mayWrite }) => {
   const rates = useRates(state.running);
-  const running = Object.entries(state.running).map(([id, row]) => ({ id, ...row }));
-  const waiting = Object.entries(state.waiting).map(([id, row]) => ({ id, ...row }));
+  const running = rowsOf(state.running);
+  const waiting = rowsOf(state.waiting);
   const workers = Object.values(state.workers);
-  const rows = past ? Object.entries(past.rows).map(([id, row]) => ({ id, ...row })) : [];
+  const rows = past ? rowsOf(past.rows) : [];
   const total = (name) => workers.reduce((sum, each) => sum + each[name], 0);
   const oldest = Math.min(...waiting.map((row) => row.since_s));
   const cached = rows.reduce((sum, row) => sum + (row.cached || 0), 0);

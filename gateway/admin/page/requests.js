@@ -1,4 +1,4 @@
-import { Copy, Facts, State, Table, Time, Topic, Where, count, html, percent, seconds, useEffect, useState } from "./ui.js";
+import { Copy, Facts, State, Table, Time, Topic, count, figure, html, percent, plain, request, rowsOf, seconds, session, useEffect, useState, where } from "./ui.js";
 import { call } from "./live.js";
 import { CancelButton } from "./now.js";
 
@@ -18,25 +18,25 @@ const download = (text) => {
 
 const COLUMNS = [
   { name: "time", of: (row) => row.at_s, show: (row) => html`<${Time} at=${row.at_s} />` },
-  { name: "request", of: (row) => row.id, show: (row) => html`<a class="rowlink" href=${`#/requests/${row.id}`}>${row.id.slice(-8)}</a>` },
-  { name: "class", of: (row) => row.class },
-  { name: "asked", of: (row) => row.asked },
-  { name: "served", of: (row) => row.model },
-  { name: "where", of: (row) => row.worker, show: (row) => html`<${Where} worker=${row.worker} />` },
-  { name: "session", of: (row) => row.session, show: (row) => html`<code>${row.session || "–"}</code>` },
+  request,
+  plain("class"),
+  plain("asked"),
+  plain("served", "model"),
+  where,
+  session,
   { name: "end", of: (row) => row.outcome, show: (row) => html`<${State} of=${row.outcome === "ok" ? "ok" : row.outcome === "cancelled" ? "cancelled" : "failed"} />${["ok", "cancelled"].includes(row.outcome) ? "" : ` ${row.outcome}`}` },
-  { name: "prompt", right: true, of: (row) => row.prompt, show: (row) => count(row.prompt) },
-  { name: "cached", right: true, of: (row) => row.cached, show: (row) => count(row.cached) },
-  { name: "out", right: true, of: (row) => row.out, show: (row) => count(row.out) },
-  { name: "waited", right: true, of: (row) => row.waited_s, show: (row) => seconds(row.waited_s) },
-  { name: "first token", right: true, of: (row) => row.first_s, show: (row) => seconds(row.first_s) },
-  { name: "total", right: true, of: (row) => row.total_s, show: (row) => seconds(row.total_s) },
+  figure("prompt", "prompt"),
+  figure("cached", "cached"),
+  figure("out", "out"),
+  figure("waited", "waited_s", seconds),
+  figure("first token", "first_s", seconds),
+  figure("total", "total_s", seconds),
 ];
 
 export const Requests = ({ live, mayWrite, id }) => id
   ? html`<${Detail} id=${id} live=${live} mayWrite=${mayWrite} />`
   : html`<h1>Requests</h1><${Topic} live=${live} name="requests">${(state) => {
-    const rows = Object.entries(state.rows).map(([name, row]) => ({ id: name, ...row }));
+    const rows = rowsOf(state.rows);
     return html`
       ${!state.kept && html`<p class="notice">Ended requests are not kept: <code>MLX_GATEWAY_TRACE_BYTES</code> or <code>MLX_GATEWAY_TRACE_DAYS</code> is 0.</p>`}
       ${rows.length > 0 && html`<p><button type="button" onClick=${() => download(csv(rows))}>Download as CSV</button></p>`}
@@ -55,10 +55,10 @@ const Timeline = ({ told }) => {
 const Attempt = ({ told }) => html`<li>Attempt ${told.number} went to <code>${told.worker || "no worker"}</code>: ${told.reason || "nothing to choose from"}
   ${told.fault && html` <span class="bad">It ended with ${told.fault}.</span>`}${told.returned && html` It was given back: ${told.returned}.`}
   ${told.candidates?.length > 0 && html`<${Table} label=${`Candidates of attempt ${told.number}`} filter=${false} empty="" rows=${told.candidates.map((each) => ({ id: each.worker, ...each }))} columns=${[
-    { name: "worker", of: (row) => row.worker },
-    { name: "first token", right: true, of: (row) => row.first_s, show: (row) => seconds(row.first_s) },
+    plain("worker"),
+    figure("first token", "first_s", seconds),
     { name: "wait", right: true, of: (row) => row.wait_s, show: (row) => (row.wait_s === null ? "unknown" : seconds(row.wait_s)) },
-    { name: "prefill", right: true, of: (row) => row.prefill_s, show: (row) => seconds(row.prefill_s) },
+    figure("prefill", "prefill_s", seconds),
     { name: "cached", right: true, of: (row) => row.cached_tokens, show: (row) => `${count(row.cached_tokens)} of ${count(row.prompt_tokens)} ${row.cached_in || ""}` },
   ]} />`}</li>`;
 

@@ -1,4 +1,4 @@
-import { Act, Facts, Table, Topic, html, useEffect, useRef, useState } from "./ui.js";
+import { Act, Facts, Table, Topic, html, plain, rowsOf, useEffect, useRef, useState } from "./ui.js";
 import { call } from "./live.js";
 
 const File = ({ name, file }) => {
@@ -73,9 +73,9 @@ export const Routing = ({ live, mayWrite }) => html`<h1>Routing</h1><${Topic} li
   <${Try} />
   <h2>Tiers</h2><${Facts} of=${[...Object.entries(state.tiers).map(([tier, target]) => [tier, target.model ? [target.model, target.profile && `profile ${target.profile}`, target.backend, target.draft_model && `drafted by ${target.draft_model}`].filter(Boolean).join(", ") : "the default model"]),
     ["default", state.default_model.model ? html`${state.default_model.model} <span class="muted">set by ${state.default_model.set_by}</span>` : html`the first that is served <span class="muted">(${state.default_model.set_by} is not set)</span>`]]} />
-  <h2>Aliases</h2><${Table} label="Aliases" rows=${Object.entries(state.aliases).map(([id, model]) => ({ id, model }))} empty="No alias: give a model another name in model_aliases.json." columns=${[{ name: "alias", of: (row) => row.id }, { name: "model", of: (row) => row.model }]} />
-  <h2>Fallbacks</h2><${Table} label="Fallbacks" rows=${Object.entries(state.fallbacks).map(([id, each]) => ({ id, ...each }))} empty="No fallback: where a model cannot answer its client gets the error." columns=${[{ name: "asked", of: (row) => row.id }, { name: "then", of: (row) => row.models.join(", ") }, { name: "on", of: (row) => row.on.join(", ") }, { name: "rests", right: true, of: (row) => row.cool_down_s, show: (row) => `${row.cool_down_s} s` }]} />
-  <h2>Remotes</h2><${Table} label="Remotes" rows=${Object.entries(state.remotes).map(([id, each]) => ({ id, ...each }))} empty="No remote: servers elsewhere are listed in remotes.json." columns=${[{ name: "name", of: (row) => row.id }, { name: "where", of: (row) => row.source || row.fault }, { name: "speaks", of: (row) => row.profile }, { name: "key", of: (row) => (row.keyed ? "set" : "none") }]} />
+  <h2>Aliases</h2><${Table} label="Aliases" rows=${Object.entries(state.aliases).map(([id, model]) => ({ id, model }))} empty="No alias: give a model another name in model_aliases.json." columns=${[plain("alias", "id"), plain("model")]} />
+  <h2>Fallbacks</h2><${Table} label="Fallbacks" rows=${rowsOf(state.fallbacks)} empty="No fallback: where a model cannot answer its client gets the error." columns=${[plain("asked", "id"), { name: "then", of: (row) => row.models.join(", ") }, { name: "on", of: (row) => row.on.join(", ") }, { name: "rests", right: true, of: (row) => row.cool_down_s, show: (row) => `${row.cool_down_s} s` }]} />
+  <h2>Remotes</h2><${Table} label="Remotes" rows=${rowsOf(state.remotes)} empty="No remote: servers elsewhere are listed in remotes.json." columns=${[plain("name", "id"), { name: "where", of: (row) => row.source || row.fault }, plain("speaks", "profile"), { name: "key", of: (row) => (row.keyed ? "set" : "none") }]} />
   <p class="muted">Remotes are changed in <code>remotes.json</code>, which may hold keys, and not here.</p>
   ${mayWrite && (state.writable ? html`<h2>Files</h2>${Object.entries(state.files).map(([name, file]) => html`<${File} key=${name} name=${name} file=${file} />`)}`
     : html`<p class="notice">There is no folder of settings files, so nothing can be written: start <code>mlx-gateway up</code> with <code>--config DIR</code>.</p>`)}`}<//>`;

@@ -1,4 +1,4 @@
-import { Act, Copy, Dialog, Facts, State, Table, Time, Topic, count, html, useState } from "./ui.js";
+import { Act, Copy, Dialog, Facts, State, Table, Time, Topic, action, count, html, plain, rowsOf, useState } from "./ui.js";
 import { call } from "./live.js";
 
 const Revoke = ({ what, name, path, lost }) => {
@@ -9,6 +9,9 @@ const Revoke = ({ what, name, path, lost }) => {
       <p>${lost}</p><label>Type its name <input value=${typed} onInput=${(event) => setTyped(event.target.value)} /></label>
       <p class="row">${typed === name && html`<${Act} kind="danger" run=${() => call("DELETE", `${path}/${encodeURIComponent(name)}`)}>Revoke it<//>`}<button type="button" onClick=${() => setAsking(false)}>Close</button></p><//>`}`;
 };
+
+const Once = ({ title, text, note, onClose }) => html`<${Dialog} title=${title} onClose=${onClose}><p>${note}</p><p><code class="secret">${text}</code></p>
+  <p class="row"><${Copy} text=${text} /><button onClick=${onClose}>Close</button></p><//>`;
 
 const limits = (row) => [...Object.entries(row.quota).filter(([, most]) => most).map(([name, most]) => `${count(most)} ${name.replaceAll("_", " ")}`), row.ceiling !== "interactive" && `class ${row.ceiling}`].filter(Boolean).join(", ") || "none";
 
@@ -36,34 +39,38 @@ const NewKey = () => {
     <label>Tokens a day <input name="tokens_per_day" type="number" min="0" /></label>
     <label>Expires, never if empty <input name="expires" placeholder="30d" /></label>
     <button class="primary">Make it</button> ${error && html`<span role="alert" class="bad">${error}</span>`}</form></details>
-    ${made && html`<${Dialog} title=${`The key of ${made.name}`} onClose=${() => setMade(null)}><p>This is the only time that it is shown.</p><p><code class="secret">${made.key}</code></p>
-      <p class="row"><${Copy} text=${made.key} /><button type="button" onClick=${() => setMade(null)}>Close</button></p><//>`}`;
+    ${made && html`<${Once} title=${`The key of ${made.name}`} text=${made.key} note="This is the only time that it is shown." onClose=${() => setMade(null)} />`}`;
 };
 
 const Keys = ({ state }) => html`
   ${state.fault && html`<p role="alert" class="notice bad">${state.fault}</p>`}
   ${!state.owner && !Object.keys(state.keys).length && html`<p class="notice">Nobody has a key: whoever sits at this machine may everything. With the first key made, every request needs one, also here.</p>`}
   <${NewKey} />
-  <${Table} label="Keys" rows=${Object.entries(state.keys).map(([id, each]) => ({ id, ...each }))} empty="No key yet." columns=${[
-    { name: "name", of: (row) => row.name },
+  <${Table} label="Keys" rows=${rowsOf(state.keys)} empty="No key yet." columns=${[
+    plain("name"),
     { name: "key", of: (row) => row.shown, show: (row) => html`<code>${row.shown}…</code>` },
     { name: "state", of: (row) => row.state, show: (row) => html`<${State} of=${row.state} />` },
-    { name: "role", of: (row) => row.role },
+    plain("role"),
     { name: "models", of: (row) => row.models.join(", ") || "all" },
     { name: "limits", of: limits },
     { name: "today", right: true, of: (row) => row.tokens_today, show: (row) => `${count(row.tokens_today)} tokens, ${count(row.requests_today)} requests` },
     { name: "last used", of: (row) => row.last_used, show: (row) => row.last_used || "never" },
     { name: "expires", of: (row) => row.expires_s, show: (row) => (row.expires_s ? html`<${Time} at=${row.expires_s} />` : "never") },
-    { name: "action", of: () => "", show: (row) => row.state === "valid" && html`<${Revoke} what="key" name=${row.name} path="/api/keys" lost="Whoever uses it is locked out at once, and it does not come back." />` },
+    action((row) => row.state === "valid" && html`<${Revoke} what="key" name=${row.name} path="/api/keys" lost="Whoever uses it is locked out at once, and it does not come back." />`),
   ]} />`;
 
-const Hosts = ({ state }) => html`<${Table} label="Macs" filter=${false} rows=${Object.entries(state.hosts).map(([id, each]) => ({ id, ...each }))} empty="No other Mac has joined: mlx-gateway share prints a line for the next." columns=${[
-  { name: "name", of: (row) => row.name },
+const Hosts = ({ state }) => {
+  const [made, setMade] = useState(null);
+  return html`<${Act} run=${async () => { setMade(await call("POST", "/api/hosts")); }}>Make a join code<//>
+  ${made && html`<${Once} title="The line for the other Mac" text=${made.line} note=${made.hint} onClose=${() => setMade(null)} />`}
+  <${Table} label="Macs" filter=${false} rows=${rowsOf(state.hosts)} empty="No other Mac has joined." columns=${[
+  plain("name"),
   { name: "state", of: (row) => row.state, show: (row) => html`<${State} of=${row.state} />` },
   { name: "joined", of: (row) => row.joined, show: (row) => row.joined || "this one" },
   { name: "version", of: (row) => row.version, show: (row) => row.version || "–" },
-  { name: "action", of: () => "", show: (row) => row.joined && row.state !== "revoked" && html`<${Revoke} what="Mac" name=${row.name} path="/api/hosts" lost="Its key and certificate mean nothing from now on. What it computes is asked elsewhere." />` },
-]} />`;
+  action((row) => row.joined && row.state !== "revoked" && html`<${Revoke} what="Mac" name=${row.name} path="/api/hosts" lost="Its key and certificate mean nothing from now on. What it computes is asked elsewhere." />`),
+  ]} />`;
+};
 
 export const Settings = ({ live, mayWrite, session, signOut, letters, setLetters }) => html`<h1>Settings</h1>
   ${mayWrite && html`<h2>Keys</h2><${Topic} live=${live} name="keys">${(state) => html`<${Keys} state=${state} />`}<//>
@@ -74,4 +81,4 @@ export const Settings = ({ live, mayWrite, session, signOut, letters, setLetters
   <h2>About</h2><${Topic} live=${live} name="about">${(state) => html`
     <${Facts} of=${[["mlx-gateway", state.version], ["gateway", state.gateway], ["Python", state.python], ["made with", Object.entries(state.licences).map(([name, licence]) => `${name} (${licence})`).join(", ")]]} />
     <details><summary>Settings of this gateway</summary><${Table} label="Settings" most=${500} rows=${Object.entries(state.settings).map(([id, value]) => ({ id, value, given: id in state.given }))} empty="" columns=${[
-      { name: "variable", of: (row) => row.id, show: (row) => html`<code>${row.id}</code>` }, { name: "value", of: (row) => row.value }, { name: "set by", of: (row) => (row.given ? "the environment or the command line" : "default") }]} /></details>`}<//>`;
+      { name: "variable", of: (row) => row.id, show: (row) => html`<code>${row.id}</code>` }, plain("value"), { name: "set by", of: (row) => (row.given ? "the environment or the command line" : "default") }]} /></details>`}<//>`;

@@ -17,7 +17,15 @@ export const seconds = (s) => {
 };
 
 const age = (s) => (s < 120 ? `${Math.ceil(s)} s` : s < 7200 ? `${Math.round(s / 60)} min` : s < 172800 ? `${Math.round(s / 3600)} h` : `${Math.round(s / 86400)} days`);
-export const Where = ({ worker }) => html`<span title=${worker}>${(worker || "–").split(".")[0]}</span>`;
+
+// Rows of a table from what a topic has by name, and columns that several tables have.
+export const rowsOf = (told) => Object.entries(told).map(([id, each]) => ({ id, ...each }));
+export const figure = (name, key, show = count) => ({ name, right: true, of: (row) => row[key], show: (row) => show(row[key]) });
+export const plain = (name, key = name) => ({ name, of: (row) => row[key] });
+export const action = (show) => ({ name: "action", of: () => "", show });
+export const where = { name: "where", of: (row) => row.worker, show: (row) => html`<span title=${row.worker}>${(row.worker || "–").split(".")[0]}</span>` };
+export const request = { name: "request", of: (row) => row.id, show: (row) => html`<a class="rowlink" href=${`#/requests/${row.id}`}>${row.id.slice(-8)}</a>` };
+export const session = { name: "session", of: (row) => row.session, show: (row) => html`<code>${row.session || "–"}</code>` };
 
 // Components that show an age look again each second.
 export const useNow = () => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,6 +25,9 @@ def add_pulling_commands(command: Callable[..., argparse.ArgumentParser]) -> Non
     pull.add_argument("model", metavar="MAKER/MODEL", help="its id there")
     pull.add_argument("--quantization", default="", metavar="Q", help="of GGUF files (the largest that fits)")
     pull.add_argument("--yes", action="store_true", help="do not ask")
+    pull.add_argument(
+        "--json", action="store_true", dest="is_json", help="say what would be fetched, and fetch nothing"
+    )
     removing = command("rm", "Delete a model from this machine.")
     removing.add_argument("model", metavar="MAKER/MODEL", help="as `models --local` names it")
     removing.add_argument("--yes", action="store_true", help="do not ask")
@@ -33,10 +37,13 @@ def pull(_: Settings, options: argparse.Namespace) -> int:
     files = hub.files_of(options.model)
     machine = _machine()
     choice = choose(options.model, files, machine, options.quantization)
-    for line in told(options.model, choice, machine):
-        print(line, flush=True)
-    chosen = list(choice.files)
+    chosen, lines = list(choice.files), told(options.model, choice, machine)
+    if not options.is_json:
+        print("\n".join(lines), flush=True)
     check_disk(choice, machine, hub.fetched_bytes(options.model, chosen))
+    if options.is_json:
+        print(json.dumps({"model": options.model, "size_bytes": choice.size_bytes, "lines": lines}))
+        return 0
     _agree("Fetch it?", is_agreed=options.yes)
     folder = hub.fetch(options.model, chosen, lambda line: print(line, flush=True))
     source = _source(options.model, choice.kind, folder, chosen[0].name)

@@ -46,6 +46,7 @@ PARSERS: dict[str, Any] = {
     "MessageBatchBody": message_batches.parse_batch,
     "SessionBody": bodies.parse_session,
     "ModelOrderBody": bodies.parse_model_order,
+    "PullBody": bodies.parse_pull,
     "SettingsTextBody": bodies.parse_text,
     "KeyBody": bodies.parse_key,
     "ConversationBody": lambda body: conversations.parse_made(body, "conv_1", 1),

@@ -1,0 +1,156 @@
+"""Models on the gateway's disk, as the console and scripts see, fetch and delete them. The hub is a stand-in; a real
+`mlx-gateway pull` asks it, by its own package."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.admin import disk
+from gateway.admin.disk import Pulls, delete, render_local
+from shared.config import Settings
+from shared.errors import ConfigError, InvalidRequestError, RouteNotFoundError
+from shared.registry import Fleet, HostRecord, ModelRecord
+from tests.support.gateway import until
+from tests.support.hub_stand_in import HubStandIn, serving_hub
+
+MODEL = {"config.json": b"{}", "model.safetensors": b"w" * 50_000, "tokenizer.json": b"{ }"}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
+    stand_in = HubStandIn({"maker/model": MODEL, "maker/other": MODEL})
+    with serving_hub(stand_in) as url:
+        for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "LMSTUDIO_MODELS_DIR"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in (("HF_ENDPOINT", url), ("HF_HOME", str(tmp_path / "hf")), ("HOME", str(tmp_path))):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        yield stand_in
+
+
+def play(folder: Path, scenario: Callable[[Pulls], Awaitable[None]]) -> None:
+    async def main() -> None:
+        pulls = Pulls(Settings(state_dir=folder / "state"))
+        try:
+            await scenario(pulls)
+        finally:
+            await pulls.aclose()
+
+    asyncio.run(main())
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """That fetching is this: it lasts as long, or fails as, a test needs it."""
+    plan = 'echo \'{"lines": ["one file"], "size_bytes": 9}\''
+    monkeypatch.setattr(disk, "_pull_command", lambda flag, *_: ["sh", "-c", plan if flag == "--json" else script])
+
+
+def told(pulls: Pulls, model: str = "maker/model") -> dict[str, Any]:
+    found: dict[str, Any] = pulls.render()["pulls"][model]
+    return found
+
+
+def lay(folder: Path, name: str, data: bytes = b"w" * 100) -> Path:
+    model = folder / "hf" / "hub" / f"models--{name.replace('/', '--')}"
+    (model / "blobs").mkdir(parents=True)
+    (model / "blobs" / "1").write_bytes(data)
+    snapshot = model / "snapshots" / "a"
+    snapshot.mkdir(parents=True)
+    for file in ("config.json", "model.safetensors"):
+        (snapshot / file).symlink_to(model / "blobs" / "1")
+    return model
+
+
+def fleet(source: str) -> Fleet:
+    record = ModelRecord(id="m", source=source, state="ready")
+    return Fleet(hosts=(HostRecord(host="studio", pid=1, models=(record,)),))
+
+
+def test_a_model_is_looked_at_fetched_followed_and_then_lies_here(tmp_path: Path, hub: HubStandIn) -> None:
+    async def scenario(pulls: Pulls) -> None:
+        assert "3 files" in (await pulls.plan("maker/model", ""))["lines"][0]
+        assert pulls.render() == {"pulls": {}}
+        await pulls.start("maker/model", "")
+        before = pulls.stamp()
+        await until(lambda: told(pulls)["state"] != "fetching", "it is fetched", deadline_s=60)
+        assert (told(pulls)["state"], told(pulls)["fetched_bytes"]) == ("done", told(pulls)["total_bytes"]), told(pulls)
+        assert pulls.stamp() != before
+        lying = render_local(Fleet())["models"]["maker/model"]
+        assert (lying["kind"], lying["is_whole"], lying["is_served"]) == ("mlx", True, False)
+
+    play(tmp_path, scenario)
+
+
+def test_what_is_fetched_can_be_cancelled(tmp_path: Path, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "exec sleep 60")
+
+    async def scenario(pulls: Pulls) -> None:
+        await pulls.start("maker/model", "")
+        assert (await pulls.start("maker/model", ""))["lines"] == ["maker/model is fetched already"]
+        pulls.cancel("maker/model")
+        await until(lambda: not pulls.is_fetched("maker/model"), "it has ended")
+        assert told(pulls)["state"] == "cancelled"
+        with pytest.raises(RouteNotFoundError):
+            pulls.cancel("maker/model")
+
+    play(tmp_path, scenario)
+
+
+def test_one_that_fails_says_why(tmp_path: Path, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "echo begun; echo the disk is full >&2; exit 1")
+
+    async def scenario(pulls: Pulls) -> None:
+        await pulls.start("maker/model", "")
+        await until(lambda: told(pulls)["state"] == "failed", "it has ended")
+        assert told(pulls)["reason"] == "the disk is full"
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    "model", ["", "model", "--help", "-q/x", "../x", "maker/..", "a/b/c", "a/b;c", "maker/model\n"]
+)
+def test_what_is_no_id_of_the_hub_is_refused_before_anything_is_asked(
+    tmp_path: Path, hub: HubStandIn, model: str
+) -> None:
+    async def scenario(pulls: Pulls) -> None:
+        with pytest.raises(InvalidRequestError):
+            await pulls.start(model, "")
+        with pytest.raises(InvalidRequestError):
+            await pulls.start("maker/model", "--yes")
+
+    play(tmp_path, scenario)
+    assert hub.asked == []
+
+
+def test_a_model_that_the_hub_does_not_have_is_told_so(tmp_path: Path, hub: HubStandIn) -> None:
+    async def scenario(pulls: Pulls) -> None:
+        with pytest.raises(ConfigError, match="no model"):
+            await pulls.start("maker/nothing", "")
+        assert pulls.render() == {"pulls": {}}
+
+    play(tmp_path, scenario)
+
+
+def test_a_model_is_deleted_unless_it_is_served(tmp_path: Path, hub: HubStandIn) -> None:
+    served, free = lay(tmp_path, "maker/served"), lay(tmp_path, "maker/free")
+    by_path = lay(tmp_path, "maker/path")
+    for there, name in ((fleet("maker/served"), "maker/served"), (fleet(f"{by_path}/snapshots/a"), "maker/path")):
+        assert render_local(there)["models"][name]["is_served"]
+        with pytest.raises(InvalidRequestError, match="is served"):
+            delete(name, there)
+    assert "is deleted" in delete("maker/free", fleet("maker/served"))
+    assert (served.exists(), by_path.exists(), free.exists()) == (True, True, False)
+
+
+@pytest.mark.parametrize("name", ["../..", "/", "maker/../../x", "nothing"])
+def test_nothing_else_is_deleted(tmp_path: Path, hub: HubStandIn, name: str) -> None:
+    model = lay(tmp_path, "maker/model")
+    with pytest.raises(ConfigError):
+        delete(name, Fleet())
+    assert model.exists()
