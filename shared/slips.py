@@ -20,6 +20,10 @@ from shared.routing import Target
 
 _OURS: Final = ("MLX_GATEWAY_", "MLX_CACHE_")
 _FOR_TESTS: Final = "MLX_GATEWAY_TEST_"
+# Of `gguf_config.json`: for all models, and for one. A test compares them with what the GGUF engine reads.
+GGUF_KEYS: Final = frozenset(
+    ("port", "auto_start", "default_args", "binary", "slots", "context_tokens", "file", "draft")
+)
 _CLOSE: Final = 0.6  # of difflib's ratio: one or two letters of a word
 
 
@@ -31,6 +35,7 @@ def find_slips(settings: Settings, tiers: Sequence[str], environ: Mapping[str, s
         yield from _files(settings.config_dir)
         yield from _models(_content(settings, "models.json"))
         yield from _tiers(_content(settings, "claude_routing.json"), tiers)
+        yield from _gguf("gguf_config.json", _content(settings, "gguf_config.json"))
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[str]:
@@ -66,6 +71,16 @@ def _tiers(data: Any, known: Sequence[str]) -> Iterator[str]:
             yield f"claude_routing.json: no client asks for the tier {tier!r}{_meant(tier.lower(), known)}"
         if isinstance(target, dict):
             yield from _keys(f"claude_routing.json: tier {tier!r}", target, {each.name for each in fields(Target)})
+
+
+def _gguf(file: str, data: Any) -> Iterator[str]:
+    if not isinstance(data, dict):
+        return
+    yield from _keys(file, data, GGUF_KEYS | {"models"})
+    models = data.get("models")
+    for model, options in models.items() if isinstance(models, dict) else ():
+        if isinstance(options, dict):
+            yield from _keys(f"{file}: model {model!r}", options, GGUF_KEYS)
 
 
 def _keys(where: str, table: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:

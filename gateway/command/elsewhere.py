@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from gateway.command.ends import failed, not_running, not_there
 from gateway.command.served import connect, told
 from gateway.command.sharing import host_lines
 from gateway.command.watching import wants_table, watch
@@ -82,11 +83,12 @@ class RemoteGateway:
             answer = json.loads(response.read())
             status = response.status
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ConfigError(f"{self.url}: no gateway answers ({error})") from error
+            raise not_running(f"{self.url}: no gateway answers ({error})") from error
         finally:
             connection.close()
         if status != http.HTTPStatus.OK:
-            raise ConfigError(f"{self.url}: {told(status, answer)}")
+            build = not_there if status == http.HTTPStatus.NOT_FOUND else ConfigError
+            raise build(f"{self.url}: {told(status, answer)}")
         return answer
 
 
@@ -144,14 +146,14 @@ def _load(gateway: RemoteGateway, options: argparse.Namespace) -> None:
     said = ""
     while not said.endswith("is ready"):
         if time.monotonic() > end_s:
-            raise ConfigError(f"{options.model} did not come: `mlx-gateway status` says how it is")
+            raise failed(f"{options.model} did not come: `mlx-gateway status` says how it is")
         done = gateway.act("load", options.model)
         if done != said:
             _print(done)
         said = done
-        failed = [each for each in _records(gateway) if each["id"] == said.split()[0] and each["state"] == "failed"]
-        if failed:
-            raise ConfigError(f"{failed[0]['id']} cannot be loaded: {failed[0].get('reason', '')}")
+        broken = [each for each in _records(gateway) if each["id"] == said.split()[0] and each["state"] == "failed"]
+        if broken:
+            raise failed(f"{broken[0]['id']} cannot be loaded: {broken[0].get('reason', '')}")
         if not said.endswith("is ready"):
             time.sleep(_ASK_EVERY_S)
 

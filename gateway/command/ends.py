@@ -44,4 +44,10 @@ def failed(text: str) -> ConfigError:
 def exit_status(error: GatewayError) -> int:
     if isinstance(error, BrokerUnavailableError):
         return NOT_RUNNING
-    return int(error.details.get("status", UNUSABLE)) if isinstance(error, ConfigError) else FAILED
+    return _status_of_config(error) if isinstance(error, ConfigError) else FAILED
+
+
+def _status_of_config(error: ConfigError) -> int:
+    if error.details.get("is_unreachable"):
+        return NOT_RUNNING
+    return int(error.details.get("status", NOT_THERE if error.details.get("is_missing") else UNUSABLE))

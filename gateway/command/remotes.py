@@ -36,6 +36,8 @@ def show_remotes(settings: Settings, options: argparse.Namespace) -> int:
     if options.action == "list":
         for remote in known:
             sys.stdout.write(f"{remote.id}: {remote.source} ({remote.profile or 'found out when it is loaded'})\n")
+        if not known:
+            sys.stdout.write(f"no {FILE} names a server: `mlx-gateway remotes scan` looks for some\n")
         return 0
     urls = [f"http://127.0.0.1:{port}" for port in PORTS] + [_address(url) for url in options.url]
     running = read_running(settings.state_dir)

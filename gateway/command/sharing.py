@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
+from gateway.command.ends import not_running
 from gateway.command.runfile import read_running
 from gateway.door.admission import LIFE_S, TRIES
 from gateway.door.authority import load_authority
@@ -66,7 +67,7 @@ def https_lines(settings: Settings) -> tuple[str, str]:
 def share(settings: Settings, role: str = HOST) -> tuple[str, str]:
     """The line for the other Mac, and a hint for a person. Raises `ConfigError` when no `up` runs here."""
     if read_running(settings.state_dir) is None:
-        raise ConfigError(
+        raise not_running(
             f"nothing is running on {settings.state_dir}: `mlx-gateway up --share` starts it and makes a code"
         )
     code = open_code(settings, role)

@@ -109,7 +109,7 @@ class DoorFolder:
             host = self.hosts().get(name)
             if host is None or host.is_revoked:
                 there = ", ".join(each.name for each in self.hosts().values() if not each.is_revoked) or "none"
-                raise ConfigError(f"no host that joined is called {name!r}; there are: {there}")
+                raise ConfigError(f"no host that joined is called {name!r}; there are: {there}", is_missing=True)
             revoked = replace(host, generation=host.generation + 1, is_revoked=True, serial="", password_digest="")
             self.note(revoked)
         return revoked

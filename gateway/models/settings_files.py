@@ -54,12 +54,22 @@ class _ParsedFile(Generic[_T]):
         return True
 
 
+def _check_gguf(data: Any) -> None:
+    """The form alone: what the values may be is the GGUF engine's to say, when it loads a model."""
+    models = data.get("models", {}) if isinstance(data, dict) else None
+    if not isinstance(models, dict) or not all(isinstance(each, dict) for each in models.values()):
+        raise ConfigError(
+            'gguf_config.json: expected an object, such as {"slots": 4, "models": {"NAME": {"slots": 2}}}'
+        )
+
+
 PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "models.json": lambda data: parse_models(data) if data else (),
     "model_aliases.json": parse_aliases,
     "claude_routing.json": lambda data: (parse_tiers(data), parse_fallbacks(data)),
     "inference_settings.json": lambda data: (parse_sampling(data), parse_profiles(data)),
     "remotes.json": parse_remotes,
+    "gguf_config.json": _check_gguf,
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.command.elsewhere import checked_url, status_lines, use, used_url
+from gateway.command.ends import NOT_RUNNING, exit_status
 from shared.config import Settings
 from shared.errors import ConfigError
 from shared.private_files import write_private
@@ -27,8 +28,9 @@ def test_a_gateway_is_used_until_another_is(tmp_path: Path) -> None:
 
 
 def test_a_gateway_that_does_not_answer_is_not_used(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no gateway answers"):
+    with pytest.raises(ConfigError, match="no gateway answers") as told:
         use(Settings(state_dir=tmp_path), "http://127.0.0.1:1")
+    assert exit_status(told.value) == NOT_RUNNING
     assert used_url(tmp_path) == ""
 
 

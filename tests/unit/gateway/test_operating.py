@@ -61,13 +61,15 @@ def test_every_command_is_done_by_somebody() -> None:
         (not_there("x"), NOT_THERE),
         (failed("x"), FAILED),
         (ModelUnavailableError("x"), FAILED),
+        (ConfigError("x", is_unreachable=True), NOT_RUNNING),
+        (ConfigError("x", is_missing=True), NOT_THERE),
     ],
 )
 def test_each_kind_of_end_has_a_status_of_its_own(error: Exception, status: int) -> None:
     assert exit_status(error) == status  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("words", [["stop"], ["ps"], ["status"], ["drain", "w"]])
+@pytest.mark.parametrize("words", [["stop"], ["ps"], ["status"], ["drain", "w"], ["share"]])
 def test_what_needs_something_that_runs_says_that_nothing_does(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,3 +294,23 @@ def test_a_full_disk_is_no_traceback(tmp_path: Path) -> None:
     assert said.returncode == 1
     assert said.stderr.count("\n") == 1
     assert "No space left" in said.stderr
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"models": []}', '{"models": {"m.gguf": 4}}'])
+def test_config_check_tells_of_gguf_settings_that_cannot_be_used(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gguf_config.json").write_text(text)
+    assert main(["config", "check", "--config", str(tmp_path), "--state", str(tmp_path)]) == FAILED
+    assert "gguf_config.json" in capsys.readouterr().err
+
+
+def test_who_never_joined_is_not_there_to_be_revoked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    assert main(["revoke", "mac9", "--state", str(tmp_path)]) == NOT_THERE
+
+
+def test_a_door_that_does_not_answer_is_told_by_its_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    words = ["join", "127.0.0.1:1", "ABCDE-FGHJK-MNPQR-STVWX", "--state", str(tmp_path)]
+    assert main(words) == NOT_RUNNING

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from shared.config import load_settings
-from shared.slips import find_slips
+from shared.slips import GGUF_KEYS, find_slips
+from worker.engines.gguf.options import GgufOptions
 
 TIERS = ("haiku", "sonnet", "opus")
 
@@ -52,6 +54,8 @@ def test_variables_that_are_read_and_those_of_others_are_not_told(tmp_path: Path
         ({"models.json": {"models": [{"source": "m", "lod": "on-demand"}]}}, "did you mean load?"),
         ({"models.json": {"models": [{"source": "m", "option": {}}]}}, "did you mean options?"),
         ({"models.json": {"models": ["m"], "default": "m"}}, "nothing reads 'default'"),
+        ({"gguf_config.json": {"slot": 4}}, "did you mean slots?"),
+        ({"gguf_config.json": {"models": {"m.gguf": {"slot": 4}}}}, "model 'm.gguf': nothing reads 'slot'"),
     ],
 )
 def test_a_misspelt_file_key_or_tier_is_told(tmp_path: Path, files: dict[str, object], told: str) -> None:
@@ -79,3 +83,9 @@ def test_settings_that_are_right_have_no_slips(tmp_path: Path) -> None:
 def test_a_file_that_does_not_parse_is_left_to_those_who_read_it(tmp_path: Path) -> None:
     (tmp_path / "models.json").write_text("{")
     assert slips(tmp_path, {}) == []
+
+
+def test_keys_of_gguf_models_are_those_that_the_engine_reads(tmp_path: Path) -> None:
+    assert {each.name for each in fields(GgufOptions)} == GGUF_KEYS
+    good = {"slots": 4, "models": {"m.gguf": {"slots": 2, "draft": "d.gguf"}}}
+    assert slips(tmp_path, {"gguf_config.json": good}) == []
