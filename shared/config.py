@@ -281,6 +281,16 @@ def service_socket() -> str:
     return os.environ.get(SERVICE_SOCKET, "")
 
 
+def service_folder() -> str:
+    """What systemd made for this service's sockets; empty for nothing that can be used. Its /tmp may be one that nobody
+    else sees.
+
+    Source: https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html#RuntimeDirectory=.
+    """
+    folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return folder if os.access(folder, os.W_OK | os.X_OK) else ""
+
+
 def wants_spans(environ: Mapping[str, str] | None = None) -> bool:
     """Whether somebody collects OpenTelemetry's spans, by its own variables.
 

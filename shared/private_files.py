@@ -25,9 +25,9 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def short_private_folder() -> Path:
-    """A new folder that only we can enter, with a path short enough for a socket."""
-    base = tempfile.gettempdir()
+def short_private_folder(base: str = "") -> Path:
+    """A new folder that only we can enter, with a path short enough for a socket; in `base`, or in /tmp."""
+    base = base or tempfile.gettempdir()
     return Path(tempfile.mkdtemp(prefix="mlxgw-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp"))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import redis
 
+from shared.config import service_folder
 from shared.errors import ConfigError
 from shared.log import last_lines
 from shared.private_files import short_private_folder
@@ -115,7 +116,7 @@ class RedisServer:
 
     def start(self) -> RedisServer:
         """Start and wait until it answers. Raises `ConfigError` with the server's own words when it does not."""
-        self._folder = short_private_folder()
+        self._folder = short_private_folder(service_folder())
         try:
             self._run(self._folder)
         except BaseException:

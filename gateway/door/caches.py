@@ -18,6 +18,7 @@ from pathlib import Path
 from gateway.door.connections import Connections
 from gateway.door.splice import Ends, splice
 from shared.cache_door import ALIVE_S, MAX_LINE_BYTES, SOCKET_NOTE, decode_words, encode_words
+from shared.config import service_folder
 from shared.errors import WireError
 from shared.private_files import short_private_folder, write_private
 
@@ -47,7 +48,7 @@ class CacheWays:
     @contextlib.asynccontextmanager
     async def open_here(self, folder: Path) -> AsyncIterator[None]:
         """For the hosts of this Mac: `folder` comes to say where."""
-        home = short_private_folder()
+        home = short_private_folder(service_folder())
         note, path = folder / SOCKET_NOTE, home / "caches.sock"
         try:
             server = await asyncio.start_unix_server(self._serve_here, path, limit=MAX_LINE_BYTES)

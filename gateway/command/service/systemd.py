@@ -3,6 +3,7 @@ told of it."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -78,7 +79,9 @@ def render_unit(unit: Unit, *, is_system: bool, user: str = "") -> str:
         f"ExecStart={' '.join(map(_quoted, unit.words))}",
         f"EnvironmentFile={environment_path(unit)}",
         f"WorkingDirectory={unit.state_dir}",
-        f"ReadWritePaths={unit.state_dir}",
+        f"ReadWritePaths={' '.join(map(_quoted, _written_folders(unit)))}",
+        f"RuntimeDirectory=mlx-gateway-{unit.kind}",  # for the socket of its Redis, which commands find there
+        "RuntimeDirectoryMode=0700",
         "Restart=on-failure",
         "RestartSec=3",
         "TimeoutStartSec=infinity",
@@ -91,6 +94,13 @@ def render_unit(unit: Unit, *, is_system: bool, user: str = "") -> str:
         f"WantedBy={'multi-user.target' if is_system else 'default.target'}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _written_folders(unit: Unit) -> list[str]:
+    """The settings among them: the console and `mlx-gateway tier` change them."""
+    words = unit.arguments
+    settings = [after for word, after in itertools.pairwise(words) if word == "--config"]
+    return [str(unit.state_dir), *settings]
 
 
 def _quoted(text: str) -> str:

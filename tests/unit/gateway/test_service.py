@@ -19,8 +19,9 @@ from gateway.command.cli import main
 from gateway.command.service import launchd, systemd
 from gateway.command.service.manage import install, keeper_of, restart, status, uninstall
 from gateway.command.service.unit import KINDS, Unit
-from shared.config import Settings
+from shared.config import Settings, service_folder
 from shared.errors import ConfigError
+from shared.redis_server import RedisServer
 from shared.service import tell_ready
 
 ODD = {"MLX_GATEWAY_API_KEY": 'a"b\\c $d %e', "REDIS_URL": "redis://u:p@h:1/0"}
@@ -104,6 +105,20 @@ def test_systemd_finds_the_unit_well_hardened(tmp_path: Path) -> None:
     words = ["systemd-analyze", "security", "--offline=true", "--threshold=40", "--no-pager", str(path)]
     said = subprocess.run(words, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_a_service_may_write_its_settings_and_has_a_folder_for_sockets_that_commands_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = replace(unit_of(tmp_path / "a b"), arguments=("--config", "/settings", "--engine", "mlx"))
+    text = systemd.render_unit(unit, is_system=False)
+    assert f'ReadWritePaths="{tmp_path}/a b" /settings\n' in text
+    assert "RuntimeDirectory=mlx-gateway-stack\n" in text
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    with RedisServer() as redis:
+        assert redis.folder.parent == tmp_path
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "of another"))  # left over from who started us
+    assert service_folder() == ""
 
 
 def test_systemd_waits_longer_than_a_drain_takes_and_starts_again_after_failures(tmp_path: Path) -> None:
