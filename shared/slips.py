@@ -34,7 +34,9 @@ def find_slips(settings: Settings, tiers: Sequence[str], environ: Mapping[str, s
     if settings.config_dir is not None:
         yield from _files(settings.config_dir)
         yield from _models(_content(settings, "models.json"))
-        yield from _tiers(_content(settings, "claude_routing.json"), tiers)
+        routing = _content(settings, "claude_routing.json")
+        yield from _tiers(routing, tiers)
+        yield from _profiles(routing, _content(settings, "inference_settings.json"))
         yield from _gguf("gguf_config.json", _content(settings, "gguf_config.json"))
 
 
@@ -73,12 +75,30 @@ def _tiers(data: Any, known: Sequence[str]) -> Iterator[str]:
             yield from _keys(f"claude_routing.json: tier {tier!r}", target, {each.name for each in fields(Target)})
 
 
+def _profiles(routing: Any, sampling: Any) -> Iterator[str]:
+    known = _table(sampling, "profiles")
+    for tier, target in _table(routing, "tiers").items():
+        profile = _text(target, "profile")
+        if profile and profile not in known:
+            where = f"claude_routing.json: tier {tier!r}"
+            yield f"{where}: inference_settings.json has no profile {profile!r}{_meant(profile, known)}"
+
+
+def _table(data: Any, key: str) -> Mapping[str, Any]:
+    value = data.get(key) if isinstance(data, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _text(data: Any, key: str) -> str:
+    value = data.get(key) if isinstance(data, dict) else None
+    return value if isinstance(value, str) else ""
+
+
 def _gguf(file: str, data: Any) -> Iterator[str]:
     if not isinstance(data, dict):
         return
     yield from _keys(file, data, GGUF_KEYS | {"models"})
-    models = data.get("models")
-    for model, options in models.items() if isinstance(models, dict) else ():
+    for model, options in _table(data, "models").items():
         if isinstance(options, dict):
             yield from _keys(f"{file}: model {model!r}", options, GGUF_KEYS)
 

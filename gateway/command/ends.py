@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared.errors import BrokerUnavailableError, ConfigError, GatewayError
+from shared.errors import BrokerUnavailableError, ConfigError, GatewayError, ModelNotFoundError
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -44,6 +44,8 @@ def failed(text: str) -> ConfigError:
 def exit_status(error: GatewayError) -> int:
     if isinstance(error, BrokerUnavailableError):
         return NOT_RUNNING
+    if isinstance(error, ModelNotFoundError):
+        return NOT_THERE
     return _status_of_config(error) if isinstance(error, ConfigError) else FAILED
 
 

@@ -54,10 +54,20 @@ def run_key(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _create(settings: Settings, options: argparse.Namespace) -> int:
-    key, record = add_key(KeyFile(settings.state_dir), wish_of(options))
+    file = KeyFile(settings.state_dir)
+    is_first = not file.has_keys and not settings.api_key
+    key, record = add_key(file, wish_of(options))
     print(key)
     print(f"this is the only time that the key of {record.name} is shown", file=sys.stderr)
+    if is_first and record.role != "admin":
+        print(_FIRST, file=sys.stderr)
     return 0
+
+
+_FIRST: Final = (
+    "from now on every request needs a key, yours too, and MLX_GATEWAY_API_KEY is not set here: set it where `up` "
+    "starts, or make an owner's key with `mlx-gateway key create NAME --role admin`"
+)
 
 
 def wish_of(options: argparse.Namespace) -> Wish:

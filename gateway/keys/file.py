@@ -16,6 +16,7 @@ from gateway.keys.holder import OWNER, Holder
 from gateway.keys.record import KeyRecord, decode_record, encode_record
 from shared.config import KEYS_FILE
 from shared.errors import AuthenticationError, ConfigError
+from shared.private_files import private_folder
 
 
 class KeyFile:
@@ -73,14 +74,16 @@ class KeyFile:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[list[KeyRecord]]:
-        """The records, which are written when the block ends well. One process at a time. Raises `ConfigError`."""
+        """The records, which are written when the block ends well and has changed them: a file that nobody needed, once
+        there, demands keys. One process at a time. Raises `ConfigError`."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with (self.path.parent / f"{KEYS_FILE}.lock").open("w") as lock:
+            with (private_folder(self.path.parent) / f"{KEYS_FILE}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 records = _load(self.path) if self.path.exists() else []
+                before = list(records)
                 yield records
-                _write(self.path, records)
+                if records != before:
+                    _write(self.path, records)
         except OSError as error:
             raise ConfigError(f"{self.path}: {error.strerror}") from error
 

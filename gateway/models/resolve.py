@@ -124,7 +124,7 @@ class _Resolver:
             return self._default()
         if not self.ids:
             raise self._nothing_served()
-        raise self._unknown(name, f"model {_shown(name)} does not exist; {self._existing()}")
+        raise self._unknown(name, f"model {_shown(name)} does not exist{self._profiles_of(name)}; {self._existing()}")
 
     def _follow(self, name: str) -> Target | None:
         """Through aliases and tiers to a served model; None when the name says nothing."""
@@ -214,8 +214,15 @@ class _Resolver:
             following = self._mapped(name)
             if following is None:
                 return False
-            name = following.model
+            name = self._parted(following).model
         return False
+
+    def _profiles_of(self, name: str) -> str:
+        """For who asked a model that is served for a profile that is not there."""
+        head, _, _ = name.rpartition(":")
+        if not head or not self.routes.profiles or not self._leads(head):
+            return ""
+        return f" (there are the profiles {', '.join(self.routes.profiles)})"
 
     def _existing(self) -> str:
         exact = (alias for alias in self.routes.aliases if not any(c in alias for c in "*?[") and self._leads(alias))

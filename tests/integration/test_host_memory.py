@@ -176,7 +176,7 @@ def test_a_busy_model_is_unloaded_when_it_has_finished_what_it_holds(redis_url: 
         assert unloading.result().stdout == "busy is unloaded\n"
         assert host.command("unload", "never").stdout == "never is not loaded\n"
         unknown = host.command("load", "nobody")
-        assert unknown.returncode == 1
+        assert unknown.returncode == 4
         assert "'nobody' does not exist" in unknown.stderr
         assert host.command("load", "never").stdout == "never is ready\n"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from gateway.command.ends import failed, not_there
 from gateway.command.service import launchd, systemd
 from gateway.command.service.unit import Unit
+from shared.private_files import private_folder
 
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
@@ -70,9 +71,12 @@ def run_command(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
 def install(unit: Unit, keeper: Keeper, run: Run = run_command) -> None:
     """Raises `ConfigError` (failed), with what the keeper said; its files stay for a look."""
     _check_there(keeper)
-    unit.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(unit.log.parent)
     for path, content in keeper.files.items():
-        _write(path, content)
+        try:
+            _write(path, content)
+        except OSError as error:
+            raise failed(f"{path} cannot be written: {error.strerror}") from error
     for words in keeper.install:
         _must(words, run)
 

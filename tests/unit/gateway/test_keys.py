@@ -321,6 +321,21 @@ def test_what_cannot_be_written_is_kept_until_it_can(tmp_path: Path, caplog: pyt
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+def test_nothing_demands_keys_where_none_was_made_and_the_first_one_says_that_it_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load_settings({"state_dir": tmp_path / "state"}, environ={})
+    with pytest.raises(ConfigError, match="there is no key 'anna'"):
+        run_key(settings, options("revoke", "anna"))
+    assert not KeyFile(settings.state_dir).has_keys
+    run_key(settings, options("create", "anna"))
+    assert "MLX_GATEWAY_API_KEY is not set" in capsys.readouterr().err
+    run_key(settings, options("create", "ben"))
+    assert "MLX_GATEWAY_API_KEY" not in capsys.readouterr().err, "which was told with the first"
+    assert KeyFile(settings.state_dir).has_keys
+    assert stat.S_IMODE(settings.state_dir.stat().st_mode) == 0o700
+
+
 def test_keys_are_made_shown_and_revoked_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = load_settings({"state_dir": tmp_path}, environ={})
     assert run_key(settings, options("create", "anna", "--requests-per-minute", "5")) == 0

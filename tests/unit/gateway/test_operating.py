@@ -28,7 +28,7 @@ from gateway.command.ends import (
 )
 from gateway.command.operating import EXAMPLES
 from gateway.command.processes import part_name
-from shared.errors import BrokerUnavailableError, ConfigError, ModelUnavailableError
+from shared.errors import BrokerUnavailableError, ConfigError, ModelNotFoundError, ModelUnavailableError
 
 
 def subcommands() -> dict[str, argparse.ArgumentParser]:
@@ -61,6 +61,7 @@ def test_every_command_is_done_by_somebody() -> None:
         (not_there("x"), NOT_THERE),
         (failed("x"), FAILED),
         (ModelUnavailableError("x"), FAILED),
+        (ModelNotFoundError("x"), NOT_THERE),
         (ConfigError("x", is_unreachable=True), NOT_RUNNING),
         (ConfigError("x", is_missing=True), NOT_THERE),
     ],

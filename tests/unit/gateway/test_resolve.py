@@ -209,6 +209,16 @@ def test_names_that_lead_nowhere_are_not_offered() -> None:
         model_of("nobody", routes=routes)
 
 
+def test_an_alias_for_a_model_with_a_profile_is_offered_and_profiles_are_named_where_one_is_asked_for() -> None:
+    routes = Routes(aliases={"reviewer": "tiny:careful", "odd": "gone:careful"}, profiles=("careful",))
+    with pytest.raises(ModelNotFoundError, match=r"'nobody' does not exist; there are: coder, tiny, reviewer$"):
+        model_of("nobody", routes=routes)
+    with pytest.raises(
+        ModelNotFoundError, match=r"'tiny:hasty' does not exist \(there are the profiles careful\); there"
+    ):
+        model_of("tiny:hasty", routes=routes)
+
+
 def test_what_a_client_sent_as_a_name_is_shown_in_part() -> None:
     with pytest.raises(ModelNotFoundError) as raised:
         model_of("x" * 2_000_000)

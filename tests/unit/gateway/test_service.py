@@ -172,6 +172,18 @@ def test_a_machine_without_the_keeper_says_so_and_nothing_is_written(
     assert not (tmp_path / "home").exists()
 
 
+def test_files_that_cannot_be_written_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    unit = unit_of(tmp_path / "state")
+    (tmp_path / "home").write_text("no folder")
+    with pytest.raises(ConfigError, match=r"mlx-gateway-stack\.service cannot be written"):
+        install(unit, keeper_of(unit, platform="linux", home=tmp_path / "home"), Recorder())
+    (tmp_path / "file").write_text("no folder")
+    unit = unit_of(tmp_path / "file" / "state")
+    with pytest.raises(ConfigError, match=r"the folder .* cannot be used"):
+        install(unit, keeper_of(unit, platform="linux", home=tmp_path), Recorder())
+
+
 def test_the_files_can_be_shown_before_anything_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

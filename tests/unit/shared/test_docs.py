@@ -27,7 +27,8 @@ def blocks(text: str, language: str) -> list[str]:
 
 def commands(text: str) -> list[list[str]]:
     """The words of each line of shell, continued lines put together."""
-    joined = "\n".join(blocks(text, "sh")).replace("\\\n", " ")
+    indented = re.findall(r"^    (mlx-gateway .*)$", text, re.MULTILINE)
+    joined = "\n".join((*blocks(text, "sh"), *indented)).replace("\\\n", " ")
     return [words for line in joined.splitlines() if (words := _words(line))]
 
 

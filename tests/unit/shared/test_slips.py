@@ -54,6 +54,14 @@ def test_variables_that_are_read_and_those_of_others_are_not_told(tmp_path: Path
         ({"models.json": {"models": [{"source": "m", "lod": "on-demand"}]}}, "did you mean load?"),
         ({"models.json": {"models": [{"source": "m", "option": {}}]}}, "did you mean options?"),
         ({"models.json": {"models": ["m"], "default": "m"}}, "nothing reads 'default'"),
+        (
+            {
+                "claude_routing.json": {"tiers": {"opus": {"model": "m", "profile": "carefull"}}},
+                "inference_settings.json": {"profiles": {"careful": {}}},
+            },
+            "did you mean careful?",
+        ),
+        ({"claude_routing.json": {"tiers": {"opus": {"model": "m", "profile": "p"}}}}, "has no profile 'p'"),
         ({"gguf_config.json": {"slot": 4}}, "did you mean slots?"),
         ({"gguf_config.json": {"models": {"m.gguf": {"slot": 4}}}}, "model 'm.gguf': nothing reads 'slot'"),
     ],
