@@ -25,6 +25,7 @@ from gateway.dispatch.limits import Limits
 from gateway.dispatch.outlook import Outlook
 from gateway.dispatch.runs import Runs
 from gateway.dispatch.space import Space
+from gateway.dispatch.strays import Strays
 from gateway.dispatch.streams import FrameHub
 from gateway.dispatch.suspects import Suspects
 from gateway.dispatch.watchdog import Patience
@@ -69,6 +70,7 @@ class Parts:
     dispatcher: Dispatcher
     joining: Joining
     suspects: Suspects
+    strays: Strays
     reader: BodyReader
     policies: Policies
     names: ModelNames
@@ -117,6 +119,7 @@ class _Dispatching:
     joining: Joining
     jobs: JobQueue
     suspects: Suspects
+    strays: Strays
     space: Space
 
 
@@ -147,6 +150,7 @@ def build_parts(settings: Settings) -> Parts:
         dispatcher=dispatcher,
         joining=dispatching.joining,
         suspects=dispatching.suspects,
+        strays=dispatching.strays,
         reader=BodyReader(),
         policies=policies,
         names=model_names,
@@ -202,7 +206,14 @@ def _build_dispatching(base: _Base, limits: Limits, patience_s: float) -> _Dispa
         away_s=lambda: max(fleet.away_s, hub.away_s),
         on_joined=base.metrics.attachment,
     )
-    return _Dispatching(dispatcher=dispatcher, joining=joining, jobs=jobs, suspects=suspects, space=space)
+    return _Dispatching(
+        dispatcher=dispatcher,
+        joining=joining,
+        jobs=jobs,
+        suspects=suspects,
+        strays=Strays(broker, names, jobs),
+        space=space,
+    )
 
 
 def _record(gateway_id: str, settings: Settings) -> GatewayRecord:

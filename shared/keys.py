@@ -31,8 +31,10 @@ LOG_MAXLEN = 512
 LOG_TTL_S = 60
 
 # Fields of RQ's jobs that are ours: whether a worker died while the request was there; the word of the host that its
-# body lies for; and, once the job's worker has died, how many jobs it had, and how many of them were suspects.
-IS_SUSPECT, BODY_AT, DIED_WITH, DIED_SUSPECTS = "suspect", "body_at", "died_with", "died_suspects"
+# body lies for; the gateway that owns it; and, once the job's worker has died, how many jobs it had, and how many of
+# them were suspects.
+IS_SUSPECT, BODY_AT, ASKED_AT = "suspect", "body_at", "asked_at"
+DIED_WITH, DIED_SUSPECTS = "died_with", "died_suspects"
 
 NO_HOST = ""  # in place of a host: what any of them may take
 

@@ -163,7 +163,7 @@ class JobQueue:
             description=f"{envelope.kind.name} {envelope.request.model}",
             now=datetime.now(UTC),
         )
-        fields[keys.BODY_AT] = host_of(place.worker)
+        fields |= {keys.BODY_AT: host_of(place.worker), keys.ASKED_AT: envelope.gateway}
         if envelope.is_suspect:
             fields[keys.IS_SUSPECT] = 1
         async with asking_redis("the request could not be queued"):
