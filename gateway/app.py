@@ -44,6 +44,7 @@ from gateway.http.protocol import Refusals
 from gateway.http.routes import ROUTES, Route, Work, nothing_at
 from gateway.http.status import Greeting, Health, HostMetrics, MetricsPage, Model, Models, Ready, Status, Targets
 from gateway.http.stored_completions import StoredCompletion, StoredCompletions
+from gateway.http.transcriptions import Transcriptions
 from gateway.http.visitors import Visitors
 from gateway.loop_lag import keep_measuring_lag
 from gateway.models.names import keep_telling_dead
@@ -142,6 +143,8 @@ _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "docs": lambda *_: DocsPage(),
     "embeddings": lambda parts, _: Embeddings(parts),
     "rerank": lambda parts, _: Rerank(parts),
+    "transcribe": lambda parts, _: Transcriptions(parts, "transcribe"),
+    "translate": lambda parts, _: Transcriptions(parts, "translate"),
     "files": lambda parts, _: Files(parts),
     "file": lambda parts, _: File(parts),
     "batches": lambda parts, _: OpenAIBatches(parts),

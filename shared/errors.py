@@ -119,8 +119,9 @@ class UnsupportedWorkError(InvalidRequestError):
 
 
 _UNSUPPORTED: Final = {
-    "generate": "writes no answers: it makes vectors, for /v1/embeddings and /v1/rerank",
+    "generate": "writes no answers: it makes vectors or transcripts, for /v1/embeddings, /v1/rerank and /v1/audio",
     "embed": "makes no vectors: embeddings and rankings need a model that is served with the engine 'embeddings'",
+    "transcribe": "hears nothing: sound needs a model that is served with the engine 'transcription'",
     "count": "cannot tell how many tokens a prompt has",
 }
 

@@ -3,8 +3,13 @@
     Queued/Progress*  Started  Progress*  (TextDelta | ReasoningDelta | tool call)*  (Finished | Failed)
     Queued/Progress*  Started  Relayed*  (Finished | Failed)
 
-Work of other kinds is answered with Progress* and one event of its own (Counted | Embedded | Failed). `Returned` ends
-an attempt of which nothing was begun: the gateway makes the next one of it, and clients never hear of it.
+Work of other kinds is answered with Progress* and one event of its own (Counted | Embedded | Failed). A transcript
+takes its time, so that its answer begins:
+
+    Progress*  Started  Heard*  (Transcribed | Failed)
+
+`Returned` ends an attempt of which nothing was begun: the gateway makes the next one of it, and clients never hear
+of it.
 
 A tool call is ToolCallStarted, ToolCallDelta*, ToolCallFinished, all with the same index; calls do not overlap
 each other or text. `Failed` may come at any time before the end. Streaming and non-streaming answers are
@@ -159,6 +164,53 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """`text` with the space before it, where one was written."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A stretch of what was said, in seconds from the beginning, and how sure its reader was: the mean logarithm of its
+    tokens' probabilities, how well its text can be compressed (repetition), and how likely it is that nobody spoke."""
+
+    start_s: float
+    end_s: float
+    text: str
+    token_ids: tuple[int, ...] = ()
+    words: tuple[Word, ...] = ()
+    temperature: float = 0.0
+    mean_logprob: float = 0.0
+    compression_ratio: float = 0.0
+    silence_probability: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """More of a transcript, while it is made."""
+
+    segment: Segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcribed:
+    """The whole of a transcript. `language` is a code as the model has it, empty where it knows none."""
+
+    language: str
+    duration_s: float
+    segments: tuple[Segment, ...]
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments).strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     code: str
     message: str
@@ -206,6 +258,8 @@ Event = (
     | Finished
     | Counted
     | Embedded
+    | Heard
+    | Transcribed
     | Failed
     | Returned
 )
@@ -228,9 +282,11 @@ _LEGAL: dict[str, dict[type, str]] = {
     "calling": {ToolCallDelta: "calling", ToolCallFinished: "open", Failed: "ended"},
     "counting": {Progress: "counting", Counted: "ended", Failed: "ended", Returned: "ended"},
     "embedding": {Progress: "embedding", Embedded: "ended", Failed: "ended", Returned: "ended"},
+    "listening": {Progress: "listening", Started: "hearing", Failed: "ended", Returned: "ended"},
+    "hearing": {Heard: "hearing", Transcribed: "ended", Failed: "ended"},
     "ended": {},
 }
-_FIRST = frozenset({"waiting", "counting", "embedding"})  # where the answers of the kinds of work begin
+_FIRST = frozenset({"waiting", "counting", "embedding", "listening"})  # where the answers of the kinds of work begin
 
 
 class EventOrder:

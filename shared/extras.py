@@ -15,6 +15,7 @@ _SIGNS: Final[Mapping[str, str]] = {
     "menu": "rumps",
     "otel": "opentelemetry.sdk",
     "share": "cryptography",
+    "voice": "av",
 }
 
 

@@ -47,6 +47,7 @@ _CODES: dict[type, int] = {
     work.Generate: 25,
     work.Count: 26,
     work.Embed: 27,
+    work.Transcribe: 28,
     events.Usage: 32,
     events.TokenLogprob: 33,
     events.Progress: 34,
@@ -69,6 +70,10 @@ _CODES: dict[type, int] = {
     registry.Reader: 52,
     exact.ExactNumber: 53,
     request.Join: 54,
+    events.Word: 55,
+    events.Segment: 56,
+    events.Heard: 57,
+    events.Transcribed: 58,
 }
 
 CODES = frozenset(_CODES.values())

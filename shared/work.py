@@ -2,16 +2,17 @@
 
 A kind is a class, a row of `KINDS`, and a code in `shared.wire`. Its name is signed with every job, so that what was
 signed as one kind of work is never done as another, and is part of `WorkerLease.kinds`, so that it goes to workers that
-take it. A transcript or speech would be another class and row.
+take it.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
-from shared.events import Counted, Embedded, Finished
+from shared.events import Counted, Embedded, Finished, Transcribed
 from shared.keys import job_id
 from shared.request import PRIORITIES, GenerateRequest, Priority, Resume
 
@@ -44,6 +45,23 @@ class Embed:
     query: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcribe:
+    """What is said in a sound file, in its own language or in English. `language` is a code or a name, empty where it
+    is to be found out; `prompt` is text as if it had been said before; `temperature` None: greedy, and warmer where
+    that fails. `with_words`: each word's time. `in_parts`: segments are told as they are made (`Heard`). Answered with
+    `Transcribed`. `request` has the names and no conversation."""
+
+    request: GenerateRequest
+    sound: bytes = field(default=b"", repr=False)
+    task: Literal["transcribe", "translate"] = "transcribe"
+    language: str = ""
+    prompt: str = ""
+    temperature: float | None = None
+    with_words: bool = False
+    in_parts: bool = False
+
+
 def pack_ids(ids: Sequence[int]) -> bytes:
     """Little-endian 32-bit numbers."""
     return struct.pack(f"<{len(ids)}I", *ids)
@@ -53,7 +71,7 @@ def unpack_ids(row: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(row) // 4}I", row)
 
 
-Work = Generate | Count | Embed
+Work = Generate | Count | Embed | Transcribe
 
 
 # Of an answer, after which a request that was there when a worker died is no suspect any more: what kills a worker does
@@ -65,18 +83,21 @@ PROBATION_TOKENS = 8
 class Kind:
     """A row of `KINDS`. `name` is the wire contract. `lane` is the kind's own, for what is done beside the engine's
     batch; empty: its jobs stand in the lanes of their requests' classes and take places in the batch. `begins` is the
-    state of `shared.events` in which its answer begins, `ends` the event that ends it when all went well."""
+    state of `shared.events` in which its answer begins, `ends` the event that ends it when all went well. `is_long`:
+    it may wait as long as a request of its class, not as long as a question asked in passing."""
 
     name: str
     lane: str = ""
     begins: str
     ends: type
+    is_long: bool = False
 
 
 KINDS: dict[type[Work], Kind] = {
     Generate: Kind(name="generate", begins="waiting", ends=Finished),
     Count: Kind(name="count", lane="count", begins="counting", ends=Counted),
     Embed: Kind(name="embed", lane="embed", begins="embedding", ends=Embedded),
+    Transcribe: Kind(name="transcribe", lane="transcribe", begins="listening", ends=Transcribed, is_long=True),
 }
 KINDS_BY_NAME = {kind.name: kind for kind in KINDS.values()}
 ENDS = tuple(kind.ends for kind in KINDS.values())

@@ -18,6 +18,11 @@ def encode_event(name: str, data: Any) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), dump_bytes(data))
 
 
+def encode_comment(text: str) -> bytes:
+    """What readers pass over: it shows that the connection lives."""
+    return b": %b\n\n" % text.encode()
+
+
 def encode_data(data: Any) -> bytes:
     """One unnamed event with `data` as JSON."""
     return b"data: %b\n\n" % dump_bytes(data)

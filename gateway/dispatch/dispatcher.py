@@ -39,7 +39,7 @@ from shared.keys import Names, host_of
 from shared.places import NONE
 from shared.registry import Fleet
 from shared.request import GenerateRequest, PackedRequest
-from shared.work import KINDS, Count, Embed, Envelope, Generate, Work
+from shared.work import KINDS, Count, Embed, Envelope, Generate, Transcribe, Work
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +133,10 @@ class Dispatcher:
 
     async def admit_embed(self, work: Embed) -> Dispatch:
         """Vectors, by a worker that makes them. Raises as `admit` does, and `UnsupportedWorkError`."""
+        return await self._admit(work)
+
+    async def admit_transcribe(self, work: Transcribe) -> Dispatch:
+        """A transcript, by a worker that hears. Raises as `admit` does, and `UnsupportedWorkError`."""
         return await self._admit(work)
 
     async def _admit(self, work: Work) -> Dispatch:

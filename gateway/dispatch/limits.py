@@ -36,7 +36,7 @@ class Limits:
 
     def deadline_s(self, kind: Kind, priority: Priority) -> float:
         """Seconds that a request of this kind and class may wait for its turn."""
-        if kind.lane:
+        if kind.lane and not kind.is_long:
             return _BESIDE_S
         return self.batch_s if priority == "batch" else self.interactive_s
 

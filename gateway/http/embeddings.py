@@ -21,7 +21,7 @@ from gateway.keys.charge import BYTES_PER_TOKEN
 from gateway.keys.headers import rate_headers
 from gateway.keys.holder import holder_of
 from gateway.parts import Parts
-from gateway.trace.spans import traced_embedding
+from gateway.trace.spans import traced_beside
 from shared.events import Embedded, EventOrder, Failed, Usage
 from shared.request import GenerateRequest
 from shared.work import KINDS, Embed, pack_ids
@@ -62,7 +62,8 @@ class _Embedding:
         async with charged as allowance:
             scope["state"]["rate_headers"] = rate_headers(allowance, time.time()) if allowance else {}
             try:
-                with traced_embedding(self._tracer, scope, request, lambda: made.input_tokens) as traced:
+                traced_as = traced_beside(self._tracer, scope, request, "embeddings", lambda: made.input_tokens)
+                with traced_as as traced:
                     await self._fill(made, receive, replace(work, request=traced))
             finally:
                 if made.vectors:

@@ -54,7 +54,7 @@ _MAX_HEADER = 1000  # characters
 _Told = list[tuple[int, Event]]  # choice, event
 PATIENCE_S = 3600.0  # between two looks at a request whose client waits without keep-alives
 
-_STREAM_HEADERS = [
+STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -328,7 +328,7 @@ class _Answer:
             raise told[-1][1].error()
         renderer = self.reply.stream(self.context)
         warnings = [(name.encode(), text.encode()) for name, text in self._headers().items()]
-        await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS + warnings})
+        await self.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS + warnings})
         try:
             return await self._relay(renderer, told)
         except Exception:  # any bug in here: the client is told, in the stream that is open already

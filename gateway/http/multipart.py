@@ -29,9 +29,10 @@ class FormFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """Fields that are texts, and files, by their names."""
+    """Fields that are texts, and files, by their names. `every` has all values of fields that come more than once."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
+    every: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     files: Mapping[str, FormFile] = field(default_factory=dict)
 
 
@@ -44,14 +45,14 @@ def parse_form(content_type: str, body: bytes) -> Form:
     pieces = (b"\r\n" + body).split(b"\r\n--" + boundary, _MOST_PARTS + 1)
     if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
         raise InvalidRequestError(f"the form has no end, or more than {_MOST_PARTS} parts")
-    texts: dict[str, str] = {}
+    texts: dict[str, tuple[str, ...]] = {}
     files: dict[str, FormFile] = {}
     for piece in pieces[1:-1]:
         _take(piece, texts, files)
-    return Form(texts=texts, files=files)
+    return Form(texts={name: values[-1] for name, values in texts.items()}, every=texts, files=files)
 
 
-def _take(piece: bytes, texts: dict[str, str], files: dict[str, FormFile]) -> None:
+def _take(piece: bytes, texts: dict[str, tuple[str, ...]], files: dict[str, FormFile]) -> None:
     head, separator, content = piece.lstrip(b" \t").removeprefix(b"\r\n").partition(b"\r\n\r\n")
     headers = dict(_header(line) for line in head.decode("utf-8", "replace").split("\r\n"))
     parameters = _parameters(headers.get("content-disposition", ""))
@@ -64,7 +65,8 @@ def _take(piece: bytes, texts: dict[str, str], files: dict[str, FormFile]) -> No
     elif len(content) > _MOST_FIELD_BYTES:
         raise InvalidRequestError(f"{parameters['name'][:100]}: a field has at most {_MOST_FIELD_BYTES} bytes")
     else:
-        texts[parameters["name"]] = content.decode("utf-8", "replace")
+        name, text = parameters["name"], content.decode("utf-8", "replace")
+        texts[name] = (*texts.get(name, ()), text)
 
 
 def _media_type(headers: Mapping[str, str]) -> str:

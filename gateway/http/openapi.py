@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.http.openapi_bodies import BODIES
+from gateway.http.openapi_bodies import BODIES, FORMS
 from gateway.http.routes import ROUTES, Route, Work
 
 _NO_BODY: Final = ("GET", "DELETE")
@@ -31,6 +31,8 @@ _OPERATIONS: Final[Mapping[tuple[Work, str], tuple[str, str]]] = {
     ("stored_completion", "DELETE"): ("Forget a stored completion", ""),
     ("embeddings", "POST"): ("Vectors of texts", "EmbeddingsBody"),
     ("rerank", "POST"): ("Documents by how relevant they are to a query", "RerankBody"),
+    ("transcribe", "POST"): ("What is said in a recording, written down", "sound_form"),
+    ("translate", "POST"): ("The same, in English", "sound_form"),
     ("files", "GET"): ("Files", ""),
     ("files", "POST"): ("Upload a file", "form"),
     ("file", "GET"): ("A file, or with /content what it holds", ""),
@@ -175,9 +177,8 @@ def _refusal(route: Route) -> dict[str, Any]:
 
 
 def _request_body(name: str) -> dict[str, Any]:
-    if name == "form":
-        fields = {"purpose": {"type": "string"}, "file": {"type": "string", "format": "binary"}}
-        schema: dict[str, Any] = {"type": "object", "required": ["file"], "properties": fields}
+    if name in FORMS:
+        schema = FORMS[name]
         return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     content = {"schema": {"$ref": f"#/components/schemas/{name}"}, "example": BODIES[name]["example"]}
     return {"required": True, "content": {"application/json": content}}

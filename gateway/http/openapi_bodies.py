@@ -23,6 +23,7 @@ Schema = dict[str, Any]
 _TEXT: Final[Schema] = {"type": "string"}
 _NAME: Final[Schema] = {"type": "string", "minLength": 1}
 _FLAG: Final[Schema] = {"type": "boolean"}
+_FILE: Final[Schema] = {"type": "string", "format": "binary"}
 _OBJECT: Final[Schema] = {"type": "object"}
 _OBJECTS: Final[Schema] = {"type": "array", "items": {"type": "object"}}
 _MODEL: Final[Schema] = {**_NAME, "description": "A model's id, an alias, or `current-model`."}
@@ -243,4 +244,22 @@ BODIES: Final[Mapping[str, Schema]] = {
         {"items": [{"type": "message", "role": "user", "content": "Hello"}], "metadata": {"topic": "tea"}},
     ),
     "MetadataBody": _body((), {"metadata": _METADATA}, {"metadata": {"run": "7"}}),
+}
+
+FORMS: Final[dict[str, dict[str, Any]]] = {
+    "form": {"type": "object", "required": ["file"], "properties": {"purpose": _TEXT, "file": _FILE}},
+    "sound_form": {
+        "type": "object",
+        "required": ["file", "model"],
+        "properties": {
+            "file": _FILE,
+            "model": _TEXT,
+            "language": _TEXT,
+            "prompt": _TEXT,
+            "response_format": {"enum": ["json", "text", "srt", "verbose_json", "vtt"]},
+            "temperature": {"type": "number", "minimum": 0, "maximum": 1},
+            "timestamp_granularities[]": {"type": "array", "items": {"enum": ["word", "segment"]}},
+            "stream": _FLAG,
+        },
+    },
 }

@@ -32,6 +32,8 @@ Work = Literal[
     "docs",
     "embeddings",
     "rerank",
+    "transcribe",
+    "translate",
     "files",
     "file",
     "batches",
@@ -64,6 +66,10 @@ class Route:
 
 def _anthropic(path: str, work: Work, name: str, methods: tuple[str, ...] = _POST) -> Route:
     return Route(path=path, work=work, name=name, methods=methods, dialect="anthropic")
+
+
+def _chat(path: str, work: Work, name: str) -> Route:
+    return Route(path=path, work=work, name=name, methods=_POST, dialect="openai_chat")
 
 
 def _responses(path: str, work: Work, name: str, methods: tuple[str, ...] = _POST) -> Route:
@@ -114,8 +120,10 @@ ROUTES: Final = (
     _anthropic("/anthropic/v1/files" + _ID, "file", "file", ("GET", "HEAD", "DELETE")),
     Route(path="/v1/files", work="files", name="files", methods=("GET", "HEAD", "POST")),
     Route(path="/v1/files" + _ID, work="file", name="file", methods=("GET", "HEAD", "DELETE")),
-    Route(path="/v1/embeddings", work="embeddings", name="embeddings", methods=_POST, dialect="openai_chat"),
-    Route(path="/v1/rerank", work="rerank", name="rerank", methods=_POST, dialect="openai_chat"),
+    _chat("/v1/embeddings", "embeddings", "embeddings"),
+    _chat("/v1/rerank", "rerank", "rerank"),
+    _chat("/v1/audio/transcriptions", "transcribe", "transcriptions"),
+    _chat("/v1/audio/translations", "translate", "translations"),
     Route(path="/v1/batches", work="batches", name="batches", methods=("GET", "HEAD", "POST"), dialect="openai_chat"),
     Route(path="/v1/batches" + _ID, work="batch", name="batch", methods=("GET", "HEAD", "POST"), dialect="openai_chat"),
     _anthropic("/v1/messages", "generate", "messages"),
@@ -182,6 +190,7 @@ _SPOKEN_BELOW: Final = {
     "/v1/conversations": "openai_responses",
     "/v1/embeddings": "openai_chat",
     "/v1/rerank": "openai_chat",
+    "/v1/audio": "openai_chat",
     "/v1/batches": "openai_chat",
 }
 
@@ -201,7 +210,7 @@ def find_route(path: str) -> Route | None:
 # What a vendor's clients may ask for that nobody here can do, by where it begins.
 _NOT_SERVED: Final = {
     "/v1/moderations": "moderation needs a model of the vendor's",
-    "/v1/audio": "speech and transcription are not served",
+    "/v1/audio": "speech is not made here; recordings are transcribed and translated",
     "/v1/images": "images are not generated",
     "/v1/videos": "videos are not generated",
     "/v1/fine_tuning": "models are not trained here",

@@ -24,6 +24,8 @@ _USING: Final = frozenset(
         "compact",
         "embeddings",
         "rerank",
+        "transcribe",
+        "translate",
         "models",
         "model",
     }

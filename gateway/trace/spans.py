@@ -107,8 +107,8 @@ def _answered(story: Story) -> dict[str, Value | None]:
 
 
 @contextmanager
-def traced_embedding(
-    tracer: Tracer, scope: Scope, request: GenerateRequest, read_tokens: Callable[[], int]
+def traced_beside(
+    tracer: Tracer, scope: Scope, request: GenerateRequest, operation: str, read_tokens: Callable[[], int]
 ) -> Iterator[GenerateRequest]:
     """A span for as long as the block takes, and the request as it goes to workers. `read_tokens` says in the end how
     many were read."""
@@ -120,10 +120,10 @@ def traced_embedding(
         raise
     finally:
         told: dict[str, Value | None] = {
-            "gen_ai.operation.name": "embeddings",
+            "gen_ai.operation.name": operation,
             "gen_ai.provider.name": PROVIDER,
             "gen_ai.request.model": request.model,
             "gen_ai.response.id": request.id,
             "gen_ai.usage.input_tokens": read_tokens(),
         }
-        span.end(f"embeddings {request.model}", told, error=error[0], text=error[1])
+        span.end(f"{operation} {request.model}", told, error=error[0], text=error[1])

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from shared.cost import PrefillCost
-from shared.events import Embedded, Event
+from shared.events import Embedded, Event, Transcribed
 from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
-from shared.work import KINDS, Count, Embed, Generate
+from shared.work import KINDS, Count, Embed, Generate, Transcribe
 from worker.prefix_cache.marks import NOBODY, Residents
 
 
@@ -175,3 +175,19 @@ class Embedder(Protocol):
     def embed(self, work: Embed) -> Embedded:
         """On any number of threads at once, beside the batch if there is one. Raises `PromptTooLongError` and
         `InvalidRequestError`."""
+
+
+class Say(Protocol):
+    """Tells of work beside the batch while it is done."""
+
+    def __call__(self, *events: Event) -> bool:
+        """Tell these, or none. Whether the work is still wanted."""
+
+
+@runtime_checkable
+class Transcriber(Protocol):
+    """An engine that writes down what is said."""
+
+    def transcribe(self, work: Transcribe, say: Say) -> Transcribed:
+        """On any number of threads at once. It says `Started`, and where the work asks for it each segment. Raises
+        `InvalidRequestError`, `UnsupportedContentError`, and `RequestCancelledError` once it is not wanted."""

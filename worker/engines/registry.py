@@ -16,12 +16,13 @@ from worker.engines.base import Engine
 from worker.engines.gguf.model_file import check_source as check_gguf
 from worker.engines.stepped import SteppedEngine
 from worker.engines.streamed import StreamedEngine
+from worker.engines.transcription.folder import check_source as check_whisper
 from worker.model_folder import check_source
 
 log = logging.getLogger(__name__)
 
 _OUR_PACKAGES = ("worker", "shared")
-_EXTRAS = {"gguf": "gguf"}  # with which an engine's packages come; of all others "mlx"
+_EXTRAS = {"gguf": "gguf", "transcription": "voice"}  # with which an engine's packages come; of all others "mlx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ _ENGINES: dict[EngineName, _Entry] = {
     "gguf": _Entry("worker.engines.gguf.source", "GgufSource", StreamedEngine, check_gguf),
     "remote": _Entry("worker.engines.remote.source", "RemoteSource", StreamedEngine),
     "embeddings": _Entry("worker.engines.embeddings.engine", "EmbeddingsEngine", _as_it_is, check_source),
+    "transcription": _Entry("worker.engines.transcription.engine", "TranscriptionEngine", _as_it_is, check_whisper),
     "echo": _Entry("worker.engines.echo", "EchoEngine", SteppedEngine),
     "echo-streamed": _Entry("worker.engines.echo_streamed", "EchoSource", StreamedEngine),
 }

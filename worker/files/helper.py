@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 from shared.errors import UnsupportedContentError
-from worker.files.messages import HEADER, PDF, READ, REFUSED, SIZE, receive
+from worker.files.messages import HEADER, PDF, READ, REFUSED, SIZE, SOUND, receive
 from worker.files.reading import image_pixels, pdf_text
+from worker.files.sound import sound_samples
 
 
 def answer(kind: int, raw: bytes) -> tuple[int, bytes]:
@@ -23,6 +24,8 @@ def answer(kind: int, raw: bytes) -> tuple[int, bytes]:
     try:
         if kind == PDF:
             return READ, pdf_text(raw).encode("utf-8", "replace")
+        if kind == SOUND:
+            return READ, sound_samples(raw).tobytes()
         pixels = image_pixels(raw)
         return READ, SIZE.pack(*pixels.shape[:2]) + pixels.tobytes()
     except UnsupportedContentError as error:

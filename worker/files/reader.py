@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 
 from shared.errors import OverloadedError, UnsupportedContentError
 from shared.processes import GuardedProcess
-from worker.files.messages import HEADER, IMAGE, IMAGE_REFUSAL, PDF, READ, SIZE, UNREADABLE_PDF, receive
+from worker.files.messages import (
+    HEADER,
+    IMAGE,
+    IMAGE_REFUSAL,
+    PDF,
+    READ,
+    SIZE,
+    SOUND,
+    SOUND_REFUSAL,
+    UNREADABLE_PDF,
+    receive,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +59,10 @@ class FileReader:
         data = self._ask(IMAGE, raw, IMAGE_REFUSAL)
         height, width = SIZE.unpack(data[: SIZE.size])
         return np.frombuffer(data, np.uint8, offset=SIZE.size).reshape(height, width, 3)
+
+    def sound_samples(self, raw: bytes) -> NDArray[np.int16]:
+        """(samples,) at 16 kHz, of one channel. Raises the same."""
+        return np.frombuffer(self._ask(SOUND, raw, SOUND_REFUSAL), np.int16)
 
     def close(self) -> None:
         with self._lock:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.events import Event, Usage
-from shared.work import KINDS, Count, Embed, Generate, Work
-from worker.engines.base import Engine
+from shared.work import KINDS, Count, Embed, Generate, Transcribe, Work
+from worker.engines.base import Engine, Say
 from worker.serving.counting import count
 from worker.serving.embedding import embed
+from worker.serving.transcription import transcribe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +30,18 @@ class Beside:
     answer: Callable[[Engine, Any], tuple[Event, Usage]]
 
 
-HANDLERS: Mapping[type[Work], InBatch | Beside] = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InParts:
+    """As `Beside`, and told of while it is done: `answer` gets what tells, too."""
+
+    threads: int
+    answer: Callable[[Engine, Any, Say], tuple[Event, Usage]]
+
+
+HANDLERS: Mapping[type[Work], InBatch | Beside | InParts] = {
     Generate: InBatch(threads=4),
     Count: Beside(threads=8, answer=count),
     Embed: Beside(threads=4, answer=embed),
+    Transcribe: InParts(threads=4, answer=transcribe),
 }
 THREADS_BESIDE = {KINDS[cls].lane: handler.threads for cls, handler in HANDLERS.items() if KINDS[cls].lane}

@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import redis
 
@@ -49,7 +50,7 @@ from worker.serving.bodies import Bodies, Body, check_envelope, read_envelope
 from worker.serving.default_system import with_default_system
 from worker.serving.drift import Drift
 from worker.serving.endings import log_end
-from worker.serving.handlers import HANDLERS, Beside
+from worker.serving.handlers import HANDLERS, Beside, InParts
 from worker.serving.publisher import Publisher
 from worker.serving.reports import Accepted, Broken, Ended, Loaded, LoadFailed, Loading, Report, Totals
 from worker.serving.returning import return_reason
@@ -234,6 +235,8 @@ class Runner:
             handler = HANDLERS[type(task)]
             if isinstance(handler, Beside):
                 self._answer(work, *handler.answer(self._engine, task))
+            elif isinstance(handler, InParts):
+                self._answer(work, *handler.answer(self._engine, task, partial(self._tell, work)))
             elif isinstance(task, Generate):
                 self._generate(work, task)
         except GatewayError as error:
@@ -292,7 +295,7 @@ class Runner:
             prepared = self._engine.prepare(task.request)
             total_tokens, warnings = prepared.prompt_tokens or 0, prepared.warnings
             self._note_size(task.request, total_tokens)
-            self._tell(work, (Progress(phase="queued", total_tokens=total_tokens, warnings=warnings),))
+            self._tell(work, Progress(phase="queued", total_tokens=total_tokens, warnings=warnings))
         else:
             prepared = self._resumed(work, task.request, task.resume)
         self._hand_over(work, replace(prepared, offer=offer))
@@ -332,10 +335,13 @@ class Runner:
             self._voice.fail(work, error)
         return error
 
-    def _tell(self, work: Attempt, events: tuple[Event, ...]) -> None:
+    def _tell(self, work: Attempt, *events: Event) -> bool:
+        """See `worker.engines.base.Say`."""
         with self._lock:
             if not work.is_ended:
                 self._voice.tell(work, events)
+                work.is_begun = work.is_begun or work.order.has_begun
+            return not work.is_ended
 
     def _hand_over(self, work: Attempt, prepared: Prepared) -> None:
         with self._lock:

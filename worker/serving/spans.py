@@ -10,7 +10,7 @@ from shared.tracing import Tracer
 from worker.serving.attempt import Attempt
 
 _PROVIDER: Final = "mlx-gateway"
-_OPERATIONS: Final = {"generate": "chat", "embed": "embeddings"}
+_OPERATIONS: Final = {"generate": "chat", "embed": "embeddings", "transcribe": "transcription"}
 
 
 def tell_span(work: Attempt, error: GatewayError | None, tracer: Tracer, *, worker: str) -> None:

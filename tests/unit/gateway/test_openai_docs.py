@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from openai.types import completion_create_params, embedding_create_params
+from openai.types.audio import transcription_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -19,6 +20,10 @@ TABLES: dict[str, tuple[Any, ...]] = {
         chat_create_params.CompletionCreateParamsStreaming,
     ),
     "Embeddings": (embedding_create_params.EmbeddingCreateParams,),
+    "Transcriptions": (
+        transcription_create_params.TranscriptionCreateParamsNonStreaming,
+        transcription_create_params.TranscriptionCreateParamsStreaming,
+    ),
     "Completions": (
         completion_create_params.CompletionCreateParamsNonStreaming,
         completion_create_params.CompletionCreateParamsStreaming,

@@ -1,0 +1,1 @@
+"""The engine that writes down what is said."""
