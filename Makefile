@@ -25,10 +25,11 @@ CONFIG ?=
 AGAINST ?=
 N ?= 20000
 
-.PHONY: help up install check format test test-all test-faults fuzz soak bench bench-placement newest package docs clean
+.PHONY: help up server install check format test test-all test-faults fuzz soak bench bench-placement newest package docs clean
 
 help:
 	@echo "make up [MODEL=path-or-id] [PORT=8080] [STATE=dir]   start everything; point clients at the printed URL"
+	@echo "make server      the same, with LiteLLM's proxy in front of it on port 4000 (LITELLM_PORT=)"
 	@echo "make test        checks and tests        make test-all    the slow ones too"
 	@echo "make test-faults what becomes of answers when workers, gateways, Macs, Redis and networks fail"
 	@echo "make fuzz N=50000   what no client sends      make soak N=20000   short requests with a fault every fifty"
@@ -43,6 +44,26 @@ help:
 up: $(RUN)
 	@exec $(BIN)/mlx-gateway up --port $(PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(ENGINE),--engine $(ENGINE)) \
 		$(if $(STATE),--state "$(STATE)") $(if $(CONFIG),--config "$(CONFIG)")
+
+# In an environment of its own, which nothing else needs, and with a key of its own. It asks nobody for a list of prices.
+LITELLM := litellm[proxy]==1.108.7
+LITELLM_PORT ?= 4000
+server: $(RUN) build/litellm/installed build/litellm/key
+	@sed 's,127.0.0.1:8080,127.0.0.1:$(PORT),' deploy/litellm.yaml > build/litellm/config.yaml
+	@trap : INT TERM; \
+	LITELLM_LOCAL_MODEL_COST_MAP=True LITELLM_MASTER_KEY="$$(cat build/litellm/key)" build/litellm/bin/litellm \
+		--config build/litellm/config.yaml --host 127.0.0.1 --port $(LITELLM_PORT) >build/litellm/log 2>&1 & proxy=$$!; \
+	echo "LiteLLM on http://127.0.0.1:$(LITELLM_PORT), its key in build/litellm/key, its log in build/litellm/log"; \
+	$(BIN)/mlx-gateway up --port $(PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(ENGINE),--engine $(ENGINE)) \
+		$(if $(STATE),--state "$(STATE)") $(if $(CONFIG),--config "$(CONFIG)"); ended=$$?; \
+	kill $$proxy 2>/dev/null; wait $$proxy; exit $$ended
+
+build/litellm/installed: $(RUN)
+	@test -x build/litellm/bin/python || $(BIN)/python -m venv build/litellm
+	@build/litellm/bin/python -m pip install --quiet '$(LITELLM)' && touch $@
+
+build/litellm/key: | build/litellm/installed
+	@(umask 077 && $(BIN)/python -c 'import secrets; print("sk-" + secrets.token_urlsafe(24))' >$@)
 
 install: $(DEV)
 

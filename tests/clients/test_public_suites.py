@@ -6,12 +6,10 @@ The models say given texts (`tests.models.scripted_checkpoint`), or are the smal
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.clients.npm import install
+from tests.clients.packages import interpreter
 from tests.models.call_templates import template_of
 from tests.models.scripted_checkpoint import build_scripted, cue
 from tests.support.models import AGENT_FULL
-from tests.support.processes import REPOSITORY
 from tests.support.up import up
 from worker.formats.families import FAMILIES
 
@@ -74,19 +72,7 @@ def build(out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def langchain() -> Path:
-    """An interpreter with LangChain's packages, made once, in a folder that git ignores."""
-    folder = REPOSITORY / "build" / "langchain"
-    folder.mkdir(parents=True, exist_ok=True)
-    python, done = folder / "bin" / "python", folder / "installed"
-    with (folder.parent / "langchain.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may want to install at once
-        if not done.exists():
-            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-            command = [python, "-m", "pip", "install", "--quiet", *LANGCHAIN]
-            if subprocess.run(command, capture_output=True, check=False).returncode:
-                pytest.skip(f"the packages cannot be fetched: {' '.join(LANGCHAIN)}")
-            done.touch()
-    return python
+    return interpreter("langchain", *LANGCHAIN)
 
 
 @pytest.fixture(scope="module")

@@ -44,9 +44,14 @@ def build_gguf(folder: Path, out: Path, *, template: str | None = None) -> Path:
     if text:
         values["tokenizer.chat_template"] = text
     weights = {_tensor_name(name): _floats(array) for name, array in mx.load(str(folder / "model.safetensors")).items()}
+    write_gguf(out, values, weights)
+    return out
+
+
+def write_gguf(out: Path, values: dict[str, Any], weights: dict[str, np.ndarray]) -> None:
+    """Any model, in 32-bit floats."""
     with out.open("wb") as file:
         _write(file, values, weights)
-    return out
 
 
 def _architecture(config: dict[str, Any]) -> dict[str, Any]:

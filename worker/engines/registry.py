@@ -43,7 +43,7 @@ def _as_it_is(engine: Engine) -> Engine:
 
 _ENGINES: dict[EngineName, _Entry] = {
     "mlx": _Entry("worker.engines.mlx.engine", "MlxEngine", SteppedEngine, check_source),
-    "gguf": _Entry("worker.engines.gguf.source", "GgufSource", StreamedEngine, check_gguf),
+    "gguf": _Entry("worker.engines.gguf.engine", "build_gguf", _as_it_is, check_gguf),
     "remote": _Entry("worker.engines.remote.source", "RemoteSource", StreamedEngine),
     "embeddings": _Entry("worker.engines.embeddings.engine", "EmbeddingsEngine", _as_it_is, check_source),
     "transcription": _Entry("worker.engines.transcription.engine", "TranscriptionEngine", _as_it_is, check_whisper),

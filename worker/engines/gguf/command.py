@@ -61,3 +61,15 @@ def flags(
     if not is_wheel:
         given += ["--no-ui", "--offline", "--no-context-shift", "--cache-prompt", "--cache-ram", "0"]
     return [*given, *options.default_args]
+
+
+def embedding_flags(
+    model: Path, *, port: int, window: Window, name: str, options: GgufOptions, is_wheel: bool
+) -> Sequence[str]:
+    """As `flags`. A text is computed in one pass, so that a pass has room for the longest."""
+    given = ["-m", str(model), "--host", "127.0.0.1", "--port", str(port), "--alias", name, "--embedding"]
+    given += ["-c", str(window.total_tokens), "-np", str(window.slots), "--metrics", "--cors-origins", "localhost"]
+    given += ["-b", str(window.context_tokens), "-ub", str(window.context_tokens)]
+    if not is_wheel:
+        given += ["--no-ui", "--offline"]
+    return [*given, *options.default_args]

@@ -15,6 +15,10 @@ from worker.model_folder import find_model
 
 _PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _PROJECTOR = "mmproj"
+# llama.cpp's `pooling_type`: mean, first, last; and its architectures that have no other use.
+_POOLS, _RANKS = (1, 2, 3), 4
+_ENCODERS = ("bert", "modern-bert", "neo-bert", "eurobert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2",
+             "jina-bert-v3", "gemma-embedding")  # fmt: skip
 DEFAULT_CONTEXT_TOKENS = 4096  # of a file that does not say what its model was trained for
 
 
@@ -72,6 +76,17 @@ def _firsts(folder: Path) -> list[Path]:
         if _PROJECTOR not in path.name.lower() and (part is None or int(part["number"]) == 1):
             found.append(path)
     return found
+
+
+def makes_vectors(path: Path) -> bool:
+    """Whether it is an embedding model: its header says how states are pooled, or it is an encoder. Raises
+    `ModelUnavailableError` for one that ranks pairs, which is another kind of work."""
+    header = read_file(parts_of(path)[0])
+    architecture = str(header.values.get("general.architecture", ""))
+    pooling = header.number("pooling_type")
+    if pooling == _RANKS:
+        raise ModelUnavailableError(f"{path.name} ranks pairs of texts, which is not done over llama.cpp here")
+    return pooling in _POOLS or architecture in _ENCODERS
 
 
 def parts_of(path: Path) -> Sequence[Path]:

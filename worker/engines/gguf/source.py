@@ -12,22 +12,18 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
-import psutil
-
 from shared.config import Settings, SettingsFile
 from shared.errors import ModelUnavailableError
 from shared.http_client import ask_json
 from shared.registry import ModelSpec
 from shared.request import GenerateRequest, Resume
-from worker.device.claim import claim
-from worker.device.neighbours import Neighbours
-from worker.device.sharing import Holding
 from worker.engines.base import EngineInfo, EngineStats, Output, Prepared
 from worker.engines.gguf.answering import Answering, Place, Speller
 from worker.engines.gguf.command import find_program, flags
 from worker.engines.gguf.completion import Defaults
 from worker.engines.gguf.cutting import ServerCut
 from worker.engines.gguf.forms import MARK
+from worker.engines.gguf.holding import HeldMemory
 from worker.engines.gguf.model_file import GgufModel, find_gguf, read_model
 from worker.engines.gguf.options import FILE, parse_options
 from worker.engines.gguf.preparing import Preparing
@@ -45,7 +41,6 @@ from worker.prompt import PromptBuilder, turn_end
 
 log = logging.getLogger(__name__)
 
-_USABLE_SHARE = 0.9  # of the machine's memory, for all workers of a host
 _DISK_BYTES = 32 << 30
 
 
@@ -59,7 +54,7 @@ class GgufSource:
         self.server: LlamaServer | None = None
         self._cut: ServerCut | None = None
         self._keeper: SlotKeeper | None = None
-        self._neighbours: Neighbours | None = None
+        self._memory = HeldMemory(settings)
         self._rates = Rates()
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -97,28 +92,19 @@ class GgufSource:
 
     def _read(self) -> GgufModel:
         model = read_model(find_gguf(self._spec.source, self._options.file))
-        limit_bytes = self._limit_bytes()
-        if self._settings.state_dir.is_absolute():  # what all workers of this host have in common
-            self._neighbours = Neighbours(self._settings.state_dir / "device")
-        claim(self._neighbours, model.weight_bytes, limit_bytes)
+        self._memory.claim(model.weight_bytes)
         return model
 
-    def _limit_bytes(self) -> int:
-        return self._settings.memory_bytes or int(psutil.virtual_memory().total * _USABLE_SHARE)
-
     def _plan(self, model: GgufModel) -> Window:
-        others = self._neighbours.others() if self._neighbours is not None else []
-        free_bytes = self._limit_bytes() - model.weight_bytes - sum(each.base_bytes for each in others)
         window = plan_window(
             trained_tokens=model.context_tokens,
             token_bytes=model.token_bytes,
-            free_bytes=max(0, free_bytes),
+            free_bytes=self._memory.free_bytes(model.weight_bytes),
             wanted_tokens=self._options.context_tokens or self._settings.max_context_tokens,
             slots=min(self._options.slots or 0, self._settings.capacity),
         )
-        if self._neighbours is not None:  # the cache is allocated with the weights
-            held_bytes = model.weight_bytes + window.total_tokens * model.token_bytes
-            self._neighbours.publish(Holding(base_bytes=held_bytes))
+        # The cache is allocated with the weights.
+        self._memory.publish(model.weight_bytes + window.total_tokens * model.token_bytes)
         return window
 
     def _open_files(self, model: GgufModel, window: Window) -> SlotFiles:
@@ -202,9 +188,7 @@ class GgufSource:
                 self._cut.close()
             await self.server.stop()
             self.server = None
-        if self._neighbours is not None:
-            self._neighbours.close()
-            self._neighbours = None
+        self._memory.close()
 
     # -- beside the loop ------------------------------------------------------------------------------------------
 

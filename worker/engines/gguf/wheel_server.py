@@ -35,6 +35,7 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--metrics", action="store_true")
     parser.add_argument("--swa-full", action="store_true")
     parser.add_argument("--mlock", action="store_true")
+    parser.add_argument("--embedding", "--embeddings", action="store_true")
     parser.add_argument("--slot-save-path", default="")
     parser.add_argument("--sse-ping-interval", type=int)
     parser.add_argument("--cors-origins", default="")
@@ -50,6 +51,7 @@ _FIELDS = {
     "ubatch_size": "n_ubatch",
     "swa_full": "swa_full",
     "slots": "endpoint_slots",
+    "embedding": "embedding",
     "metrics": "endpoint_metrics",
     "slot_save_path": "slot_save_path",
     "sse_ping_interval": "sse_ping_interval",
