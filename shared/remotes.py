@@ -28,9 +28,10 @@ TOOLS: Final = ("native", "prompt")
 class Remote:
     """One model of one server. `model` is its name there (empty: the only one, or the first), `profile` what speaks
     there (empty: found out). The key is `key`, or in the variable that `key_env` names. `slots` and `context_tokens` 0
-    are asked of the server; `tools` says whether it takes tools itself or has them written into the prompt. It may be
-    silent for `silence_s`. `command` starts it, on this machine, and keeps it running; it may take `start_s` until it
-    answers."""
+    are asked of the server; where it does not tell its slots they are tried out, if `probe` says so, or says nothing
+    and the server is near and wants no key. `tools` says whether it takes tools itself or has them written into the
+    prompt. It may be silent for `silence_s`. `command` starts it, on this machine, and keeps it running; it may take
+    `start_s` until it answers."""
 
     id: str
     url: str
@@ -39,6 +40,7 @@ class Remote:
     key: str = ""
     key_env: str = ""
     slots: int = 0
+    probe: bool | None = None
     context_tokens: int = 0
     tools: str = "native"
     images: bool = False
@@ -65,6 +67,7 @@ class Remote:
 _KEYS: Final = tuple(field.name for field in fields(Remote))
 _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "slots": int,
+    "probe": bool,
     "context_tokens": int,
     "images": bool,
     "silence_s": (int, float),

@@ -90,7 +90,8 @@ class EngineStats:
     clock, so that the silence of its outbox is what counts; `longest_step_s` is how long that was at the most lately, 0
     before the first step. `residents` are the prefixes that need not be computed, another value whenever they change;
     those on disk come back at `restore_tokens_per_s` (0: not known), where a token takes `kept_bytes_per_token`.
-    `link_bytes_per_s` is how fast files of other hosts come here, by the hosts' words."""
+    `link_bytes_per_s` is how fast files of other hosts come here, by the hosts' words. `capacity` takes the place of
+    the info's where it was found out after loading; 0: it was not."""
 
     running: int = 0
     waiting: int = 0
@@ -108,6 +109,7 @@ class EngineStats:
     restore_tokens_per_s: float = 0.0
     kept_bytes_per_token: float = 0.0
     link_bytes_per_s: dict[str, float] = field(default_factory=dict)
+    capacity: int = 0
 
 
 class Outbox(Protocol):

@@ -66,6 +66,7 @@ class StreamedEngine:
         self._gate = threading.Lock()  # held while the loop is spoken to, so that it is not closed meanwhile
         self._outbox: Outbox | None = None
         self._places = asyncio.Semaphore(1)
+        self._capacity = 1
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running = 0
         self._said: list[Output] = []  # in this turn of the loop
@@ -78,7 +79,8 @@ class StreamedEngine:
         self._thread = threading.Thread(target=self._run, args=(loop,), name="engine", daemon=True)
         self._thread.start()
         info = asyncio.run_coroutine_threadsafe(self.source.load(report), loop).result()
-        self._places = asyncio.Semaphore(max(1, info.capacity))
+        self._capacity = max(1, info.capacity)
+        self._places = asyncio.Semaphore(self._capacity)
         return replace(info, can_pause=False)
 
     def start(self, outbox: Outbox) -> None:
@@ -136,7 +138,14 @@ class StreamedEngine:
         assert self._outbox is not None
         if self._tasks:
             self._outbox.alive()
+        self._make_places(self.source.stats().capacity)
         asyncio.get_running_loop().call_later(_ALIVE_EVERY_S, self._tick)
+
+    def _make_places(self, capacity: int) -> None:
+        """Those that were found out after loading."""
+        while self._capacity < capacity:
+            self._places.release()
+            self._capacity += 1
 
     def _begin(self, prepared: Prepared) -> None:
         self._tasks[prepared.key] = asyncio.get_running_loop().create_task(self._answer(prepared))

@@ -111,6 +111,7 @@ class ControlLoop:
         self._status = status
         self._on_stop = on_stop
         self._lease = replace(lease, queues=tuple(queue.name for queue in self.rq.own_queues))
+        self._most_at_once = lease.capacity
         self._keeper = LeaseKeeper(
             client,
             names,
@@ -165,7 +166,12 @@ class ControlLoop:
     def describe(self) -> WorkerLease:
         """The lease as of now (from any thread)."""
         held = self._jobs.held()
-        lease = with_figures(self._lease, self._runner, self._stalled_s(), stall_s=self._limits.stall_s)
+        lease = with_figures(
+            replace(self._lease, capacity=self._capacity()),
+            self._runner,
+            self._stalled_s(),
+            stall_s=self._limits.stall_s,
+        )
         coming_s = self._jobs.on_the_way_s(s_per_byte_at(lease.prefill_tokens_per_s))
         return replace(
             lease,
@@ -234,7 +240,7 @@ class ControlLoop:
     def _begin(self, info: EngineInfo) -> None:
         """The model is loaded: take jobs, as many at once as the engine has places and the settings allow."""
         if info.capacity:
-            self._lease = replace(self._lease, capacity=min(self._lease.capacity, info.capacity))
+            self._lease = replace(self._lease, capacity=min(self._most_at_once, info.capacity))
         if info.can_pause:
             self._lease = replace(self._lease, reserved_places=RESERVED_PLACES)
         if self._drain_until_s is not None:
@@ -246,6 +252,11 @@ class ControlLoop:
         self._waiter.start()
         self._tell(Status(state="ready", done=1.0))
         log.info("worker %s serves %s", self.rq.name, self._lease.model)
+
+    def _capacity(self) -> int:
+        """As many as the engine has found out that it runs, no more than the settings allow."""
+        found = self._runner.stats().capacity
+        return min(self._most_at_once, found) if found else self._lease.capacity
 
     def _stop(self, stop: Stop) -> None:
         if stop.now or not self._is_ready():
@@ -289,7 +300,7 @@ class ControlLoop:
         stats = self._runner.stats()
         s_per_byte = s_per_byte_at(stats.prefill_tokens_per_s)
         in_batch = quotas(
-            capacity=self._lease.capacity,
+            capacity=self._capacity(),
             reserved=self._lease.reserved_places,
             held=self._jobs.held(),
             ahead_s=prefill_ahead_s(stats.waiting_s, self._jobs.on_the_way_s(s_per_byte)),

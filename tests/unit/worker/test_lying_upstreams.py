@@ -55,7 +55,7 @@ def asked_of(upstream: RudeUpstream, folder: Path, *, is_away: bool = False, **e
     with serving_rudely(upstream) as url, pytest.MonkeyPatch.context() as patch:
         if is_away:
             patch.setattr(source, "_WAIT_S", 0.05)
-        remote = {"id": "far", "url": url, "profile": "openai", "silence_s": PATIENCE_S, **entry}
+        remote = {"id": "far", "url": url, "profile": "openai", "probe": False, "silence_s": PATIENCE_S, **entry}
         (folder / "remotes.json").write_text(json.dumps({"remotes": [remote]}))
         spec = parse_remotes(json.loads((folder / "remotes.json").read_text()))[0].spec
         asked = Asked(RemoteSource(spec, Settings(state_dir=folder, config_dir=folder)))

@@ -57,7 +57,9 @@ def ask(key: str = "r", *messages: Message, **more: Any) -> GenerateRequest:
 @contextmanager
 def asked_of(stand_in: StandIn, folder: Path, **entry: Any) -> Iterator[Asked]:
     with serving(stand_in) as url:
-        (folder / "remotes.json").write_text(json.dumps({"remotes": [{"id": "far", "url": url, **entry}]}))
+        (folder / "remotes.json").write_text(
+            json.dumps({"remotes": [{"id": "far", "url": url, "probe": False, **entry}]})
+        )
         settings = Settings(state_dir=folder, config_dir=folder)
         spec = parse_remotes(json.loads((folder / "remotes.json").read_text()))[0].spec
         asked = Asked(RemoteSource(spec, settings))

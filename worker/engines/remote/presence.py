@@ -42,6 +42,10 @@ class Presence:
         finally:
             self._asking -= 1
 
+    @property
+    def is_asked(self) -> bool:
+        return self._asking > 0
+
     def start(self) -> None:
         """Look for it from now on."""
         if self._watching is None:

@@ -32,6 +32,7 @@ from worker.engines.remote.estimate import Estimate
 from worker.engines.remote.messages import MessageWriter
 from worker.engines.remote.pieces import Piece, count_of, reading
 from worker.engines.remote.presence import Presence
+from worker.engines.remote.probing import SlotProbe, may_probe
 from worker.engines.remote.profiles import PROFILES, UNKNOWN_CONTEXT_TOKENS, Facts, Profile, Wanted
 from worker.engines.remote.reading import pieces_of
 from worker.engines.remote.relay import RelayedAnswer, blocks, counted_body, refusal, relayed_body
@@ -67,6 +68,8 @@ class RemoteSource:
         self._is_found = False
         self._estimate = Estimate()
         self._presence = Presence(self._find)
+        self._probe = SlotProbe(remote.id, self._words, is_idle=self._is_idle, is_told=lambda: self._facts.slots > 0)
+        self._may_probe = may_probe(remote, has_key=bool(key))
         self._server = Supervised(remote.id, remote.command, _environment(remote)) if remote.command else None
 
     @property
@@ -84,6 +87,8 @@ class RemoteSource:
         if self._server is not None:
             self._server.keep()
         self._presence.start()
+        if self._may_probe:
+            self._probe.start()
         report(1.0)
         remote = self._remote
         return EngineInfo(
@@ -133,6 +138,7 @@ class RemoteSource:
 
     async def close(self) -> None:
         """What was started here ends."""
+        await self._probe.close()
         await self._presence.close()
         if self._server is not None:
             await self._server.close()
@@ -198,7 +204,9 @@ class RemoteSource:
 
     def stats(self) -> EngineStats:
         notes = () if self._is_found else (f"{self._address.url} is away",)
-        return EngineStats(notes=notes, metrics={"upstream_up": float(self._presence.is_up)})
+        return EngineStats(
+            notes=notes, capacity=self._probe.slots, metrics={"upstream_up": float(self._presence.is_up)}
+        )
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -273,6 +281,19 @@ class RemoteSource:
                     if answer.is_over:
                         return
         yield Output(key=prepared.key, events=(*answer.feed(Piece()), *answer.end()))
+
+    def _is_idle(self) -> bool:
+        return self._is_found and not self._presence.is_asked
+
+    async def _words(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
+        """Of an answer that nobody reads: what says something of it. Raises `AskError`, `GatewayError`."""
+        async with self._asked(request, self._profile.path, self._body(request)) as response:
+            if response.status != 200:
+                raise await self._refused(response)
+            async with aclosing(pieces_of(response, self._profile.shape, self._remote.id)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Piece) and (piece.text or piece.reasoning):
+                        yield piece
 
     async def _refused(self, response: Response, *, is_relayed: bool = False) -> GatewayError:
         body = await response.whole()
