@@ -32,7 +32,6 @@ _MOST_TOKENS: Final = 8192  # of a text, where a person sets no other: the serve
 _MOST_SLOTS: Final = 4
 _BATCH: Final = 64  # inputs of one request
 _TRIES: Final = 2
-_END_S: Final = 10.0
 _Input = str | Sequence[int]
 _Result = TypeVar("_Result")
 
@@ -47,12 +46,20 @@ class GgufEmbedder:
         self._memory = HeldMemory(settings)
         self._server: LlamaServer | None = None
         self._window = Window(context_tokens=0, slots=1)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
-        self._thread.start()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._turn, name="engine", daemon=True)
+
+    def _turn(self) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
 
     def load(self, report: Callable[[float], None]) -> EngineInfo:
         report(0.0)
+        self._loop = asyncio.new_event_loop()
+        self._thread.start()
         model = read_model(find_gguf(self._spec.source, self._options.file))
         self._memory.claim(model.weight_bytes)
         self._window = Window(
@@ -82,6 +89,7 @@ class GgufEmbedder:
         return [*program.command, *given]
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     # --- embedding -----------------------------------------------------------------------------------------------
@@ -154,7 +162,7 @@ class GgufEmbedder:
         if server is not None:
             self._run(server.stop())
         self._memory.close()
-        if self._thread.is_alive():
+        if self._loop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(min(timeout_s, _END_S) or _END_S)
+            self._thread.join(timeout_s)
         return not self._thread.is_alive()
