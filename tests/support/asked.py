@@ -51,12 +51,16 @@ class Asked:
 
     def submit(self, request: GenerateRequest, resume: Resume | None = None) -> str:
         prepared = self.engine.prepare(request, resume)
-        with self._changed:
-            self._orders[request.id] = EventOrder()
-            self.events[request.id], self.token_ids[request.id] = [], []
+        self.begin(request.id)
         self.emit([Output(key=request.id, events=prepared.past)])
         self.engine.submit(prepared)
         return request.id
+
+    def begin(self, key: str) -> None:
+        """Listen for what is said of it."""
+        with self._changed:
+            self._orders[key] = EventOrder()
+            self.events[key], self.token_ids[key] = [], []
 
     def wait_tokens(self, key: str, count: int) -> None:
         self._wait(lambda: len(self.token_ids[key]) >= count, f"{count} tokens of {key}")

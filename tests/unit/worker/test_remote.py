@@ -326,6 +326,18 @@ def test_images_are_sent_where_the_model_reads_them_and_refused_where_not(tmp_pa
         asked.answer(ask("unseen", picture))
 
 
+def test_an_answer_of_a_server_that_was_found_again_is_that_of_its_request(tmp_path: Path) -> None:
+    """A worker names requests to its engine otherwise than clients do."""
+    stand_in = OpenAiStandIn([BREAK])
+    with asked_of(stand_in, tmp_path) as asked:
+        with pytest.raises(WorkerLostError):
+            asked.answer(ask("nothing"))
+        stand_in.chunks = [text_chunk("so"), end_chunk(), "data: [DONE]"]
+        asked.begin("named")
+        asked.engine.submit(replace(asked.engine.prepare(ask("request")), key="named"))
+        assert asked.wait_end("named").parts == (TextPart(text="so"),)
+
+
 def test_a_server_that_comes_later_is_found_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.engines.remote.source._WAIT_S", 0.05)
     entry = {"id": "far", "url": "http://127.0.0.1:9", "profile": "openai"}

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.config import Settings, SettingsFile, variable
@@ -247,7 +247,7 @@ class RemoteSource:
         if self._is_found:
             return prepared
         await self._find()
-        return self.prepare(prepared.request)
+        return replace(self.prepare(prepared.request), key=prepared.key)
 
     def _asked(self, request: GenerateRequest, path: str, body: Any) -> AbstractAsyncContextManager[Response]:
         headers = {**request.original_headers, HOPS_HEADER: str(request.hops + 1)}
