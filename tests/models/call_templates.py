@@ -47,11 +47,19 @@ def _call(family: Family) -> str:
             return _text('[{"') + _NAME + _text('": ') + _ARGUMENTS + _text("}]")
         case Objects() as shape:
             body = _text('{"' + shape.name + '": "') + _NAME + _text('", "' + shape.arguments + '": ') + _ARGUMENTS
-            return (_text("[") if shape.listed else "") + body + _text("}]" if shape.listed else "}")
+            fence = ("\n```json\n", "\n```") if shape.fenced else ("", "")
+            begin, end = (fence[0] + "[", "}]" + fence[1]) if shape.listed else ("", "}")
+            return _text(begin) + body + _text(end)
         case Headed() as shape:
             identified = _text(f"0{shape.identified}") if shape.identified else ""
             counted = _text(":0") if shape.counted else ""
-            head = _text(shape.begin) + identified + _NAME + counted + _text(shape.middle)
+            head = (
+                _text(shape.begin if shape.begin != family.start else "")
+                + identified
+                + _NAME
+                + counted
+                + _text(shape.middle)
+            )
             return head + _ARGUMENTS + _text(shape.end)
         case Braces(quote=quote):
             text = _text(quote) + "{{ value }}" + _text(quote)

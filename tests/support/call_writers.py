@@ -60,16 +60,19 @@ def _objects(shape: Objects, calls: Calls) -> str:
         return as_json({**number, shape.name: name, shape.arguments: arguments})
 
     written = [one(index, *call) for index, call in enumerate(calls)]
+    if shape.fenced:
+        return f"\n```json\n[{', '.join(written)}]\n```"
     return f"[{', '.join(written)}]" if shape.listed else "\n" + "\n".join(written) + "\n"
 
 
-def _headed(shape: Headed, calls: Calls) -> str:
+def _headed(family: Family, shape: Headed, calls: Calls) -> str:
     def one(index: int, name: str, arguments: dict[str, Any]) -> str:
         identified = f"7{shape.identified}" if shape.identified else ""
         counted = f":{index}" if shape.counted else ""
         return f"{shape.begin}{identified}{name}{counted}{shape.middle}{as_json(arguments)}{shape.end}"
 
-    return "".join(one(index, *call) for index, call in enumerate(calls))
+    written = "".join(one(index, *call) for index, call in enumerate(calls))
+    return written.removeprefix(family.start) if shape.begin == family.start else written
 
 
 def _brace_value(shape: Braces, value: Any) -> str:
@@ -117,9 +120,9 @@ def write_calls(family: Family, calls: Calls) -> str:
         case Tagged() as shape:
             return _tagged(family, shape, calls)
         case Objects() as shape:
-            return _objects(shape, calls) if family.end else _objects(shape, calls).strip()
+            return _objects(shape, calls) if family.end or shape.fenced else _objects(shape, calls).strip()
         case Headed() as shape:
-            return _headed(shape, calls)
+            return _headed(family, shape, calls)
         case Braces() as shape:
             return _braces(shape, calls)
         case Python() as shape:

@@ -9,6 +9,8 @@ Rules that make the events independent of how the text is cut, and a replayed an
 - Reasoning opens at the start of a line only, so that prose may mention its marker. A tool call inside reasoning ends
   the reasoning; its end marker, when it comes yet, is dropped. Words that open it, and the marker of a model that was
   not seen to have any, do so only where the answer begins with them.
+- The end of reasoning or of a call that nothing has begun is dropped where it stands as markup does
+  (`worker.answers.strays`); what was said before it stays text, for it has been sent.
 - Markers around the answer are dropped: the first where its text begins, the last where nothing of it follows; those
   between its parts, where no part has begun.
 - Stop sequences are looked for in visible text; not in reasoning, not in tool calls. The text never contains one.
@@ -51,6 +53,7 @@ from worker.answers.reasoning import (
     Markers,
     Mode,
 )
+from worker.answers.strays import is_fenced, is_phrase, is_stray, may_be_stray
 from worker.formats.readers import (
     CallBegun,
     CallDelta,
@@ -79,7 +82,9 @@ class AnswerStream:
         self._is_mute = has_tools and request.tool_choice.mode == "none"  # calls are not shown
         self._modes = form.modes(calls=has_tools)
         has_bare_calls = not self._is_mute or not form.calls.start
-        self._may_be_bare = has_tools and has_bare_calls and request.response_schema is None
+        self._is_addressed = form.calls.is_addressed  # and so is the answer's beginning
+        self._reads_plain = has_tools and has_bare_calls and request.response_schema is None
+        self._may_be_bare = self._reads_plain or self._is_addressed
         stop = tuple(sequence for sequence in request.sampling.stop if sequence)
         self._stop = Markers((sequence, STRAY) for sequence in stop) if stop else None
         self._mode = REASONING if beginning.in_reasoning else form.markup.initial
@@ -90,6 +95,7 @@ class AnswerStream:
         self._stop_held = ""  # may become a stop sequence
         self._lead = ""  # whitespace before the block begins
         self._space = ""  # whitespace that may turn out to end its block
+        self._stray = ""  # an end that nothing has begun, and blanks behind it
         self._may_wrap = form.markup.wraps_always
         self._is_wrapped = self._may_wrap and beginning.continues  # its end marker may come
         self._tail = ""  # that marker, and whitespace behind it
@@ -169,6 +175,7 @@ class AnswerStream:
                 text = self._read_call(self._reader, text)
             elif self._may_be_bare_call(text):
                 text, self._held = self._held + text, ""
+                self._may_be_bare = self._may_be_bare and not self._is_addressed
                 self._open_call(self._format.calls.bare_reader("", self._tools), "")
             elif not self._held and self._markers.cannot_match(text):
                 self._emit(text)
@@ -202,7 +209,7 @@ class AnswerStream:
     def _cross(self, marker: str, target: Mode) -> None:
         if target == TOOL:
             self._open_call(self._format.calls.reader(marker, self._tools), marker)
-        elif target == BARE_TOOL and (self._mode == HEADER or self._at_line_start()):
+        elif target == BARE_TOOL and self._may_call(marker):
             self._open_call(self._format.calls.bare_reader(marker, self._tools), marker)
         elif target in (STRAY, UNWRAP) and not self._begun:
             pass  # the end of a block that was ended already or is empty, or the start of one that is open
@@ -216,10 +223,30 @@ class AnswerStream:
             self._logprobs.clear()
         elif target == UNWRAP and self._is_wrapped and not self._tail:
             self._tail = marker
+        elif target in (STRAY, UNWRAP) and self._may_be_stray(marker):
+            self._stray = marker
         elif target in (STRAY, BARE_TOOL, WRAP, UNWRAP, BETWEEN) or (target == REASONING and not self._may_reason()):
             self._emit(marker)
         else:
             self._enter(target)
+
+    def _may_call(self, marker: str) -> bool:
+        """Whether a call without its region begins here; one in mere JSON or Python does not in a code fence."""
+        if self._mode == HEADER:
+            return True
+        if not self._at_line_start():
+            return False
+        return not self._format.calls.is_plain(marker) or (self._reads_plain and not is_fenced(self._said()))
+
+    def _may_be_stray(self, marker: str) -> bool:
+        markup, calls = self._format.markup, self._format.calls
+        starts = {markup.think_end: markup.think_start, markup.answer_end: markup.answer_start, calls.end: calls.start}
+        if self._mode != TEXT or self._stray or self._tail or is_phrase(marker):
+            return False
+        return may_be_stray(self._said(), marker, starts.get(marker, ""))
+
+    def _said(self) -> str:
+        return "".join(self._text) + self._space + self._stop_held
 
     def _may_reason(self) -> bool:
         if self._mode != TEXT:
@@ -243,15 +270,15 @@ class AnswerStream:
     def _end_block(self) -> None:
         self._flush_stop()
         self._logprobs.clear()
-        self._lead = self._space = self._tail = ""
+        self._lead = self._space = self._tail = self._stray = ""
         self._begun = False
 
     def _emit(self, text: str) -> None:
         if self._mode == HEADER:
             self._header += text
             return
-        if self._tail:
-            text = self._behind_tail(text)
+        if self._tail or self._stray:
+            text = self._behind_tail(text) if self._tail else self._behind_stray(text)
             if not text:
                 return
         if not self._begun:
@@ -270,6 +297,15 @@ class AnswerStream:
             return ""
         text, self._tail = self._tail, ""
         return text
+
+    def _behind_stray(self, text: str) -> str:
+        marker, self._stray = self._stray, ""
+        behind = marker[len(marker.rstrip()) :] + text
+        stray = is_stray(behind)
+        if stray is None:
+            self._stray = marker + text
+            return ""
+        return behind.lstrip(" \t") if stray else marker + text
 
     def _begin(self, text: str) -> str:
         """The block's first text, from its first line on that is not blank; empty before there is one."""
@@ -441,7 +477,8 @@ class AnswerStream:
             return begins_markup(rest, form.markers(self._tools))
         if form.is_marked(marker):
             return is_call_begun(text + rest, marker)
-        return names_tool((text + rest).removeprefix(marker), self._tools.names, is_own=not form.start)
+        begun = (text + rest).removeprefix("" if form.is_plain(marker) else marker)
+        return names_tool(begun, self._tools.names, is_own=not form.start)
 
     def _drop(self) -> None:
         """The answer was cut in markup: what stands before it ends as before a call."""

@@ -60,13 +60,15 @@ class Tagged:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objects:
     """JSON objects with a name and arguments; `listed`: in a list. `keyed`: the name is the object's only key. `id` is
-    the key of a call's number where the family writes one."""
+    the key of a call's number where the family writes one. `fenced`: they stand in a code fence, whose end is that of
+    the region."""
 
     name: str = "name"
     arguments: str = "arguments"
     listed: bool = False
     keyed: bool = False
     id: str = ""
+    fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,9 @@ class Headed:
     """A name and then the arguments as one JSON object, between texts: `begin`, the name, `middle`, the JSON, `end`.
 
     `counted`: a number follows the name. `identified`: an id follows `begin`, and this the id. `listed`: a JSON list of
-    objects may stand in their place.
+    objects may stand in their place. `prose`: the texts may stand in an answer's own words, where no JSON follows.
+    `everyone`: every part of an answer is addressed as a call is, and its text to this name; the prompt may have
+    written the first `begin`.
     """
 
     begin: str
@@ -83,6 +87,8 @@ class Headed:
     counted: bool = False
     identified: str = ""
     listed: bool = False
+    prose: bool = False
+    everyone: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +394,36 @@ _TABLE = (
         end="<|END_ACTION|>",
         shape=Objects(name="tool_name", arguments="parameters", listed=True, id="tool_call_id"),
         signs=("<|START_ACTION|>",),
+    ),
+    Family(
+        name="command_r",
+        start="Action:",
+        end="",
+        shape=Objects(name="tool_name", arguments="parameters", listed=True, fenced=True),
+        signs=("followed by a json-formatted list of actions",),
+    ),
+    Family(
+        name="functionary_v31",
+        start="<function=",
+        end="",
+        shape=Headed(begin="<function=", middle=">", end="</function>", prose=True),
+        signs=("<function=example_function_name>",),
+    ),
+    Family(
+        name="functionary_v32",
+        start=">>>",
+        end="",
+        shape=Headed(begin=">>>", middle="\n", end="", prose=True, everyone="all"),
+        signs=(">>>${recipient}", ">>>all"),
+    ),
+    Family(
+        name="functionary_v2",
+        start="<|from|>assistant\n<|recipient|>",
+        end="",
+        shape=Headed(
+            begin="<|from|>assistant\n<|recipient|>", middle="\n<|content|>", end="", prose=True, everyone="all"
+        ),
+        signs=("<|recipient|>",),
     ),
     Family(
         name="nemotron",

@@ -38,7 +38,7 @@ class OutputFormat:
         self.reasoning = None if self.harmony_tokens else find_reasoning(tokenizer)
         self.section_end = tokenizer.get_vocab().get(self.reasoning.end) if self.reasoning else None
         self.answer = AnswerFormat(_markup(tokenizer, self.reasoning), CallFormat(family or ASKED))
-        start = tokenizer.get_vocab().get(self.answer.calls.start)
+        start = None if self.answer.calls.is_prose else tokenizer.get_vocab().get(self.answer.calls.start)
         self._call_start = None if start is None or self.harmony_tokens else int(start)
         self.closing = find_closing(tokenizer, self.reasoning, is_harmony=bool(self.harmony_tokens))
 

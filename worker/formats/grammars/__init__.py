@@ -21,8 +21,10 @@ def call_form(family: Family) -> CallForm | None:
             return ObjectsForm(shape)
         case Headed(begin=""):
             return MistralForm()
+        case Headed(everyone=everyone) if everyone:
+            return None
         case Headed() as shape:
-            return HeadedForm(shape)
+            return HeadedForm(shape, family.start)
         case Braces(quote=quote):
             return BraceForm(quote=quote, without=(family.end, family.start))
         case Python(lines=lines):

@@ -61,7 +61,10 @@ class ObjectsForm:
         call = f"({' | '.join(calls)})"
         if not self.shape.listed:
             return rules.rule(f"{SPACE} {call} {_end(rules, end)}")
-        return rules.rule(f"{_list(call, parallel=parallel)} {_end(rules, end)}")
+        objects = _list(call, parallel=parallel)
+        if self.shape.fenced:
+            return rules.rule(f"{SPACE} {rules.literal('```json')} {objects} {SPACE} {rules.literal('```')}")
+        return rules.rule(f"{objects} {_end(rules, end)}")
 
 
 def _list(call: str, *, parallel: bool) -> str:
@@ -75,13 +78,17 @@ def _end(rules: Rules, end: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class HeadedForm:
+    """`start` is the region's, with which the first call may begin."""
+
     shape: Headed
+    start: str
 
     def call(self, rules: Rules, tool: ToolDefinition) -> str:
         if re.search(r"[\s<>{}`\"]", tool.name):
             raise UnwritableError("its name cannot be written")
         shape = self.shape
-        head = [rules.literal(shape.begin)]
+        begin = shape.begin.removeprefix(self.start)
+        head = [rules.literal(begin)] if begin else []
         if shape.identified:
             head += ["/[0-9a-z]{1,16}/", rules.literal(shape.identified)]
         head.append(rules.literal(tool.name))
@@ -92,7 +99,8 @@ class HeadedForm:
 
     def region(self, rules: Rules, calls: Sequence[str], *, start: str, end: str, parallel: bool) -> str:
         call = f"({' | '.join(calls)})"
-        more = f" ({SPACE} {call})*" if parallel else ""
+        again = f"{rules.literal(start)} {call}" if self.shape.begin == start else call
+        more = f" ({SPACE} {again})*" if parallel else ""
         return rules.rule(f"{SPACE} {call}{more} {_end(rules, end)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 from shared import exact
@@ -12,6 +13,9 @@ from worker.formats.readers.region import Region, whole_text
 _NAME_KEYS = ("name", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _WRAPPERS = ("function", "tool_call")
+FENCE = "```"
+_OPENING = re.compile(r"\s*```\w*\s*(?=[\[{])")
+_OPENING_BEGUN = re.compile(r"\s*(?:`{0,2}|```\w*\s*)")
 _CALL_KEYS = (*_NAME_KEYS, *_ARGUMENT_KEYS, *_WRAPPERS, "id", "tool_call_id", "type")
 
 
@@ -67,16 +71,28 @@ class ArgumentsMixin(Region):
 
 class JsonCalls(ArgumentsMixin):
     """`only` (tool names, case folded) is for text without markers: what does not name one of these tools and bring
-    arguments for it is text. `keyed`: an object may have the name as its only key."""
+    arguments for it is text. `keyed`: an object may have the name as its only key. `fenced`: a code fence opens before
+    them."""
 
-    def __init__(self, start: str, end: str, *, only: frozenset[str] | None = None, keyed: bool = False) -> None:
+    def __init__(
+        self, start: str, end: str, *, only: frozenset[str] | None = None, keyed: bool = False, fenced: bool = False
+    ) -> None:
         super().__init__(start, end)
         self._only = only
         self._keyed = keyed
         self._watch, self._again = end, start
         self._in_list = False
         self._reset()
+        self._state = self._opening if fenced else self._between
+
+    def _opening(self) -> bool:
+        """Before the objects, where a code fence opens; it may be missing."""
+        if opening := _OPENING.match(self._buffer):
+            self._take(opening.end())
+        elif not self._final and _OPENING_BEGUN.fullmatch(self._buffer):
+            return False
         self._state = self._between
+        return True
 
     def _reset(self) -> None:
         self._name = ""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worker.formats.families import ASKED, FAMILIES, Braces, Family, Headed, Nested, Objects, Python, Tagged
+from worker.formats.readers.addressed import AddressedCalls
 from worker.formats.readers.braces import BraceCalls
 from worker.formats.readers.definitions import Tools
-from worker.formats.readers.envelope import JsonCalls
+from worker.formats.readers.envelope import FENCE, JsonCalls
 from worker.formats.readers.headers import HeadedCalls, MistralCalls, tag_of
 from worker.formats.readers.nested import NestedCalls
 from worker.formats.readers.pythonic import PythonicCalls
-from worker.formats.readers.reader import CallEvent, CallReader
+from worker.formats.readers.reader import CallEvent, CallReader, CallText
 from worker.formats.readers.tagged import TaggedCalls
 
 # The families whose forms stand between the same markers: models write a neighbour's form sometimes.
@@ -21,6 +22,8 @@ _ASKED = {ASKED.start: ASKED.end}
 # Before the JSON of a call in the text of a model without markers of its own: Qwen2.5-Coder's fence and list of tools.
 _FENCES = {"```json": "```", "```tool_call": "```", "<tools>": "</tools>"}
 _MARKED_JSON = {**_ASKED, **_FENCES}
+# With which the tokens begin that begin a call in a region.
+_HEADS = ("<|tool_call", "<\uff5ctool▁call▁begin")
 # Before the call of a model without markers, or of one that leaves them out (Llama 3).
 _PYTHON_TAGS = {"<|python_tag|>": "", "<|python_start|>": "<|python_end|>"}
 
@@ -35,8 +38,24 @@ class CallFormat:
         self.start, self.end = family.start, family.end
         self.bare_starts = _bare_starts(family)
 
+    @property
+    def is_addressed(self) -> bool:
+        """Whether every part of an answer says to whom it is."""
+        return isinstance(self.family.shape, Headed) and bool(self.family.shape.everyone)
+
+    @property
+    def is_prose(self) -> bool:
+        """Whether the start may stand in an answer's own words."""
+        match self.family.shape:
+            case Headed(prose=True) | Objects(fenced=True):
+                return True
+            case _:
+                return False
+
     def may_begin(self, text: str) -> bool:
         """Whether an answer that begins so (without white space) may be a call without any marker."""
+        if self.is_addressed:
+            return True
         return text[0] == "{" or (text[0] == "[" and self.start in ("", ASKED.start))
 
     def markers(self, tools: Tools) -> tuple[str, ...]:
@@ -58,16 +77,26 @@ class CallFormat:
 
     def is_marked(self, marker: str) -> bool:
         """Whether what follows this marker is a call, not perhaps some other JSON."""
-        return bool(marker) and marker not in _FENCES
+        return bool(marker) and marker not in _FENCES and not self.is_plain(marker)
+
+    def is_plain(self, marker: str) -> bool:
+        """Whether a marker is itself the beginning of a call's JSON or Python."""
+        return marker == "[" or marker.startswith("{")
 
     def bare_reader(self, marker: str, tools: Tools) -> CallReader:
         """For a call without its region marker: after one of `bare_starts`, or (marker "") for an answer that begins
         as a call may."""
         shape = self.family.shape
+        if isinstance(shape, Headed) and self.is_addressed and not marker:
+            return AddressedCalls(shape, tools, marker)
         if isinstance(shape, Headed) and marker and marker not in _MARKED_JSON:
             return HeadedCalls(self.family, shape, marker)
         if isinstance(shape, Tagged) and shape.call and marker == shape.call.opening:
             return TaggedCalls(self.family, shape, tools, marker, is_bare=True)
+        if isinstance(shape, Nested) and marker and marker not in _MARKED_JSON:
+            return _ByFirstText("", lambda _: NestedCalls(self.family, shape, tools, ""), marker)
+        if self.is_plain(marker):
+            return _ByFirstText("", lambda text: _unmarked(text, "", tools, self.end), marker)
         return _ByFirstText(marker, lambda text: _unmarked(text, marker, tools))
 
     def reader(self, marker: str, tools: Tools) -> CallReader:
@@ -94,6 +123,8 @@ def own_reader(family: Family, text: str, marker: str, tools: Tools) -> CallRead
     match family.shape:
         case Tagged() as shape:
             return TaggedCalls(family, shape, tools, marker)
+        case Headed(everyone=everyone) as shape if everyone:
+            return AddressedCalls(shape, tools, marker)
         case Headed(listed=True, begin=""):
             return MistralCalls(marker, family.end)
         case Headed(listed=True) if text[0] in "{[":
@@ -106,15 +137,15 @@ def own_reader(family: Family, text: str, marker: str, tools: Tools) -> CallRead
             return PythonicCalls(marker, family.end, lines=lines)
         case Nested() as shape:
             return NestedCalls(family, shape, tools, marker)
-        case Objects(keyed=keyed):
-            return JsonCalls(marker, family.end, keyed=keyed)
+        case Objects(keyed=keyed, fenced=fenced):
+            return JsonCalls(marker, FENCE if fenced else family.end, keyed=keyed, fenced=fenced)
 
 
-def _unmarked(text: str, marker: str, tools: Tools) -> CallReader | None:
-    """Text that may be a call although no marker says so."""
+def _unmarked(text: str, marker: str, tools: Tools, end: str = "") -> CallReader | None:
+    """Text that may be a call although no marker says so. `end` may follow."""
     if marker in _MARKED_JSON:
         return JsonCalls(marker, _MARKED_JSON[marker], only=tools.names)
-    end = _PYTHON_TAGS.get(marker, "")
+    end = _PYTHON_TAGS.get(marker, end)
     listed = text[1:].lstrip() if text[0] == "[" else text
     if not listed:
         return None
@@ -130,23 +161,30 @@ def _bare_starts(family: Family) -> tuple[str, ...]:
 
 def _own_bare_starts(family: Family) -> tuple[str, ...]:
     match family.shape:
-        case Tagged(call=call, many=many) if call and (many or family is _QWEN):
+        case Tagged(call=call) if call and not call.before.startswith(family.start):
             return (call.opening,)
-        case Headed(begin=begin) if begin.startswith("<|tool_call"):
-            return (begin.partition(">")[0] + ">",)
-        case Objects() | Python() if family.start in ("", "<tool_call>"):
-            return (*_PYTHON_TAGS, *_FENCES)
+        case Headed(begin=begin) if begin.startswith(_HEADS):
+            return (tag_of(begin),)
+        case Nested(space=space):
+            return (f"{space}<invoke",)
+        case Objects(name=name) if family.start in ("", ASKED.start):
+            return (*_PYTHON_TAGS, *_FENCES, f'{{"{name}"', f'{{ "{name}"')
+        case Python() if not family.start:
+            return (*_PYTHON_TAGS, *_FENCES, "[")
         case _:
             return ()
 
 
 class _ByFirstText:
-    """Looks at the first characters after the marker, then hands everything to the reader they call for."""
+    """Looks at the first characters after the marker, then hands everything to the reader they call for. `given` is a
+    marker that belongs to what that one reads; where it takes nothing of it, it is text."""
 
-    def __init__(self, start: str, choose: Callable[[str], CallReader | None]) -> None:
+    def __init__(self, start: str, choose: Callable[[str], CallReader | None], given: str = "") -> None:
         self._start = start
         self._choose = choose
-        self._buffer = ""
+        self._given = given
+        self._buffer = given
+        self._fed_chars = 0
         self._reader: CallReader | None = None
 
     @property
@@ -155,7 +193,14 @@ class _ByFirstText:
 
     @property
     def rest(self) -> str:
-        return "" if self._reader is None else self._reader.rest
+        if self._reader is None:
+            return ""
+        return self._reader.rest[len(self._given) if self._is_refused else 0 :]
+
+    @property
+    def _is_refused(self) -> bool:
+        """Whether nothing was read."""
+        return self._reader is not None and self._reader.done and len(self._reader.rest) == self._fed_chars
 
     def feed(self, text: str) -> list[CallEvent]:
         if self._reader is None:
@@ -165,11 +210,16 @@ class _ByFirstText:
             if self._reader is None:
                 return []
             text, self._buffer = self._buffer, ""
-        return self._reader.feed(text)
+        self._fed_chars += len(text)
+        return self._with_given(self._reader.feed(text))
+
+    def _with_given(self, events: list[CallEvent]) -> list[CallEvent]:
+        return [CallText(self._given), *events] if self._given and self._is_refused else events
 
     def finish(self, *, complete: bool) -> list[CallEvent]:
         events: list[CallEvent] = []
         if self._reader is None:
             self._reader = JsonCalls(self._start, "")
+            self._fed_chars = len(self._buffer)
             events = self._reader.feed(self._buffer)
-        return events + self._reader.finish(complete=complete)
+        return self._with_given(events + self._reader.finish(complete=complete))

@@ -11,6 +11,8 @@ from worker.formats.readers.markers import find_first
 _HEADER_CHARS = 300
 _FENCE = "```"
 _SPACE = r"\s*"
+# What follows such a text in prose: words, or a tag without JSON behind it.
+_NO_CALL = re.compile(r"[^\n<>{]*(?:[\n<{]|>\s*[^\s{])")
 
 
 class HeadedCalls(ArgumentsMixin):
@@ -21,6 +23,7 @@ class HeadedCalls(ArgumentsMixin):
         self._begin_tag = tag_of(shape.begin)
         self._end_tag = tag_of(shape.end)
         self._pattern = _header(shape)
+        self._is_prose = shape.prose
         self._watch, self._again = self._end_tag, self._begin_tag
         self._state = self._header if start == self._begin_tag else self._between
 
@@ -47,7 +50,8 @@ class HeadedCalls(ArgumentsMixin):
             self._begin(match["name"])
             self._begin_arguments(self._after)
             return True
-        if marker or len(self._buffer) >= _HEADER_CHARS:
+        begun = self._buffer.removeprefix(self._begin_tag)
+        if marker or len(self._buffer) >= _HEADER_CHARS or (self._is_prose and _NO_CALL.match(begun)):
             return self._show()
         return False
 
@@ -119,7 +123,7 @@ def _header(shape: Headed) -> re.Pattern[str]:
     if _FENCE in shape.middle:
         parts += [r"(?:<tool_sep>)?", r"```(?:json)?", r"(?=[{\[\"])"]
     else:
-        parts.append(re.escape(shape.middle))
+        parts.append(re.escape(shape.middle) + (r"\s*(?=\{)" if shape.prose else ""))
     return re.compile(_SPACE.join(["", *parts, ""]))
 
 

@@ -109,7 +109,7 @@ class Region:
     def _end_region(self) -> bool:
         """Consume the end marker. A region without a call is shown whole."""
         self._take(len(self.end))
-        return self._show() if self._shown and self._shown.startswith(self.start) else self._leave()
+        return self._leave() if self._called else self._show()
 
     def _end_between(self) -> None:
         """No more text comes, and no call is open: what was no call is given back."""
