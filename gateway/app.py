@@ -42,6 +42,7 @@ from gateway.http.kept import KeptAnswers
 from gateway.http.middleware import BodyLimit, Counted, ErrorAnswers, RequestContext
 from gateway.http.protocol import Refusals
 from gateway.http.routes import ROUTES, Route, Work, nothing_at
+from gateway.http.speech import Speech
 from gateway.http.status import Greeting, Health, HostMetrics, MetricsPage, Model, Models, Ready, Status, Targets
 from gateway.http.stored_completions import StoredCompletion, StoredCompletions
 from gateway.http.transcriptions import Transcriptions
@@ -145,6 +146,7 @@ _ENDPOINTS: Mapping[Work, Callable[[Parts, Route], ASGIApp]] = {
     "rerank": lambda parts, _: Rerank(parts),
     "transcribe": lambda parts, _: Transcriptions(parts, "transcribe"),
     "translate": lambda parts, _: Transcriptions(parts, "translate"),
+    "speak": lambda parts, _: Speech(parts),
     "files": lambda parts, _: Files(parts),
     "file": lambda parts, _: File(parts),
     "batches": lambda parts, _: OpenAIBatches(parts),

@@ -119,9 +119,10 @@ class UnsupportedWorkError(InvalidRequestError):
 
 
 _UNSUPPORTED: Final = {
-    "generate": "writes no answers: it makes vectors or transcripts, for /v1/embeddings, /v1/rerank and /v1/audio",
+    "generate": "writes no answers: it makes vectors or handles sound, for /v1/embeddings, /v1/rerank or /v1/audio",
     "embed": "makes no vectors: embeddings and rankings need a model that is served with the engine 'embeddings'",
     "transcribe": "hears nothing: sound needs a model that is served with the engine 'transcription'",
+    "speak": "says nothing aloud: speech needs a model that is served with the engine 'speech'",
     "count": "cannot tell how many tokens a prompt has",
 }
 

@@ -3,10 +3,11 @@
     Queued/Progress*  Started  Progress*  (TextDelta | ReasoningDelta | tool call)*  (Finished | Failed)
     Queued/Progress*  Started  Relayed*  (Finished | Failed)
 
-Work of other kinds is answered with Progress* and one event of its own (Counted | Embedded | Failed). A transcript
-takes its time, so that its answer begins:
+Work of other kinds is answered with Progress* and one event of its own (Counted | Embedded | Failed). What takes its
+time begins:
 
     Progress*  Started  Heard*  (Transcribed | Failed)
+    Progress*  Started  Sound*  (Spoken | Failed)
 
 `Returned` ends an attempt of which nothing was begun: the gateway makes the next one of it, and clients never hear
 of it.
@@ -211,6 +212,22 @@ class Transcribed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """More of what is said aloud, in the form that was asked for."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoken:
+    """All was said."""
+
+    duration_s: float
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     code: str
     message: str
@@ -260,6 +277,8 @@ Event = (
     | Embedded
     | Heard
     | Transcribed
+    | Sound
+    | Spoken
     | Failed
     | Returned
 )
@@ -284,9 +303,12 @@ _LEGAL: dict[str, dict[type, str]] = {
     "embedding": {Progress: "embedding", Embedded: "ended", Failed: "ended", Returned: "ended"},
     "listening": {Progress: "listening", Started: "hearing", Failed: "ended", Returned: "ended"},
     "hearing": {Heard: "hearing", Transcribed: "ended", Failed: "ended"},
+    "speaking": {Progress: "speaking", Started: "sounding", Failed: "ended", Returned: "ended"},
+    "sounding": {Sound: "sounding", Spoken: "ended", Failed: "ended"},
     "ended": {},
 }
-_FIRST = frozenset({"waiting", "counting", "embedding", "listening"})  # where the answers of the kinds of work begin
+# Where the answers of the kinds of work begin.
+_FIRST = frozenset({"waiting", "counting", "embedding", "listening", "speaking"})
 
 
 class EventOrder:

@@ -11,12 +11,12 @@ from shared.durations import parse_keep_alive
 from shared.errors import ConfigError
 from shared.keys import word
 
-EngineName = Literal["mlx", "gguf", "remote", "embeddings", "transcription", "echo", "echo-streamed"]
+EngineName = Literal["mlx", "gguf", "remote", "embeddings", "transcription", "speech", "echo", "echo-streamed"]
 ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 WorkerState = Literal["loading", "ready", "draining", "stalled"]
 LoadPolicy = Literal["start", "on-demand"]
 # What holds a model's weights in this machine's memory, and must ask for it before it loads them.
-ENGINES_IN_MEMORY: frozenset[EngineName] = frozenset({"mlx", "gguf", "embeddings", "transcription"})
+ENGINES_IN_MEMORY: frozenset[EngineName] = frozenset({"mlx", "gguf", "embeddings", "transcription", "speech"})
 RestartCause = Literal["crash", "stall"]
 ModelState = Literal["available", "loading", "ready", "unloaded", "no_memory", "failed"]
 

@@ -48,6 +48,7 @@ _CODES: dict[type, int] = {
     work.Count: 26,
     work.Embed: 27,
     work.Transcribe: 28,
+    work.Speak: 29,
     events.Usage: 32,
     events.TokenLogprob: 33,
     events.Progress: 34,
@@ -74,6 +75,8 @@ _CODES: dict[type, int] = {
     events.Segment: 56,
     events.Heard: 57,
     events.Transcribed: 58,
+    events.Sound: 59,
+    events.Spoken: 60,
 }
 
 CODES = frozenset(_CODES.values())

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shared.events import Counted, Embedded, Finished, Transcribed
+from shared.events import Counted, Embedded, Finished, Spoken, Transcribed
 from shared.keys import job_id
 from shared.request import PRIORITIES, GenerateRequest, Priority, Resume
 
@@ -62,6 +62,22 @@ class Transcribe:
     in_parts: bool = False
 
 
+SoundForm = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speak:
+    """A text said aloud. `voice` is empty for the model's own; `speed` 1 is its own. Answered with `Sound` and
+    `Spoken`. `request` has the names and no conversation."""
+
+    request: GenerateRequest
+    text: str = ""
+    voice: str = ""
+    form: SoundForm = "mp3"
+    speed: float = 1.0
+    instructions: str = ""
+
+
 def pack_ids(ids: Sequence[int]) -> bytes:
     """Little-endian 32-bit numbers."""
     return struct.pack(f"<{len(ids)}I", *ids)
@@ -71,7 +87,7 @@ def unpack_ids(row: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(row) // 4}I", row)
 
 
-Work = Generate | Count | Embed | Transcribe
+Work = Generate | Count | Embed | Transcribe | Speak
 
 
 # Of an answer, after which a request that was there when a worker died is no suspect any more: what kills a worker does
@@ -98,6 +114,7 @@ KINDS: dict[type[Work], Kind] = {
     Count: Kind(name="count", lane="count", begins="counting", ends=Counted),
     Embed: Kind(name="embed", lane="embed", begins="embedding", ends=Embedded),
     Transcribe: Kind(name="transcribe", lane="transcribe", begins="listening", ends=Transcribed, is_long=True),
+    Speak: Kind(name="speak", lane="speak", begins="speaking", ends=Spoken, is_long=True),
 }
 KINDS_BY_NAME = {kind.name: kind for kind in KINDS.values()}
 ENDS = tuple(kind.ends for kind in KINDS.values())

@@ -9,7 +9,7 @@ from typing import Final
 from gateway.command.ends import not_there
 from shared.config import model_folders
 
-_OF_FILES: Final = ("mlx", "gguf", "embeddings", "transcription")
+_OF_FILES: Final = ("mlx", "gguf", "embeddings", "transcription", "speech")
 _PATH_SIGNS: Final = ("/", "~", ".")
 
 

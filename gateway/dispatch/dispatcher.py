@@ -39,7 +39,7 @@ from shared.keys import Names, host_of
 from shared.places import NONE
 from shared.registry import Fleet
 from shared.request import GenerateRequest, PackedRequest
-from shared.work import KINDS, Count, Embed, Envelope, Generate, Transcribe, Work
+from shared.work import KINDS, Count, Embed, Envelope, Generate, Speak, Transcribe, Work
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +135,8 @@ class Dispatcher:
         """Vectors, by a worker that makes them. Raises as `admit` does, and `UnsupportedWorkError`."""
         return await self._admit(work)
 
-    async def admit_transcribe(self, work: Transcribe) -> Dispatch:
-        """A transcript, by a worker that hears. Raises as `admit` does, and `UnsupportedWorkError`."""
+    async def admit_sound(self, work: Transcribe | Speak) -> Dispatch:
+        """A transcript or speech, by a worker that can make it. Raises as `admit` does, and `UnsupportedWorkError`."""
         return await self._admit(work)
 
     async def _admit(self, work: Work) -> Dispatch:

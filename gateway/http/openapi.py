@@ -33,6 +33,7 @@ _OPERATIONS: Final[Mapping[tuple[Work, str], tuple[str, str]]] = {
     ("rerank", "POST"): ("Documents by how relevant they are to a query", "RerankBody"),
     ("transcribe", "POST"): ("What is said in a recording, written down", "sound_form"),
     ("translate", "POST"): ("The same, in English", "sound_form"),
+    ("speak", "POST"): ("A text said aloud", "SpeechBody"),
     ("files", "GET"): ("Files", ""),
     ("files", "POST"): ("Upload a file", "form"),
     ("file", "GET"): ("A file, or with /content what it holds", ""),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from gateway.dialects.openai import speech
 from gateway.dialects.openai.batches import ENDPOINTS, WINDOW
 from gateway.dialects.openai.schema import MAX_TOP_LOGPROBS
 from gateway.dialects.openai_chat.schema import MAX_CHOICES
@@ -185,6 +186,19 @@ BODIES: Final[Mapping[str, Schema]] = {
             "return_documents": _FLAG,
         },
         {"model": "all-MiniLM-L6-v2", "query": "cats", "documents": ["A cat sits on the mat.", "Stocks fell."]},
+    ),
+    "SpeechBody": _body(
+        ("model", "input"),
+        {
+            "model": _MODEL,
+            "input": {**_NAME, "maxLength": speech.MAX_INPUT},
+            "voice": {"type": ["string", "object"]},
+            "response_format": {"enum": list(speech.FORMS)},
+            "speed": {"type": "number", "minimum": speech.SPEEDS[0], "maximum": speech.SPEEDS[1]},
+            "instructions": _TEXT,
+            "stream_format": {"enum": ["audio", "sse"]},
+        },
+        {"model": "Kokoro-82M-bf16", "input": "Hello there.", "voice": "af_heart", "response_format": "wav"},
     ),
     "BatchBody": _body(
         ("input_file_id", "endpoint", "completion_window"),

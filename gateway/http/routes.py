@@ -34,6 +34,7 @@ Work = Literal[
     "rerank",
     "transcribe",
     "translate",
+    "speak",
     "files",
     "file",
     "batches",
@@ -124,6 +125,7 @@ ROUTES: Final = (
     _chat("/v1/rerank", "rerank", "rerank"),
     _chat("/v1/audio/transcriptions", "transcribe", "transcriptions"),
     _chat("/v1/audio/translations", "translate", "translations"),
+    _chat("/v1/audio/speech", "speak", "speech"),
     Route(path="/v1/batches", work="batches", name="batches", methods=("GET", "HEAD", "POST"), dialect="openai_chat"),
     Route(path="/v1/batches" + _ID, work="batch", name="batch", methods=("GET", "HEAD", "POST"), dialect="openai_chat"),
     _anthropic("/v1/messages", "generate", "messages"),
@@ -210,7 +212,7 @@ def find_route(path: str) -> Route | None:
 # What a vendor's clients may ask for that nobody here can do, by where it begins.
 _NOT_SERVED: Final = {
     "/v1/moderations": "moderation needs a model of the vendor's",
-    "/v1/audio": "speech is not made here; recordings are transcribed and translated",
+    "/v1/audio": "there are transcriptions, translations and speech",
     "/v1/images": "images are not generated",
     "/v1/videos": "videos are not generated",
     "/v1/fine_tuning": "models are not trained here",

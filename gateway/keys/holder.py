@@ -26,6 +26,7 @@ _USING: Final = frozenset(
         "rerank",
         "transcribe",
         "translate",
+        "speak",
         "models",
         "model",
     }

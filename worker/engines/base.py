@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from shared.cost import PrefillCost
-from shared.events import Embedded, Event, Transcribed
+from shared.events import Embedded, Event, Spoken, Transcribed
 from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
-from shared.work import KINDS, Count, Embed, Generate, Transcribe
+from shared.work import KINDS, Count, Embed, Generate, Speak, Transcribe
 from worker.prefix_cache.marks import NOBODY, Residents
 
 
@@ -193,3 +193,12 @@ class Transcriber(Protocol):
     def transcribe(self, work: Transcribe, say: Say) -> Transcribed:
         """On any number of threads at once. It says `Started`, and where the work asks for it each segment. Raises
         `InvalidRequestError`, `UnsupportedContentError`, and `RequestCancelledError` once it is not wanted."""
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """An engine that says texts aloud."""
+
+    def speak(self, work: Speak, say: Say) -> Spoken:
+        """On any number of threads at once. It says `Started`, and `Sound` as it is made. Raises `InvalidRequestError`,
+        and `RequestCancelledError` once it is not wanted."""

@@ -22,7 +22,8 @@ from worker.model_folder import check_source
 log = logging.getLogger(__name__)
 
 _OUR_PACKAGES = ("worker", "shared")
-_EXTRAS = {"gguf": "gguf", "transcription": "voice"}  # with which an engine's packages come; of all others "mlx"
+# With which an engine's packages come; of all others "mlx".
+_EXTRAS = {"gguf": "gguf", "transcription": "voice", "speech": "voice"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ _ENGINES: dict[EngineName, _Entry] = {
     "remote": _Entry("worker.engines.remote.source", "RemoteSource", StreamedEngine),
     "embeddings": _Entry("worker.engines.embeddings.engine", "EmbeddingsEngine", _as_it_is, check_source),
     "transcription": _Entry("worker.engines.transcription.engine", "TranscriptionEngine", _as_it_is, check_whisper),
+    "speech": _Entry("worker.engines.speech.engine", "SpeechEngine", _as_it_is),
     "echo": _Entry("worker.engines.echo", "EchoEngine", SteppedEngine),
     "echo-streamed": _Entry("worker.engines.echo_streamed", "EchoSource", StreamedEngine),
 }

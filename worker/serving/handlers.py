@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.events import Event, Usage
-from shared.work import KINDS, Count, Embed, Generate, Transcribe, Work
+from shared.work import KINDS, Count, Embed, Generate, Speak, Transcribe, Work
 from worker.engines.base import Engine, Say
 from worker.serving.counting import count
 from worker.serving.embedding import embed
+from worker.serving.speech import speak
 from worker.serving.transcription import transcribe
 
 
@@ -43,5 +44,6 @@ HANDLERS: Mapping[type[Work], InBatch | Beside | InParts] = {
     Count: Beside(threads=8, answer=count),
     Embed: Beside(threads=4, answer=embed),
     Transcribe: InParts(threads=4, answer=transcribe),
+    Speak: InParts(threads=4, answer=speak),
 }
 THREADS_BESIDE = {KINDS[cls].lane: handler.threads for cls, handler in HANDLERS.items() if KINDS[cls].lane}

@@ -10,7 +10,7 @@ from shared.tracing import Tracer
 from worker.serving.attempt import Attempt
 
 _PROVIDER: Final = "mlx-gateway"
-_OPERATIONS: Final = {"generate": "chat", "embed": "embeddings", "transcribe": "transcription"}
+_OPERATIONS: Final = {"generate": "chat", "embed": "embeddings", "transcribe": "transcription", "speak": "speech"}
 
 
 def tell_span(work: Attempt, error: GatewayError | None, tracer: Tracer, *, worker: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from openai.types import completion_create_params, embedding_create_params
-from openai.types.audio import transcription_create_params
+from openai.types.audio import speech_create_params, transcription_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -24,6 +24,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
         transcription_create_params.TranscriptionCreateParamsNonStreaming,
         transcription_create_params.TranscriptionCreateParamsStreaming,
     ),
+    "Speech": (speech_create_params.SpeechCreateParams,),
     "Completions": (
         completion_create_params.CompletionCreateParamsNonStreaming,
         completion_create_params.CompletionCreateParamsStreaming,

@@ -16,7 +16,7 @@ from gateway.admin import bodies
 from gateway.app import create_app
 from gateway.dialects.anthropic import batches as message_batches
 from gateway.dialects.fields import FieldError
-from gateway.dialects.openai import batches, embeddings
+from gateway.dialects.openai import batches, embeddings, speech
 from gateway.dialects.openai.metadata import parse_metadata
 from gateway.dialects.openai_responses import conversations
 from gateway.dialects.registry import DIALECTS
@@ -42,6 +42,7 @@ PARSERS: dict[str, Any] = {
     "MessagesBody": parse_as("anthropic"),
     "EmbeddingsBody": embeddings.parse_vectors,
     "RerankBody": embeddings.parse_ranking,
+    "SpeechBody": speech.parse_speech,
     "BatchBody": batches.parse_batch,
     "MessageBatchBody": message_batches.parse_batch,
     "SessionBody": bodies.parse_session,

@@ -81,7 +81,7 @@ def test_paths_without_the_version_are_served(path: str, served: str) -> None:
     [
         ("/v1/moderations", "moderation"),
         ("/moderations", "moderation"),
-        ("/v1/audio/speech", "speech"),
+        ("/v1/audio/voices", "speech"),
         ("/v1/images/generations", "images"),
         ("/v1/fine_tuning/jobs", "trained"),
         ("/v1/complete", "old text completions"),
