@@ -29,7 +29,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "only worker": "only",
     "home": "session",
     "knows": "prefix",
-    "begins soonest": "load",
+    "begins soon": "load",
     "fewest wait": "load",
     "moves": "moved",
     "no worker": "cold",

@@ -6,6 +6,10 @@ everybody to one worker.
 
 A conversation has a home. It moves when another worker is `_TIMES` sooner and saves `_GAIN_S` at the least, and then
 not again within `_TURNS` turns: what it computed at its home would be worth nothing elsewhere, and predictions err.
+
+Because it stays, a worker is chosen for its next turns, too, which meet those that are there: its seconds count
+1 + `_COMPANY` times where all places are taken. By the first token alone a burst fills the fastest worker and waits in
+line there, as drivers do who each take the shortest way (Roughgarden and Tardos, 2002).
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ _TIMES = 2.0
 _GAIN_S = 2.0
 _TURNS = 3
 _NEAR_S = 0.5  # what is no difference
+_COMPANY = 2.0
 _TOKENS_PER_BYTE = 0.25  # of text, before a worker has measured it
 _PARTS = 8  # in which known shares of a prompt are told apart
 _LINK_BYTES_PER_S = 50e6  # to a host, before it was measured: Wi-Fi's
@@ -134,13 +139,13 @@ def _soonest(prospects: Sequence[Prospect], sights: dict[str, Sight], facts: Fac
     nobody knows, who was given a new conversation least lately."""
     if any(each.wait is None for each in prospects):  # then only how busy they are can be compared
         return min(prospects, key=lambda each: (each.busy, rank_of(each.worker, facts.request_id)))
-    least_s = min(each.first_s for each in prospects)
-    near = [each for each in prospects if each.first_s <= least_s + _NEAR_S]
+    least_s = min(map(_in_company_s, prospects))
+    near = [each for each in prospects if _in_company_s(each) <= least_s + _NEAR_S]
     with_place = [each for each in near if each.wait is not None and not each.wait.is_for_place]
     return min(
         with_place or near,
         key=lambda each: (
-            each.first_s if not with_place else 0.0,
+            _in_company_s(each) if not with_place else 0.0,
             _known_part(each) < _PARTS // 2,  # a conversation that goes on, or was forked
             each.busy,
             -_known_part(each),
@@ -149,6 +154,11 @@ def _soonest(prospects: Sequence[Prospect], sights: dict[str, Sight], facts: Fac
             rank_of(each.worker, facts.request_id),
         ),
     )
+
+
+def _in_company_s(prospect: Prospect) -> float:
+    """The seconds of this turn, and for those that follow."""
+    return prospect.first_s * (1 + _COMPANY * prospect.busy)
 
 
 def _known_part(prospect: Prospect) -> int:
@@ -164,7 +174,7 @@ def _why(best: Prospect, prospects: Sequence[Prospect]) -> str:
         return f"fetches {best.cached_tokens} tokens from {best.lender.host}"
     if _known_part(best) and best.first_s > least_s:
         return f"knows {best.cached_tokens} tokens"
-    return "begins soonest"
+    return "begins soonest" if best.first_s <= least_s + _NEAR_S else "begins soon, where fewer are"
 
 
 def rank_of(worker: str, request_id: str) -> bytes:

@@ -34,6 +34,7 @@ from tests.bench.sampling import measure_sampling
 from tests.bench.scaling import measure_scaling
 from tests.bench.seals import measure_seals
 from tests.bench.sides import measure_sides
+from tests.bench.simulated import measure_simulated
 from tests.bench.soak import measure_soak
 from tests.bench.speculation import measure_speculation
 from tests.bench.stalls import measure_stalls
@@ -45,6 +46,7 @@ from tests.models.random_checkpoint import PRESETS, build_checkpoint
 
 PARTS = (
     "admission",
+    "simulated",
     "chunks",
     "sampling",
     "seal",
@@ -170,6 +172,7 @@ def _without_checkpoint(arguments: argparse.Namespace, folder: Path) -> dict[str
     """The parts that need none of the checkpoints that the others share, by name."""
     return {
         "admission": measure_admission,
+        "simulated": measure_simulated,
         "chunks": measure_chunks,
         "sampling": measure_sampling,
         "seal": measure_seals,

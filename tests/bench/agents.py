@@ -22,12 +22,12 @@ SPEED = 10.0
 HEAD_TOKENS = 18_000
 SUBAGENT_TOKENS = 12_000
 CONTEXT_TOKENS = 100_000  # then the session is compacted
-_THINKS_S = 6.0  # mean, between an answer and the next turn: tools run
-_TURN_TOKENS = (200, 4_000)
-_ANSWER_TOKENS = (60, 600)
-_BURST_SHARE = 0.08  # of turns that start subagents
-_BURST = (2, 4)
-_SUBAGENT_TURNS = (3, 7)
+THINKS_S = 6.0  # mean, between an answer and the next turn: tools run
+TURN_TOKENS = (200, 4_000)
+ANSWER_TOKENS = (60, 600)
+BURST_SHARE = 0.08  # of turns that start subagents
+BURST = (2, 4)
+SUBAGENT_TURNS = (3, 7)
 
 
 @dataclass(slots=True)
@@ -115,18 +115,18 @@ class Agents:
 
     async def _session(self, number: int) -> None:
         chance = random.Random(f"{self._seed}-{number}")
-        await asyncio.sleep(chance.uniform(0, 2 * _THINKS_S) / SPEED)
+        await asyncio.sleep(chance.uniform(0, 2 * THINKS_S) / SPEED)
         for life in range(10_000):
             name = f"s{number}l{life}"
             conversation = Conversation(name, {"x-claude-code-session-id": name}, self._head)
             while conversation.tokens < CONTEXT_TOKENS:
-                if chance.random() < _BURST_SHARE:
+                if chance.random() < BURST_SHARE:
                     await self._burst(name, chance)
                 await self._turn(conversation, chance, is_subagent=False)
-                await asyncio.sleep(chance.expovariate(1 / _THINKS_S) / SPEED)
+                await asyncio.sleep(chance.expovariate(1 / THINKS_S) / SPEED)
 
     async def _burst(self, session: str, chance: random.Random) -> None:
-        count = chance.randint(*_BURST)
+        count = chance.randint(*BURST)
         seeds = [chance.random() for _ in range(count)]
         async with asyncio.TaskGroup() as group:
             for seed in seeds:
@@ -136,19 +136,19 @@ class Agents:
         name = f"{session}a{chance.getrandbits(40):x}"
         headers = {"x-claude-code-session-id": session, "x-claude-code-agent-id": name}
         conversation = Conversation(name, headers, self._subagent_head)
-        for _ in range(chance.randint(*_SUBAGENT_TURNS)):
+        for _ in range(chance.randint(*SUBAGENT_TURNS)):
             await self._turn(conversation, chance, is_subagent=True)
-            await asyncio.sleep(chance.expovariate(2 / _THINKS_S) / SPEED)
+            await asyncio.sleep(chance.expovariate(2 / THINKS_S) / SPEED)
 
     async def _turn(self, conversation: Conversation, chance: random.Random, *, is_subagent: bool) -> None:
-        low, high = _TURN_TOKENS
+        low, high = TURN_TOKENS
         said = int(low * (high / low) ** chance.random())
-        body = conversation.body(self._model, said, chance.randint(*_ANSWER_TOKENS))
+        body = conversation.body(self._model, said, chance.randint(*ANSWER_TOKENS))
         try:
             text = await self._ask(conversation, body, is_subagent=is_subagent)
         except (OSError, EOFError, RuntimeError, ValueError) as error:
             self.traffic.errors.append(str(error)[:200])
-            await asyncio.sleep(_THINKS_S / SPEED)
+            await asyncio.sleep(THINKS_S / SPEED)
             text = "(no answer)"
         conversation.note_answer(text)
 

@@ -46,7 +46,7 @@ from tests.support.sealed import SECRET, sealed_lease
 from tests.support.served import Served, served
 
 MODEL = "agents"
-_SLOW_AT_TOKENS = 60_000
+SLOW_AT_TOKENS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Mac:
         rate = self.prefill * SPEED / TOKENS_PER_WORD
         return {
             "prefill_tokens_per_s": rate,
-            "slow_at_tokens": _SLOW_AT_TOKENS // TOKENS_PER_WORD,
+            "slow_at_tokens": SLOW_AT_TOKENS // TOKENS_PER_WORD,
             "step_ms": 1000 * TOKENS_PER_WORD / self.decode / SPEED,
             "cache_tokens": self.cache // TOKENS_PER_WORD,
             "disk_tokens": 4 * self.cache // TOKENS_PER_WORD,
@@ -74,7 +74,7 @@ class Mac:
     def alone_s(self, turn: Turn) -> float:
         """Until the first token of such a turn where nothing else is done and what was cached lies in memory."""
         token_s = 1 / self.prefill
-        return PrefillCost(token_s=token_s, depth_s=token_s / _SLOW_AT_TOKENS).predict_s(turn.cached, turn.tokens)
+        return PrefillCost(token_s=token_s, depth_s=token_s / SLOW_AT_TOKENS).predict_s(turn.cached, turn.tokens)
 
 
 _STUDIO = Mac("studio", 1600, 60, 900_000)

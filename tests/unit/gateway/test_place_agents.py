@@ -1,0 +1,29 @@
+"""Agents on several Macs, simulated: the first token by our rule, and by others."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.dispatch.facts import Sight
+from tests.bench.simulated import RULES, mean_first_s
+from tests.unit.gateway.test_prospects import knows, mac, placed
+
+_SECONDS = 800.0
+_SEEDS = range(2)
+
+
+@pytest.mark.parametrize(("size", "load"), [(2, "light"), (2, "busy"), (4, "busy")])
+def test_agents_wait_no_longer_than_by_sticky_sessions_and_half_as_long_as_in_one_queue(size: int, load: str) -> None:
+    mean_s = {rule: mean_first_s(rule, size, load, seconds=_SECONDS, seeds=_SEEDS) for rule in RULES}
+    assert mean_s["ours"] < 0.95 * mean_s["sticky"], mean_s
+    assert 2 * mean_s["ours"] < mean_s["shared-queue"], mean_s
+
+
+def test_a_new_conversation_goes_where_fewer_are_unless_its_first_token_is_much_later_there() -> None:
+    """It will come back, and wait each time."""
+    full = mac("fast", 2000, capacity=4, held=(4, 0, 0, 0), service_s=1.0)
+    sights = {"fast": knows(9_000, cold_s=1.0), "slow": knows(9_000)}
+    decided = placed(full, mac("slow", 700, capacity=4), sights=sights)
+    assert (decided.worker, decided.reason) == ("slow", "begins soon, where fewer are")
+    assert placed(full, mac("slow", 100, capacity=4), sights=sights).worker == "fast"
+    assert placed(mac("fast", 2000), mac("slow", 700), sights={"slow": Sight()}).worker == "fast"
