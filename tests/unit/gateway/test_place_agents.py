@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.dispatch.facts import Sight
 from tests.bench.simulated import RULES, mean_first_s
-from tests.unit.gateway.test_prospects import knows, mac, placed
+from tests.unit.gateway.test_prospects import mac, placed
 
 _SECONDS = 800.0
 _SEEDS = range(3)
@@ -24,8 +23,7 @@ def test_agents_wait_less_than_by_sticky_sessions_and_much_less_than_in_one_queu
 def test_a_new_conversation_goes_where_fewer_are_unless_its_first_token_is_much_later_there() -> None:
     """It will come back, and wait each time."""
     full = mac("fast", 2000, capacity=4, held=(4, 0, 0, 0), service_s=1.0)
-    sights = {"fast": knows(9_000, cold_s=1.0), "slow": knows(9_000)}
-    decided = placed(full, mac("slow", 700, capacity=4), sights=sights)
+    decided = placed(full, mac("slow", 900, capacity=4))
     assert (decided.worker, decided.reason) == ("slow", "begins soon, where fewer are")
-    assert placed(full, mac("slow", 100, capacity=4), sights=sights).worker == "fast"
-    assert placed(mac("fast", 2000), mac("slow", 700), sights={"slow": Sight()}).worker == "fast"
+    assert placed(full, mac("slow", 100, capacity=4)).worker == "fast"
+    assert placed(mac("fast", 2000), mac("slow", 900)).worker == "fast"
