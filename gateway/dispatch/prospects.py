@@ -7,8 +7,8 @@ everybody to one worker.
 A conversation has a home. It moves when another worker is `_TIMES` sooner and saves `_GAIN_S` at the least, and then
 not again within `_TURNS` turns: what it computed at its home would be worth nothing elsewhere, and predictions err.
 
-Because it stays, a worker is chosen for its next turns, too, which meet those that are there: its seconds count
-1 + `_COMPANY` times where all places are taken. By the first token alone a burst fills the fastest worker and waits in
+Because it stays, a worker is chosen for its next turns, too, which meet those that are there: its seconds count more,
+the more than a quarter of its places is taken. By the first token alone a burst fills the fastest worker and waits in
 line there, as drivers do who each take the shortest way (Roughgarden and Tardos, 2002).
 """
 
@@ -28,7 +28,7 @@ _TIMES = 2.0
 _GAIN_S = 2.0
 _TURNS = 3
 _NEAR_S = 0.5  # what is no difference
-_COMPANY = 2.0
+_COMPANY, _ALONE = 2.0, 0.25  # weight of the places taken beyond a share
 _TOKENS_PER_BYTE = 0.25  # of text, before a worker has measured it
 _PARTS = 8  # in which known shares of a prompt are told apart
 _LINK_BYTES_PER_S = 50e6  # to a host, before it was measured: Wi-Fi's
@@ -158,7 +158,7 @@ def _soonest(prospects: Sequence[Prospect], sights: dict[str, Sight], facts: Fac
 
 def _in_company_s(prospect: Prospect) -> float:
     """The seconds of this turn, and for those that follow."""
-    return prospect.first_s * (1 + _COMPANY * prospect.busy)
+    return prospect.first_s * (1 + _COMPANY * max(0.0, prospect.busy - _ALONE))
 
 
 def _known_part(prospect: Prospect) -> int:
