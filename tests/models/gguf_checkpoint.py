@@ -36,13 +36,17 @@ _LAYER = {
 _WHOLE = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
 
 
-def build_gguf(folder: Path, out: Path, *, template: str | None = None) -> Path:
-    """`template` takes the place of the checkpoint's own; an empty one leaves it out."""
+def build_gguf(folder: Path, out: Path, *, template: str | None = None, control: dict[int, str] | None = None) -> Path:
+    """`template` takes the place of the checkpoint's own; an empty one leaves it out. Tokens of `control` get other
+    names and are control tokens."""
     config = json.loads((folder / "config.json").read_text())
     values = {**_architecture(config), **_tokenizer(folder, config)}
     text = (folder / "chat_template.jinja").read_text() if template is None else template
     if text:
         values["tokenizer.chat_template"] = text
+    for index, name in (control or {}).items():
+        values["tokenizer.ggml.tokens"][index] = name
+        values["tokenizer.ggml.token_type"][index] = _CONTROL
     weights = {_tensor_name(name): _floats(array) for name, array in mx.load(str(folder / "model.safetensors")).items()}
     write_gguf(out, values, weights)
     return out
@@ -141,6 +145,8 @@ def _value(value: Any) -> bytes:
         return struct.pack("<If", _F32, value)
     if isinstance(value, str):
         return struct.pack("<I", _STRING) + _text(value)
+    if isinstance(value[0], float):
+        return struct.pack("<IIQ", _ARRAY, _F32, len(value)) + struct.pack(f"<{len(value)}f", *value)
     if isinstance(value[0], str):
         return struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(map(_text, value))
     return struct.pack("<IIQ", _ARRAY, _I32, len(value)) + struct.pack(f"<{len(value)}i", *value)

@@ -65,6 +65,7 @@ class Answering:
         self._resumed = payload.resume
         self._is_started = self._resumed is not None
         self._cached_tokens = 0
+        self._prompt_tokens = len(payload.prompt.tokens)  # with images: until the server says how many it made of it
         self._predicted = self._prefilled = 0
         self._held: list[tuple[int, TokenLogprob | None]] = []
         self.pace = Pace()
@@ -76,14 +77,16 @@ class Answering:
 
     @property
     def computed(self) -> list[int]:
-        """Those of the tokens that the slot has, as far as is known."""
+        """Those of the tokens that the slot has, as far as is known; images by ids of their own."""
+        if self._payload.media is not None:
+            return [*self._payload.prompt.cache_keys, *self._answer.tokens] if self._answer.tokens else []
         return self.tokens if self._answer.tokens else self._payload.prompt.tokens[: self._prefilled]
 
     def usage(self) -> Usage:
         if self._resumed is not None:
             usage = self._resumed.usage
         else:
-            usage = Usage(input_tokens=len(self._payload.prompt.tokens), cached_tokens=self._cached_tokens)
+            usage = Usage(input_tokens=self._prompt_tokens, cached_tokens=self._cached_tokens)
         return replace(usage, output_tokens=len(self._answer.tokens), reasoning_tokens=self._answer.reasoning_tokens)
 
     async def run(self) -> AsyncGenerator[Output, None]:
@@ -100,15 +103,17 @@ class Answering:
                 return
             except AskError as error:
                 await self._server.lost(is_silent=error.is_silent)
-                if self._answer.tokens and self._payload.form != Form():
-                    raise WorkerLostError(f"llama.cpp's server was lost within a demanded form: {error}") from error
+                if self._answer.tokens and (self._payload.form != Form() or self._payload.media is not None):
+                    words = "a demanded form" if self._payload.media is None else "an answer about images"
+                    raise WorkerLostError(f"llama.cpp's server was lost within {words}: {error}") from error
                 if attempt == _TRIES - 1:
                     raise WorkerLostError(f"llama.cpp's server was lost {_TRIES} times: {error}") from error
 
     async def _ask(self) -> AsyncGenerator[Output, None]:
         limit = (self._answer.limit or 0) - len(self._answer.tokens)
+        media = self._payload.media
         body = render_body(
-            self.tokens,
+            self.tokens if media is None else media.render(),
             limit=limit,
             slot=self._place.slot,
             sampling=self._payload.sampling,
@@ -160,6 +165,8 @@ class Answering:
         return events_, taken
 
     def _progressed(self, done: int, total: int, cached: int) -> Output | None:
+        if self._payload.media is not None:
+            self._prompt_tokens = total
         started = self._start(cached)
         self._prefilled = done
         if self._resumed is not None or self._answer.tokens:  # else progress may come within a tool call

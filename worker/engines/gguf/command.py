@@ -45,7 +45,15 @@ def find_program(binary: str) -> Program:
 
 
 def flags(
-    model: Path, *, port: int, window: Window, name: str, saves: Path | None, options: GgufOptions, is_wheel: bool
+    model: Path,
+    *,
+    port: int,
+    window: Window,
+    name: str,
+    saves: Path | None,
+    projector: Path | None,
+    options: GgufOptions,
+    is_wheel: bool,
 ) -> Sequence[str]:
     """Bound to loopback, with nothing beside what is used: no web page, no way to change its settings, nothing fetched.
     What a person sets comes last, so that it counts. The key is in the environment, where `ps` does not show it."""
@@ -56,6 +64,8 @@ def flags(
     given += ["--chat-template", "chatml"]
     if saves is not None:
         given += ["--slot-save-path", f"{saves}/"]
+    if projector is not None:
+        given += ["--mmproj", str(projector)]
     if options.draft:
         given += ["-md", str(Path(options.draft).expanduser())]
     if not is_wheel:

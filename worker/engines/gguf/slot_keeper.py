@@ -15,6 +15,7 @@ from worker.engines.gguf.slots import Slot, Slots
 log = logging.getLogger(__name__)
 
 _FILE_S = 60.0
+_ABOVE_VOCABULARY = 1 << 31
 
 
 class SlotKeeper:
@@ -54,6 +55,8 @@ class SlotKeeper:
 
     async def _save(self, slot: Slot) -> None:
         if not self._files.is_on or self._files.has(slot.tokens, slot.tenant):
+            return
+        if max(slot.tokens, default=0) >= _ABOVE_VOCABULARY:  # an image is in it, which the server does not save
             return
         name = self._files.name_of(slot.tokens, slot.tenant)
         if await self._act(slot, "save", name):

@@ -24,7 +24,8 @@ from worker.engines.gguf.completion import Defaults
 from worker.engines.gguf.cutting import ServerCut
 from worker.engines.gguf.forms import MARK
 from worker.engines.gguf.holding import HeldMemory
-from worker.engines.gguf.model_file import GgufModel, find_gguf, read_model
+from worker.engines.gguf.media import PATCHES, MediaWriter, Placeholder
+from worker.engines.gguf.model_file import GgufModel, find_gguf, find_projector, read_model
 from worker.engines.gguf.options import FILE, parse_options
 from worker.engines.gguf.preparing import Preparing
 from worker.engines.gguf.rates import Rates
@@ -38,6 +39,7 @@ from worker.engines.gguf.window import Window, plan_window
 from worker.engines.tokens.output import output_format
 from worker.engines.tokens.template_report import report_template
 from worker.prompt import PromptBuilder, turn_end
+from worker.prompt.image_files import ImageReader
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,8 @@ class GgufSource:
         self._keeper: SlotKeeper | None = None
         self._memory = HeldMemory(settings)
         self._rates = Rates()
+        self._projector: Path | None = None
+        self._marker = ""  # of the server, for an image; empty: it sees none
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -92,19 +96,23 @@ class GgufSource:
 
     def _read(self) -> GgufModel:
         model = read_model(find_gguf(self._spec.source, self._options.file))
-        self._memory.claim(model.weight_bytes)
+        self._projector = find_projector(model.path, self._options.mmproj)
+        self._memory.claim(self._weight_bytes(model))
         return model
+
+    def _weight_bytes(self, model: GgufModel) -> int:
+        return model.weight_bytes + (self._projector.stat().st_size if self._projector is not None else 0)
 
     def _plan(self, model: GgufModel) -> Window:
         window = plan_window(
             trained_tokens=model.context_tokens,
             token_bytes=model.token_bytes,
-            free_bytes=self._memory.free_bytes(model.weight_bytes),
+            free_bytes=self._memory.free_bytes(self._weight_bytes(model)),
             wanted_tokens=self._options.context_tokens or self._settings.max_context_tokens,
             slots=min(self._options.slots or 0, self._settings.capacity),
         )
         # The cache is allocated with the weights.
-        self._memory.publish(model.weight_bytes + window.total_tokens * model.token_bytes)
+        self._memory.publish(self._weight_bytes(model) + window.total_tokens * model.token_bytes)
         return window
 
     def _open_files(self, model: GgufModel, window: Window) -> SlotFiles:
@@ -133,6 +141,7 @@ class GgufSource:
             window=window,
             name=self._spec.id,
             saves=saves,
+            projector=self._projector,
             options=self._options,
             is_wheel=program.is_wheel,
         )
@@ -144,6 +153,8 @@ class GgufSource:
         status, props = await ask_json(self.server.address, "/props")
         if status != 200 or not isinstance(props, dict):
             raise ModelUnavailableError(f"llama.cpp's server does not tell its properties (status {status})")
+        if (props.get("modalities") or {}).get("vision"):
+            self._marker = str(props.get("media_marker") or "")
         n_ctx = int(props["default_generation_settings"]["n_ctx"])
         slots = min(int(props["total_slots"]), self._settings.capacity)
         return Window(context_tokens=n_ctx, slots=slots)
@@ -162,13 +173,14 @@ class GgufSource:
         ends = [tokenizer.vocabulary.text_of(end) for end in tokenizer.eos_token_ids]
         if end := turn_end(tokenizer, control, ends):
             tokenizer.eos_token_ids.add(tokenizer.get_vocab()[end])
-        self._builder = PromptBuilder(tokenizer, context_tokens=window.context_tokens)
+        self._builder, media = self._new_builder(tokenizer, window)
         self._preparing = Preparing(
             tokenizer,
             self._builder,
             Defaults.of(model.values),
             context_tokens=window.context_tokens,
             has_llguidance=has_llguidance,
+            media=media,
         )
         format_ = output_format(tokenizer)
         is_harmony = bool(format_.harmony_tokens)
@@ -176,9 +188,23 @@ class GgufSource:
             context_tokens=window.context_tokens,
             supports_tools=is_harmony or format_.shows_calls,
             supports_reasoning=is_harmony or format_.reasoning is not None,
+            supports_images=self._builder.supports_images,
             capacity=window.slots,
             template=report_template(tokenizer, self._builder),
         )
+
+    def _new_builder(self, tokenizer: GgufTokenizer, window: Window) -> tuple[PromptBuilder, MediaWriter | None]:
+        """One that shows images, where the server reads them and the model's template has a place for them."""
+        for patch in PATCHES if self._marker else ():
+            images = ImageReader(Placeholder(patch))
+            builder = PromptBuilder(tokenizer, context_tokens=window.context_tokens, images=images)
+            if builder.supports_images:
+                vocabulary = tokenizer.vocabulary
+                control = {index: token.content for index, token in vocabulary.added.items()}
+                return builder, MediaWriter(vocabulary.table.pieces, control, patch=patch, marker=self._marker)
+        if self._projector is not None:
+            log.warning("%s reads no images: its template has no place for one that is known here", self._spec.id)
+        return PromptBuilder(tokenizer, context_tokens=window.context_tokens), None
 
     async def close(self) -> None:
         if self.server is not None:
@@ -207,7 +233,7 @@ class GgufSource:
     async def answer(self, prepared: Prepared) -> AsyncGenerator[Output, None]:
         assert self.server is not None
         assert self._keeper is not None
-        tokens, tenant = prepared.payload.prompt.tokens, prepared.request.tenant
+        tokens, tenant = prepared.payload.prompt.cache_keys, prepared.request.tenant
         await self.server.ready()
         slot, may_reuse = await self._keeper.take(tokens, tenant)
         place = Place(slot=slot.number, may_reuse=may_reuse)

@@ -31,6 +31,7 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-t", "--threads", type=int)
     parser.add_argument("-ngl", "--n-gpu-layers", "--gpu-layers", default="")
     parser.add_argument("-md", "--model-draft", default="")
+    parser.add_argument("-mm", "--mmproj", default="")
     parser.add_argument("--slots", action="store_true")
     parser.add_argument("--metrics", action="store_true")
     parser.add_argument("--swa-full", action="store_true")
@@ -75,6 +76,8 @@ def build_parameters(options: argparse.Namespace) -> Any:
         params.n_gpu_layers = int(options.n_gpu_layers)
     if options.threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
+    if options.mmproj:
+        params.mmproj.path = options.mmproj
     if options.model_draft:
         params.speculative.draft.mparams.path = options.model_draft
     params.endpoint_props = params.ui = params.ctx_shift = params.fit_params = False
