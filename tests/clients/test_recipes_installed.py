@@ -20,12 +20,12 @@ from tests.clients.test_recipes import block
 from tests.support.processes import REPOSITORY, free_port, is_running, wait_until
 from tests.support.up import NO_SETTINGS, up
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 LITELLM = re.findall(r"^LITELLM := (\S+)$", MAKEFILE, re.MULTILINE)[0]
 LLAMA_INDEX = ("llama-index-llms-openai-like==0.8.1",)
-START_S = 120.0
+START_S = 300.0  # it reads for long before it listens
 PATH = {"type": "object", "properties": {"path": {"type": "string"}}}
 CALL = 'call read_file {"path": "a.txt"}'
 
@@ -70,11 +70,13 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         try:
             key = REPOSITORY / "build" / "litellm" / "key"
             wait_until(lambda: key.exists() and Proxy(ports[1], "").is_there(), "LiteLLM is there", deadline_s=START_S)
-            wait_until(lambda: b"ready on" in (folder / "make.log").read_bytes(), "the gateway is ready")
+            wait_until(
+                lambda: b"ready on" in (folder / "make.log").read_bytes(), "the gateway is ready", deadline_s=START_S
+            )
             yield Proxy(ports[1], key.read_text().strip())
         finally:
             os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-            process.wait(30)
+            process.wait(60)
     assert not Proxy(ports[1], "").is_there()
     assert not is_running(process.pid)
 
