@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -30,19 +32,34 @@ def installed_extras(is_there: Callable[[str], bool] = is_installed) -> tuple[st
     return tuple(sorted(name for name, module in _SIGNS.items() if is_there(module)))
 
 
+def archive_url() -> str:
+    """The wheel or archive that this was installed from by its address; empty for one by its name, and for sources.
+
+    Source: https://packaging.python.org/en/latest/specifications/direct-url/.
+    """
+    try:
+        told = json.loads(distribution("mlx-gateway").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, OSError, ValueError):
+        return ""
+    return str(told.get("url", "")) if "archive_info" in told else ""
+
+
 def install_line(
     extra: str,
     *,
     prefix: str = sys.prefix,
     program: str = sys.executable,
     is_there: Callable[[str], bool] = is_installed,
+    find_archive: Callable[[], str] = archive_url,
 ) -> str:
-    """`prefix` is where the environment lies: a tool of uv's or of pipx's, or any other."""
+    """`prefix` is where the environment lies: a tool of uv's or of pipx's, which are told where the package is from, or
+    any other, where pip goes on with what is there."""
     extras = sorted({extra, *installed_extras(is_there)})
-    package = f"'mlx-gateway[{','.join(extras)}]'"
+    package, archive = f"mlx-gateway[{','.join(extras)}]", find_archive()
+    whole = f"'{package} @ {archive}'" if archive else f"'{package}'"
     folders = Path(prefix).parts
     if "tools" in folders and "uv" in folders:
-        return f"uv tool install --reinstall {package}"
+        return f"uv tool install --reinstall {whole}"
     if "pipx" in folders:
-        return f"pipx install --force {package}"
-    return f"{program} -m pip install {package}"
+        return f"pipx install --force {whole}"
+    return f"{program} -m pip install '{package}'"
