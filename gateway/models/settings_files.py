@@ -7,7 +7,8 @@ content stays in force, so that a slip of the pen never takes the gateway down.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from gateway.models.fallbacks import Fallback, parse_fallbacks
@@ -16,8 +17,8 @@ from gateway.models.resolve import Routes, parse_aliases
 from gateway.models.sampling import parse_sampling
 from shared.config import Settings, SettingsFile
 from shared.errors import ConfigError
-from shared.registry import parse_models
-from shared.remotes import parse_remotes
+from shared.registry import ModelSpec, parse_models
+from shared.remotes import Remote, parse_remotes
 from shared.routing import parse_tiers
 
 logger = logging.getLogger(__name__)
@@ -79,11 +80,20 @@ def _log(fault: str) -> None:
 
 def find_faults(settings: Settings) -> Iterator[str]:
     """One line for each settings file that cannot be used: whoever reads it would not start."""
+    parsed: dict[str, Any] = {}
     for name, parse in PARSERS.items():
         try:
-            parse(SettingsFile(settings, name).load())
+            parsed[name] = parse(SettingsFile(settings, name).load())
         except ConfigError as error:
             yield str(error)
+    yield from _shared_ids(parsed.get("models.json", ()), parsed.get("remotes.json", ()))
+
+
+def _shared_ids(models: Iterable[ModelSpec], remotes: Iterable[Remote]) -> Iterator[str]:
+    """Models of some hosts alone may share their name with those of others."""
+    ids = Counter([*(spec.id for spec in models if not spec.hosts), *(remote.id for remote in remotes)])
+    for name in (name for name, times in ids.items() if times > 1):
+        yield f"two models are called {name!r} in models.json and remotes.json: give each an `id` of its own"
 
 
 class Policies:

@@ -306,6 +306,16 @@ def test_config_check_tells_of_gguf_settings_that_cannot_be_used(
     assert "gguf_config.json" in capsys.readouterr().err
 
 
+def test_config_check_tells_of_two_models_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [{"id": "a", "source": "/x"}, {"id": "b", "source": "/x", "hosts": ["studio"]}]
+    remotes = [{"id": "a", "url": "http://127.0.0.1:1"}, {"id": "b", "url": "http://127.0.0.1:1"}]
+    (tmp_path / "models.json").write_bytes(orjson.dumps({"models": models}))
+    (tmp_path / "remotes.json").write_bytes(orjson.dumps({"remotes": remotes}))
+    assert main(["config", "check", "--config", str(tmp_path), "--state", str(tmp_path)]) == FAILED
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "two models are called 'a'" in told
+
+
 def test_who_never_joined_is_not_there_to_be_revoked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
     assert main(["revoke", "mac9", "--state", str(tmp_path)]) == NOT_THERE
