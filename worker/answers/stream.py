@@ -81,9 +81,8 @@ class AnswerStream:
         has_tools = bool(request.tools)
         self._is_mute = has_tools and request.tool_choice.mode == "none"  # calls are not shown
         self._modes = form.modes(calls=has_tools)
-        has_bare_calls = not self._is_mute or not form.calls.start
         self._is_addressed = form.calls.is_addressed  # and so is the answer's beginning
-        self._reads_plain = has_tools and has_bare_calls and request.response_schema is None
+        self._reads_plain = has_tools and request.response_schema is None
         self._may_be_bare = self._reads_plain or self._is_addressed
         stop = tuple(sequence for sequence in request.sampling.stop if sequence)
         self._stop = Markers((sequence, STRAY) for sequence in stop) if stop else None

@@ -48,7 +48,18 @@ TOKENS = {
 }
 # Families whose grammars are those of another with other tags: tried by `make test-all`.
 ALIKE = {
-    *("apriel", "cohere", "deepseek_v31", "deepseek_v4", "functools", "gigachat", "granite3", "hunyuan", "laguna"),
+    *(
+        "apriel",
+        "cohere",
+        "command_r",
+        "deepseek_v31",
+        "deepseek_v4",
+        "functools",
+        "gigachat",
+        "granite3",
+        "hunyuan",
+        "laguna",
+    ),
     *("llama", "llama_python", "nemotron", "phi4_mini", "seed_oss", "solar"),
 }
 

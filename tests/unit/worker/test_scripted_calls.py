@@ -21,7 +21,18 @@ from worker.formats.families import FAMILIES, Family, Nested, Python, Tagged
 
 # Whose shape another family has, too: tried by `make test-all`.
 ALIKE = {
-    *("apriel", "cohere", "deepseek_v31", "deepseek_v4", "functools", "gigachat", "granite3", "laguna", "nemotron"),
+    *(
+        "apriel",
+        "cohere",
+        "command_r",
+        "deepseek_v31",
+        "deepseek_v4",
+        "functools",
+        "gigachat",
+        "granite3",
+        "laguna",
+        "nemotron",
+    ),
     *("function_gemma", "longcat", "muse_spark", "phi4_mini", "seed_oss", "solar"),
 }
 EDIT = ToolDefinition(
