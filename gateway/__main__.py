@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import gc
 import logging
 import math
@@ -24,6 +26,8 @@ from shared.service import tell_ready
 logger = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 3
+_TICK_S = 1.0  # between two dates of answers
+_TICKS = 10  # which uvicorn counts in tenths
 
 
 class GatewayServer(uvicorn.Server):
@@ -33,6 +37,8 @@ class GatewayServer(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._https = https
+        self._exiting = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         app.request_exit = self._request_exit
 
     @property
@@ -42,6 +48,22 @@ class GatewayServer(uvicorn.Server):
 
     def _request_exit(self) -> None:
         self.should_exit = True
+        self._exiting.set()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self._loop is not None:  # a signal's handler alone wakes no loop
+            self._loop.call_soon_threadsafe(self._exiting.set)
+
+    async def main_loop(self) -> None:
+        """uvicorn's own looks ten times a second whether it should end, which is half of what an idle gateway does."""
+        self._loop = asyncio.get_running_loop()
+        count = 0
+        while not await self.on_tick(count):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._exiting.wait()
+            count += _TICKS
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

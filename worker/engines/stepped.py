@@ -28,6 +28,8 @@ from worker.engines.stall import StallClock
 log = logging.getLogger(__name__)
 
 _IDLE_S = 0.1
+_QUIET_IDLE_S = 0.3  # when nothing was asked for a while, and nothing is left over that needs the device
+_QUIET_AFTER = 50  # calls of `idle`
 
 
 class Core(Protocol):
@@ -249,19 +251,25 @@ class SteppedEngine:
     def _take_messages(self) -> bool:
         """Everything in the inbox; waits for a message while there is nothing else to do. False: stop."""
         wait = self._set_aside is None and not self.core.has_work()
+        idled = 0
         if wait:
             self._clock.alive()
         while wait or self._set_aside is not None or not self._inbox.empty():
             try:
-                message = self._next(timeout_s=_IDLE_S if wait else None)
+                message = self._next(timeout_s=self._pause_s(idled) if wait else None)
             except Empty:
                 self._idle()
+                idled += 1
                 continue
             wait = False
             if isinstance(message, _Stop):
                 return False
             self._handle(message)
         return True
+
+    def _pause_s(self, idled: int) -> float:
+        """Until `idle` is called again; a message ends it at once."""
+        return _IDLE_S if idled < _QUIET_AFTER or self.core.needs_turn() else _QUIET_IDLE_S
 
     def _idle(self) -> None:
         with self._turn() if self.core.needs_turn() else self._clock.running():
