@@ -7,6 +7,7 @@ python -m tests.site check build/site      every link leads somewhere, nothing i
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -17,12 +18,15 @@ from tests.support.processes import REPOSITORY
 
 BESIDE = ("DESIGN.md", "CHANGELOG.md", "CONTRIBUTING.md")
 _FETCHED = {"script": "src", "img": "src", "iframe": "src", "link": "href", "source": "src"}
+_PICTURES = "pictures"  # a folder in docs/
 _QUIET_LINKS = {"canonical", "next", "prev"}  # named, and never fetched
 
 
 def write_pages(folder: Path) -> None:
-    """All pages in one folder; what they link to that is none of them is named, and no link."""
+    """All pages in one folder, with the pictures in them; what they link to that is none of them is named, and no
+    link."""
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(REPOSITORY / "docs" / _PICTURES, folder / _PICTURES, dirs_exist_ok=True)
     pages = [*sorted((REPOSITORY / "docs").glob("*.md")), *(REPOSITORY / name for name in BESIDE)]
     names = {page.name for page in pages}
     for page in pages:
@@ -32,6 +36,8 @@ def write_pages(folder: Path) -> None:
 def _linked(text: str, names: set[str]) -> str:
     def within(found: re.Match[str]) -> str:
         words, target, anchor = found[1], found[2], found[3] or ""
+        if target.startswith(f"{_PICTURES}/"):
+            return found[0]
         name = Path(target).name
         return f"[{words}]({name}{anchor})" if name in names else words
 

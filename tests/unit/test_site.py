@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -28,7 +29,20 @@ def test_links_between_pages_stay_and_those_to_other_files_are_words(tmp_path: P
     write_pages(tmp_path)
     text = (tmp_path / "cache-and-memory.md").read_text()
     assert "](DESIGN.md)" in text
-    assert not [page.name for page in tmp_path.iterdir() if "](../" in page.read_text()]
+    assert not [page.name for page in tmp_path.glob("*.md") if "](../" in page.read_text()]
+
+
+def test_every_screen_of_the_console_has_a_picture_which_comes_along(tmp_path: Path) -> None:
+    """`python -m tests.console.pictures docs/pictures` takes them anew."""
+    screens = re.findall(
+        r'^  { id: "(\w+)", name:', (REPOSITORY / "gateway/admin/page/app.js").read_text(), re.MULTILINE
+    )
+    write_pages(tmp_path)
+    shown = re.findall(r"!\[[^\]]+\]\((pictures/(\w+)\.webp)\)", (tmp_path / "console.md").read_text())
+    assert sorted(screen for _, screen in shown) == sorted(screens)
+    files = [tmp_path / path for path, _ in shown]
+    assert all(path.read_bytes()[8:12] == b"WEBP" for path in files)
+    assert sum(path.stat().st_size for path in files) < 400_000
 
 
 def test_what_leads_nowhere_and_what_is_fetched_from_elsewhere_is_found(tmp_path: Path) -> None:
