@@ -189,14 +189,14 @@ def _words(count: int) -> str:
 
 
 def test_a_retry_joins_what_still_waits_at_another_gateway(one: Served, other: Served, busy: EventSource) -> None:
-    body, key, ran_before = _ask("echo:words 100", model="narrow"), {"idempotency-key": "waits"}, _ran(one)
+    body, key, ran_before = _ask("echo:words 300", model="narrow"), {"idempotency-key": "waits"}, _ran(one)
     with other.stream(MESSAGES, body, key) as first:
         wait_until(lambda: len(_waiting(one)) == 1, "it waits")
         [job] = _waiting(one)
         with one.stream(MESSAGES, body, key) as retry:
             assert _waiting(one) == [job], "nothing is asked a second time"
             busy.leave()
-            assert ["".join(_texts(first)), "".join(_texts(retry))] == [_words(100)] * 2
+            assert ["".join(_texts(first)), "".join(_texts(retry))] == [_words(300)] * 2
     assert _ran(one) - ran_before == {job}, "and nothing was computed a second time"
 
 
