@@ -87,6 +87,26 @@ def state_of(gateway: TestGateway) -> str:
     return (gateway.client.hget(f"rq:worker:{name}", "state") or b"").decode()
 
 
+def test_an_answer_goes_on_when_redis_comes_back_with_what_it_knew_before(
+    worker: Running, gateway: TestGateway
+) -> None:
+    """Its job waits there as if nobody had taken it. It is taken again, and nothing of it runs twice."""
+    [name] = [lease.worker for lease in gateway.leases()]
+    job_id = gateway.ask("echo:words 400")
+    gateway.wait_for(TextDelta)
+    with gateway.client.pipeline(transaction=True) as pipe:
+        pipe.hset(f"rq:job:{job_id}", "status", "queued")
+        pipe.delete(NAMES.run_once(job_id), f"rq:wip:{QUEUE}", *gateway.client.scan_iter("rq:execution*"))
+        pipe.rpush(f"rq:queue:{gateway.own_queue()}", job_id)
+        pipe.execute()
+    wait_until(lambda: gateway.job_status(job_id) == "started", "it is taken again")
+    assert gateway.client.hget(f"rq:job:{job_id}", "worker_name") == name.encode()
+    assert gateway.completion().parts == (TextPart(text=" ".join(f"word{number}" for number in range(400))),)
+    wait_until(lambda: gateway.job_status(job_id) == "finished", "the record")
+    assert started(gateway) == 0
+    assert not list(gateway.client.scan_iter("rq:execution*"))
+
+
 def test_a_job_is_answered_and_recorded(worker: Running, gateway: TestGateway) -> None:
     job_id = gateway.ask("hello big world")
     completion = gateway.completion()

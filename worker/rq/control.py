@@ -79,6 +79,9 @@ class Limits:
     drain_s: float
 
 
+_OURS = (JobStatus.STARTED, JobStatus.QUEUED)  # the second where Redis came back with a file from before our claim
+
+
 class ControlLoop:
     """Runs jobs in a `Runner`. `serve` blocks until the worker is over and gives its exit status.
 
@@ -326,6 +329,10 @@ class ControlLoop:
 
     def _start(self, claimed: Claimed) -> None:
         queue = next(queue for queue in self.rq.shared_queues if queue.name == claimed.queue)
+        running = self._jobs.of_job(claimed.job_id)
+        if running is not None:  # Redis came back with what it knew before it ran here
+            running.execution_id = claimed.execution_id
+            return
         slot = Slot(claimed, queue, Ticket("", 0, ""), now(), claimed.execution_id)
         try:
             slot.ticket = ticket_of(claimed.fields)
@@ -391,7 +398,7 @@ class ControlLoop:
             self._register_again(slots)
             return False
         for slot, status in zip(slots, pulse.statuses, strict=True):
-            if status != "started":
+            if status not in _OURS:
                 # (What its own gateway left goes on while another hears it.)
                 end = self._runner.leave if status == JobStatus.CANCELED else self._runner.cancel
                 if end(slot.ticket.request_id, self._ended_by_others(status)):
