@@ -22,7 +22,7 @@ _OURS: Final = ("MLX_GATEWAY_", "MLX_CACHE_")
 _FOR_TESTS: Final = "MLX_GATEWAY_TEST_"
 # Of `gguf_config.json`: for all models, and for one. A test compares them with what the GGUF engine reads.
 GGUF_KEYS: Final = frozenset(
-    ("port", "auto_start", "default_args", "binary", "slots", "context_tokens", "file", "draft")
+    ("port", "auto_start", "default_args", "binary", "slots", "context_tokens", "file", "draft", "mmproj")
 )
 _CLOSE: Final = 0.6  # of difflib's ratio: one or two letters of a word
 
