@@ -24,7 +24,7 @@ from shared.membership import GATEWAY, HOST
 
 DEFAULT_PORT = Settings().door_port
 _DOOR_S = 15.0
-_HTTPS_S = 6.0
+_HTTPS_S = 15.0
 _POLL_S = 0.05
 
 
