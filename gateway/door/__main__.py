@@ -16,6 +16,7 @@ import redis.asyncio
 from gateway.door.authority import load_authority, write_door_certificate
 from gateway.door.bonjour import announced
 from gateway.door.door import Door, listen, server_context
+from gateway.door.entrance import raise_file_limit
 from gateway.door.folder import DoorFolder, OpenDoor
 from gateway.door.joining import Joining
 from gateway.door.upstream import parse_upstream
@@ -90,6 +91,7 @@ async def _run(settings: Settings) -> None:
 def main() -> int:
     try:
         settings = load_settings()
+        raise_file_limit()
         set_up_logging(settings, process="door")
         asyncio.run(_run(settings))
     except ConfigError as error:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from shared.config import service_folder
 from shared.errors import WireError
 from shared.private_files import short_private_folder, write_private
 
-_MOST_READERS = 64  # at once, of all hosts
+_MOST_READERS, _MOST_OF_ONE = 64, 8  # at once, of all hosts and of one that joined
 _FIRST_S = 10.0  # for what somebody has come for
 _TAKE_S = 5.0  # for a lender to come for its reader
 
@@ -42,7 +43,7 @@ class CacheWays:
     def __init__(self) -> None:
         self._lenders: dict[str, asyncio.StreamWriter] = {}
         self._waiting: dict[str, _Waiting] = {}
-        self._readers = 0
+        self._readers: Counter[str] = Counter()  # by host
         self._connections = Connections()  # of this Mac
 
     @contextlib.asynccontextmanager
@@ -80,7 +81,7 @@ class CacheWays:
             case {"take": str(code)} if self._is_for(host, code):
                 await self._take(self._waiting.pop(code), (reader, writer))
             case {"read": str(name)}:
-                await self._read(name, (reader, writer))
+                await self._read(host, name, (reader, writer))
             case _:
                 await _say(writer, refused="that is nothing for you")
 
@@ -102,14 +103,15 @@ class CacheWays:
             if self._lenders.get(name) is writer:
                 del self._lenders[name]
 
-    async def _read(self, lender: str, here: Ends) -> None:
+    async def _read(self, host: str, lender: str, here: Ends) -> None:
         told = self._lenders.get(lender)
-        if told is None or self._readers >= _MOST_READERS:
+        is_full = self._readers.total() >= _MOST_READERS or (bool(host) and self._readers[host] >= _MOST_OF_ONE)
+        if told is None or is_full:
             await _say(here[1], refused="it lends nothing here" if told is None else "too many read at once")
             return
         code, waiting = secrets.token_hex(16), _Waiting(lender, asyncio.get_running_loop().create_future())
         self._waiting[code] = waiting
-        self._readers += 1
+        self._readers[host] += 1
         try:
             await _say(told, reader=code)
             async with asyncio.timeout(_TAKE_S):
@@ -119,7 +121,7 @@ class CacheWays:
         except TimeoutError:
             await _say(here[1], refused="it did not come in time")
         finally:
-            self._readers -= 1
+            self._readers[host] -= 1
             self._waiting.pop(code, None)
             waiting.is_over.set()
 

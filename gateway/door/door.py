@@ -16,6 +16,8 @@ from typing import Any, cast
 
 from gateway.door.caches import CacheWays
 from gateway.door.connections import Connections
+from gateway.door.crowd import Crowd
+from gateway.door.entrance import Entrance
 from gateway.door.folder import DoorFolder, JoinedHost
 from gateway.door.joining import Joining
 from gateway.door.messages import MAX_LINE_BYTES
@@ -29,9 +31,8 @@ from shared.membership import LOCKED_OUT
 logger = logging.getLogger(__name__)
 
 JOIN = "mlxgw-join"
-_HANDSHAKE_S = 10.0
 _JOINING_S = 30.0
-_JOINERS = 8  # at once: they have shown nothing yet
+_MOST_JOINERS = 32  # at once: they have shown nothing yet
 _LOOK_S = 0.25
 _BACKLOG = 256
 
@@ -45,7 +46,7 @@ class Door:
         self._users = users
         self._upstream = upstream
         self._caches = CacheWays()
-        self._joiners = asyncio.Semaphore(_JOINERS)
+        self._joiners = Crowd(_MOST_JOINERS)
         self._hosts: dict[str, JoinedHost] = {}
         self._stamp: tuple[int, ...] | None = None
         self._open: dict[str, set[asyncio.StreamWriter]] = {}  # of hosts
@@ -54,14 +55,15 @@ class Door:
     async def serve(self, listener: socket.socket, context: ssl.SSLContext) -> None:
         """Until cancelled."""
         self._look()
-        server = await asyncio.start_server(
-            self._serve, sock=listener, ssl=context, ssl_handshake_timeout=_HANDSHAKE_S, limit=MAX_LINE_BYTES
-        )
-        async with server, self._caches.open_here(self._folder.path):
+        entrance = Entrance(context, self._serve, line_bytes=MAX_LINE_BYTES)
+        async with self._caches.open_here(self._folder.path):
+            entering = asyncio.create_task(entrance.run(listener))
             try:
                 await self._watch()
             finally:
+                entering.cancel()
                 await self._connections.hang_up()
+                await asyncio.gather(entering, return_exceptions=True)
 
     async def _watch(self) -> None:
         """Who is revoked is thrown out, and in a new life of Redis its users are made. Until cancelled, which is looked
@@ -107,9 +109,10 @@ class Door:
         host = self._host_of(certificate) if certificate else None
         protocol = tls.selected_alpn_protocol()
         if protocol == JOIN and (host is not None or not certificate):
-            async with self._joiners, asyncio.timeout(_JOINING_S):
-                await self._joining.meet(reader, writer, host)
-                await writer.drain()
+            with self._joiners.one():
+                async with asyncio.timeout(_JOINING_S):
+                    await self._joining.meet(reader, writer, host)
+                    await writer.drain()
         elif host is None:
             await self._turn_away(protocol, bool(certificate), writer)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from worker.cache_files.file_format import FileInfo
+from worker.prefix_cache.node import key_of
 from worker.prefix_cache.tokens import common_tokens, count_tokens, slice_tokens
 
 
@@ -17,6 +18,22 @@ def whole_prefixes(infos: Iterable[FileInfo]) -> dict[bytes, bytes]:
             whole[info.key] = slice_tokens(above, 0, info.start) + info.tokens
     del whole[b""]
     return whole
+
+
+def misnamed(infos: Iterable[FileInfo]) -> list[FileInfo]:
+    """Those whose key is not that of the tokens that lead to their end, or of which that cannot be said: a peer could
+    have such a file take the name of another prefix."""
+    whole: dict[tuple[bytes, bytes], bytes] = {}
+    found = []
+    for info in sorted(infos, key=lambda info: (info.start, info.end)):
+        above = whole.get((info.seed, info.parent)) if info.parent else b""
+        is_joined = above is not None and 0 <= info.start <= count_tokens(above) and bool(info.tokens)
+        tokens = slice_tokens(above or b"", 0, info.start) + info.tokens
+        if is_joined and key_of(info.seed, tokens) == info.key:
+            whole[info.seed, info.key] = tokens
+        else:
+            found.append(info)
+    return found
 
 
 def leading_along(infos: Sequence[FileInfo], prompt: bytes, *, is_divisible: bool) -> tuple[list[FileInfo], int]:

@@ -14,8 +14,10 @@ lets the connection through TLS.
 from __future__ import annotations
 
 import hmac
+import math
 import socket
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -33,7 +35,7 @@ _LENGTH = struct.Struct("!I")
 _NUMBER = struct.Struct("!BQ")
 _DATA = b"data"
 
-LOCATE, READ, PROBE = "locate", "read", "probe"
+LOCATE, LATEST, READ, PROBE = "locate", "latest", "read", "probe"
 FOUND, FILE, REFUSED = "found", "file", "refused"
 
 
@@ -45,11 +47,14 @@ class PeerError(Exception):
         self.reason = reason
 
 
-def receive(stream: socket.socket, size: int) -> bytearray:
-    """Exactly so many bytes. Raises `PeerError` where they do not come."""
+def receive(stream: socket.socket, size: int, until_s: float = math.inf) -> bytearray:
+    """Exactly so many bytes. Raises `PeerError` where they do not come, or not until then, on the monotonic clock: who
+    sends byte by byte could hold a connection for hours."""
     data = bytearray(size)
     view = memoryview(data)
     while view:
+        if time.monotonic() > until_s:
+            raise PeerError("gone", "what was begun did not come to its end")
         count = stream.recv_into(view)
         if not count:
             raise PeerError("gone", "the connection was closed")
@@ -72,12 +77,13 @@ class Channel:
         self._sent += 1
         self.stream.sendall(b"".join((_LENGTH.pack(len(data)), code, data)))
 
-    def hear(self, most_bytes: int) -> list[Any]:
-        head = receive(self.stream, _LENGTH.size + _CODE_BYTES)
+    def hear(self, most_bytes: int, *, within_s: float = math.inf) -> list[Any]:
+        until_s = time.monotonic() + within_s
+        head = receive(self.stream, _LENGTH.size + _CODE_BYTES, until_s)
         (length,) = _LENGTH.unpack_from(head)
         if length > most_bytes:
             raise PeerError("refused", f"a message of {length} bytes")
-        data = receive(self.stream, length)
+        data = receive(self.stream, length, until_s)
         code = hmac.digest(self._key, _NUMBER.pack(self._other, self._received) + data, "sha256")
         if not hmac.compare_digest(code, head[_LENGTH.size :]):
             raise PeerError("refused", "the code of a message is wrong")
@@ -119,12 +125,13 @@ class Channel:
         return hmac.new(self._key, _NUMBER.pack(direction, number) + _DATA, "sha256")
 
 
-def open_ticket(stream: socket.socket, most_bytes: int) -> bytes:
+def open_ticket(stream: socket.socket, most_bytes: int, *, within_s: float) -> bytes:
     """The server's side of the beginning: what the client says first. Raises `PeerError`."""
-    (length,) = _LENGTH.unpack(receive(stream, _LENGTH.size))
+    until_s = time.monotonic() + within_s
+    (length,) = _LENGTH.unpack(receive(stream, _LENGTH.size, until_s))
     if not 0 < length <= most_bytes:
         raise PeerError("refused", f"a ticket of {length} bytes")
-    return bytes(receive(stream, length))
+    return bytes(receive(stream, length, until_s))
 
 
 def say_ticket(stream: socket.socket, ticket: bytes) -> bytes:

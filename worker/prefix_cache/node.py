@@ -25,6 +25,11 @@ def tenant_seed(fingerprint: bytes, salt: str) -> bytes:
     return hashlib.blake2b(salt.encode(), key=fingerprint, digest_size=KEY_BYTES).digest()
 
 
+def key_of(seed: bytes, tokens: bytes) -> bytes:
+    """Of the node, in the tree with this root, to which these tokens lead."""
+    return hashlib.blake2b(seed + tokens, digest_size=KEY_BYTES).digest()
+
+
 class Payload(Protocol):
     """What the index needs to know of the opaque things it keeps in memory. `thin` gives the same without what only
     makes it a checkpoint; `enriched` the better parts of two payloads of the same tokens."""
