@@ -220,6 +220,7 @@ async def running_tasks(
     works["moves"] = keep_moving(parts.dispatcher, fleet)
     works["suspects"] = parts.suspects.run()
     works["strays"] = parts.strays.run()
+    works["handovers"] = parts.handovers.run()
     works["names"] = keep_telling_dead(parts.names)
     works["redis-memory"] = keep_telling(parts.space, parts.metrics.redis_memory)
     if batches is not None:

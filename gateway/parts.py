@@ -19,6 +19,7 @@ from gateway.disk_watch import DiskWatch
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.fleet import FleetWatcher
+from gateway.dispatch.handover import Handovers
 from gateway.dispatch.jobs import JobQueue
 from gateway.dispatch.joining import Joining
 from gateway.dispatch.limits import Limits
@@ -71,6 +72,7 @@ class Parts:
     joining: Joining
     suspects: Suspects
     strays: Strays
+    handovers: Handovers
     reader: BodyReader
     policies: Policies
     names: ModelNames
@@ -151,6 +153,7 @@ def build_parts(settings: Settings) -> Parts:
         joining=dispatching.joining,
         suspects=dispatching.suspects,
         strays=dispatching.strays,
+        handovers=Handovers(broker, names, keyring, fleet),
         reader=BodyReader(),
         policies=policies,
         names=model_names,

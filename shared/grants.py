@@ -5,6 +5,9 @@ A host knows no key but its own, so a grant has two halves. The ticket says who 
 peer. The key was made of the ticket with the peer's own key; it goes to the reader, with the request. Who knows the key
 to a ticket was given it, and the peer, which makes the key again, proves by it who it is. So no two hosts share a
 secret, and a host whose key has a new generation can neither give nor take.
+
+Leave for one request is for the prompt whose tags the reader knows. A host that leaves hands its latest conversations
+over, whosever they are: a ticket for that says so.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from shared.seal import HostKey, Purpose
 GRANT_S = 3600  # much longer than any request: machines' clocks need not agree
 _VERSION = 1
 _NONCE_BYTES = 16
+_HANDOVER = "handover"
 MAX_TICKET_BYTES = 512
 
 
@@ -40,9 +44,10 @@ class Grant:
         return packed
 
 
-def issue(peer: HostKey, *, reader: str, address: str, tokens: int, now_s: float) -> Grant:
+def issue(peer: HostKey, *, reader: str, address: str, tokens: int, now_s: float, is_handover: bool = False) -> Grant:
     """For `reader`, a host's word. `now_s` is Unix time."""
-    ticket = msgpack.packb([_VERSION, reader, int(now_s) + GRANT_S, secrets.token_bytes(_NONCE_BYTES)])
+    words = [_VERSION, reader, int(now_s) + GRANT_S, secrets.token_bytes(_NONCE_BYTES)]
+    ticket = msgpack.packb([*words, _HANDOVER] if is_handover else words)
     return Grant(peer=peer.host, address=address, tokens=tokens, ticket=ticket, key=key_of(peer, ticket))
 
 
@@ -55,11 +60,21 @@ def check_ticket(ticket: bytes, *, now_s: float) -> str:
     """Who reads. The ticket is genuine only if its reader knows its key. Raises `WireError` for one that is over, and
     for what is none."""
     match _unpacked(ticket):
-        case [int(version), str(reader), int(until_s), bytes()] if version == _VERSION:
+        case [int(version), str(reader), int(until_s), bytes(), *scope] if version == _VERSION and _is_scope(scope):
             if until_s < now_s:
                 raise WireError("a grant that is over")
             return reader
     raise WireError("no ticket")
+
+
+def is_handover(ticket: bytes) -> bool:
+    """Of a ticket that was checked: whether it is leave to read what the host has, without knowing a tag of it."""
+    words = _unpacked(ticket)
+    return isinstance(words, list) and words[-1] == _HANDOVER
+
+
+def _is_scope(words: list[object]) -> bool:
+    return words in ([], [_HANDOVER])
 
 
 def decode_grant(data: bytes) -> Grant | None:

@@ -206,7 +206,7 @@ class Names:
         return self._of("gw", gateway, host)
 
     def worker_channel(self, worker: str) -> str:
-        """Sealed messages for one worker: `End`, `Join`."""
+        """Sealed messages for one worker: `End`, `Join`, `TakeOver`."""
         return self._of("to", worker)
 
     def host_channel(self, host: str) -> str:

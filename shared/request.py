@@ -212,3 +212,13 @@ class Join:
     heard_as: str
     gateway: str
     codes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeOver:
+    """To a worker: the host of this `grant` leaves. Of what it has of the model in files, of all its latest
+    conversations in `parts`, fetch the part with this number."""
+
+    grant: bytes
+    part: int
+    parts: int

@@ -77,6 +77,7 @@ _CODES: dict[type, int] = {
     events.Transcribed: 58,
     events.Sound: 59,
     events.Spoken: 60,
+    request.TakeOver: 61,
 }
 
 CODES = frozenset(_CODES.values())

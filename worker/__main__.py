@@ -20,13 +20,15 @@ from shared.clock import RedisClock
 from shared.config import Settings, load_settings
 from shared.connections import build_redis
 from shared.errors import ConfigError, GatewayError, RequestCancelledError
+from shared.grants import decode_grant
 from shared.keys import Names, host_of, word, worker_name
 from shared.log import set_up_logging
 from shared.registry import ENGINE_NAMES, ModelSpec, WorkerLease, model_id_of
-from shared.request import End
+from shared.request import End, TakeOver
 from shared.seal import Purpose, host_keys
 from shared.tracing import build_tracer
 from shared.wire import READER
+from worker.engines.base import Successor
 from worker.engines.registry import build_engine
 from worker.interpreter import freeze_objects, share_python
 from worker.model_folder import made_at_s
@@ -107,7 +109,7 @@ class Worker:
         connect: Callable[[], redis.Redis] = lambda: build_redis(settings)  # noqa: E731
         inbox: SimpleQueue[Message] = SimpleQueue()
         self.inbox = inbox
-        engine = build_engine(spec, settings)
+        self.engine = engine = build_engine(spec, settings)
         gone = self._gateway_gone
         self.publisher = Publisher(connect(), names, keys.own, worker=name, epoch=epoch, gateway_gone=gone)
         bodies = Bodies(connect(), names, host=host_of(name))
@@ -141,6 +143,7 @@ class Worker:
             keys.own.seal(Purpose.CONTROL, name),
             self._cancel,
             self.runner.join,
+            take_over=self._take_over,
             others={self.loop.rq.pubsub_channel_name: self.loop.rq.handle_payload},
         )
 
@@ -170,6 +173,11 @@ class Worker:
     def _cancel(self, end: End) -> None:
         error = RequestCancelledError(end.reason or "the request was cancelled")
         self.runner.leave(end.request_id, error, up_to_attempt=end.attempt)
+
+    def _take_over(self, what: TakeOver) -> None:
+        grant = decode_grant(what.grant)
+        if grant is not None and isinstance(self.engine, Successor):
+            self.engine.take_over(grant, what.part, what.parts)
 
     def _gateway_gone(self, gateway: str) -> None:
         log.warning("gateway %s no longer listens: its requests are cancelled", gateway)

@@ -61,6 +61,28 @@ class Catalog:
                     return _chain(entries, found, goes_on=goes_on)
         return []
 
+    def latest(self, folder: str, *, most_bytes: int, part: int, parts: int) -> list[bytes]:
+        """Keys of the files of the conversations that were used last, whosever they are, parents before children: of
+        `parts` that have nothing in common but heads, the one with this number, and no more than `most_bytes`."""
+        if folder not in self.folders():
+            return []
+        entries = {entry.key: entry for entry in self._look(folder)}
+        parents = {entry.parent for entry in entries.values()}
+        ends = [entry for entry in entries.values() if entry.key not in parents and entry.key[0] % parts == part]
+        keys: dict[bytes, None] = {}
+        for entry in sorted(ends, key=lambda entry: self._used_s(folder, entry.key), reverse=True):
+            more = [key for key in _way(entries, entry) or () if key not in keys]
+            most_bytes -= sum(entries[key].stamp[1] for key in more)
+            if most_bytes < 0 or len(keys) + len(more) > MOST_FILES:
+                break
+            keys.update(dict.fromkeys(more))
+        return list(keys)
+
+    def _used_s(self, folder: str, key: bytes) -> float:
+        with contextlib.suppress(OSError):
+            return self.path(folder, key).stat(follow_symlinks=False).st_mtime
+        return 0.0
+
     def _look(self, folder: str) -> list[Entry]:
         with self._lock:
             known = self._folders.pop(folder, {})
@@ -100,7 +122,7 @@ def _chain(entries: dict[bytes, Entry], found: Iterable[Entry], *, goes_on: bool
             keys.update(dict.fromkeys(way))
     if goes_on:
         _go_on(entries, keys)
-    return sorted(list(keys)[:MOST_FILES], key=lambda key: entries[key].end)
+    return list(keys)[:MOST_FILES]
 
 
 def _way(entries: dict[bytes, Entry], entry: Entry) -> list[bytes] | None:

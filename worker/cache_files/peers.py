@@ -33,9 +33,11 @@ from shared.worker_metrics import FETCH_FAILURES
 from worker.cache_files.arrival import Arrival
 from worker.cache_files.catalog import SUFFIX
 from worker.cache_files.file_format import DamagedFileError, FileHead, FileInfo, check_file, parse_info, read_info
+from worker.cache_files.matching import misnamed
 from worker.cache_files.protocol import (
     FILE,
     FOUND,
+    LATEST,
     LOCATE,
     MAX_ANSWER_BYTES,
     MAX_PROBE_BYTES,
@@ -106,6 +108,7 @@ class Peers:
         self._running: set[Arrival] = set()
         self._probing: set[str] = set()
         self._idle: dict[bytes, tuple[Channel, float]] = {}  # on which a peer was asked, when, by the grant's ticket
+        self._taking_over: dict[str, Arrival | None] = {}  # by peer
         self.failures = dict.fromkeys(FETCH_FAILURES, 0)
         self.fetched_bytes = 0
         self.fetched_tokens = 0
@@ -198,6 +201,65 @@ class Peers:
         finally:
             self._probing.discard(grant.peer)
 
+    # -- a host leaves ----------------------------------------------------------------------------------------------
+
+    def take_over(self, grant: Grant, *, most_bytes: int, part: int, parts: int) -> None:
+        """On any thread. Begin to fetch the latest conversations of a host that leaves, this part of them: once,
+        however many gateways say so."""
+        with self._lock:
+            if grant.peer in self._taking_over:
+                return
+            self._taking_over[grant.peer] = None
+        with contextlib.suppress(RuntimeError):  # we are leaving
+            self._threads.submit(self._take_over, grant, most_bytes, part, parts)
+
+    def _take_over(self, grant: Grant, most_bytes: int, part: int, parts: int) -> None:
+        try:
+            channel = self._open(grant)
+            with channel.stream:
+                channel.say([LATEST, self._folder.name, most_bytes, part, parts])
+                offer = _offer(grant, channel.hear(MAX_ANSWER_BYTES), None)
+                wanted = [info for info in offer.infos if not self._path(info).exists()]
+                if sum(info.nbytes for info in wanted) > most_bytes:
+                    raise PeerError("refused", "it offers more than was asked for")
+                end = max((info.end for info in wanted), default=0)
+                arrival = Arrival(peer=grant.peer, wanted=wanted, start=0, end=end, began_s=time.monotonic())
+                self._follow(grant.peer, arrival, channel.stream)
+                while (info := arrival.next_wanted()) is not None:
+                    self._fetch_one(channel, offer, info, arrival)
+            log.info("%s leaves: %d of its files were taken over, %d bytes", grant.peer, len(wanted), arrival.got_bytes)
+        except (PeerError, OSError, WireError, DamagedFileError) as error:
+            log.info("%s leaves, and not all that it has was taken over: %s", grant.peer, error)
+        finally:
+            with self._lock:
+                done = self._taking_over.get(grant.peer)
+                if done is None:
+                    self._taking_over.pop(grant.peer, None)  # it may be said again
+                else:
+                    self._running.discard(done)
+
+    def _follow(self, peer: str, arrival: Arrival, stream: socket.socket) -> None:
+        arrival.stream = stream
+        with self._lock:
+            self._taking_over[peer] = arrival
+            self._running.add(arrival)
+
+    @property
+    def has_taken_over(self) -> bool:
+        """Whether `taken_over` would give anything."""
+        return any(arrival is not None and arrival.arrived for arrival in list(self._taking_over.values()))
+
+    def taken_over(self) -> list[FileInfo]:
+        """What came since this was asked last from hosts that leave, parents before children. For one thread."""
+        found = []
+        for arrival in list(self._taking_over.values()):
+            while arrival is not None and arrival.arrived:
+                found.append(arrival.arrived.popleft())
+        return found
+
+    def _path(self, info: FileInfo) -> Path:
+        return self._folder / f"{info.key.hex()}{SUFFIX}"
+
     def _open(self, grant: Grant) -> Channel:
         stream = self._connect(grant)
         try:
@@ -262,7 +324,8 @@ class Peers:
             check_file(temporary)
             if replace(read_info(temporary), used_s=info.used_s) != info:
                 raise DamagedFileError("it is not what was offered")
-            temporary.replace(self._folder / f"{info.key.hex()}{SUFFIX}")
+            if not self._path(info).exists():  # what is here is ours: nobody else's takes its place
+                temporary.replace(self._path(info))
         finally:
             temporary.unlink(missing_ok=True)
         arrival.note_arrived(info)
@@ -311,7 +374,8 @@ def _fitting(message_tags: Sequence[bytes], head_tags: Sequence[bytes]) -> list[
     return [list(message_tags[:most]), list(head_tags[: most // 2])]
 
 
-def _offer(grant: Grant, answer: list[object], seed: bytes) -> Offer:
+def _offer(grant: Grant, answer: list[object], seed: bytes | None) -> Offer:
+    """`seed` is whose files they must be, None for anybody's."""
     match answer:
         case [kind, [*rows]] if kind == FOUND:
             found = [_row(row) for row in rows]
@@ -321,9 +385,13 @@ def _offer(grant: Grant, answer: list[object], seed: bytes) -> Offer:
             raise PeerError("refused", "an answer that nobody knows")
     if not found:
         raise PeerError("missing", "it has no such files")
-    if any(info.seed != seed for info, _ in found):
+    wrong = {info.key for info in misnamed(info for info, _ in found)}
+    if len(wrong) == len(found):
+        raise PeerError("refused", "it has files that are not what they are called")
+    if seed is not None and any(info.seed != seed for info, _ in found):
         raise PeerError("other", "it has files of another model")
-    return Offer(grant=grant, infos=[info for info, _ in found], codes={info.key: code for info, code in found})
+    good = [(info, code) for info, code in found if info.key not in wrong]
+    return Offer(grant=grant, infos=[info for info, _ in good], codes={info.key: code for info, code in good})
 
 
 def _row(row: object) -> tuple[FileInfo, bytes]:

@@ -13,19 +13,20 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from shared.cache_door import hang_up
 from shared.errors import WireError
-from shared.grants import MAX_TICKET_BYTES, check_ticket, key_of
+from shared.grants import MAX_TICKET_BYTES, check_ticket, is_handover, key_of
 from shared.seal import HostKey
 from worker.cache_files.catalog import Catalog
 from worker.cache_files.file_format import DamagedFileError, read_head
 from worker.cache_files.protocol import (
     FILE,
     FOUND,
+    LATEST,
     LOCATE,
     MAX_ANSWER_BYTES,
     MAX_PROBE_BYTES,
@@ -43,6 +44,7 @@ from worker.cache_files.protocol import (
 log = logging.getLogger(__name__)
 
 _MOST_CONNECTIONS = 16
+_TICKET_S = 5.0  # for whoever has shown nothing yet
 _SILENCE_S = 20.0  # of the other side, before its connection is closed
 _ACCEPT_S = 0.5
 
@@ -110,9 +112,9 @@ class FileServer:
         """Until the other side leaves or does what it must not. The stream is closed then."""
         self._streams.add(stream)
         try:
-            stream.settimeout(_SILENCE_S)
-            reader, channel = self._begin(stream)
-            _Session(self._catalog, channel, reader, self._secret, self._note).run()
+            stream.settimeout(_TICKET_S)
+            reader, may_take_over, channel = self._begin(stream)
+            _Session(self._catalog, channel, reader, self._secret, self._note, may_take_over=may_take_over).run()
         except PeerError as error:
             if error.reason != "gone":
                 log.warning("who wanted to read kept prefixes was refused: %s", error)
@@ -122,14 +124,14 @@ class FileServer:
             self._streams.discard(stream)
             stream.close()
 
-    def _begin(self, stream: socket.socket) -> tuple[str, Channel]:
-        """Who reads, and the channel."""
+    def _begin(self, stream: socket.socket) -> tuple[str, bool, Channel]:
+        """Who reads, whether what this host hands over, and the channel."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         stream.sendall(nonce)
-        ticket = open_ticket(stream, MAX_TICKET_BYTES)
-        return check_ticket(ticket, now_s=time.time()), Channel(
-            stream, key_of(self._key, ticket), nonce, is_server=True
-        )
+        ticket = open_ticket(stream, MAX_TICKET_BYTES, within_s=_TICKET_S)
+        reader = check_ticket(ticket, now_s=time.time())
+        stream.settimeout(_SILENCE_S)
+        return reader, is_handover(ticket), Channel(stream, key_of(self._key, ticket), nonce, is_server=True)
 
     def _note(self, sent_bytes: int) -> None:
         self.sent_bytes += sent_bytes
@@ -140,19 +142,29 @@ class _Session:
     """One connection. Who was told of a file was given its code, and may read it, on any connection of its own."""
 
     def __init__(
-        self, catalog: Catalog, channel: Channel, reader: str, secret: bytes, note: Callable[[int], None]
+        self,
+        catalog: Catalog,
+        channel: Channel,
+        reader: str,
+        secret: bytes,
+        note: Callable[[int], None],
+        *,
+        may_take_over: bool,
     ) -> None:
         self._catalog = catalog
         self._channel = channel
         self._reader = reader
         self._secret = secret
         self._note = note
+        self._may_take_over = may_take_over
 
     def run(self) -> None:
         while True:
-            match self._channel.hear(MAX_QUESTION_BYTES):
+            match self._channel.hear(MAX_QUESTION_BYTES, within_s=_SILENCE_S):
                 case [kind, str(folder), bytes(seed), [*message_tags], [*head_tags]] if kind == LOCATE:
                     self._locate(folder, seed, message_tags, head_tags)
+                case [kind, str(folder), int(most), int(part), int(parts)] if kind == LATEST and self._may_take_over:
+                    self._latest(folder, most, part, parts)
                 case [kind, str(folder), bytes(key), bytes(code)] if kind == READ:
                     self._read(folder, key, code)
                 case [kind, int(size)] if kind == PROBE:
@@ -164,14 +176,23 @@ class _Session:
         if folder not in self._catalog.folders():
             self._channel.say([REFUSED, "other"])
             return
+        tags = [[tag for tag in tags if isinstance(tag, bytes)] for tags in (message_tags, head_tags)]
+        self._tell(folder, self._catalog.locate(folder, seed, *tags))
+
+    def _latest(self, folder: str, most_bytes: int, part: int, parts: int) -> None:
+        if not 0 <= part < parts:
+            raise PeerError("refused", f"{self._reader} asked for part {part} of {parts}")
+        self._tell(folder, self._catalog.latest(folder, most_bytes=most_bytes, part=part, parts=parts))
+
+    def _tell(self, folder: str, keys: Iterable[bytes]) -> None:
+        """Their headers and tokens, as many as an answer holds, each with its code."""
         found: list[list[Any]] = []
         room_bytes = MAX_ANSWER_BYTES - MAX_QUESTION_BYTES
-        tags = [[tag for tag in tags if isinstance(tag, bytes)] for tags in (message_tags, head_tags)]
-        for key in self._catalog.locate(folder, seed, *tags):
+        for key in keys:
             try:
                 head = read_head(self._catalog.path(folder, key))
             except DamagedFileError:
-                break  # what hangs below is of no use
+                continue  # what hangs below is of no use to anybody
             room_bytes -= len(head.data)
             if room_bytes < 0:
                 break

@@ -171,6 +171,15 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Successor(Protocol):
+    """An engine that can take over what a host that leaves has kept in files."""
+
+    def take_over(self, grant: Grant, part: int, parts: int) -> None:
+        """Begin to fetch the latest conversations of the grant's peer, this part of them, on threads of its own. On any
+        thread, once the model is loaded; said again while it goes on it means nothing."""
+
+
+@runtime_checkable
 class Embedder(Protocol):
     """An engine that makes vectors of texts."""
 

@@ -22,7 +22,7 @@ from shared.events import Failed
 from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
 from worker.device.turns import Turns
-from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
+from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared, Successor
 from worker.engines.stall import StallClock
 
 log = logging.getLogger(__name__)
@@ -156,6 +156,10 @@ class SteppedEngine:
 
     def locate(self, request: GenerateRequest, grant: Grant) -> Any:
         return self.core.locate(request, grant)
+
+    def take_over(self, grant: Grant, part: int, parts: int) -> None:
+        if isinstance(self.core, Successor) and self._outbox is not None:
+            self.core.take_over(grant, part, parts)
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         return self.core.prepare(request, resume)

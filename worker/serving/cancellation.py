@@ -1,4 +1,5 @@
-"""Hears that a request is not wanted any more, wherever it is on this worker, or that another gateway wants it, too."""
+"""Hears what gateways say to this worker beside its lists: that a request is not wanted any more, wherever it is here,
+that another gateway wants it, too, or that a host leaves whose conversations are to go on here."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import redis
 
 from shared.errors import WireError
 from shared.fits import misfit
-from shared.request import End, Join
+from shared.request import End, Join, TakeOver
 from shared.seal import Seal
 from shared.wire import decode
 
@@ -34,6 +35,7 @@ class CancelListener:
         cancel: Callable[[End], None],
         join: Callable[[Join], None] = lambda join: None,
         *,
+        take_over: Callable[[TakeOver], None] = lambda what: None,
         others: Mapping[str, Callable[[bytes], None]],
     ) -> None:
         self._client = client
@@ -41,6 +43,7 @@ class CancelListener:
         self._seal = seal
         self._cancel = cancel
         self._join = join
+        self._take_over = take_over
         self._others = others
         self._stopping = threading.Event()
         self._is_away = False
@@ -87,5 +90,7 @@ class CancelListener:
             self._cancel(value)
         elif isinstance(value, Join) and not misfit(value):
             self._join(value)
+        elif isinstance(value, TakeOver) and not misfit(value):
+            self._take_over(value)
         else:
             log.error("a message to this worker is of a kind that it does not know: %s", type(value).__name__)

@@ -152,9 +152,7 @@ class MlxEngine:
         self._decoder = Decoder(
             model, self._layout, self._speculation, size=size, room=self._room, weight_bytes=loaded.weight_bytes
         )
-        self._peer_files = PeerFiles(
-            self.store, self._tier.peers, lambda: self._meter.cost, settings.cache_min_reuse_tokens
-        )
+        self._peer_files = PeerFiles(self.store, self._tier.peers, lambda: self._meter.cost, settings)
         self._prefiller = Prefiller(
             model,
             self._layout,
@@ -189,6 +187,9 @@ class MlxEngine:
 
     def locate(self, request: GenerateRequest, grant: Grant) -> Offer | None:
         return self._tier.locate(request, grant, self._model.fingerprint, self._builder.learn)
+
+    def take_over(self, grant: Grant, part: int, parts: int) -> None:
+        self._tier.take_over(grant, part, parts)
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         return self._preparing.prepare(request, resume)
@@ -249,8 +250,7 @@ class MlxEngine:
             sequence.is_paused = False
 
     def cancel(self, key: str) -> None:
-        sequence = self._sequences.get(key)
-        if sequence is not None:
+        if (sequence := self._sequences.get(key)) is not None:
             self._end(sequence)
             self._update_stats()
 

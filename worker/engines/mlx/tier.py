@@ -35,6 +35,11 @@ class Tier:
             self.peers, grant, fingerprint=fingerprint, tenant=request.tenant, trail=request.trail, learn=learn
         )
 
+    def take_over(self, grant: Grant, part: int, parts: int) -> None:
+        """See `Successor.take_over`. What is fetched so is half of what is kept here at the most."""
+        if self.peers is not None and self.disk is not None:
+            self.peers.take_over(grant, most_bytes=self.disk.max_bytes // 2, part=part, parts=parts)
+
     def bytes_per_token(self, size: CacheSize) -> float:
         """In files: as measured, or until then as it would be; 0 where nothing is kept in files."""
         if self.disk is None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
+from shared.config import Settings
 from shared.cost import PrefillCost
 from shared.grants import Grant
 from shared.trail import decode_trail
@@ -68,13 +69,13 @@ class PeerFiles:
     """Belongs to the engine thread; the peers' threads fetch."""
 
     def __init__(
-        self, store: PrefixStore, peers: Peers | None, cost: Callable[[], PrefillCost], least_tokens: int
+        self, store: PrefixStore, peers: Peers | None, cost: Callable[[], PrefillCost], settings: Settings
     ) -> None:
-        """`least_tokens`: fewer are not fetched."""
+        """Fewer than `cache_min_reuse_tokens` are not fetched."""
         self._store = store
         self._peers = peers
         self._cost = cost
-        self._least_tokens = least_tokens
+        self._least_tokens = settings.cache_min_reuse_tokens
         self._running: list[Awaited] = []
         self.least_gain_s = _LEAST_GAIN_S
 
@@ -149,10 +150,15 @@ class PeerFiles:
     @property
     def has_arrived(self) -> bool:
         """Whether `collect` would change the tree, which may cut what lies on the device."""
-        return any(awaited.arrival.is_over and not awaited.arrival.is_from_end for awaited in self._running)
+        has_taken_over = self._peers is not None and self._peers.has_taken_over
+        return has_taken_over or any(
+            awaited.arrival.is_over and not awaited.arrival.is_from_end for awaited in self._running
+        )
 
     def collect(self) -> None:
         """Take in what has come, and wait no longer where to compute is sooner. Cheap when there is nothing."""
+        if self._peers is not None and self._peers.has_taken_over:
+            self._store.take_in(self._peers.taken_over())
         now_s = time.monotonic()
         for awaited in list(self._running):
             arrival = awaited.arrival
