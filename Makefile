@@ -25,13 +25,14 @@ CONFIG ?=
 AGAINST ?=
 N ?= 20000
 
-.PHONY: help up server install check format test test-all test-faults fuzz soak bench bench-placement newest package docs clean
+.PHONY: help up server install check format test test-all test-faults test-recipes fuzz soak bench bench-placement newest package docs clean
 
 help:
 	@echo "make up [MODEL=path-or-id] [PORT=8080] [STATE=dir]   start everything; point clients at the printed URL"
 	@echo "make server      the same, with LiteLLM's proxy in front of it on port 4000 (LITELLM_PORT=)"
 	@echo "make test        checks and tests        make test-all    the slow ones too"
 	@echo "make test-faults what becomes of answers when workers, gateways, Macs, Redis and networks fail"
+	@echo "make test-recipes   LiteLLM and LlamaIndex installed, with what docs/clients.md says (750 MB)"
 	@echo "make fuzz N=50000   what no client sends      make soak N=20000   short requests with a fault every fifty"
 	@echo "make check       format, lint, types, import contract"
 	@echo "make bench       tables of speed         make install     set up .venv for development"
@@ -78,7 +79,7 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 
 test: check
-	$(PYTEST) -m "not slow and not faults"
+	$(PYTEST) -m "not slow and not faults and not recipes"
 
 test-all: test
 	$(PYTEST) -m slow
@@ -87,6 +88,10 @@ test-all: test
 
 test-faults: $(DEV)
 	$(BIN)/pytest -n 2 --dist loadfile -m faults tests/faults
+
+# LiteLLM and LlamaIndex themselves, with what docs/clients.md says: most of a gigabyte is installed.
+test-recipes: $(DEV)
+	$(BIN)/pytest -m recipes tests/clients
 
 # N requests of chance at every route, what schemathesis makes of /openapi.json, and bytes of chance in Redis.
 fuzz: $(DEV) build/schemathesis/bin/st

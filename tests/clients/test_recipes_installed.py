@@ -1,5 +1,6 @@
 """LiteLLM's proxy and LlamaIndex themselves, installed into environments of their own and run with what
-`docs/clients.md` says. `make server` starts the proxy beside the stack; the model is the echo engine."""
+`docs/clients.md` says. `make server` starts the proxy beside the stack; the model is the echo engine. Run by
+`make test-recipes`: what is installed takes minutes and 750 MB."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from tests.clients.test_recipes import block
 from tests.support.processes import REPOSITORY, free_port, is_running, wait_until
 from tests.support.up import NO_SETTINGS, up
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.recipes, pytest.mark.timeout(900)]
 
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 LITELLM = re.findall(r"^LITELLM := (\S+)$", MAKEFILE, re.MULTILINE)[0]
