@@ -128,19 +128,17 @@ class ControlLoop:
             client, names, model, name, clock=clock, execution_ttl_s=limits.execution_ttl_s, worker_ttl_s=WORKER_TTL_S
         )
         self._waiter = BellWaiter(client, names.bell(name), lambda: inbox.put(Rung()))
-        self._is_member = is_member
         self._recovery = Recovery(client, names, self.rq.shared_queues, host_of(name) if is_member else "", clock)
         self._patience = Patience()
         self._outcomes = Outcomes(self.rq, self._patience)
         self._once = RunOnce()
         self._backlog, self._pauses = Backlog(), Pauses()
-        self._names = names
+        self._names, self._is_member = names, is_member
         self._jobs = InFlight()
         self._is_suspended = self._is_told_at_work = self.has_hung = False
         self._drain_until_s: float | None = None
         self._exit: int | None = None
-        self._next_beat_s = 0.0
-        self._steady = Steady(_MOST_GAP_S)
+        self._next_beat_s, self._steady = 0.0, Steady(_MOST_GAP_S)
 
     def request_stop(self, _signum: int, _frame: FrameType | None) -> None:
         """Signal handler: the first drains, the second ends at once."""

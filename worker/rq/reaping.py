@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import redis
+from redis.client import Pipeline
 from redis.exceptions import NoPermissionError
-from rq.job import JobStatus
+from rq.job import Job, JobStatus
 from rq.utils import now
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
@@ -127,6 +128,16 @@ def _drop_body(client: redis.Redis, names: Names, job_id: str, holder: bytes | s
         client.unlink(names.body_of(host_of(worker), job_id))
 
 
+def _note_failure(pipe: Pipeline, job: Job, queue: SafeQueue, death: Mapping[Any, Any]) -> None:
+    job.origin = queue.name
+    job.failure_ttl = job.failure_ttl or keys.FAILURE_TTL_S
+    job.ended_at = now()
+    job.set_status(JobStatus.FAILED, pipeline=pipe)
+    job._handle_failure("the worker died", pipe, worker_name=job.worker_name or "")
+    if death:
+        pipe.hset(job.key, mapping={**death})
+
+
 def _fail(
     client: redis.Redis,
     names: Names,
@@ -161,13 +172,7 @@ def _fail(
                 pipe.zrem(queue.started_job_registry.key, raw_entry)
                 pipe.delete(execution_key, f"rq:executions:{job_id}")
                 if job is not None:
-                    job.origin = queue.name
-                    job.failure_ttl = job.failure_ttl or keys.FAILURE_TTL_S
-                    job.ended_at = now()
-                    job.set_status(JobStatus.FAILED, pipeline=pipe)
-                    job._handle_failure("the worker died", pipe, worker_name=job.worker_name or "")
-                    if death:
-                        pipe.hset(key, mapping={**death})
+                    _note_failure(pipe, job, queue, death)
                 pipe.execute()
                 _drop_body(client, names, job_id, holder)
                 return job is not None
