@@ -65,7 +65,8 @@ class _Connection(Protocol):
 
 @dataclass(slots=True)
 class _Gateway:
-    """One gateway's numbering and whether it listens. `silent_since_s` is 0 while somebody does."""
+    """One gateway's numbering and whether it listens. `silent_s` is for how long nobody did, counted from one answer of
+    Redis to the next; `asked_s` is when the last of those came, 0 while somebody listens."""
 
     name: str
     channel: str
@@ -74,7 +75,8 @@ class _Gateway:
     work: int = 0
     last_frame_s: float = 0.0
     expires_set_s: float = 0.0
-    silent_since_s: float = 0.0
+    silent_s: float = 0.0
+    asked_s: float = 0.0
     is_log_wrong: bool = False  # its log holds something else, and goes with the next frame
     is_reported: bool = False
 
@@ -281,10 +283,14 @@ class Publisher:
                 box.ring.add(sent, sent.size_bytes, time.monotonic())
 
     def _note_receivers(self, gateway: _Gateway, receivers: int) -> None:
+        """While this process itself stood still a gateway may have come back: a long gap counts as two beats."""
+        now_s = time.monotonic()
         if receivers:
-            gateway.silent_since_s, gateway.is_reported = 0.0, False
-        elif not gateway.silent_since_s:
-            gateway.silent_since_s = time.monotonic()
+            gateway.silent_s, gateway.asked_s, gateway.is_reported = 0.0, 0.0, False
+            return
+        if gateway.asked_s:
+            gateway.silent_s += min(now_s - gateway.asked_s, 2 * BEAT_S)
+        gateway.asked_s = now_s
 
     def _lost(self, error: Exception) -> None:
         log.warning("connection to Redis lost, %d frames wait: %s", len(self._outbox.frames), error)
@@ -299,7 +305,7 @@ class Publisher:
         self._outbox.written = 0
         self._outbox.owed.clear()
         for gateway in self._gateways.values():
-            gateway.silent_since_s = 0.0
+            gateway.silent_s = gateway.asked_s = 0.0
 
     def _flush(self, deadline_s: float) -> None:
         try:
@@ -325,7 +331,7 @@ class Publisher:
                     next_beat_s = now_s + BEAT_S
                     self._beat(now_s)
                 self._drain()
-                gone = self._gone(now_s)
+                gone = self._gone()
             for gateway in gone:
                 self._gateway_gone(gateway)
             self._rest(next_beat_s)
@@ -395,11 +401,10 @@ class Publisher:
         """Whether it gets beats."""
         return bool(gateway.work) or now_s - gateway.last_frame_s < LINGER_S
 
-    def _gone(self, now_s: float) -> list[str]:
+    def _gone(self) -> list[str]:
         gone = []
         for gateway in self._gateways.values():
-            silent = gateway.silent_since_s and now_s - gateway.silent_since_s >= self._gone_after_s
-            if silent and gateway.work and not gateway.is_reported:
+            if gateway.silent_s >= self._gone_after_s and gateway.work and not gateway.is_reported:
                 gateway.is_reported = True
                 gone.append(gateway.name)
         return gone

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -155,6 +156,19 @@ def test_a_gateway_that_reconnects_is_not_reported(redis_url: str) -> None:
         with TestGateway(redis_url) as gateway:
             wait_until(lambda: len(gateway.frames) > 2, "beats")
         assert gone == []
+
+
+def test_silence_that_a_publisher_slept_through_hardly_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(publishing, "time", SimpleNamespace(monotonic=lambda: now_s))
+    publisher = Publisher(redis.Redis(), NAMES, KEYRING.of_worker(WORKER), worker=WORKER, epoch=EPOCH)
+    gateway = publishing._Gateway("gw1", "channel", frame_seal(WORKER, "gw1"))
+    for gap_s in (0.0, 0.5, 8.0, 0.5):
+        now_s += gap_s
+        publisher._note_receivers(gateway, 0)
+    assert gateway.silent_s == 0.5 + 2 * publishing.BEAT_S + 0.5
+    publisher._note_receivers(gateway, 1)
+    assert gateway.silent_s == 0.0
 
 
 def test_no_frame_is_lost_when_the_connection_is_cut_again_and_again(redis_url: str) -> None:

@@ -599,7 +599,7 @@ def test_three_reapers_at_once_fail_each_job_once(redis_url: str, redis_client: 
     processes = [context.Process(target=_reap_expired_together, args=(redis_url, barrier, results)) for _ in range(3)]
     for process in processes:
         process.start()
-    assert sum(results.get(timeout=30) for _ in processes) == 24
+    assert sum(results.get(timeout=90) for _ in processes) == 24
     for process in processes:
         process.join()
     assert redis_client.zcard(f"rq:failed:{QUEUE}") == 24
