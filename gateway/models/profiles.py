@@ -31,11 +31,12 @@ class Profile:
     system: str = ""
 
     def fill(self, request: GenerateRequest) -> GenerateRequest:
-        """With what the request leaves open, sampling aside."""
+        """With what the request leaves open, sampling aside. What its API takes silence for is left open, too."""
         asked = request.reasoning
+        is_open = self.thinking is not None and (asked.enabled is None or not asked.is_asked)
         reasoning = replace(
             asked,
-            enabled=self.thinking if asked.enabled is None else asked.enabled,
+            enabled=self.thinking if is_open else asked.enabled,
             effort=asked.effort or self.effort,
             budget_tokens=asked.budget_tokens or self.budget_tokens or None,
         )

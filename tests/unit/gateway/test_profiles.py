@@ -65,6 +65,8 @@ def test_thinking_is_the_clients_where_it_says_something() -> None:
     profile = parse_profiles(SETTINGS)["careful"]
     left_open = profile.fill(GenerateRequest(id="r", model="m", messages=(USER,)))
     assert (left_open.reasoning.enabled, left_open.reasoning.effort) == (True, "high")
+    silent = ReasoningOptions(enabled=False, is_asked=False)  # what Messages without `thinking` mean
+    assert profile.fill(GenerateRequest(id="r", model="m", messages=(USER,), reasoning=silent)).reasoning.enabled
     said = GenerateRequest(id="r", model="m", messages=(USER,), reasoning=ReasoningOptions(enabled=False, effort="low"))
     assert (profile.fill(said).reasoning.enabled, profile.fill(said).reasoning.effort) == (False, "low")
 
