@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import socket
@@ -62,6 +63,7 @@ _THREADS = 4
 _IDLE_S = 10.0
 _MOST_IDLE = 4  # connections to peers that were asked, and of whose offers nothing was fetched yet
 
+_numbers = itertools.count()  # of files on their way
 Connect = Callable[[Grant], socket.socket]
 
 
@@ -226,7 +228,9 @@ class Peers:
                 arrival = Arrival(peer=grant.peer, wanted=wanted, start=0, end=end, began_s=time.monotonic())
                 self._follow(grant.peer, arrival, channel.stream)
                 while (info := arrival.next_wanted()) is not None:
-                    self._fetch_one(channel, offer, info, arrival)
+                    if not self._path(info).exists():  # a request may have fetched it meanwhile
+                        self._fetch_one(channel, offer, info, arrival)
+            self._note_rate(grant.peer, arrival.got_bytes, time.monotonic() - arrival.began_s)
             log.info("%s leaves: %d of its files were taken over, %d bytes", grant.peer, len(wanted), arrival.got_bytes)
         except (PeerError, OSError, WireError, DamagedFileError) as error:
             log.info("%s leaves, and not all that it has was taken over: %s", grant.peer, error)
@@ -314,7 +318,8 @@ class Peers:
         size = _file_size(channel)
         if size != info.nbytes:
             raise PeerError("damaged", f"a file of {size} bytes instead of {info.nbytes}")
-        temporary = self._folder / f"{info.key.hex()}.{os.getpid()}.fetched"
+        # The same file may be on its way twice: for a request, and from a host that leaves.
+        temporary = self._folder / f"{info.key.hex()}.{os.getpid()}-{next(_numbers)}.fetched"
         try:
             with open(temporary, "wb", opener=_for_the_owner_alone) as file:
                 for piece in channel.receive_data(size):

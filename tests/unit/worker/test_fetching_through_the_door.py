@@ -22,8 +22,9 @@ from tests.support.eavesdropper import Wire
 from tests.support.lending import lending
 from tests.support.processes import wait_until
 from tests.support.sealed import SECRET
+from tests.support.throttle import throttled
 from worker.cache_files.catalog import SUFFIX
-from worker.cache_files.file_format import FileInfo, FileWriter, Shape
+from worker.cache_files.file_format import FileInfo, FileWriter, Shape, check_file
 from worker.cache_files.peers import Peers, connecting
 from worker.cache_files.protocol import PIECE_BYTES
 from worker.host.lending import Lender
@@ -245,3 +246,20 @@ def test_a_lender_finds_the_door_again(tmp_path: Path, monkeypatch: pytest.Monke
         wait_until(lambda: not lender.address, "it lends no more")
         with opened_door(state, server, secret=SECRET):
             wait_until(lambda: lender.address == BY_DOOR, "it lends again")
+
+
+def test_what_a_request_fetches_from_a_host_that_leaves_may_be_taken_over_meanwhile(tmp_path: Path) -> None:
+    """Each has a file of its own until it is whole: the later would cut the earlier off."""
+    keep_a_file(tmp_path / "lender")
+    with lending(tmp_path / "lender", key("lender")) as (_, address), throttled(address, 4e6) as slow:
+        with reads(Settings(state_dir=tmp_path / "mac3"), "mac3") as mac3:
+            offer = mac3.peers.locate(replace(grant("lender", "mac3"), address=slow), SEED, [TAG], [])
+            assert offer is not None
+            arrival = mac3.peers.fetch(offer, offer.infos, start=0, end=256)
+            wait_until(lambda: arrival.got_bytes > PIECE_BYTES, "a part of it")
+            leave = issue(key("lender"), reader="mac3", address=address, tokens=0, now_s=time.time(), is_handover=True)
+            mac3.peers.take_over(leave, most_bytes=1 << 30, part=0, parts=1)
+            wait_until(lambda: mac3.peers.has_taken_over and arrival.is_over, "both have come")
+            assert arrival.failure == ""
+            (path,) = mac3.files()
+            check_file(path)
