@@ -43,6 +43,7 @@ from tests.bench.templates import measure_templates
 from tests.bench.transfer import measure_transfer
 from tests.bench.turns import measure_turns
 from tests.models.random_checkpoint import PRESETS, build_checkpoint
+from tests.support import undertaker
 
 PARTS = (
     "admission",
@@ -221,4 +222,5 @@ def _models(arguments: argparse.Namespace, folder: Path, *, presets: str = "full
 
 
 if __name__ == "__main__":
+    undertaker.begin()
     main()

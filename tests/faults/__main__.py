@@ -16,6 +16,7 @@ from tests.faults.faults import FAULTS
 from tests.faults.fleet import PACED, QUICK, Fleet, fleet
 from tests.faults.report import notes, page, table
 from tests.faults.trial import NotInPlaceError, Verdict, try_fault
+from tests.support import undertaker
 
 
 def main() -> int:
@@ -94,4 +95,5 @@ def _say(text: str, to: object = None) -> None:
 
 
 if __name__ == "__main__":
+    undertaker.begin()
     sys.exit(main())
