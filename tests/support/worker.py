@@ -296,7 +296,7 @@ class TestGateway:
         found = [(name, self.client.get(NAMES.lease(name))) for name in names]
         return [open_lease(name, data) for name, data in found if data is not None]
 
-    def wait_ready(self, workers: int = 1, timeout_s: float = 20.0) -> list[WorkerLease]:
+    def wait_ready(self, workers: int = 1, timeout_s: float = 60.0) -> list[WorkerLease]:
         def ready() -> list[WorkerLease]:
             leases = [lease for lease in self.leases() if lease.state == "ready"]
             return leases if len(leases) >= workers else []

@@ -116,7 +116,7 @@ def test_the_death_of_the_helper_costs_one_request_and_is_retryable() -> None:
             os.kill(first, signal.SIGSTOP)  # so that the request is under way when it dies
             asking = asyncio.create_task(reader.read(ANTHROPIC, ASKED, cut(body_of(LARGE))))
             waiting = asyncio.create_task(reader.read(ANTHROPIC, ASKED, cut(body_of(LARGE))))
-            await asyncio.sleep(0)
+            await until(reader._lock.locked, "it is under way")
             os.kill(first, signal.SIGKILL)
             with pytest.raises(OverloadedError, match="try again") as caught:
                 await asking
