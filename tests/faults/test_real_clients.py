@@ -29,9 +29,6 @@ from tests.support.recorder import Recorder
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
-_WORDS = " ".join(f"word{number}" for number in range(150))
-_COMMAND = "echo " + " ".join(f"lamp{number}" for number in range(120))
-_CALL = f"call Bash {json.dumps({'command': _COMMAND})}"
 _SCHEMA = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
 _MOST_DEATHS = 3
 _SAID = 30  # pieces before the worker dies
@@ -64,6 +61,19 @@ def _kill_who_works(macs: Fleet) -> None:
     os.kill(macs.lease(worker.decode()).pid, signal.SIGKILL)
 
 
+_lengths = itertools.count(200)
+
+
+def _asked(what: str) -> tuple[str, str]:
+    """A prompt, and what is to be said or run. Each is a request of its own: one that was alone on two workers when
+    they died is not run again."""
+    length = next(_lengths)
+    if what == "answer":
+        return f"echo:words {length}", " ".join(f"word{number}" for number in range(length))
+    command = "echo " + " ".join(f"lamp{number}" for number in range(length - 40))
+    return f"call Bash {json.dumps({'command': command})}", command
+
+
 def _url(macs: Fleet) -> str:
     return f"http://127.0.0.1:{macs.gateways[0].port}"
 
@@ -82,8 +92,8 @@ def _killed_after(macs: Fleet, count: int) -> Callable[[], None]:
 
 @pytest.mark.parametrize("what", ["answer", "call"])
 def test_the_anthropic_package_reads_on(macs: Fleet, what: str) -> None:
-    note = _killed_after(macs, _SAID)
-    asked: dict[str, Any] = {"messages": [{"role": "user", "content": _CALL if what == "call" else "echo:words 150"}]}
+    note, (prompt, said) = _killed_after(macs, _SAID), _asked(what)
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
     if what == "call":
         asked["tools"] = [{"name": "Bash", "description": "Run a command", "input_schema": _SCHEMA}]
     with anthropic.Anthropic(base_url=_url(macs), api_key="any", max_retries=0, timeout=60) as client:
@@ -93,16 +103,14 @@ def test_the_anthropic_package_reads_on(macs: Fleet, what: str) -> None:
                     note()
             message = stream.get_final_message()
     (block,) = message.content
-    assert (block.input["command"] if block.type == "tool_use" else block.text) == (
-        _COMMAND if what == "call" else _WORDS
-    )
+    assert (block.input["command"] if block.type == "tool_use" else block.text) == said
     assert message.stop_reason == ("tool_use" if what == "call" else "end_turn")
 
 
 @pytest.mark.parametrize("what", ["answer", "call"])
 def test_the_openai_package_reads_on(macs: Fleet, what: str) -> None:
-    note = _killed_after(macs, _SAID)
-    asked: dict[str, Any] = {"messages": [{"role": "user", "content": _CALL if what == "call" else "echo:words 150"}]}
+    note, (prompt, said) = _killed_after(macs, _SAID), _asked(what)
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
     if what == "call":
         asked["tools"] = [{"type": "function", "function": {"name": "Bash", "parameters": _SCHEMA}}]
     text, arguments, reason = "", "", ""
@@ -115,20 +123,20 @@ def test_the_openai_package_reads_on(macs: Fleet, what: str) -> None:
                 reason = choice.finish_reason or reason
                 if choice.delta.content or calls:
                     note()
-    assert (json.loads(arguments)["command"] if what == "call" else text) == (_COMMAND if what == "call" else _WORDS)
+    assert (json.loads(arguments)["command"] if what == "call" else text) == said
     assert reason == ("tool_calls" if what == "call" else "stop")
 
 
 def test_the_openai_packages_responses_read_on(macs: Fleet) -> None:
-    note, kinds = _killed_after(macs, _SAID), []
+    note, (prompt, said), kinds = _killed_after(macs, _SAID), _asked("answer"), []
     with openai.OpenAI(base_url=f"{_url(macs)}/v1", api_key="any", max_retries=0, timeout=60) as client:
-        with client.responses.stream(model=QUICK, input="echo:words 150") as stream:
+        with client.responses.stream(model=QUICK, input=prompt) as stream:
             for event in stream:
                 kinds.append(event.type)
                 if event.type == "response.output_text.delta":
                     note()
             answer = stream.get_final_response()
-    assert (answer.output_text, kinds[-1]) == (_WORDS, "response.completed")
+    assert (answer.output_text, kinds[-1]) == (said, "response.completed")
 
 
 _STREAMS = REPOSITORY / "tests" / "clients" / "typescript" / "streams.mjs"
@@ -150,14 +158,14 @@ _PACKAGES = {"anthropic": ("@anthropic-ai/sdk", ANTHROPIC_VERSION), "openai": _O
 def test_the_typescript_packages_read_on(macs: Fleet, package: str, what: str, reason: str) -> None:
     name, version = _PACKAGES[package]
     node = shutil.which("node")
-    note, pieces, line = _killed_after(macs, _SAID), 0, ""
+    note, (prompt, said), pieces, line = _killed_after(macs, _SAID), _asked(what), 0, ""
     environment = {
         "PATH": os.environ["PATH"],
         "BASE_URL": _url(macs),
         "SDK": str(install(name, version) / "node_modules" / name),
         "PACKAGE": package,
         "MODEL": QUICK,
-        "PROMPT": _CALL if what == "call" else "echo:words 150",
+        "PROMPT": prompt,
         "TOOLS": "1" if what == "call" else "",
     }
     assert node is not None, "npm is there without node"
@@ -172,7 +180,7 @@ def test_the_typescript_packages_read_on(macs: Fleet, package: str, what: str, r
     assert process.returncode == 0, "the package raised"
     got = json.loads(line)
     assert got["reason"] == reason
-    assert (got["command"] if what == "call" else got["text"]) == (_COMMAND if what == "call" else _WORDS)
+    assert (got["command"] if what == "call" else got["text"]) == said
 
 
 @pytest.mark.claude
@@ -180,7 +188,7 @@ def test_the_typescript_packages_read_on(macs: Fleet, package: str, what: str, r
 def test_claude_code_finishes_its_task_and_asks_nothing_again(macs: Fleet, tmp_path: Path, what: str) -> None:
     for name in ("home", "work"):
         (tmp_path / name).mkdir()
-    prompt = _CALL if what == "call" else "echo:words 150"
+    prompt, said = _asked(what)
     with Recorder(_url(macs)) as recorder:
         claude = ClaudeCode(
             executable=install_claude_code(),
@@ -207,9 +215,9 @@ def test_claude_code_finishes_its_task_and_asks_nothing_again(macs: Fleet, tmp_p
     assert all(each.stop_reason for each in exchanges if each.path.startswith("/v1/messages?"))
     if what == "call":
         (call,) = session.blocks("assistant", "tool_use")
-        assert call["input"]["command"] == _COMMAND
+        assert call["input"]["command"] == said
     else:
-        assert session.result["result"] == _WORDS
+        assert session.result["result"] == said
 
 
 def _has_said(macs: Fleet) -> bool:
