@@ -395,6 +395,12 @@ noise = st.lists(
 ).map("".join)
 
 
+def test_an_opening_that_comes_twice_reads_alike_however_it_is_cut() -> None:
+    family = FAMILIES["functionary_v31"]
+    outcome = both(family, "<function=Write>", complete=False)
+    assert outcome.text + outcome.rest == "<function=<function=Write>"
+
+
 @each_family
 @examples(10, thorough=60)
 @given(data=st.data(), text=noise, complete=st.booleans())

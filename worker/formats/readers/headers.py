@@ -51,7 +51,9 @@ class HeadedCalls(ArgumentsMixin):
             self._begin_arguments(self._after)
             return True
         begun = self._buffer.removeprefix(self._begin_tag)
-        if marker or len(self._buffer) >= _HEADER_CHARS or (self._is_prose and _NO_CALL.match(begun)):
+        is_tag = self._begin_tag.startswith(self._buffer)  # or may become it
+        is_text = self._is_prose and not is_tag and _NO_CALL.match(begun)
+        if marker or len(self._buffer) >= _HEADER_CHARS or is_text:
             return self._show()
         return False
 
