@@ -13,19 +13,16 @@ from typing import TypeVar
 import mlx.core as mx
 
 from shared.config import Settings, model_folders
-from shared.errors import UnsupportedWorkError
-from shared.grants import Grant
 from shared.registry import ModelSpec
-from shared.request import GenerateRequest, Resume
-from shared.work import KINDS, Generate
 from worker.device.turns import Turns
-from worker.engines.base import EngineStats, Outbox, Prepared
+from worker.engines.base import EngineStats
+from worker.engines.no_answers import NoAnswers
 from worker.model_folder import find_model
 
 _T = TypeVar("_T")
 
 
-class EngineBeside:
+class EngineBeside(NoAnswers):
     """Of `worker.engines.base.Engine` everything but `load`."""
 
     def __init__(self, spec: ModelSpec, settings: Settings) -> None:
@@ -54,27 +51,6 @@ class EngineBeside:
                 yield
             finally:
                 self._began_s = None
-
-    def locate(self, request: GenerateRequest, grant: Grant) -> None:
-        """It fetches nothing."""
-
-    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
-        raise UnsupportedWorkError.of(KINDS[Generate].name, request.model)
-
-    def count(self, request: GenerateRequest) -> int | None:
-        return None
-
-    def start(self, outbox: Outbox) -> None:
-        """It says nothing by itself."""
-
-    def submit(self, prepared: Prepared) -> None:
-        """Nothing is ever prepared."""
-
-    def pause(self, key: str) -> None:
-        """Nothing is ever submitted."""
-
-    def cancel(self, key: str) -> None:
-        """Nothing is ever submitted."""
 
     def stats(self) -> EngineStats:
         began_s = self._began_s

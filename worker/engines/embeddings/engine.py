@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from shared.config import Settings, model_folders
-from shared.errors import InvalidRequestError, PromptTooLongError, UnsupportedWorkError
+from shared.errors import InvalidRequestError, PromptTooLongError
 from shared.events import Embedded
 from shared.registry import ModelSpec
-from shared.request import GenerateRequest, Resume
-from shared.work import KINDS, Embed, Generate, unpack_ids
+from shared.work import KINDS, Embed, unpack_ids
 from worker.device.turns import Turns
-from worker.engines.base import EngineInfo, EngineStats, Outbox, Prepared
+from worker.engines.base import EngineInfo
 from worker.engines.embeddings.model import EmbeddingModel, load_embedding_model
+from worker.engines.no_answers import NoAnswers
 from worker.model_folder import find_model
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _Vectors = NDArray[np.float32]
 _BATCH_TOKENS: Final = 8192  # of one pass, padding included
 
 
-class EmbeddingsEngine:
+class EmbeddingsEngine(NoAnswers):
     """See the module's text and `worker.engines.base.Embedder`."""
 
     def __init__(self, spec: ModelSpec, settings: Settings) -> None:
@@ -91,29 +91,6 @@ class EmbeddingsEngine:
             with self._turns.turn() if self._turns is not None else nullcontext():
                 scores[places] = np.array(model.relevances([pairs[place] for place in places]))
         return Embedded(vectors=tuple(score.tobytes() for score in scores), input_tokens=_count(pairs))
-
-    # --- what every engine has -----------------------------------------------------------------------------------
-
-    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
-        raise UnsupportedWorkError.of(KINDS[Generate].name, request.model)
-
-    def count(self, request: GenerateRequest) -> int | None:
-        return None
-
-    def start(self, outbox: Outbox) -> None:
-        """It says nothing by itself."""
-
-    def submit(self, prepared: Prepared) -> None:
-        """Nothing is ever prepared."""
-
-    def pause(self, key: str) -> None:
-        """Nothing is ever submitted."""
-
-    def cancel(self, key: str) -> None:
-        """Nothing is ever submitted."""
-
-    def stats(self) -> EngineStats:
-        return EngineStats()
 
     def unload(self, timeout_s: float) -> bool:
         self._model = None

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from shared.config import Settings, SettingsFile
-from shared.errors import UnsupportedWorkError, WorkerLostError
+from shared.errors import WorkerLostError
 from shared.events import Embedded
-from shared.grants import Grant
 from shared.http_client import AskError, ask_json
 from shared.registry import ModelSpec
-from shared.request import GenerateRequest, Resume
-from shared.work import KINDS, Embed, Generate, unpack_ids
-from worker.engines.base import EngineInfo, EngineStats, Outbox, Prepared
+from shared.work import KINDS, Embed, unpack_ids
+from worker.engines.base import EngineInfo
 from worker.engines.gguf.command import embedding_flags, find_program
 from worker.engines.gguf.holding import HeldMemory
 from worker.engines.gguf.model_file import GgufModel, find_gguf, read_model
@@ -25,6 +23,7 @@ from worker.engines.gguf.options import FILE, parse_options
 from worker.engines.gguf.server import LlamaServer
 from worker.engines.gguf.vectors import PATH, parse_vectors, refusal, relevance, render_inputs
 from worker.engines.gguf.window import Window
+from worker.engines.no_answers import NoAnswers
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ _Input = str | Sequence[int]
 _Result = TypeVar("_Result")
 
 
-class GgufEmbedder:
+class GgufEmbedder(NoAnswers):
     """See the module's text. The server and what is asked of it live on a loop of its own thread."""
 
     def __init__(self, spec: ModelSpec, settings: Settings) -> None:
@@ -130,32 +129,6 @@ class GgufEmbedder:
                 raise refusal(status, data, self._window.context_tokens)
             return parse_vectors(data, len(inputs))
         raise WorkerLostError(f"llama.cpp's server: {said}")
-
-    # --- what every engine has -----------------------------------------------------------------------------------
-
-    def locate(self, request: GenerateRequest, grant: Grant) -> None:
-        """It fetches nothing."""
-
-    def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
-        raise UnsupportedWorkError.of(KINDS[Generate].name, request.model)
-
-    def count(self, request: GenerateRequest) -> int | None:
-        return None
-
-    def start(self, outbox: Outbox) -> None:
-        """It says nothing by itself."""
-
-    def submit(self, prepared: Prepared) -> None:
-        """Nothing is ever prepared."""
-
-    def pause(self, key: str) -> None:
-        """Nothing is ever submitted."""
-
-    def cancel(self, key: str) -> None:
-        """Nothing is ever submitted."""
-
-    def stats(self) -> EngineStats:
-        return EngineStats()
 
     def unload(self, timeout_s: float) -> bool:
         server, self._server = self._server, None
