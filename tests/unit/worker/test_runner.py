@@ -166,6 +166,7 @@ class ScriptedEngine:
         self._keys: dict[str, str] = {}
         self.steps: Queue[Callable[[], list[Output]]] = Queue()
         self.taken: list[str] = []
+        self.submitted = 0
         self.warnings = ("no logit_bias",)
         self.gives_token_ids = True
         self.cancelled: list[str] = []
@@ -197,6 +198,7 @@ class ScriptedEngine:
         self.on_submit()
         self._keys[prepared.request.id] = prepared.key
         self.taken.append(prepared.request.id)
+        self.submitted += 1
 
     def pause(self, key: str) -> None:
         raise AssertionError("it cannot pause")
@@ -696,6 +698,7 @@ def test_a_later_attempt_replaces_the_one_that_runs(acted: Bench, scripted: Scri
     held(acted, scripted, "r1")
     acted.ask("x", attempt=2)
     wait_until(lambda: acted.gateway.entry_seqs(attempt=2) == [0], "the second attempt")
+    wait_until(lambda: scripted.submitted == 2, "the engine has it")
     scripted.says(STARTED, FINISHED)
     acted.gateway.wait_for(Finished)
     assert acted.gateway.entry_seqs(attempt=2) == [0, 1]
@@ -733,6 +736,7 @@ def test_outputs_of_an_old_attempt_do_not_reach_the_new_one(acted: Bench, script
     wait_until(lambda: scripted.cancelled, "the first attempt is dropped")
     go.set()
     wait_until(lambda: acted.gateway.entry_seqs(attempt=2) == [0], "the second attempt")
+    wait_until(lambda: scripted.submitted == 2, "the engine has it")
     scripted.says(STARTED, TextDelta(text="new"), FINISHED)
     acted.gateway.wait_for(Finished)
     second = [e for _, f in acted.gateway.frames for e in f.entries if e.attempt == 2]
