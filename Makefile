@@ -25,7 +25,7 @@ CONFIG ?=
 AGAINST ?=
 N ?= 20000
 
-.PHONY: help up server install check format test test-all test-faults test-recipes fuzz soak bench bench-placement newest package docs clean
+.PHONY: help up server install check format test test-all test-random test-faults test-recipes fuzz soak bench bench-placement newest package docs clean
 
 help:
 	@echo "make up [MODEL=path-or-id] [PORT=8080] [STATE=dir]   start everything; point clients at the printed URL"
@@ -85,6 +85,10 @@ test-all: test
 	$(PYTEST) -m slow
 	$(PYTEST) -m thorough --hypothesis-profile=thorough
 	$(MAKE) test-faults
+
+# Properties on examples that no run before had: what fails goes into the test as an @example.
+test-random: $(DEV)
+	$(PYTEST) -m "hypothesis and not slow" --hypothesis-profile=random
 
 test-faults: $(DEV)
 	$(BIN)/pytest -n 2 --dist loadfile -m faults tests/faults
