@@ -1,5 +1,5 @@
-"""How many examples a property is tried on: few in `make test`, many in `make test-all`, the same ones each time, so that
-a run that fails fails again. `--hypothesis-profile=random` searches among others: `make test-random`."""
+"""How many examples a property is tried on: few in `make test`, many in `make test-all`, the same ones each time, so
+that a run that fails fails again. `--hypothesis-profile=random` searches among others: `make test-random`."""
 
 from __future__ import annotations
 
