@@ -24,6 +24,7 @@ from gateway.dispatch.jobs import JobQueue
 from gateway.dispatch.joining import Joining
 from gateway.dispatch.limits import Limits
 from gateway.dispatch.outlook import Outlook
+from gateway.dispatch.pieces import PieceLook
 from gateway.dispatch.runs import Runs
 from gateway.dispatch.space import Space
 from gateway.dispatch.strays import Strays
@@ -73,6 +74,7 @@ class Parts:
     suspects: Suspects
     strays: Strays
     handovers: Handovers
+    pieces: PieceLook
     reader: BodyReader
     policies: Policies
     names: ModelNames
@@ -154,6 +156,7 @@ def build_parts(settings: Settings) -> Parts:
         suspects=dispatching.suspects,
         strays=dispatching.strays,
         handovers=Handovers(broker, names, keyring, fleet),
+        pieces=PieceLook(broker, names, keyring, fleet, base.gateway),
         reader=BodyReader(),
         policies=policies,
         names=model_names,

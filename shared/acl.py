@@ -100,6 +100,7 @@ def host_rules(names: Names, host: str, *, can_only_read: bool) -> list[str]:
         names.placed(worker),
         names.resident(worker),
         names.disk(host, _ANY),
+        names.pieces(worker, _ANY),
         names.frame_log(worker, _ANY),
         f"rq:queue:{names.worker_queue(_ANY, worker)}",
         f"rq:worker:{worker}",
@@ -141,6 +142,7 @@ def _shared_keys(names: Names) -> tuple[str, ...]:
         names.resident(_ANY),
         names.soon(_ANY),
         names.disk(_ANY, _ANY),
+        names.pieces(_ANY, _ANY),
         names.frame_log(_ANY, _ANY),
     )
 

@@ -26,6 +26,7 @@ WHY_TTL_S = 900
 RUN_TTL_S = 3600
 RESIDENT_TTL_S = 10
 DISK_TTL_S = 24 * 3600
+PIECES_TTL_S = 30
 SUSPECTS_TTL_S = 24 * 3600
 LOG_MAXLEN = 512
 LOG_TTL_S = 60
@@ -181,6 +182,10 @@ class Names:
         """Sorted set: tag -> tokens, of what lies in files of the host; TTL `DISK_TTL_S`."""
         return self._of("disk", host, model)
 
+    def pieces(self, worker: str, gateway: str) -> str:
+        """Sealed `Pieces`: what a worker has told a gateway that looked, TTL `PIECES_TTL_S`."""
+        return self._of("pieces", worker, gateway)
+
     def run(self, tenant: str, key: str) -> str:
         """Sealed among gateways: id, gateway and digest of the request that a tenant's clients call by this key (its
         digest), TTL `RUN_TTL_S`."""
@@ -206,7 +211,7 @@ class Names:
         return self._of("gw", gateway, host)
 
     def worker_channel(self, worker: str) -> str:
-        """Sealed messages for one worker: `End`, `Join`, `TakeOver`."""
+        """Sealed messages for one worker: `End`, `Join`, `TakeOver`, `LookAtPieces`."""
         return self._of("to", worker)
 
     def host_channel(self, host: str) -> str:

@@ -40,6 +40,7 @@ class Purpose(Enum):
     KEPT = "kept"  # about the tenant and the answer
     RUN = "run"  # about the key of the record
     GENERATIONS = "generations"
+    PIECES = "pieces"  # about the worker
     CACHE = "cache"  # what makes the key of a ticket (`shared.grants`)
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgpack
 import orjson
 
-from shared import events, exact, messages, registry, request, work
+from shared import events, exact, messages, pieces, registry, request, work
 from shared.errors import WireError
 
 WIRE_VERSION = 3
@@ -78,6 +78,9 @@ _CODES: dict[type, int] = {
     events.Sound: 59,
     events.Spoken: 60,
     request.TakeOver: 61,
+    pieces.LookAtPieces: 62,
+    pieces.Piece: 63,
+    pieces.Pieces: 64,
 }
 
 CODES = frozenset(_CODES.values())

@@ -36,6 +36,7 @@ from worker.rq.control import ControlLoop, Limits, Message
 from worker.rq.worker import Stop
 from worker.serving.bodies import Bodies
 from worker.serving.cancellation import CancelListener
+from worker.serving.pieces import PieceTeller
 from worker.serving.publisher import Publisher
 from worker.serving.reports import Loaded, Report
 from worker.serving.runner import Runner
@@ -137,6 +138,7 @@ class Worker:
             on_stop=self._stop_listening,
             is_member=settings.is_member,
         )
+        self.pieces = PieceTeller(connect(), names, keys.own, engine, worker=name)
         self.cancels = CancelListener(
             connect(),
             names.worker_channel(name),
@@ -144,6 +146,7 @@ class Worker:
             self._cancel,
             self.runner.join,
             take_over=self._take_over,
+            look=self.pieces.hear,
             others={self.loop.rq.pubsub_channel_name: self.loop.rq.handle_payload},
         )
 
@@ -156,6 +159,7 @@ class Worker:
         finally:
             self._stop_listening()
             self.cancels.join()
+            self.pieces.close()
             self.publisher.close()
             self.tracer.close()
 

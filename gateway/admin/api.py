@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.admin import bodies, disk
 from gateway.admin.events import asked_topics, send_events
 from gateway.admin.feeds import Feeds
+from gateway.admin.pieces import Kept
 from gateway.admin.requests import RequestLog
 from gateway.admin.settings_files import ChangedFileError, SettingsEditor
 from gateway.admin.topics import Sights
@@ -61,7 +62,8 @@ class Console:
         self.log = RequestLog(parts.traces)
         self.editor = SettingsEditor(parts.settings)
         self.pulls = disk.Pulls(parts.settings)
-        self.feeds = Feeds(Sights(parts, self.log, self.editor, self.pulls).topics())
+        self.kept = Kept(parts.pieces)
+        self.feeds = Feeds(Sights(parts, self.log, self.editor, self.pulls, self.kept).topics())
 
     async def aclose(self) -> None:
         await self.feeds.aclose()
@@ -108,6 +110,11 @@ class Console:
 
     async def end_pull(self, call: Call) -> Any:
         return {"done": self.pulls.cancel(call.name)}
+
+    async def drop_kept(self, call: Call) -> Any:
+        session, worker, keys = bodies.parse_drop(call.body)
+        done = self.kept.drop_session(session) if session else self.kept.drop_pieces(worker, keys)
+        return {"done": await done}
 
     # --- settings files ------------------------------------------------------------------------------------------
 
@@ -163,6 +170,7 @@ _ACTS: Final[Mapping[tuple[str, str], _Act]] = {
     ("local_model", "DELETE"): Console.delete_local,
     ("pulls", "POST"): Console.fetch_model,
     ("pull", "DELETE"): Console.end_pull,
+    ("cache", "POST"): Console.drop_kept,
     ("request", "GET"): Console.show_request,
     ("request", "POST"): Console.end_request,
     ("names", "GET"): Console.show_name,

@@ -11,9 +11,11 @@ import orjson
 from gateway.keys.holder import ROLES, Quota
 from gateway.keys.making import Wish
 from shared.errors import InvalidRequestError
+from shared.pieces import KEY_HEX
 from shared.request import PRIORITIES
 
 ACTIONS: Final = ("load", "unload")
+MOST_PIECES: Final = 1000
 
 
 def parse_json(data: bytes) -> Mapping[str, Any]:
@@ -43,6 +45,22 @@ def parse_pull(body: Mapping[str, Any]) -> tuple[str, str, bool]:
     if is_check is not None and not isinstance(is_check, bool):
         _refuse("check", "is true or false")
     return _name(body, "model"), _text(body, "quantization"), bool(is_check)
+
+
+def parse_drop(body: Mapping[str, Any]) -> tuple[str, str, tuple[bytes, ...]]:
+    """(session, worker, keys of pieces): a session alone, or a worker with some of its pieces."""
+    session, worker, keys = _text(body, "session"), _text(body, "worker"), body.get("pieces")
+    if session and not worker and keys is None:
+        return session, "", ()
+    if session or not worker:
+        _refuse("worker", "is needed, with `pieces`; or `session` alone")
+    if not isinstance(keys, list) or not 0 < len(keys) <= MOST_PIECES or not all(map(_is_key, keys)):
+        _refuse("pieces", f"is a list of keys as /api/cache/tree has them, {MOST_PIECES} at the most")
+    return "", worker, tuple(map(bytes.fromhex, keys))
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, str) and len(value) == KEY_HEX and all(digit in "0123456789abcdef" for digit in value)
 
 
 def parse_text(body: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gateway.admin.merging import known
 from gateway.dispatch.dispatch import Dispatch
-from gateway.trace.story import session_digest
+from shared.pieces import session_digest
 from shared.registry import Fleet, HostRecord, ModelRecord, WorkerLease
 from shared.request import PRIORITIES
 

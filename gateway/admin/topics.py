@@ -13,6 +13,7 @@ from gateway.admin.feeds import SLOW_S, Topic
 from gateway.admin.models import render_models
 from gateway.admin.overview import Clock, activity, render_overview
 from gateway.admin.people import render_hosts, render_keys
+from gateway.admin.pieces import Kept
 from gateway.admin.requests import RequestLog
 from gateway.admin.routing import render_files, render_table
 from gateway.admin.settings_files import SettingsEditor
@@ -24,11 +25,12 @@ from shared.keys import word
 class Sights:
     """What a gateway's consoles see."""
 
-    def __init__(self, parts: Parts, log: RequestLog, editor: SettingsEditor, pulls: Pulls) -> None:
+    def __init__(self, parts: Parts, log: RequestLog, editor: SettingsEditor, pulls: Pulls, kept: Kept) -> None:
         self._parts = parts
         self._log = log
         self._editor = editor
         self._pulls = pulls
+        self._kept = kept
         self._door = DoorFolder(parts.settings)
 
     def topics(self) -> Sequence[Topic]:
@@ -40,6 +42,7 @@ class Sights:
             Topic(name="pulls", stamp=self._pulls.stamp, render=self._fetched, every_s=SLOW_S),
             Topic(name="routing", stamp=self._routing_stamp, render=self._routing, every_s=SLOW_S),
             Topic(name="cache", stamp=lambda: (fleet(), self._log.stamp), render=self._cache, every_s=SLOW_S),
+            Topic(name="cache_tree", stamp=self._kept.stamp, render=self._kept.render, every_s=SLOW_S),
             Topic(name="keys", stamp=self._keys_stamp, render=self._keys, every_s=SLOW_S, is_private=True),
             Topic(name="hosts", stamp=self._hosts_stamp, render=self._hosts, every_s=SLOW_S, is_private=True),
             Topic(name="about", stamp=int, render=_at_once(lambda: render_about(parts.gateway, parts.settings))),

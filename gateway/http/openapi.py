@@ -97,6 +97,8 @@ _CONSOLE: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ),
     ("api_names", "GET"): ("What `?name=` stands for now", ""),
     ("api_cache", "GET"): ("Prefixes kept by each worker, and sessions by what was cached of them", ""),
+    ("api_cache", "POST"): ("Drop pieces of what a worker keeps, or all that is a session's alone", "DropBody"),
+    ("api_cache_tree", "GET"): ("The tree of kept prefixes of each worker: tokens, bytes, sessions", ""),
     ("api_keys", "GET"): ("Keys, never themselves, with today's use", ""),
     ("api_keys", "POST"): ("Make a key, which is told this once", "KeyBody"),
     ("api_key", "DELETE"): ("Revoke a key", ""),

@@ -236,6 +236,11 @@ BODIES: Final[Mapping[str, Schema]] = {
         {"model": _NAME, "quantization": _TEXT, "check": {"type": "boolean"}},
         {"model": "mlx-community/Qwen3-8B-4bit", "check": True},
     ),
+    "DropBody": _body(
+        (),
+        {"session": _TEXT, "worker": _TEXT, "pieces": {"type": "array", "items": _NAME, "minItems": 1}},
+        {"worker": "studio.Qwen3-8B-4bit.19c0", "pieces": ["0c" * 20]},
+    ),
     "SettingsTextBody": _body((), {"text": _TEXT}, {"text": '{"tiers": {"haiku": "small"}}'}),
     "KeyBody": _body(
         ("name",),

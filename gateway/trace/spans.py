@@ -16,8 +16,9 @@ from starlette.types import Scope
 
 from gateway.dispatch.attempt import Attempt
 from gateway.metrics import RequestRecord
-from gateway.trace.story import Story, session_digest, worker_of
+from gateway.trace.story import Story, worker_of
 from shared.errors import GatewayError
+from shared.pieces import session_digest
 from shared.request import GenerateRequest
 from shared.spans import NO_SPAN, Span, Value
 from shared.tracing import Tracer

@@ -6,7 +6,6 @@ settings ask for everything (`debug` 3) it also has the body and the answer.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,6 +20,7 @@ from gateway.metrics import RequestRecord
 from gateway.trace.shape import AnswerShape
 from shared.errors import GatewayError
 from shared.events import known
+from shared.pieces import session_digest
 from shared.request import GenerateRequest, PackedRequest
 from shared.spans import NO_SPAN, Span
 
@@ -158,11 +158,6 @@ class Story:
     def _seconds(self, said: dict[str, Any]) -> dict[str, Any]:
         stages = {stage: round(seconds, 4) for stage, seconds in self.record.stages}
         return {**stages, **{name: said[f"{name}_s"] for name in ("waited", "first_token", "total")}}
-
-
-def session_digest(session: str) -> str:
-    """Tells sessions apart without saying what their clients call them."""
-    return hashlib.blake2b(session.encode(errors="replace"), digest_size=4).hexdigest() if session else ""
 
 
 def worker_of(dispatch: Dispatch | None) -> str:

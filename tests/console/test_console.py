@@ -74,13 +74,14 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         models_in(folder / "models", hub, patch),
         served(server.url, folder / "open", config_dir=folder / "open/config", debug=1) as gateway,
         served(server.url, folder / "keyed", api_key=KEYED) as keyed,
-        gateway.worker(),
+        gateway.worker(cache_tokens=100_000, disk_tokens=200_000),
         gateway.worker(EVIL),
         browsing(folder / "profile") as browser,
     ):
         for number in range(12):
-            fields: dict[str, Any] = {"metadata": {"user_id": f"user_1_account__session_{number % 3}"}}
-            assert gateway.post("/v1/messages", message(f"hello {number}", **fields)).status == 200
+            named = {"x-claude-code-session-id": f"session {number % 3}"}
+            asked = message(f"{number % 3} " * 40 + f"hello {number}", system="a head that all share " * 20)
+            assert gateway.post("/v1/messages", asked, named).status == 200
         assert gateway.post("/v1/messages", message("hello", model=EVIL)).status == 200
         assert gateway.post("/v1/messages", message("hello", model=f"{EVIL}?")).status == 404
         keyed.headers["x-api-key"] = KEYED
@@ -234,7 +235,7 @@ def test_the_keyboard_alone_is_enough(stand: Stand) -> None:
         page.run("document.activeElement.blur()")
     page.press("g")
     page.press("r")
-    page.wait("document.querySelector('main .rowlink')")
+    page.wait("document.title.includes('Requests') && document.querySelector('main .rowlink')")
     page.press("/")
     page.wait("document.activeElement.className === 'filter'")
     page.press("g")
@@ -245,7 +246,7 @@ def test_the_keyboard_alone_is_enough(stand: Stand) -> None:
     page.press("Escape")
     page.wait("!document.querySelector('dialog[open]')")
     page.run("location.hash = '#/models'")
-    page.wait("location.hash === '#/models' && document.querySelector('main .rowlink')")
+    page.wait("document.title.includes('Models') && document.querySelector('main .rowlink')")
     page.press("j")
     page.press("j")
     page.press("Enter")
@@ -356,6 +357,34 @@ def test_a_model_is_fetched_from_the_hub_and_deleted_again(stand: Stand) -> None
     page.wait(f"!{table.format('On disk')}?.includes('maker/model')")
     assert page.complaints == []
     page.close()
+
+
+def test_kept_prefixes_are_seen_as_a_tree_and_dropped(stand: Stand) -> None:
+    page = stand.browser.page(stand.url("cache"))
+    tree = "document.querySelector('section[aria-label^=\"Kept by echo\"]')"
+    page.wait(f"{tree}?.innerText.includes('parts into')")
+    sessions = page.run(f"[...{tree}.querySelectorAll('code')].map((each) => each.innerText)")
+    doomed = next(each for each in sessions if " " not in each)
+    press(page, f"Drop the session {doomed}")
+    press(page, "Drop it", within="dialog[open]")
+    page.wait("!document.querySelector('dialog[open]')")
+    page.wait(f"![...{tree}.querySelectorAll('code')].some((each) => each.innerText === {doomed!r})")
+    assert any(each != doomed for each in sessions)
+    top = page.run(f"{tree}.querySelector('button[aria-label]').getAttribute('aria-label')")
+    press(page, top, within='section[aria-label^="Kept by echo"]')
+    press(page, "Drop it", within="dialog[open]")
+    page.wait("!document.querySelector('dialog[open]')")
+    page.wait(f"![...{tree}.querySelectorAll('button')].some((each) => each.getAttribute('aria-label') === {top!r})")
+    assert page.complaints == []
+    page.close()
+
+
+def press(page: Page, words: str, *, within: str = "main") -> None:
+    """The button of this name, once it is there and may be pressed."""
+    named = f"(each.getAttribute('aria-label') || each.innerText) === {words!r} && !each.disabled"
+    button = f"[...document.querySelectorAll('{within} button')].find((each) => {named})"
+    page.wait(button)
+    page.run(f"{button}.click()")
 
 
 def test_chat_streams_an_answer_in_both_dialects(stand: Stand) -> None:

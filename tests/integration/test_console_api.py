@@ -55,7 +55,7 @@ def household(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Household]:
     ):
         found = Household(gateway, {"owner": OWNERS})
         gateway.headers["x-api-key"] = OWNERS
-        with gateway.worker():
+        with gateway.worker(cache_tokens=100_000):
             del gateway.headers["x-api-key"]
             for name in ("viewer", "user", "admin"):
                 found.keys[name] = make_key(folder, name)
@@ -87,6 +87,7 @@ READS = (
     "models/pulls",
     "routing",
     "cache",
+    "cache/tree",
     "about",
     "names?name=echo",
     f"routing/{ROUTING}",
@@ -105,6 +106,7 @@ WRITES: tuple[tuple[str, str, Any], ...] = (
     ("POST", "models/pulls", {"model": "maker/model"}),
     ("DELETE", "models/pulls/maker/model", None),
     ("DELETE", "models/local/maker/model", None),
+    ("POST", "cache", {"session": "1f0a3b5c"}),
 )
 
 
@@ -252,6 +254,41 @@ def test_settings_are_checked_written_and_taken_back(household: Household) -> No
     assert household.call("GET", "/api/names?name=claude-opus-4-1", key="viewer").json["model"] == "echo"
     undone = household.call("POST", f"{path}/undo", key="admin", headers={"if-match": wrote.json["tag"]})
     assert undone.json["tag"] == tag
+
+
+def test_what_is_kept_is_seen_as_a_tree_and_dropped_piece_by_piece_or_by_session(household: Household) -> None:
+    def ask(session: str, text: str) -> None:
+        named = {"x-claude-code-session-id": session}
+        body = message(text, system="head " * 40)
+        assert household.call("POST", "/v1/messages", body, key="user", headers=named).status == 200
+
+    def tree() -> dict[str, Any]:
+        (told,) = household.call("GET", "/api/cache/tree", key="viewer").json["workers"].values()
+        assert (told["model"], told["known"], told.get("late_s")) == ("echo", True, None)
+        return dict(told["pieces"])
+
+    def drop(**body: Any) -> Reply:
+        return household.call("POST", "/api/cache", body, key="admin")
+
+    for session in ("one", "two"):
+        ask(session, f"{session} " * 30)
+    pieces = tree()
+    heads = [each for each in pieces.values() if len(each["sessions"]) > 1 and each["end"] >= 32]
+    assert heads, repr(list(pieces.values()))
+    one, two = heads[-1]["sessions"][-2:]
+    assert {each["above"] for each in pieces.values() if each["sessions"] in ([one], [two])} <= pieces.keys()
+    assert drop(session=one).json == {"done": "dropped"}
+    assert [one] not in [each["sessions"] for each in tree().values()]
+    assert [two] in [each["sessions"] for each in tree().values()]
+    (worker,) = household.call("GET", "/api/cache/tree", key="viewer").json["workers"]
+    tops = [key for key, each in tree().items() if "above" not in each]
+    assert drop(worker=worker, pieces=tops).status == 200
+    assert tree() == {}
+    assert drop(worker=worker, pieces=tops).json["done"].startswith("nothing was dropped")
+    assert drop(session=one).status == 404
+    assert drop(worker="nobody", pieces=tops).status == 404
+    for bad in ({}, {"worker": worker}, {"worker": worker, "pieces": ["../x"]}, {"session": one, "worker": worker}):
+        assert drop(**bad).status == 400, bad
 
 
 def events(household: Household, topics: str, key: str = "viewer") -> EventSource:

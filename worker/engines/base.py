@@ -15,6 +15,7 @@ becomes its `Failed`; what goes wrong with the engine itself is said once, as `O
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +25,7 @@ from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
 from shared.work import KINDS, Count, Embed, Generate, Speak, Transcribe
 from worker.prefix_cache.marks import NOBODY, Residents
+from worker.prefix_cache.outline import Outline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +179,23 @@ class Successor(Protocol):
     def take_over(self, grant: Grant, part: int, parts: int) -> None:
         """Begin to fetch the latest conversations of the grant's peer, this part of them, on threads of its own. On any
         thread, once the model is loaded; said again while it goes on it means nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What is kept of prompts, after so many pieces were dropped."""
+
+    dropped: int
+    outline: Outline
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """An engine that can tell what it keeps of prompts."""
+
+    def look_at_pieces(self, drop: tuple[bytes, ...]) -> Future[Seen | None]:
+        """Take these pieces away and tell the rest, between two steps. On any thread. None where nothing can be told;
+        no result where the engine ends before."""
 
 
 @runtime_checkable

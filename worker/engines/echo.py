@@ -26,6 +26,7 @@ from shared.registry import ModelSpec
 from shared.request import PRIORITIES, GenerateRequest, Resume
 from worker.device.turns import Turns
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
+from worker.engines.echo_cache import EchoCache
 from worker.engines.echo_model import LOAD_STEPS, EchoAnswer, EchoModel
 from worker.engines.echo_script import count_words
 
@@ -99,6 +100,10 @@ class EchoEngine:
 
     def wait(self) -> None:
         _pause(_WAIT_S)  # everything hangs: do not spin
+
+    @property
+    def store(self) -> EchoCache:
+        return self._model.cache
 
     def needs_turn(self) -> bool:
         return False

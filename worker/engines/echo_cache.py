@@ -7,13 +7,14 @@ from there takes its time at the disk's rate. Nothing of it outlives the process
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from worker.prefix_cache.index import PrefixIndex
 from worker.prefix_cache.marks import NOBODY, Mark, Residents, find_residents, mark
 from worker.prefix_cache.node import Match, Stored
+from worker.prefix_cache.outline import drop
 from worker.prefix_cache.tokens import count_tokens, pack_tokens, slice_tokens
 
 _FINGERPRINT = b"echo"
@@ -88,7 +89,7 @@ class EchoCache:
         self._trim()
         return head
 
-    def keep(self, tenant: str, packed: bytes, marks: Sequence[Mark] = ()) -> None:
+    def keep(self, tenant: str, packed: bytes, marks: Sequence[Mark] = (), session: str = "") -> None:
         """All of these tokens were computed."""
         if not self._memory_tokens:
             return
@@ -98,9 +99,19 @@ class EchoCache:
         node = match.node
         if tokens:
             node = self._index.insert(node, depth, tokens, _Words(count_tokens(tokens)))
-        mark(self._index, node, marks)
+        mark(self._index, node, marks, session)
         self._store()
         self._trim()
+
+    @property
+    def index(self) -> PrefixIndex[_Words]:
+        return self._index
+
+    def drop(self, keys: Collection[bytes]) -> int:
+        """See `worker.prefix_cache.outline.drop`."""
+        dropped = drop(self._index, keys)
+        self._trim()
+        return dropped
 
     def residents(self) -> Residents:
         """As of now; the same value while nothing changes."""

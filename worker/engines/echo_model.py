@@ -12,6 +12,7 @@ from shared.config import Settings
 from shared.cost import PrefillCost
 from shared.errors import ConfigError, PromptTooLongError, WorkerLostError
 from shared.events import Event, Finished, Progress, Started, TextDelta, Usage
+from shared.pieces import session_digest
 from shared.registry import ModelSpec
 from shared.request import GenerateRequest, Resume
 from shared.trail import decode_trail
@@ -143,6 +144,7 @@ class EchoAnswer:
         self.is_over = False
         self.priority = prepared.request.priority
         self._tenant = prepared.request.tenant
+        self._session = session_digest(prepared.request.session)
         self._key = prepared.key
         self._model = model
         self._prompt_tokens = prepared.prompt_tokens
@@ -198,7 +200,7 @@ class EchoAnswer:
             self._keep(self._prompt.packed)
 
     def _keep(self, packed: bytes) -> None:
-        self._model.cache.keep(self._tenant, packed, self._prompt.marks)
+        self._model.cache.keep(self._tenant, packed, self._prompt.marks, self._session)
 
     def leave(self) -> None:
         """It ends here: what was computed of its prompt stays."""

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from shared.errors import GatewayError, InternalError
 from shared.events import Failed
 from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
 from worker.device.turns import Turns
-from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared, Successor
+from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared, Seen, Successor
 from worker.engines.stall import StallClock
+from worker.prefix_cache.index import PrefixIndex
+from worker.prefix_cache.outline import outline
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,30 @@ class Core(Protocol):
         """Free the model. May be called again."""
 
 
+class KeptStore(Protocol):
+    """A prefix cache, on the engine's thread."""
+
+    @property
+    def index(self) -> PrefixIndex[Any]: ...
+
+    def drop(self, keys: Collection[bytes]) -> int:
+        """See `worker.prefix_cache.outline.drop`."""
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A core with a prefix cache that can be looked at."""
+
+    @property
+    def store(self) -> KeptStore: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    drop: tuple[bytes, ...]
+    seen: Future[Seen | None]
+
+
 @dataclass(frozen=True, slots=True)
 class _Submit:
     prepared: Prepared
@@ -110,7 +136,7 @@ class _Stop:
     pass
 
 
-_Message = _Submit | _Pause | _Cancel | _Start | _Stop
+_Message = _Submit | _Pause | _Cancel | _Look | _Start | _Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +201,11 @@ class SteppedEngine:
 
     def cancel(self, key: str) -> None:
         self._inbox.put(_Cancel(key))
+
+    def look_at_pieces(self, drop: tuple[bytes, ...]) -> Future[Seen | None]:
+        seen: Future[Seen | None] = Future()
+        self._inbox.put(_Look(drop, seen))
+        return seen
 
     def stats(self) -> EngineStats:
         return replace(self.core.stats(), stalled_s=self._clock.silent_s, longest_step_s=self._clock.longest_s)
@@ -285,7 +316,7 @@ class SteppedEngine:
         message, self._set_aside = self._set_aside, None
         return message if message is not None else self._inbox.get(timeout=timeout_s)
 
-    def _handle(self, message: _Submit | _Pause | _Cancel | _Start) -> None:
+    def _handle(self, message: _Submit | _Pause | _Cancel | _Look | _Start) -> None:
         """Between two steps."""
         if isinstance(message, _Start):
             self._outbox = _Heard(message.outbox, self._clock)
@@ -296,7 +327,7 @@ class SteppedEngine:
             with self._turn():
                 self._obey(message)
 
-    def _obey(self, message: _Submit | _Pause | _Cancel) -> None:
+    def _obey(self, message: _Submit | _Pause | _Cancel | _Look) -> None:
         match message:
             case _Submit(prepared):
                 self._admit(prepared)
@@ -304,6 +335,14 @@ class SteppedEngine:
                 self.core.pause(key)
             case _Cancel(key):
                 self.core.cancel(key)
+            case _Look(keys, seen):
+                seen.set_result(self._seen(keys))
+
+    def _seen(self, keys: tuple[bytes, ...]) -> Seen | None:
+        if not isinstance(self.core, Keeping):
+            return None
+        store = self.core.store
+        return Seen(dropped=store.drop(keys) if keys else 0, outline=outline(store.index))
 
     def _admit(self, prepared: Prepared) -> None:
         assert self._outbox is not None, "a request before the start"

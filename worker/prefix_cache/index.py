@@ -283,7 +283,7 @@ class PrefixIndex(Generic[P]):
         assert 0 < at < node.end - node.start
         self._siblings(node).remove(node)
         upper: Node[P] = Node(parent, slice_tokens(node.tokens, 0, at))
-        upper.uses, upper.weight, upper.holds = node.uses, node.weight, node.holds
+        upper.uses, upper.weight, upper.holds, upper.sessions = node.uses, node.weight, node.holds, node.sessions
         self._siblings(upper).add(upper)
         node.tokens = slice_tokens(node.tokens, at, node.end - node.start)
         node.parent, node.start = upper, upper.end
@@ -344,6 +344,13 @@ class PrefixIndex(Generic[P]):
         if not siblings:
             del node.parent.children[node.tokens[:TOKEN_BYTES]]
         node.parent = None
+
+    def forget(self, node: Node[P]) -> bool:
+        """Take a leaf that nobody needs now out of the tree, with its stored copy. Whether it was one."""
+        is_free = not (node.children or node.pins or node.holds or node.parent is None)
+        if is_free:
+            self._remove(node)
+        return is_free
 
     # -- stored copies --------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from worker.prefix_cache.index import PrefixIndex
 from worker.prefix_cache.node import Node, P
 
 Mark = tuple[bytes, int]  # tag, depth in tokens
+_MOST_SESSIONS = 8  # that one node names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +27,14 @@ class Residents:
 NOBODY = Residents()
 
 
-def mark(index: PrefixIndex[P], node: Node[P], marks: Iterable[Mark]) -> None:
-    """Note the marks on the way to `node`; those beyond its end lie in what was not kept."""
+def mark(index: PrefixIndex[P], node: Node[P], marks: Iterable[Mark], session: str = "") -> None:
+    """Note the marks on the way to `node`, and which session came through; marks beyond its end lie in what was not
+    kept."""
     path = index.path(node)
+    for member in path if session else ():
+        if member.sessions[-1:] != (session,):
+            others = (each for each in member.sessions if each != session)
+            member.sessions = (*others, session)[-_MOST_SESSIONS:]
     for tag, depth in marks:
         holder = next((each for each in path if each.start < depth <= each.end), None)
         if holder is not None:

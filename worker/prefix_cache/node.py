@@ -106,6 +106,7 @@ class Node(Generic[P]):
         "pins",
         "priority",
         "ranked",
+        "sessions",
         "start",
         "stored",
         "tokens",
@@ -133,6 +134,7 @@ class Node(Generic[P]):
         self.pins = 0  # while any, the node stays in the tree
         self.holds = 0  # while any, its payload stays in memory
         self.marks: dict[bytes, int] = {}
+        self.sessions: tuple[str, ...] = ()  # digests of the latest that came through here, the latest last
         self.uses = 1
         self.weight = 1.0
         self.priority = 0.0

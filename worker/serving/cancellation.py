@@ -1,5 +1,6 @@
 """Hears what gateways say to this worker beside its lists: that a request is not wanted any more, wherever it is here,
-that another gateway wants it, too, or that a host leaves whose conversations are to go on here."""
+that another gateway wants it, too, that a host leaves whose conversations are to go on here, or that somebody looks at
+what is kept."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import redis
 
 from shared.errors import WireError
 from shared.fits import misfit
+from shared.pieces import LookAtPieces
 from shared.request import End, Join, TakeOver
 from shared.seal import Seal
 from shared.wire import decode
@@ -36,6 +38,7 @@ class CancelListener:
         join: Callable[[Join], None] = lambda join: None,
         *,
         take_over: Callable[[TakeOver], None] = lambda what: None,
+        look: Callable[[LookAtPieces], None] = lambda look: None,
         others: Mapping[str, Callable[[bytes], None]],
     ) -> None:
         self._client = client
@@ -44,6 +47,7 @@ class CancelListener:
         self._cancel = cancel
         self._join = join
         self._take_over = take_over
+        self._look = look
         self._others = others
         self._stopping = threading.Event()
         self._is_away = False
@@ -92,5 +96,7 @@ class CancelListener:
             self._join(value)
         elif isinstance(value, TakeOver) and not misfit(value):
             self._take_over(value)
+        elif isinstance(value, LookAtPieces) and not misfit(value):
+            self._look(value)
         else:
             log.error("a message to this worker is of a kind that it does not know: %s", type(value).__name__)

@@ -3,23 +3,17 @@
 import { html, render, useEffect, useState } from "./vendor/preact.js";
 import { Asking, Dialog } from "./ui.js";
 import { call, listenTo, useLive } from "./live.js";
-import { Now } from "./now.js";
-import { Requests } from "./requests.js";
-import { Models } from "./models.js";
-import { Chat } from "./chat.js";
-import { Routing } from "./routing.js";
-import { Cache } from "./cache.js";
-import { Settings } from "./settings.js";
 
 const ALL = ["admin", "viewer"];
+// A screen's module is loaded when it is first shown, and exports a component of its name.
 const SCREENS = [
-  { id: "now", name: "Now", key: "n", page: Now, topics: ["overview", "requests"], roles: ALL },
-  { id: "requests", name: "Requests", key: "r", page: Requests, topics: ["requests", "overview"], roles: ALL },
-  { id: "models", name: "Models", key: "m", page: Models, topics: ["models"], mine: ["pulls"], roles: ALL },
-  { id: "chat", name: "Chat", key: "h", page: Chat, topics: ["models"], roles: ["admin", "user"] },
-  { id: "routing", name: "Routing", key: "o", page: Routing, topics: ["routing"], roles: ALL },
-  { id: "cache", name: "Cache", key: "c", page: Cache, topics: ["cache"], roles: ALL },
-  { id: "settings", name: "Settings", key: "s", page: Settings, topics: ["about"], mine: ["keys", "hosts"], roles: ALL },
+  { id: "now", name: "Now", key: "n", load: () => import("./now.js"), topics: ["overview", "requests"], roles: ALL },
+  { id: "requests", name: "Requests", key: "r", load: () => import("./requests.js"), topics: ["requests", "overview"], roles: ALL },
+  { id: "models", name: "Models", key: "m", load: () => import("./models.js"), topics: ["models"], mine: ["pulls"], roles: ALL },
+  { id: "chat", name: "Chat", key: "h", load: () => import("./chat.js"), topics: ["models"], roles: ["admin", "user"] },
+  { id: "routing", name: "Routing", key: "o", load: () => import("./routing.js"), topics: ["routing"], roles: ALL },
+  { id: "cache", name: "Cache", key: "c", load: () => import("./cache.js"), topics: ["cache", "cache_tree"], roles: ALL },
+  { id: "settings", name: "Settings", key: "s", load: () => import("./settings.js"), topics: ["about"], mine: ["keys", "hosts"], roles: ALL },
 ];
 
 const saved = (name, otherwise) => { try { return localStorage.getItem(name) ?? otherwise; } catch { return otherwise; } };
@@ -33,6 +27,16 @@ const dress = (theme) => {
   document.documentElement.dataset.theme = isDark ? "dark" : "light";
 };
 dress(saved("theme", "system"));
+
+const Screen = ({ screen, ...props }) => {
+  const [Page, setPage] = useState(() => screen.page);
+  const [failed, setFailed] = useState("");
+  useEffect(() => {
+    screen.load().then((made) => { screen.page = made[screen.name]; setPage(() => screen.page); }, (error) => setFailed(error.message));
+  }, []);
+  if (Page) return html`<${Page} ...${props} />`;
+  return failed ? html`<p role="alert" class="notice bad">This screen cannot be loaded: ${failed} <button type="button" onClick=${() => location.reload()}>Load the page anew</button></p>` : html`<div class="skeleton" role="status"><span class="offscreen">Loading</span></div>`;
+};
 
 const SignIn = ({ onIn }) => {
   const [error, setError] = useState("");
@@ -113,7 +117,6 @@ const App = () => {
   if (!session) return html`<main class="alone"><h1>mlx-gateway</h1><p role="status">${failed ? `${failed}; trying again` : "Loading"}</p></main>`;
   if (!session.signed_in || !screen) return html`<${SignIn} onIn=${setSession} />`;
   const signOut = async () => { listenTo([]); await call("DELETE", "/api/session"); setSession({ signed_in: false, needs_key: true }); };
-  const Page = screen.page;
   const status = role === "user" ? "" : live.status;
   return html`
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.querySelector("main").focus(); }}>To the content</a>
@@ -124,7 +127,7 @@ const App = () => {
     <nav aria-label="Screens"><ul>${screens.map((each) => html`<li><a href=${`#/${each.id}`} aria-current=${each === screen ? "page" : undefined}>${each.name}</a></li>`)}</ul></nav>
     <main id="main" tabindex="-1" class=${status === "away" ? "stale" : ""}>
       ${status === "away" && html`<p role="alert" class="notice bad">No contact since ${new Date(live.since).toLocaleTimeString()}, trying again. What is shown is from before.</p>`}
-      <${Page} key=${screen.id} live=${live} id=${rest} role=${role} mayWrite=${role === "admin"} session=${session} signOut=${signOut} letters=${letters} setLetters=${setLetters} />
+      <${Screen} key=${screen.id} screen=${screen} live=${live} id=${rest} role=${role} mayWrite=${role === "admin"} session=${session} signOut=${signOut} letters=${letters} setLetters=${setLetters} />
     </main>
     <${Asking} />
     ${help && html`<${Dialog} title="Keys" onClose=${() => setHelp(false)}><dl class="facts">

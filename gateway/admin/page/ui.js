@@ -5,7 +5,7 @@ import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/pre
 export { html, useEffect, useRef, useState };
 
 const GIB = 2 ** 30;
-export const bytes = (n) => (n === undefined ? "–" : n >= GIB / 10 ? `${(n / GIB).toFixed(1)} GiB` : `${Math.round(n / 2 ** 20)} MiB`);
+export const bytes = (n) => (n === undefined ? "–" : n >= GIB / 10 ? `${(n / GIB).toFixed(1)} GiB` : n >= 2 ** 20 || !n ? `${Math.round(n / 2 ** 20)} MiB` : `${Math.ceil(n / 1024)} KiB`);
 export const count = (n) => (n === undefined || n === null ? "–" : Number(n).toLocaleString("en"));
 export const rate = (n) => (n === undefined ? "–" : n >= 10 ? `${Math.round(n)} tok/s` : `${n.toFixed(1)} tok/s`);
 export const percent = (part, whole) => (whole > 0 ? `${Math.round((100 * part) / whole)} %` : "–");

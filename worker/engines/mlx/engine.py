@@ -286,7 +286,7 @@ class MlxEngine:
         self._peer_files.collect()
         self.store.collect(is_idle=True)
         self._room.tell(is_idle=True)
-        self._stats = replace(self._stats, residents=self.store.residents())
+        self._stats = replace(self._stats, residents=self.store.residents(), cache_bytes=self.store.nbytes)
 
     def wait(self) -> None:
         """For what others compute for this thread, or until they, whose turn it may be, have given memory up."""

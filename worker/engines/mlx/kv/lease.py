@@ -17,7 +17,7 @@ class Lease:
     `depth` tokens of its prompt can be resumed, of the `common` ones that were known; `restored` of them have to come
     from the disk. `is_parted` says that what was known goes on differently after `common`. What the sequence computes
     is inserted from `kept` on, below `node`, which is pinned. `buffer` is lent to its running cache, until it is given
-    back. `marks` name prefixes of its prompt.
+    back. `marks` name prefixes of its prompt, `session` is the digest of its session's name.
     """
 
     node: Node[Segment]
@@ -31,6 +31,7 @@ class Lease:
     computed: int = 0  # tokens that were to be kept, of `packed`
     packed: bytes = b""
     marks: tuple[Mark, ...] = ()
+    session: str = ""
     is_fetching: bool = False  # what it needs is held in memory, as soon as it is there
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakSet
@@ -19,6 +19,7 @@ from worker.engines.mlx.kv.answers import span_of
 from worker.engines.mlx.kv.buffers import Buffer, movable
 from worker.engines.mlx.kv.cache import Layout, Segment, can_restore, restore
 from worker.engines.mlx.kv.disk import DiskTier
+from worker.engines.mlx.kv.figures import store_figures
 from worker.engines.mlx.kv.lease import Lease, kept_note
 from worker.engines.mlx.kv.passing import MAX_BYTES, Passing
 from worker.engines.mlx.kv.reads import Reads, files_needed
@@ -28,6 +29,7 @@ from worker.engines.mlx.kv.writes import Writes
 from worker.prefix_cache.index import PrefixIndex
 from worker.prefix_cache.marks import Residents, mark
 from worker.prefix_cache.node import MAIN_WEIGHT, Match, Node, Stored
+from worker.prefix_cache.outline import drop
 from worker.prefix_cache.tokens import count_tokens, slice_tokens
 from worker.prompt import Spelling
 
@@ -280,7 +282,7 @@ class PrefixStore:
         if is_passing:
             self._passing.add(node, start, min(needed_bytes, self.index.nbytes - before_bytes))
         self.index.raise_weight(node, lease.weight)
-        mark(self.index, node, lease.marks)
+        mark(self.index, node, lease.marks, lease.session)
         self._changed()
         if self._writes is None:
             self.index.changed.clear()
@@ -306,6 +308,15 @@ class PrefixStore:
             return False
         passing_bytes = self._passing.nbytes + needed_bytes
         return passing_bytes <= MAX_BYTES and self.nbytes + passing_bytes <= self.budget_bytes
+
+    def drop(self, keys: Collection[bytes]) -> int:
+        """See `worker.prefix_cache.outline.drop`; with the files, and the memory."""
+        dropped = drop(self.index, keys)
+        if self._writes is not None:
+            self._writes.delete_dropped()
+        self._pack([buffer for buffer in self._buffers if not buffer.is_lent], 0)
+        self._changed()
+        return dropped
 
     def _fitting_end(self, lease: Lease, end: int) -> int:
         """The depth down to which what was computed may be kept: the end of the longest run of blocks that fits, where
@@ -406,18 +417,7 @@ class PrefixStore:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What it gave since the start, and what it holds."""
-        return {
-            "prefix_cache_hits": self.hits,
-            "prefix_cache_misses": self.misses,
-            "prefix_cache_hit_tokens": self.hit_tokens,
-            "prefix_cache_evictions": self.index.evictions,
-            "prefix_cache_max_bytes": self.max_bytes,
-            "prefix_cache_restored_tokens": self._reads.restored_tokens if self._reads is not None else 0,
-            "prefix_cache_unkept_tokens": self.unkept_tokens,
-            "prefix_cache_arrays": self.arrays,
-            "prefix_cache_disk_bytes": self.index.stored_bytes,
-        }
+        return store_figures(self, restored_tokens=self._reads.restored_tokens if self._reads is not None else 0)
 
     # -- disk -----------------------------------------------------------------------------------------------------
 

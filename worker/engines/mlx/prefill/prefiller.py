@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from shared.config import Settings
+from shared.pieces import session_digest
 from shared.request import PRIORITIES, Priority
 from worker.engines.mlx.decode.batch import last_pass_tokens, prefill, prefill_last
 from worker.engines.mlx.kv.buffers import roomy
@@ -214,7 +215,7 @@ class Prefiller:
             sequence.fetching = lease
             return False
         sequence.lease = lease
-        lease.marks = sequence.prompt.marks
+        lease.marks, lease.session = sequence.prompt.marks, session_digest(request.session)
         sequence.cache = self._store.restore(
             lease, needed=self.expected_tokens(sequence), room=self._room_tokens(sequence)
         )
