@@ -96,8 +96,8 @@ TEMPLATE = r"""{%- macro text(c) -%}{%- if c is string -%}{{ c }}{%- elif c -%}{
 {{ '<|im_start|>' ~ m.role ~ '\n' ~ text(m.content) ~ '<|im_end|>\n' }}
 {%- endif -%}
 {%- endfor -%}
-{#- Thinking: on with the variable thinking=true or the word /think in the request, unless enable_thinking is false. -#}
-{%- if add_generation_prompt -%}{{ head(s) }}{%- if (thinking or s.think) and enable_thinking is not false -%}{{ '<think>\n' }}{%- endif -%}{%- endif -%}"""
+{#- Where tools are forbidden there is nothing to ask. Thinking: on with the variable thinking=true or the word /think in the request, unless enable_thinking is false. -#}
+{%- if add_generation_prompt -%}{%- if tool_choice == 'none' -%}{%- set s.tool = '' -%}{%- endif -%}{{ head(s) }}{%- if (thinking or s.think) and enable_thinking is not false -%}{{ '<think>\n' }}{%- endif -%}{%- endif -%}"""
 
 
 def make_renderer(template=TEMPLATE):

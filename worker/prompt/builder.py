@@ -39,6 +39,7 @@ from worker.prompt.raw import raw_tokens
 from worker.prompt.switches import Switches
 from worker.prompt.template import Template
 from worker.prompt.thoughts import Thoughts
+from worker.prompt.told_choice import told_choice
 from worker.prompt.too_long import refuse_hopeless
 from worker.prompt.tool_show import ToolShow
 from worker.prompt.traits import find_traits
@@ -190,6 +191,8 @@ class PromptBuilder:
         head = self._heads.of(request, self._switches.of(request.reasoning, variables))
         if self._template.tells_time:
             head = head.on(self._days.of(head.digest, _beginning(messages)))
+        if choice := told_choice(request, self._template.variables, variables):
+            head = replace(head, choice=choice)
         converter = Converter(self._traits, self._shield, {tool.name: tool for tool in request.tools}, album)
         conversation = converter.convert(messages, head.tools_text, has_tools=bool(head.scene.tools))
         return head, conversation, prefill

@@ -72,8 +72,8 @@ class UnitBuilder:
             spans.extend(span.moved(len(tokens)) for span in node.spans)
             tokens.extend(node.tokens)
         header, header_text = last.header, last.header_text
-        if conversation.units[-1].kind == "assistant":
-            header_text = self._renderer.after_answer(conversation, len(nodes) - 1, head.scene)
+        if conversation.units[-1].kind == "assistant" or head.choice:
+            header_text = self._last_header(head, conversation, last)
             header = self._encoder.encode(header_text)
         tokens.extend(header)
         opened = self._heads.opens_reasoning(header_text or ending(last.text, last.text, conversation.units[-1]))
@@ -87,6 +87,16 @@ class UnitBuilder:
             spans=tuple(spans),
             recorder=partial(self._record, last, chained(last.digest, header)) if prefill is None else None,
         )
+
+    def _last_header(self, head: Head, conversation: Conversation, last: Node) -> str:
+        """The header behind the last unit where its node's is not the one: behind an answer, or told a choice."""
+        index = len(conversation.units) - 1
+        if conversation.units[-1].kind == "assistant":
+            return self._renderer.after_answer(conversation, index, head.last_scene)
+        try:
+            return self._piece(head.last_scene, conversation, index).header
+        except NotLocalError:  # it tells the choice elsewhere
+            return last.header_text
 
     def learn(self, spelling: Spelling) -> None:
         """How an answer of an earlier process was spelt."""

@@ -56,7 +56,7 @@ class WholeBuilder:
 
     def _render(self, head: Head, conversation: Conversation, count: int, *, header: bool) -> str:
         dicts = [*conversation.system, *(item for unit in conversation.units[:count] for item in unit.dicts)]
-        return self._turns.whole(dicts, head.scene) if header else self._turns.body(dicts, head.scene)
+        return self._turns.whole(dicts, head.last_scene) if header else self._turns.body(dicts, head.scene)
 
     def _boundaries(self, head: Head, conversation: Conversation, tokens: Sequence[int]) -> tuple[Boundary, ...]:
         units = conversation.units

@@ -31,12 +31,19 @@ _LEAST_TOOLS_TOKENS = 64  # fewer are computed sooner than kept
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Head:
     """`digest` identifies tools, switches, tenant and day, whose prompts are its own. `tools_text` describes the tools
-    where the template cannot. `warnings` say what the model sees otherwise than it was sent."""
+    where the template cannot. `warnings` say what the model sees otherwise than it was sent. `choice` is what the
+    template is told of the tool choice, behind the last message."""
 
     scene: Scene
     tools_text: str
     digest: bytes
     warnings: tuple[str, ...] = ()
+    choice: str = ""
+
+    @property
+    def last_scene(self) -> Scene:
+        """That of the header which the answer follows."""
+        return replace(self.scene, choice=self.choice) if self.choice else self.scene
 
     def on(self, day: datetime.datetime) -> Head:
         digest = hashlib.blake2b(day.isoformat().encode(), key=self.digest, digest_size=32).digest()

@@ -10,7 +10,7 @@ import datetime
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.errors import InvalidRequestError
@@ -18,6 +18,7 @@ from worker.prompt.encode import STAND_IN_ANSWER, STAND_IN_USER
 from worker.prompt.growth import added
 from worker.prompt.markers import Markers
 from worker.prompt.template import Template, ToolDict
+from worker.prompt.told_choice import VARIABLE
 
 _KEPT_RENDERINGS = 3
 _USER: dict[str, Any] = {"role": "user", "content": STAND_IN_USER}
@@ -26,11 +27,13 @@ _ANSWER: dict[str, Any] = {"role": "assistant", "content": STAND_IN_ANSWER}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What every rendering of one request shares. `day` is the date that the template may tell."""
+    """What every rendering of one request shares. `day` is the date that the template may tell, `choice` the word for
+    the tool choice with which generation headers are rendered."""
 
     tools: Sequence[ToolDict]
     switches: Mapping[str, Any]
     day: datetime.datetime | None = None
+    choice: str = ""
 
 
 NOTHING = Scene(tools=(), switches={})
@@ -56,6 +59,7 @@ class Turns:
         """Without it."""
         if not self._cuts:
             return self._render(dicts, scene, header=False)
+        scene = replace(scene, choice="")
         return self.whole(dicts, scene).removesuffix(self._known or self._header(scene.switches))
 
     def header(self, dicts: Sequence[Mapping[str, Any]], scene: Scene, body: str) -> str:
@@ -68,9 +72,19 @@ class Turns:
         for known, text in tuple(self._recent):
             if known == asked:
                 return text
-        text = self._template.render(dicts, scene.tools, scene.switches, header=header, day=scene.day)
+        text = self._told(dicts, scene) if header and scene.choice else self._untold(dicts, scene, header=header)
         self._recent.append((asked, text))
         return text
+
+    def _told(self, dicts: Sequence[Mapping[str, Any]], scene: Scene) -> str:
+        told = {**scene.switches, VARIABLE: scene.choice}
+        try:
+            return self._untold(dicts, replace(scene, switches=told), header=True)
+        except InvalidRequestError:  # perhaps it knows other choices
+            return self._untold(dicts, scene, header=True)
+
+    def _untold(self, dicts: Sequence[Mapping[str, Any]], scene: Scene, *, header: bool) -> str:
+        return self._template.render(dicts, scene.tools, scene.switches, header=header, day=scene.day)
 
     def _must_cut(self) -> bool:
         bodies = []

@@ -452,7 +452,9 @@ def test_tools_stand_in_the_head_in_the_given_order_without_deferred_ones() -> N
 
 def test_tools_stay_in_the_prompt_when_the_choice_is_none() -> None:
     none = ToolChoice(mode="none")
-    assert build("demo", [user("a")], tool_choice=none).tokens == build("demo", [user("a")]).tokens
+    assert build("qwen3", [user("a")], tool_choice=none).tokens == build("qwen3", [user("a")]).tokens
+    told, untold = build("demo", [user("a")], tool_choice=none), build("demo", [user("a")])
+    assert body_tokens(told) == body_tokens(untold), "a template that reads the choice tells it behind the messages"
 
 
 def test_a_referenced_tool_is_defined_where_it_is_referenced_and_the_prefix_stays() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import InvalidRequestError
 from shared.messages import Message
-from shared.request import GenerateRequest, ReasoningOptions, ToolDefinition
+from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
 from tests.models.templates import said, text, tokenizer_for
 from tests.unit.worker.prompt_models import TEMPLATES
 from worker.prompt import Prompt, PromptBuilder
@@ -107,6 +107,61 @@ def test_variables_of_the_client_reach_the_template_as_text_and_belong_to_the_he
             id="r", model="m", messages=(said("user", text("a")),), template_variables={"identity": name}
         )
         assert name in tokenizer.decode(builder.build(request).tokens)
+
+
+# In the style of Kimi K3: a message behind the last one.
+CHOICE = (
+    "{%- if tools -%}{{ '<|tools|>' + (tools | tojson) }}{%- endif -%}"
+    + _END
+    + "{%- if tool_choice is defined and tool_choice in ['required', 'none'] -%}{{ '<|choice|>' + tool_choice }}"
+    "{%- elif tool_choice is defined -%}{{ raise_exception('choice') }}{%- endif -%}"
+    "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}{%- if false -%}<|user|>{%- endif -%}"
+)
+LOOK = ToolDefinition(name="look", parameters={"type": "object", "properties": {}})
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["by pieces", "whole"])
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        (ToolChoice(), ""),
+        (ToolChoice(mode="none"), "<|choice|>none"),
+        (ToolChoice(mode="any"), "<|choice|>required"),
+        (ToolChoice(mode="tool", name="look"), "<|choice|>required"),
+    ],
+    ids=["auto", "none", "any", "tool"],
+)
+def test_a_template_that_reads_the_tool_choice_is_told_it_behind_the_last_message_alone(
+    choice: ToolChoice, told: str, whole: bool
+) -> None:
+    tokenizer = tokenizer_for(CHOICE)
+    builder = PromptBuilder(tokenizer, context_tokens=1 << 20)
+    build = builder.build_whole if whole else builder.build
+    messages = [said("user", text("a")), said("assistant", text("b")), said("user", text("c"))]
+
+    def prompt(count: int, choice: ToolChoice) -> Prompt:
+        return build(
+            GenerateRequest(id="r", model="m", messages=tuple(messages[:count]), tools=(LOOK,), tool_choice=choice)
+        )
+
+    for count, said_last in ((1, "a"), (3, "c")):
+        built = prompt(count, choice)
+        assert tokenizer.decode(built.tokens).endswith(f"<|user|>{said_last}{told}<|assistant|>")
+        assert tokenizer.decode(built.tokens).count("<|choice|>") == bool(told)
+        kept = built.tokens[: built.boundaries[-1].offset]
+        assert prompt(3, ToolChoice()).tokens[: len(kept)] == kept
+    assert builder.facts.mode == "window"
+
+
+def test_a_tool_choice_is_not_told_where_there_are_no_tools_or_the_template_knows_it_not() -> None:
+    forbidden = ToolChoice(mode="none")
+    assert "<|choice|>" not in built(CHOICE, tool_choice=forbidden)[0]
+    own = built(CHOICE, tools=(LOOK,), tool_choice=forbidden, template_variables={"tool_choice": "required"})[0]
+    assert own.count("<|choice|>") == own.count("<|choice|>required") == 1
+    others = CHOICE.replace("['required', 'none']", "['sometimes']")
+    assert built(others, tools=(LOOK,), tool_choice=forbidden)[0].endswith("<|user|>a<|assistant|>")
+    elsewhere = "{{ '<|choice|>' + tool_choice | default('') }}" + CHOICE.replace("is defined", "is undefined and 0")
+    assert built(elsewhere, tools=(LOOK,), tool_choice=forbidden)[0].endswith("<|user|>a<|assistant|>")
 
 
 STRICT = (TEMPLATES / "strict.jinja").read_text()
