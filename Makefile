@@ -16,6 +16,8 @@ PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 # uv brings its own certificates; those of the machine also know a company's proxy.
 export UV_NATIVE_TLS = 1
 export UV_SYSTEM_CERTS = 1
+# Where this is set, every process of every test compiles the project and its tests anew: empty means unset.
+export PYTHONDONTWRITEBYTECODE =
 
 MODEL ?=
 ENGINE ?=
