@@ -21,6 +21,7 @@ from worker.engines.mlx.prefill.scheduler import (
     Candidate,
     DecodeShare,
     chunk_tokens,
+    owes_share,
     pick,
 )
 
@@ -171,6 +172,22 @@ def test_streams_have_their_share_of_the_time_between_chunks() -> None:
     share.chunk(0.05)
     share.step(0.05)
     assert share.is_paid
+
+
+@pytest.mark.parametrize(
+    ("prompt", "streams", "owes"),
+    [
+        ("interactive", ["batch", "side", "subagent"], False),
+        ("interactive", ["batch", "interactive"], True),
+        ("subagent", ["batch", "interactive"], True),
+        ("batch", ["batch"], True),
+        ("batch", [], False),
+    ],
+)
+def test_a_prompt_leaves_a_share_to_streams_of_its_class_and_those_before_it(
+    prompt: Priority, streams: list[Priority], owes: bool
+) -> None:
+    assert owes_share(prompt, streams) is owes
 
 
 def test_chunks_shrink_with_depth() -> None:

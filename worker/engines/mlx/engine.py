@@ -356,7 +356,7 @@ class MlxEngine:
 
     def _prefill(self) -> Output | None:
         waiting = [sequence for sequence in self._sequences.values() if sequence.is_waiting]
-        if not waiting or not self._prefiller.is_due(self._decoder.last_s):
+        if not waiting or not self._prefiller.is_due(self._decoder.last_s, self._sequences.values()):
             return None
         # Streams of another process on this device stall as ours do.
         is_decoding = len(self._decoder) > 0 or (self._turns is not None and self._turns.is_contended)

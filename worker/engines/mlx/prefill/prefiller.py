@@ -27,7 +27,7 @@ from worker.engines.mlx.kv.store import PrefixStore
 from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.memory.room import Room
 from worker.engines.mlx.prefill.meter import PrefillMeter
-from worker.engines.mlx.prefill.scheduler import Candidate, DecodeShare, chunk_tokens, pick
+from worker.engines.mlx.prefill.scheduler import Candidate, DecodeShare, chunk_tokens, owes_share, pick
 from worker.engines.mlx.prefill.sequence import Sequence
 from worker.engines.mlx.prefill.stops import LEAST_SPACING_TOKENS, parting, stops_of
 from worker.engines.mlx.prefill.vision import Vision
@@ -65,6 +65,7 @@ class Prefiller:
         self._store = store
         self._meter = meter
         self._share = DecodeShare()
+        self._last_class: Priority = PRIORITIES[-1]  # of the last chunk's prompt
         self._settings = settings
         self._size = size
         self._room = room
@@ -73,11 +74,13 @@ class Prefiller:
 
     # -- which ----------------------------------------------------------------------------------------------------
 
-    def is_due(self, decoded_s: float) -> bool:
+    def is_due(self, decoded_s: float, sequences: Iterable[Sequence]) -> bool:
         """Whether prompts may have the device again, after a decode step that took `decoded_s`; 0 when nothing is
         decoded here."""
         self._share.step(decoded_s)
-        return self._share.is_paid or not decoded_s
+        if self._share.is_paid or not decoded_s:
+            return True
+        return not owes_share(self._last_class, (each.request.priority for each in sequences if each.is_decoding))
 
     def pick(self, waiting: Collection[Sequence], *, is_decoding: bool) -> Sequence | None:
         """The prompt to go on with. None when all wait: for what another is about to compute, or for memory."""
@@ -265,6 +268,7 @@ class Prefiller:
         began_s = time.perf_counter()
         logits = self._pass(sequence, end)
         self._share.chunk(time.perf_counter() - began_s)
+        self._last_class = sequence.request.priority
         return logits
 
     def _pass(self, sequence: Sequence, end: int) -> mx.array | None:

@@ -10,7 +10,7 @@ worth its fixed cost. When nothing runs, a chunk is larger, but still short enou
 is seen soon.
 
 Share. Between two chunks streams decode for a share of the time, so that a long prompt leaves them more than a token
-per chunk.
+per chunk. Streams of lesser classes than the prompt's have that one token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shared.request import Priority
+from shared.request import PRIORITIES, Priority
 from worker.engines.mlx.prefill.meter import PrefillMeter
 
 HANDICAP_S: dict[Priority, float] = {"interactive": 0.0, "subagent": 1.0, "side": 2.0, "batch": 20.0}
@@ -84,6 +84,11 @@ def _beside_tokens(meter: PrefillMeter, depth: int, decode_step_s: float, stall_
         if meter.cost.fitting_tokens(depth, target_s - decode_step_s) >= MIN_CHUNK_TOKENS:
             return MIN_CHUNK_TOKENS  # keeps it more often than not
     return efficient
+
+
+def owes_share(prompt: Priority, streams: Iterable[Priority]) -> bool:
+    """Whether a prompt leaves streams of these classes their share: only those before it or beside it."""
+    return any(PRIORITIES.index(stream) <= PRIORITIES.index(prompt) for stream in streams)
 
 
 class DecodeShare:
