@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUN := .venv/.installed-run
 DEV := .venv/.installed-dev
 # More than cores: tests of processes wait more than they compute.
-JOBS ?= 3
+JOBS ?= 4
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 # uv brings its own certificates; those of the machine also know a company's proxy.

@@ -22,6 +22,7 @@ from shared.events import Failed, Finished
 from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
+from worker.engines.loop_end import settle
 
 log = logging.getLogger(__name__)
 
@@ -222,5 +223,6 @@ class StreamedEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         try:
             await self.source.close()
+            await settle()
         finally:
             asyncio.get_running_loop().stop()

@@ -23,6 +23,7 @@ from worker.engines.gguf.options import FILE, parse_options
 from worker.engines.gguf.server import LlamaServer
 from worker.engines.gguf.vectors import PATH, parse_vectors, refusal, relevance, render_inputs
 from worker.engines.gguf.window import Window
+from worker.engines.loop_end import settle
 from worker.engines.no_answers import NoAnswers
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ class GgufEmbedder(NoAnswers):
             self._run(server.stop())
         self._memory.close()
         if self._loop is not None and self._thread.is_alive():
+            self._run(settle())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
