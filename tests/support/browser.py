@@ -41,7 +41,7 @@ class BrowserError(AssertionError):
 class Browser:
     """One process; `page` opens a tab. A reader thread sorts what it says."""
 
-    def __init__(self, program: str, profile: Path) -> None:
+    def __init__(self, program: str, profile: Path, *extra: str) -> None:
         to_child, self._out = os.pipe()
         self._in, from_child = os.pipe()
         # The browser expects to read at 3 and to write at 4.
@@ -49,7 +49,7 @@ class Browser:
         flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
         more = ("--remote-debugging-pipe", "--disable-background-networking", f"--user-data-dir={profile}")
         self._process = subprocess.Popen(
-            ["bash", "-c", shell, program, *flags, *more, "about:blank"],
+            ["bash", "-c", shell, program, *flags, *more, *extra, "about:blank"],
             pass_fds=(to_child, from_child),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -180,6 +180,13 @@ class Page:
         self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **text, **code)
         self.send("Input.dispatchKeyEvent", type="keyUp", key=key, **code)
 
+    def hold(self, key: str) -> None:
+        """Down, until `let_go`."""
+        self.send("Input.dispatchKeyEvent", type="keyDown", key=key)
+
+    def let_go(self, key: str) -> None:
+        self.send("Input.dispatchKeyEvent", type="keyUp", key=key)
+
     def picture(self) -> bytes:
         return base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
 
@@ -188,10 +195,10 @@ class Page:
 
 
 @contextmanager
-def browsing(profile: Path) -> Iterator[Browser]:
+def browsing(profile: Path, *flags: str) -> Iterator[Browser]:
     program = find_browser()
     assert program is not None
-    browser = Browser(program, profile)
+    browser = Browser(program, profile, *flags)
     try:
         yield browser
     finally:

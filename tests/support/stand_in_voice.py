@@ -1,4 +1,5 @@
-"""A stand-in for mlx-audio: each character is a tone of ten milliseconds. As a program it is a worker with it.
+"""A stand-in for mlx-audio: each character is a tone of ten milliseconds, or of `STAND_IN_CHARACTER_S`. As a program it
+is a worker with it.
 
 It proves the way from a request to sound and what of a model's parameters is passed on. It does not prove that a model
 of mlx-audio is loaded and speaks: mlx-audio brings scipy and a library of sound cards, so that tests do without it.
@@ -6,6 +7,7 @@ of mlx-audio is loaded and speaks: mlx-audio brings scipy and a library of sound
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from tests.support.sounds import tone
 from worker.__main__ import main
 
 RATE = 32_000
-CHARACTER_S = 0.01
+CHARACTER_S = float(os.environ.get("STAND_IN_CHARACTER_S", "0.01"))
 
 
 class StandIn:

@@ -117,7 +117,7 @@ export const Chat = ({ live, role }) => {
     setText("");
     ask([...turns, { role: "user", text }]);
   };
-  return html`<h1>Chat</h1>
+  return html`<h1>Chat</h1> <a href="/console/v/voice.html">Voice</a>
     <details><summary>${model || "No model"}, ${dialect.name}</summary><div class="fields">
       <label>Dialect <select value=${settings.dialect} onChange=${set("dialect")}>${Object.entries(DIALECTS).map(([id, each]) => html`<option value=${id}>${each.name}</option>`)}</select></label>
       <label>Model, or model:profile <input list="models" value=${settings.model} placeholder=${models[0] || ""} onInput=${set("model")} /></label><datalist id="models">${models.map((each) => html`<option value=${each} />`)}</datalist>

@@ -1,0 +1,171 @@
+// The page of voice: what is heard and said, and the buttons. What is decided is decided in conversation.js.
+
+import { html, render, useEffect, useRef, useState } from "../vendor/preact.js";
+import { Conversation } from "./conversation.js";
+import { RATE } from "./detector.js";
+import { answer, servedModels, speak, transcribe } from "./gateway.js";
+import { BUDGET_MS, medianOf, totalOf } from "./latency.js";
+import { openContext, openMicrophone, whyNot } from "./microphone.js";
+import { RATE as SPOKEN_RATE, Speaker } from "./speaker.js";
+
+const HTTPS_PORT = 8443; // unless the gateway says another
+const QUIET_DB = -70;
+const KINDS = [["generate", "Answers"], ["transcribe", "Hears"], ["speak", "Speaks"]];
+
+const saved = (name, otherwise) => { try { return localStorage.getItem(name) ?? otherwise; } catch { return otherwise; } };
+const save = (name, value) => { try { localStorage.setItem(name, value); } catch { /* a private window */ } };
+const theme = saved("theme", "system");
+const isDark = theme === "dark" || (theme === "system" && matchMedia("(prefers-color-scheme: dark)").matches);
+document.documentElement.dataset.theme = isDark ? "dark" : "light";
+
+const session = [...crypto.getRandomValues(new Uint8Array(16))].map((each) => each.toString(16).padStart(2, "0")).join("");
+const inSeconds = (ms) => `${(ms / 1000).toFixed(2)} s`;
+
+// `wanted` is read again for every request, so that models may be changed between turns.
+const openVoice = async (wanted, options, changed, lost) => {
+  const contexts = [await openContext(), new AudioContext({ sampleRate: SPOKEN_RATE })];
+  const speaker = new Speaker(contexts[1], (text, signal) => speak(text, { model: wanted().speak, voice: wanted().voice }, signal));
+  const effects = {
+    transcribe: (samples, signal) => transcribe(samples, RATE, { model: wanted().transcribe, language: wanted().language }, signal),
+    answer: (messages, signal) => answer(messages, { model: wanted().generate, session }, signal),
+    speaker,
+    now: () => performance.now(),
+    changed,
+  };
+  const talk = new Conversation(effects, options);
+  let microphone = null;
+  const listen = async () => {
+    microphone = await openMicrophone(contexts[0], (frame) => talk.hear(frame), lost);
+    await contexts[0].resume();
+    talk.interruption.isHalfDuplex = !microphone.hasEchoCancellation;
+  };
+  await listen();
+  const mute = async (isMuted) => {
+    if (isMuted) microphone?.stop();
+    else await listen();
+    talk.mute(isMuted);
+  };
+  const close = () => {
+    microphone?.stop();
+    talk.mute(true);
+    talk.stop();
+    for (const context of contexts) context.close();
+  };
+  return { talk, mute, close };
+};
+
+const Latency = ({ parts }) => {
+  const total = totalOf(parts);
+  let at = 0;
+  return html`<p class="muted">${inSeconds(total)} from the end of speech to the first sound</p>
+    <svg class="parts" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">${parts.map((part, n) => {
+      const [x, width] = [at, (100 * part.ms) / (total || 1)];
+      at += width;
+      return html`<rect class=${`p${n}`} x=${x} y="0" width=${width} height="1" />`;
+    })}</svg>
+    <ul class="legend">${parts.map((part, n) => html`<li><span class=${`dot p${n}`} aria-hidden="true"></span>${part.name} ${Math.round(part.ms)} ms</li>`)}</ul>`;
+};
+
+const Turn = ({ turn }) => html`<article class=${`turn ${turn.role}`}><h2>${turn.role === "user" ? "You" : "Answer"}</h2>
+  <div class="said">${turn.text}</div>
+  ${turn.isCut && html`<p class="muted">Interrupted: the rest was not heard, and is not part of the conversation.</p>`}
+  ${turn.error && html`<p role="alert" class="bad">${turn.error}</p>`}
+  ${turn.parts?.length > 0 && html`<${Latency} parts=${turn.parts} />`}</article>`;
+
+const Level = ({ voice }) => {
+  const [level, setLevel] = useState(QUIET_DB);
+  useEffect(() => {
+    const timer = setInterval(() => setLevel(Math.max(QUIET_DB, voice?.talk.level ?? QUIET_DB)), 100);
+    return () => clearInterval(timer);
+  }, [voice]);
+  return html`<progress class="level" max=${-QUIET_DB} value=${level - QUIET_DB} aria-label="Level of the microphone"></progress>`;
+};
+
+const useSpace = (voice) => useEffect(() => {
+  if (!voice) return undefined;
+  const isOurs = (event) => event.key === " " && !event.ctrlKey && !event.metaKey && !event.altKey && (event.target.classList?.contains("talk") || !/^(INPUT|TEXTAREA|SELECT|BUTTON|A|SUMMARY)$/.test(event.target.tagName));
+  const down = (event) => { if (isOurs(event)) { event.preventDefault(); if (!event.repeat) voice.talk.press(); } };
+  const up = (event) => { if (event.key === " " && voice.talk.isTalking) { event.preventDefault(); voice.talk.release(); } };
+  const away = () => voice.talk.release();
+  addEventListener("keydown", down);
+  addEventListener("keyup", up);
+  addEventListener("blur", away);
+  return () => { removeEventListener("keydown", down); removeEventListener("keyup", up); removeEventListener("blur", away); };
+}, [voice]);
+
+const Choices = ({ models, wanted, set }) => html`<details open=${!wanted.generate || !wanted.transcribe || !wanted.speak}><summary>Models and voice</summary><div class="fields">
+  ${KINDS.map(([kind, name]) => html`<label>${name} <select value=${wanted[kind]} onChange=${set(kind)}>${!wanted[kind] && html`<option value="">none is served</option>`}${models[kind].map((each) => html`<option value=${each}>${each}</option>`)}</select></label>`)}
+  <label>Voice <input value=${wanted.voice} placeholder="the model's" onInput=${set("voice")} /></label>
+  <label>Language <input value=${wanted.language} placeholder="found by the model" onInput=${set("language")} /></label>
+  <label>Silence that ends a turn, ms <input type="number" min="300" max="1500" step="50" value=${wanted.silence} onInput=${set("silence")} /></label></div></details>`;
+
+const Refusal = ({ why }) => html`<p role="alert" class="notice bad">${why.text}${why.address && html` <a href=${why.address}>${why.address}</a>`}</p>`;
+
+const Voice = () => {
+  const [, setTick] = useState(0);
+  const [models, setModels] = useState(null);
+  const [chosen, setChosen] = useState(() => { try { return JSON.parse(saved("voice", "{}")); } catch { return {}; } });
+  const [why, setWhy] = useState(null);
+  const [failed, setFailed] = useState("");
+  const [voice, setVoice] = useState(null);
+  const [isHandsFree, setHandsFree] = useState(saved("hands-free", "on") === "on");
+  const latest = useRef({});
+  const end = useRef();
+  const pick = (kind) => (models?.[kind].includes(chosen[kind]) ? chosen[kind] : models?.[kind][0] || "");
+  const wanted = { voice: "", language: "", silence: 600, ...chosen, ...Object.fromEntries(KINDS.map(([kind]) => [kind, pick(kind)])) };
+  latest.current = wanted;
+  const fail = (error) => setFailed(error.message);
+  const set = (name) => (event) => {
+    const now = { ...chosen, [name]: event.target.value };
+    setChosen(now);
+    save("voice", JSON.stringify(now));
+  };
+
+  useEffect(() => {
+    const look = async () => {
+      const said = await (await fetch("/api/session")).json();
+      if (!said.signed_in || said.role === "viewer") return setFailed(said.signed_in ? "A viewer's key has no voice." : "Sign in at the console first.");
+      const about = await fetch("/api/about").then((each) => (each.ok ? each.json() : null));
+      setWhy(whyNot({ isSecureContext, mediaDevices: navigator.mediaDevices, hostname: location.hostname, httpsPort: about?.settings.MLX_GATEWAY_HTTPS_PORT || HTTPS_PORT }));
+      return setModels(await servedModels());
+    };
+    look().catch(fail);
+  }, []);
+  useEffect(() => () => voice?.close(), [voice]);
+  useEffect(() => { if (voice) voice.talk.isHandsFree = isHandsFree; save("hands-free", isHandsFree ? "on" : "off"); setTick((tick) => tick + 1); }, [voice, isHandsFree]);
+  useSpace(voice);
+  const count = voice?.talk.turns.length;
+  useEffect(() => end.current?.scrollIntoView({ block: "nearest" }), [count]);
+
+  const start = async () => {
+    setFailed("");
+    const silenceMs = Math.min(1500, Math.max(300, Number(wanted.silence) || 600));
+    const lost = () => { setVoice(null); setFailed("The microphone is gone. Start again when there is one."); };
+    try { setVoice(await openVoice(() => latest.current, { isHandsFree, silenceMs }, () => setTick((tick) => tick + 1), lost)); } catch (error) { fail(error); }
+  };
+  const talk = voice?.talk;
+  const hold = (event) => { event.preventDefault(); event.target.setPointerCapture?.(event.pointerId); talk.press(); };
+  const isReady = models && KINDS.every(([kind]) => wanted[kind]);
+  const median = talk && medianOf(talk.turns.map((turn) => turn.parts || []));
+  return html`<header><strong>mlx-gateway</strong> <a href="/#/chat">Console</a></header><main><h1>Voice</h1>
+    ${why && html`<${Refusal} why=${why} />`} ${failed && html`<p role="alert" class="notice bad">${failed}</p>`}
+    ${!models && !failed && html`<p role="status">Loading</p>`}
+    ${models && html`<${Choices} models=${models} wanted=${wanted} set=${set} />`}
+    ${models && !isReady && html`<p class="empty">Voice needs three models: one that answers, one with the engine <code>transcription</code>, and one with the engine <code>speech</code>.</p>`}
+    ${isReady && !why && !voice && html`<p><button type="button" class="primary talk" onClick=${start}>Start</button></p>`}
+    ${voice && html`<p class="said-now" role="status">${talk.state[0].toUpperCase() + talk.state.slice(1)}</p>
+      <p class="row"><button type="button" class="primary talk" aria-pressed=${String(talk.isTalking)} disabled=${talk.isMuted} onPointerDown=${hold} onPointerUp=${() => talk.release()} onPointerCancel=${() => talk.release()}>Talk (hold, or the space bar)</button>
+        <button type="button" aria-pressed=${String(talk.isMuted)} onClick=${() => voice.mute(!talk.isMuted).catch(fail)}>${talk.isMuted ? "Unmute" : "Mute"}</button>
+        <button type="button" disabled=${!talk.running} onClick=${() => talk.stop()}>Stop</button>
+        <button type="button" disabled=${Boolean(talk.running) || !talk.turns.length} onClick=${() => talk.repeat()}>Repeat</button>
+        <button type="button" onClick=${() => setVoice(null)}>End</button></p>
+      <p class="row"><label><input type="checkbox" checked=${isHandsFree} onChange=${(event) => setHandsFree(event.target.checked)} /> Hands-free</label> <${Level} voice=${voice} /></p>
+      ${talk.interruption.isHalfDuplex && html`<p class="notice">This browser does not take the answer's echo out of the microphone: while an answer is spoken, only the button interrupts it.</p>`}
+      <div class="turns">${talk.turns.map((turn, index) => html`<${Turn} key=${index} turn=${turn} />`)}<div ref=${end}></div></div>
+      ${!count && html`<p class="empty">Nothing was said yet.</p>`}
+      ${median !== undefined && html`<p>Median ${inSeconds(median)}, of ${inSeconds(BUDGET_MS)} that a Mac of 32 GB is to need at most.</p>`}`}</main>`;
+};
+
+const root = document.getElementById("voice");
+root.textContent = "";
+render(html`<${Voice} />`, root);

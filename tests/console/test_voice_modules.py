@@ -1,0 +1,30 @@
+"""What voice decides, without a browser: `node --test` on the page's own modules. Skipped where there is no node."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent / "voice"
+
+
+def test_the_modules_of_voice_decide_as_they_should() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("VOICE IS NOT TESTED HERE: there is no node on the PATH")
+    files = [str(path) for path in sorted(TESTS.glob("*.test.mjs"))]
+    done = subprocess.run(
+        [node, "--experimental-default-type=module", "--test", "--test-reporter=tap", *files],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    passed = re.search(r"^# pass (\d+)$", done.stdout, re.MULTILINE)
+    assert passed is not None
+    assert int(passed[1]) >= 90
