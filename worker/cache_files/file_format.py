@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import mmap
+import operator
 import os
 import struct
 import zlib
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from worker.prefix_cache.node import AnswerSpan
-from worker.prefix_cache.tokens import count_tokens
+from worker.prefix_cache.tokens import TOKEN_BYTES, count_tokens
 
 FORMAT = "3"
 _LENGTH_BYTES = 8
@@ -251,6 +252,23 @@ class MappedFile:
         return str(self._header["__metadata__"]["states"])
 
     @property
+    def shape(self) -> Shape:
+        """What its header says of its tensors. Raises `DamagedFileError`."""
+        try:
+            return Shape(
+                info=self.info, tensors={name: self._described(name) for name in self.names}, states=self.states
+            )
+        except _MISFITS as error:
+            raise DamagedFileError(f"{type(error).__name__}: {error}") from error
+
+    def _described(self, name: str) -> tuple[str, tuple[int, ...], int]:
+        entry = self._header[name]
+        first, last, *axes = map(operator.index, (*entry["data_offsets"], *entry["shape"]))
+        if not 0 <= first <= last or any(size < 0 for size in axes):
+            raise DamagedFileError(f"{name} lies where nothing can")
+        return str(entry["dtype"]), tuple(axes), last - first
+
+    @property
     def names(self) -> list[str]:
         """Of all tensors but the tokens', in the order of their bytes."""
         return [name for name in _entries(self._header) if name != _TOKENS]
@@ -265,11 +283,16 @@ class MappedFile:
             raise DamagedFileError(f"{type(error).__name__}: {error}") from error
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path) -> MappedFile:
     """Compare all checksums. Raises `DamagedFileError`."""
     file = MappedFile(path)
     for name in file.names:
         file.tensor(name)
+    return file
+
+
+def nothing_to_check(_shape: Shape) -> None:
+    """Of files of which it does not matter what a model would make of them."""
 
 
 def _read_header(file: Any) -> tuple[dict[str, Any], int]:
@@ -301,22 +324,29 @@ def _checked(header: Mapping[str, Any], name: str, data: _Bytes) -> _Bytes:
 
 def _info(header: Mapping[str, Any], tokens: bytes, head: FileHead) -> FileInfo:
     metadata = header["__metadata__"]
+    start = int(metadata["start"])
+    if start < 0 or not tokens or len(tokens) % TOKEN_BYTES:
+        raise DamagedFileError(f"{len(tokens)} bytes of tokens from {start} on")
     return FileInfo(
         key=bytes.fromhex(metadata["key"]),
         parent=bytes.fromhex(metadata["parent"]),
         seed=bytes.fromhex(metadata["seed"]),
-        start=int(metadata["start"]),
+        start=start,
         tokens=tokens,
         is_checkpoint=metadata["is_checkpoint"] == "1",
-        answers=tuple(_answers(metadata["answers"])),
+        answers=tuple(_answers(metadata["answers"], start + count_tokens(tokens))),
         marks={bytes.fromhex(tag): int(at) for tag, at in json.loads(metadata.get("marks", "{}")).items()},
         nbytes=head.nbytes,
         used_s=head.used_s,
     )
 
 
-def _answers(text: str) -> Iterator[AnswerSpan]:
-    for key, reasoning, start, end, *rest in json.loads(text):
+def _answers(text: str, depth: int) -> Iterator[AnswerSpan]:
+    """Of a file whose tokens end at this depth."""
+    for key, reasoning, *numbers in json.loads(text):
+        start, end, *rest = map(operator.index, numbers)
+        if not 0 <= start <= end <= depth or any(token < 0 for token in rest):
+            raise DamagedFileError("an answer lies where no tokens are")
         yield AnswerSpan(
             key=bytes.fromhex(key), reasoning=bytes.fromhex(reasoning), start=start, end=end, rest=tuple(rest)
         )

@@ -6,7 +6,7 @@ Whatever goes wrong means that the tokens are computed; it is counted under a wo
     refused   it does not know our grant, or said what it must not
     missing   it has not (any more) what it was to have
     other     what it has belongs to another model, or to somebody else
-    damaged   what came is not what its checksums say
+    damaged   what came is not what its checksums say, or not what the model keeps
     slow      computing was sooner
     full      it could not be written here
 """
@@ -33,7 +33,15 @@ from shared.grants import Grant
 from shared.worker_metrics import FETCH_FAILURES
 from worker.cache_files.arrival import Arrival
 from worker.cache_files.catalog import SUFFIX
-from worker.cache_files.file_format import DamagedFileError, FileHead, FileInfo, check_file, parse_info, read_info
+from worker.cache_files.file_format import (
+    DamagedFileError,
+    FileHead,
+    FileInfo,
+    Shape,
+    check_file,
+    nothing_to_check,
+    parse_info,
+)
 from worker.cache_files.matching import misnamed
 from worker.cache_files.protocol import (
     FILE,
@@ -100,9 +108,13 @@ class Offer:
 class Peers:
     """`folder` is that of one model's files; its name is that of the model's identity, the same on each host."""
 
-    def __init__(self, folder: Path, connect: Connect = connect_tcp) -> None:
+    def __init__(
+        self, folder: Path, connect: Connect = connect_tcp, check: Callable[[Shape], None] = nothing_to_check
+    ) -> None:
+        """`check` raises `DamagedFileError` for what the model could not go on from."""
         self._folder = folder
         self._connect = connect
+        self._check = check
         self._lock = threading.Lock()
         self._rates: dict[str, float] = {}
         self._failed_until_s: dict[str, float] = {}
@@ -326,9 +338,10 @@ class Peers:
                     file.write(piece)
                     arrival.got_bytes += len(piece)
                     self.fetched_bytes += len(piece)
-            check_file(temporary)
-            if replace(read_info(temporary), used_s=info.used_s) != info:
+            came = check_file(temporary)
+            if replace(came.info, used_s=info.used_s) != info:
                 raise DamagedFileError("it is not what was offered")
+            self._check(came.shape)
             if not self._path(info).exists():  # what is here is ours: nobody else's takes its place
                 temporary.replace(self._path(info))
         finally:

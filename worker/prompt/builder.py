@@ -9,6 +9,7 @@ moves the builder on to whole renderings.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -67,11 +68,14 @@ class PromptBuilder:
         tokenizer: Tokenizer,
         *,
         context_tokens: int,
+        vocab: int = sys.maxsize,
         images: ImageReader | None = None,
         closes_reasoning: bool = False,
     ) -> None:
-        """`closes_reasoning`: a budget holds, whether the template can tell it to the model or not."""
+        """`vocab`: how many tokens the model has. `closes_reasoning`: a budget holds, whether the template can tell it
+        to the model or not."""
         self._context_tokens = context_tokens
+        self._vocab = vocab
         self._closes_reasoning = closes_reasoning
         self._template = Template(tokenizer)
         self._encoder = encoder = Encoder(tokenizer)
@@ -130,10 +134,13 @@ class PromptBuilder:
         if self._thoughts is None:
             yield "reasoning"
 
-    def learn(self, spelling: Spelling) -> None:
-        """How an answer was spelt before this process began, so that prompts with it are what they were."""
-        for builder in self._by_units:
-            builder.learn(spelling)
+    def learn(self, *spellings: Spelling) -> None:
+        """How answers were spelt before this process began, or elsewhere, so that prompts with them are what they were.
+        Not in tokens that the model does not have: a file, or another host, may say anything."""
+        for spelling in spellings:
+            if all(0 <= token < self._vocab for token in spelling.tokens):
+                for builder in self._by_units:
+                    builder.learn(spelling)
 
     def build(self, request: GenerateRequest) -> Prompt:
         """Raises `PromptTooLongError`, `InvalidRequestError`, `UnsupportedContentError`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ import pytest
 from shared.events import Completion
 from shared.messages import Message, TextPart
 from tests.models.random_checkpoint import standard_library_text
+from tests.support.forging import forge, of_zeros
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.models import AGENT_FULL, REPOSITORY, CheckpointMaker, some
 from tests.support.processes import wait_until
-from worker.cache_files.file_format import check_file, read_info
+from worker.cache_files.file_format import DamagedFileError, Shape, _answers, check_file, read_info
 from worker.engines.mlx.kv import reads, segment_file
 from worker.engines.mlx.kv.disk import MAX_AGE_S, disk_budget
 
@@ -445,6 +448,52 @@ def test_headers_that_lie_are_damage(
     second.run(request("b", CONVERSATION))
     assert second.tokens["b"] == first.tokens["a"]
     stop(second)
+
+
+def of_more_numbers_a_token(shape: Shape) -> Shape:
+    more = {name: of_zeros(dtype, (*axes[:-1], 2 * axes[-1])) for name, (dtype, axes, _) in shape.tensors.items()}
+    return replace(shape, tensors=more)
+
+
+def of_no_state(shape: Shape) -> Shape:
+    """Though it is said that one can go on from there."""
+    rest = {name: entry for name, entry in shape.tensors.items() if ".state." not in name}
+    return replace(shape, tensors=rest, states="{}")
+
+
+@pytest.mark.parametrize("lie", [of_more_numbers_a_token, of_no_state])
+def test_whole_files_of_arrays_that_the_model_does_not_keep_are_set_aside_and_computed_again(
+    lie: Callable[[Shape], Shape], tmp_path: Path, random_checkpoint: CheckpointMaker
+) -> None:
+    folder = random_checkpoint("hybrid")
+    first = start(folder, tmp_path)
+    first.run(request("a", CONVERSATION))
+    stop(first)
+    for path in files(tmp_path):
+        forge(path, lie)
+    second = start(folder, tmp_path)
+    (answer,) = second.run(request("b", CONVERSATION))
+    assert second.tokens["b"] == first.tokens["a"]
+    assert answer.usage.restored_tokens == 0
+    assert list(tmp_path.rglob("*.damaged"))
+    assert second.engine.stats().metrics.get("prefix_cache_hits") == 0
+    stop(second)
+
+
+def answer_nowhere(answers: list[Any]) -> list[Any]:
+    return [[*answer[:3], 10**9, *answer[4:]] for answer in answers]
+
+
+def answer_in_no_numbers(answers: list[Any]) -> list[Any]:
+    return [[*answer[:2], "0", *answer[3:]] for answer in answers]
+
+
+@pytest.mark.parametrize("lie", [answer_nowhere, answer_in_no_numbers])
+def test_a_file_that_lies_about_its_answers_is_damage(lie: Callable[[list[Any]], list[Any]]) -> None:
+    good = [["ab", "", 2, 5, 7]]
+    assert [(span.start, span.end, span.rest) for span in _answers(json.dumps(good), 5)] == [(2, 5, (7,))]
+    with pytest.raises((DamagedFileError, TypeError)):
+        list(_answers(json.dumps(lie(good)), 5))
 
 
 def test_main_conversations_are_written_at_once_and_the_rest_in_an_idle_moment(

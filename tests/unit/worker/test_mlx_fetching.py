@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import socket
@@ -19,12 +20,13 @@ from shared.messages import Message, TextPart
 from shared.request import GenerateRequest
 from shared.seal import derive_key
 from tests.models.random_checkpoint import standard_library_text
+from tests.support.forging import forge, of_zeros
 from tests.support.lending import LENDER_KEY, grant_for, lending, with_trail
 from tests.support.mlx_engine import Driver, message, request
-from tests.support.models import AGENT_FULL, CheckpointMaker
+from tests.support.models import AGENT_FULL, CheckpointMaker, some
 from tests.support.processes import wait_until
 from worker.cache_files.arrival import Arrival
-from worker.cache_files.file_format import FileInfo
+from worker.cache_files.file_format import FileInfo, Shape
 from worker.cache_files.peers import Offer, Peers
 from worker.cache_files.protocol import NONCE_BYTES, Channel, PeerError
 from worker.cache_files.server import FileServer
@@ -191,6 +193,46 @@ def test_who_leaves_while_it_comes_leaves_it_for_the_next(model: Path, lender: P
         wait_until(is_there, "what was fetched")
     assert computed(mac.answer(replace(turn, id="r3"))) <= 200
     mac.engine.unload()
+
+
+def of_other_heads(shape: Shape) -> Shape:
+    """Twice as many in every array that has any."""
+    more = {
+        name: of_zeros(dtype, (*axes[:1], 2 * axes[1], *axes[2:]) if len(axes) > 1 else axes)
+        for name, (dtype, axes, _) in shape.tensors.items()
+    }
+    return replace(shape, tensors=more)
+
+
+def of_numbers_that_are_none(shape: Shape) -> Shape:
+    return replace(shape, tensors={name: of_zeros("U8", axes) for name, (_, axes, _) in shape.tensors.items()})
+
+
+def of_a_layer_less(shape: Shape) -> Shape:
+    rest = {name: entry for name, entry in shape.tensors.items() if not name.startswith("1.")}
+    states = {index: state for index, state in json.loads(shape.states).items() if index != "1"}
+    return replace(shape, tensors=rest, states=json.dumps(states))
+
+
+@pytest.mark.parametrize("lie", [of_other_heads, of_numbers_that_are_none, of_a_layer_less])
+@pytest.mark.parametrize("preset", some(("full", "window", "hybrid"), "hybrid"))
+def test_whole_files_of_arrays_that_the_model_does_not_keep_are_refused_and_computed(
+    preset: str, lie: Callable[[Shape], Shape], random_checkpoint: CheckpointMaker, tmp_path: Path
+) -> None:
+    folder = random_checkpoint(preset)
+    first = Mac(folder, tmp_path / "a")
+    turn = ask("r1", FIRST)
+    spoken = first.answer(turn)
+    for path in first.files():
+        forge(path, lie)
+    with lending(tmp_path / "a") as (_, address):
+        second = Mac(folder, tmp_path / "b")
+        answer = second.answer_with(replace(turn, id="r2"), address)
+        assert second.failures == {"damaged": 1}
+        assert answer.parts == spoken.parts
+        assert answer.usage.cached_tokens == 0
+    second.engine.unload()
+    first.engine.unload()
 
 
 # -- from the end, while the front is computed ------------------------------------------------------------------------

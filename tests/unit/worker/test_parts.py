@@ -13,6 +13,7 @@ from tests.models.templates import call, request_of, result, said, text, tokeniz
 from worker.prompt import PromptBuilder
 from worker.prompt.conversation import Converter
 from worker.prompt.encode import Shield
+from worker.prompt.memory import Said
 from worker.prompt.parts import parts
 from worker.prompt.template import Template
 from worker.prompt.traits import find_traits
@@ -84,3 +85,20 @@ def test_a_late_message_that_contradicts_the_pieces_is_found() -> None:
     assert builder.facts.mode == "window"
     builder.build(request_of(turns(300), None, tools=()))
     assert builder.facts.mode == "whole"
+
+
+def test_answers_spelt_in_tokens_that_the_model_does_not_have_are_not_learnt() -> None:
+    """A file, or another host, may say anything of what was answered."""
+    builder = PromptBuilder(tokenizer_for(PLAIN), context_tokens=1 << 20, vocab=2048)
+    asked, answer, then = turns(1)[0], said("assistant", text("Good.")), said("user", text("And?"))
+    first = builder.build(request_of([asked], None, tools=()))
+    assert first.recorder is not None
+    spelling = first.recorder(Said.by(answer), (17, 2047))
+    elsewhere = PromptBuilder(tokenizer_for(PLAIN), context_tokens=1 << 20, vocab=2047)
+    knowing = PromptBuilder(tokenizer_for(PLAIN), context_tokens=1 << 20, vocab=2048)
+    later = request_of([asked, answer, then], None, tools=())
+    plain = elsewhere.build(later).tokens
+    for other in (elsewhere, knowing):
+        other.learn(spelling)
+    assert elsewhere.build(later).tokens == plain
+    assert 2047 in knowing.build(later).tokens

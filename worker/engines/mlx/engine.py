@@ -29,11 +29,11 @@ from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepare
 from worker.engines.mlx.decode.batch import Token, first_token
 from worker.engines.mlx.decode.decoder import Decoder
 from worker.engines.mlx.decode.parameters import named_logprob
-from worker.engines.mlx.decode.speculation import Mode, build_speculation
+from worker.engines.mlx.decode.speculation import build_speculation
 from worker.engines.mlx.kv.eight_bits import BITS
 from worker.engines.mlx.kv.peer_files import PeerFiles
 from worker.engines.mlx.kv.store import PrefixStore
-from worker.engines.mlx.loading import describe, load_whole
+from worker.engines.mlx.loading import WholeModel, describe, load_whole
 from worker.engines.mlx.memory.room import Room
 from worker.engines.mlx.model.models import LoadedModel
 from worker.engines.mlx.prefill.meter import PrefillMeter
@@ -98,7 +98,7 @@ class MlxEngine:
         self._plan, self._weight_bytes, self._draft_bytes = found.plan, found.weight_bytes, found.draft_cache_bytes
         self._context_tokens = found.context_tokens
         self._build_for_requests(loaded)
-        self._build_for_device(loaded, found.draft, found.mode)
+        self._build_for_device(found)
         self._loaded = loaded
         log.info("loaded %s: %s", found.folder, describe(found, self.store.max_bytes))
         is_harmony = bool(output_format(loaded.tokenizer).harmony_tokens)
@@ -119,6 +119,7 @@ class MlxEngine:
         self._builder = PromptBuilder(
             loaded.tokenizer,
             context_tokens=self._context_tokens,
+            vocab=loaded.vocab,
             images=reader,
             closes_reasoning=output_format(loaded.tokenizer).closing is not None,
         )
@@ -126,12 +127,12 @@ class MlxEngine:
         self._constraints = Constraints(loaded.tokenizer, vocab=loaded.vocab)
         self._preparing = Preparing(loaded, self._builder, self._constraints)
 
-    def _build_for_device(self, loaded: LoadedModel, draft: LoadedModel | None, mode: Mode) -> None:
+    def _build_for_device(self, found: WholeModel) -> None:
         """What belongs to the engine thread."""
-        settings, model, size = self._settings, loaded.model, self._size
-        self._tier = open_tier(loaded.fingerprint, settings)
+        settings, loaded, size = self._settings, found.model, self._size
+        self._tier = open_tier(loaded.fingerprint, found.form, settings)
         self.store = PrefixStore(
-            model,
+            loaded.model,
             self._layout,
             fingerprint=loaded.fingerprint,
             block_tokens=settings.cache_block_tokens,
@@ -144,17 +145,16 @@ class MlxEngine:
             disk=self._tier.disk,
             is_packed=settings.cache_bits == BITS,
         )
-        for spelling in self.store.learnt:
-            self._builder.learn(spelling)
+        self._builder.learn(*self.store.learnt)
         self._room = Room(self._plan, size, self.store, self._neighbours, weight_bytes=self._weight_bytes)
         with self._turn():
-            self._speculation = build_speculation(mode, loaded, draft, draft_cache_bytes=self._draft_bytes)
+            self._speculation = build_speculation(found.mode, loaded, found.draft, draft_cache_bytes=self._draft_bytes)
         self._decoder = Decoder(
-            model, self._layout, self._speculation, size=size, room=self._room, weight_bytes=loaded.weight_bytes
+            loaded.model, self._layout, self._speculation, size=size, room=self._room, weight_bytes=loaded.weight_bytes
         )
         self._peer_files = PeerFiles(self.store, self._tier.peers, lambda: self._meter.cost, settings)
         self._prefiller = Prefiller(
-            model,
+            loaded.model,
             self._layout,
             self.store,
             self._meter,

@@ -16,12 +16,14 @@ from worker.device.turns import Turn
 from worker.engines.mlx.decode.draft_model import DRAFT_CACHE_SHARE, load_draft
 from worker.engines.mlx.decode.speculation import Mode, parse_options
 from worker.engines.mlx.kv.cache import Layout
+from worker.engines.mlx.kv.forms import CacheForm
 from worker.engines.mlx.memory.plan import (
     CacheSize,
     MemoryPlan,
     machine_bytes,
     memory_limit,
     plan_memory,
+    probed,
     set_limits,
     weight_file_bytes,
 )
@@ -38,6 +40,7 @@ class WholeModel:
     folder: Path
     model: LoadedModel
     layout: Layout
+    form: CacheForm
     size: CacheSize
     plan: MemoryPlan
     draft: LoadedModel | None
@@ -62,7 +65,8 @@ def load_whole(
     claim(neighbours, weights, memory_limit(settings, machine_bytes()))
     model = load(folder, max_context_tokens=settings.max_context_tokens, report=report, turn=turn)
     layout = tried(model.model, Layout.of(model.model), turn)
-    size = CacheSize.of(model.model, layout, turn)
+    probe = probed(model.model, turn)
+    size = CacheSize.of(model.model, layout, turn, probe)
     draft = load_draft(draft_source, model, turn) if draft_source else None
     weight_bytes = model.weight_bytes + (draft.weight_bytes if draft is not None else 0)
     plan = plan_memory(settings, size, weight_bytes, machine=machine_bytes(), model_tokens=model.context_tokens)
@@ -71,6 +75,7 @@ def load_whole(
         folder=folder,
         model=model,
         layout=layout,
+        form=CacheForm.of(layout, probe),
         size=size,
         plan=plan,
         draft=draft,

@@ -10,6 +10,7 @@ from shared.grants import Grant
 from shared.request import GenerateRequest
 from worker.cache_files.peers import Offer, Peers, connecting
 from worker.engines.mlx.kv.disk import DiskTier, open_disk
+from worker.engines.mlx.kv.forms import CacheForm
 from worker.engines.mlx.kv.peer_files import locate
 from worker.engines.mlx.memory.plan import CacheSize
 from worker.prompt import Spelling
@@ -61,8 +62,8 @@ class Tier:
             self.peers.close()
 
 
-def open_tier(fingerprint: bytes, settings: Settings) -> Tier:
-    """Of a model: its folder is called the same on each host."""
+def open_tier(fingerprint: bytes, form: CacheForm, settings: Settings) -> Tier:
+    """Of a model, whose caches are of this form: its folder is called the same on each host."""
     folder = settings.state_dir / "cache" / fingerprint.hex()[:_FOLDER_DIGITS]
-    disk = open_disk(folder, settings.ssd_cache_bytes)
-    return Tier(disk, Peers(folder, connecting(settings)) if disk is not None else None)
+    disk = open_disk(folder, settings.ssd_cache_bytes, form.check)
+    return Tier(disk, Peers(folder, connecting(settings), form.check) if disk is not None else None)

@@ -9,7 +9,7 @@ are pinned to mlx-lm's version by tests (`MLX_LM_INTERNALS`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -42,6 +42,14 @@ class CacheClass:
     is_batched = False
     is_stored = False
     is_rewound = False
+    # By path in the `state` of a `state` leaf: arrays whose third axis is that of what it holds, and what counts that.
+    growing: frozenset[str] = frozenset()
+    counting: frozenset[str] = frozenset()
+
+    def can_stand_at(self, scalars: Mapping[str, Any], tokens: int, depth: int) -> bool:
+        """Of a `state` leaf: whether one whose `growing` arrays have so many `tokens`, and whose state has these
+        scalars, by path, may be that of a sequence of `depth` tokens."""
+        return True
 
     # -- capture and restore ------------------------------------------------------------------------------------------
 
@@ -144,6 +152,14 @@ class _PinnedWindow(CacheClass):
     """`RotatingKVCache` that also keeps the first tokens: copied whole."""
 
     is_known = is_batched = is_stored = True
+    growing = frozenset({"0", "1"})  # keys, values
+    counting = frozenset({"2", "5"})  # of tokens in all, and where in the ring the next goes
+
+    def can_stand_at(self, scalars: Mapping[str, Any], tokens: int, depth: int) -> bool:
+        """What it holds, as mlx-lm puts it in order, must be as much as its mask is made for."""
+        offset, keep, size, index = (int(scalars[path]) for path in ("2", "3", "4", "5"))
+        held = tokens if index == tokens or index < offset else index
+        return offset == depth and min(keep, depth) <= index <= tokens and min(held, size) == min(offset, size)
 
 
 class _Chunk(CacheClass):

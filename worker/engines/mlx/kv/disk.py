@@ -29,6 +29,7 @@ from worker.cache_files.file_format import (
     OtherFormatError,
     Shape,
     Tensor,
+    nothing_to_check,
     read_info,
 )
 
@@ -43,14 +44,15 @@ _PAUSE_S = 30.0  # after a write that failed
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_SHARE = 0.9  # of what is stored, when there is no space for more
 _SUFFIX = ".safetensors"
+Check = Callable[[Shape], None]
 
 
-def open_disk(folder: Path, wanted_bytes: int) -> DiskTier | None:
+def open_disk(folder: Path, wanted_bytes: int, check: Check) -> DiskTier | None:
     """The tier in `folder`, with the budget that `disk_budget` says. None when there is none, or when the folder
     cannot be used: what is kept then ends with the process."""
     try:
         max_bytes = disk_budget(folder, wanted_bytes)
-        return DiskTier(folder, max_bytes=max_bytes) if max_bytes else None
+        return DiskTier(folder, max_bytes=max_bytes, check=check) if max_bytes else None
     except OSError as error:
         log.warning("nothing is kept on disk: %s", error)
         return None
@@ -165,8 +167,10 @@ class Reading:
 class DiskTier:
     """The files of one model. Used from the engine thread; the work is done on two threads of its own."""
 
-    def __init__(self, folder: Path, *, max_bytes: int) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int, check: Check = nothing_to_check) -> None:
+        """`check` raises `DamagedFileError` for what the model could not go on from."""
         self._folder = folder
+        self._check = check
         self.max_bytes = max_bytes
         self.damaged = 0
         self._seen_bytes = self._seen_tokens = 0
@@ -286,6 +290,7 @@ class DiskTier:
             file = MappedFile(path)
             if file.info.key != key:
                 raise DamagedFileError("it holds another prefix")
+            self._check(file.shape)
             reading.fill(file)
         except DamagedFileError as error:
             self._set_aside(path, error)

@@ -38,6 +38,7 @@ _DTYPES = {
 }
 _MISFITS = (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ZeroDivisionError)
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+Described = tuple[str, tuple[int, ...], int]  # dtype by its name in files, shape, bytes
 
 
 def can_store(segment: Segment) -> bool:
@@ -59,18 +60,12 @@ class Export:
                 self._arrays[f"{index}.keys"], self._arrays[f"{index}.values"] = pair
         states = json.dumps(self._take_states(segment.states))
         self._names = {} if segment.run is None else _token_names(segment.layout)
-        tensors = {name: _described(array.dtype, array.shape) for name, array in self._arrays.items()}
+        tensors = {name: described(array.dtype, tuple(array.shape)) for name, array in self._arrays.items()}
         for name, (index, side) in self._names.items():
             assert self._run is not None
             first = self._run.parts[0].buffer.tokens(index, side, self._run.start, self._run.start)
             shape = (*first.shape[:2], segment.length, first.shape[3])
-            if self._packs(first):
-                group = group_of(first.shape[3])
-                tensors[name] = _described(mx.uint32, (*shape[:3], shape[3] * BITS // 32))
-                for part in _PACKED_PARTS:
-                    tensors[f"{name}.{part}"] = _described(first.dtype, (*shape[:3], shape[3] // group))
-            else:
-                tensors[name] = _described(first.dtype, shape)
+            tensors.update(described_tokens(name, first.dtype, shape, is_packed=self._packs(first)))
         self.shape = Shape(info=info, tensors=tensors, states=states)
 
     def _take_states(self, leaf_states: Sequence[Any]) -> dict[str, Any]:
@@ -138,8 +133,18 @@ def _token_names(layout: Layout) -> dict[str, tuple[int, int]]:
     return {f"{leaf}.{name}": (n, side) for n, leaf in enumerate(indices) for side, name in enumerate(sides)}
 
 
-def _described(dtype: Any, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], int]:
-    return _NAMES[dtype], tuple(shape), math.prod(shape) * int(dtype.size)
+def described(dtype: Any, shape: tuple[int, ...]) -> Described:
+    """An array as a file's header says it: dtype, shape and bytes."""
+    return _NAMES[dtype], shape, math.prod(shape) * int(dtype.size)
+
+
+def described_tokens(name: str, dtype: Any, shape: tuple[int, ...], *, is_packed: bool) -> dict[str, Described]:
+    """Keys or values of so many tokens by the names of their arrays: one, or at 8 bits three."""
+    if not is_packed:
+        return {name: described(dtype, shape)}
+    scales = described(dtype, (*shape[:3], shape[3] // group_of(shape[3])))
+    numbers = described(mx.uint32, (*shape[:3], shape[3] * BITS // 32))
+    return {name: numbers, **{f"{name}.{part}": scales for part in _PACKED_PARTS}}
 
 
 def _host_bytes(array: mx.array) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +59,11 @@ class CacheSize:
         return low
 
     @classmethod
-    def of(cls, model: Any, layout: Layout, turn: Turn = nullcontext) -> CacheSize:
-        """Measured on a short prompt, and on longer ones where a layer keeps its tokens in a way of its own. Each pass
-        has a `turn` at the device."""
+    def of(cls, model: Any, layout: Layout, turn: Turn = nullcontext, probe: Sequence[Any] | None = None) -> CacheSize:
+        """Measured on a short prompt (`probe`: the leaves that one has filled), and on longer ones where a layer keeps
+        its tokens in a way of its own. Each pass has a `turn` at the device."""
         per_token, windows, states = 0, [], 0
-        for kind, window, leaf in zip(layout.kinds, layout.windows, _filled(model, _PROBE_TOKENS, turn), strict=True):
+        for kind, window, leaf in zip(layout.kinds, layout.windows, probe or probed(model, turn), strict=True):
             if type(leaf).__name__ in layout.unknown:
                 continue
             if kind == "state":
@@ -78,6 +79,11 @@ class CacheSize:
             per_token += growth
             states += max(0, shorter - growth * _GROWTH_TOKENS[0])
         return cls(token_bytes=per_token, windows=tuple(windows), state_bytes=states)
+
+
+def probed(model: Any, turn: Turn = nullcontext) -> list[Any]:
+    """The leaves of a cache that holds a short prompt."""
+    return _filled(model, _PROBE_TOKENS, turn)
 
 
 def _filled(model: Any, tokens: int, turn: Turn) -> list[Any]:
