@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-EVERY_S: Final = 0.5
+EVERY_S: Final = 1.0
 
 
 async def keep_measuring_lag(note: Callable[[float], None]) -> None:

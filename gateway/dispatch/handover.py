@@ -26,7 +26,7 @@ from shared.seal import Keyring, Purpose
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S: Final = 0.5
+_LOOK_EVERY_S: Final = 1.0
 _CODE: Final = wire.code_of(TakeOver)
 
 

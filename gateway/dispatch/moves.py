@@ -22,6 +22,7 @@ from shared.registry import Fleet
 logger = logging.getLogger(__name__)
 
 EVERY_S = 0.25
+_IDLE_EVERY_S = 1.0  # while nothing waits
 _PATIENCE_S = 1.0  # on a list before another worker is looked at, and between two looks
 _TIMES = 2.0
 _GAIN_S = 2.0
@@ -56,7 +57,7 @@ async def keep_moving(dispatcher: Dispatcher, fleet: FleetWatcher) -> None:
     looked_s: dict[str, float] = {}
     while True:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(EVERY_S):
+            async with asyncio.timeout(EVERY_S if dispatcher.waiting() else _IDLE_EVERY_S):
                 await dispatcher.has_changed.wait()
         dispatcher.has_changed.clear()
         try:

@@ -31,6 +31,7 @@ from shared.steady import Steady
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
+_IDLE_TICK_S = 1.0  # while nobody waits for an answer
 _MOST_LATE_S = 1.0  # is the next look on a machine at work
 _LOOK_S = 1.0
 _FORGET_S = 120.0
@@ -166,7 +167,7 @@ class _Look:
 
 
 class Watchdog:
-    """Looks at every waiting request several times a second."""
+    """Looks at every waiting request several times a second; less often while there is none."""
 
     def __init__(self, hub: FrameHub, fleet: FleetWatcher, jobs: JobQueue, patience: Patience) -> None:
         self._hub = hub
@@ -174,11 +175,11 @@ class Watchdog:
         self._jobs = jobs
         self._patience = patience
         self._served_s: dict[str, float] = {}
-        self._steady = Steady(TICK_S + _MOST_LATE_S)
+        self._steady = Steady(_IDLE_TICK_S + _MOST_LATE_S)
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(TICK_S if self._hub.dispatches else _IDLE_TICK_S)
             try:
                 await self.tick()
             except (BrokerUnavailableError, TimeoutError) as error:
