@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from shared.cost import PrefillCost
 from shared.durations import parse_keep_alive
-from shared.errors import ConfigError
 from shared.keys import word
+from shared.options import ENGINE_OPTIONS, Option, raise_first, value_faults
 
 EngineName = Literal["mlx", "gguf", "remote", "embeddings", "transcription", "speech", "echo", "echo-streamed"]
 ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
@@ -281,81 +282,96 @@ class Fleet:
 
 
 MODELS_FILE_KEYS = ("models", "keep_alive")
-MODEL_KEYS = (
-    "id",
-    "source",
-    "engine",
-    "backend",
-    "options",
-    "load",
-    "keep_alive",
-    "pinned",
-    "hosts",
-    "copies",
-)  # of an entry of models.json
+_KEEP_ALIVE: Final = Option(kind="keep_alive")
+_LISTED: Final = Option(
+    choices=tuple(name for name in ENGINE_NAMES if name != "remote"), note="servers elsewhere stand in remotes.json"
+)
+# Of an entry of `models.json`; what its `options` may say is in `ENGINE_OPTIONS`.
+MODEL: Final[Mapping[str, Option]] = {
+    "id": Option(),
+    "source": Option(is_needed=True),
+    "engine": _LISTED,
+    "backend": _LISTED,
+    "options": Option(kind="object"),
+    "load": Option(choices=get_args(LoadPolicy)),
+    "keep_alive": _KEEP_ALIVE,
+    "pinned": Option(kind="flag"),
+    "hosts": Option(kind="texts", is_needed=True, note="the names of those that serve it"),
+    "copies": Option(kind="whole", most=10_000, note="of hosts; 0: all"),
+}
 
 
 def parse_models(data: Any) -> tuple[ModelSpec, ...]:
     """`models.json`: `{"keep_alive": …, "models": [{"id", "source", "engine", "options", "load", "keep_alive",
-    "pinned", "hosts", "copies"} | "path-or-id", …]}`. `backend` is another word for `engine`."""
+    "pinned", "hosts", "copies"} | "path-or-id", …]}`. `backend` is another word for `engine`. Raises `ConfigError`."""
+    raise_first(models_faults(data))
+    entries = data["models"] if isinstance(data, dict) else data
+    keep_alive_s = default_keep_alive_s(data)
+    return tuple(_build_model(_full(entry), keep_alive_s) for entry in entries)
+
+
+def models_faults(data: Any) -> Iterator[str]:
+    """One line for each value of `models.json` that cannot be meant."""
     entries = data.get("models") if isinstance(data, dict) else data
     if not isinstance(entries, list):
-        raise ConfigError('models.json: expected {"models": [...]}')
-    keep_alive_s = default_keep_alive_s(data)
-    return tuple(_parse_model(entry, index, keep_alive_s) for index, entry in enumerate(entries))
+        yield 'models.json: expected {"models": [...]}'
+        return
+    if isinstance(data, dict):
+        yield from value_faults("models.json", {"keep_alive": _KEEP_ALIVE}, data)
+    for index, entry in enumerate(entries):
+        yield from _entry_faults(f"models.json: entry {index}", _full(entry))
 
 
 def default_keep_alive_s(data: Any) -> float:
     """Of the models for which `models.json` says nothing else. Raises `ConfigError`."""
     if not isinstance(data, dict) or "keep_alive" not in data:
         return math.inf
-    return _keep_alive_s(data["keep_alive"], "models.json")
+    raise_first(value_faults("models.json", {"keep_alive": _KEEP_ALIVE}, data))
+    return _keep_alive_s(data["keep_alive"])
 
 
-def _keep_alive_s(value: Any, where: str) -> float:
+def _keep_alive_s(value: Any) -> float:
+    """Of a value that was checked."""
     keep_alive_s = parse_keep_alive(value)
-    if keep_alive_s is None:
-        raise ConfigError(f'{where}: `keep_alive` {value!r}: expected seconds, a text like "5m", or "never"')
-    return keep_alive_s
+    return math.inf if keep_alive_s is None else keep_alive_s
 
 
-def _parse_model(entry: Any, index: int, keep_alive_s: float) -> ModelSpec:
-    if isinstance(entry, str):
-        entry = {"source": entry}
+def _full(entry: Any) -> Any:
+    return {"source": entry} if isinstance(entry, str) else entry
+
+
+def engine_of_entry(entry: Mapping[str, Any]) -> Any:
+    """What the entry says, or its source's name."""
+    usual = "gguf" if str(entry.get("source", "")).endswith(".gguf") else "mlx"
+    return entry.get("engine", entry.get("backend", usual))
+
+
+def _entry_faults(where: str, entry: Any) -> Iterator[str]:
     if not isinstance(entry, dict) or not isinstance(entry.get("source"), str) or not entry["source"]:
-        raise ConfigError(f"models.json: entry {index} needs a `source` (a path or a Hugging Face id)")
-    engine = entry.get("engine", entry.get("backend", "gguf" if entry["source"].endswith(".gguf") else "mlx"))
-    if engine not in ENGINE_NAMES:
-        raise ConfigError(f"models.json: entry {index}: unknown engine {engine!r} ({', '.join(ENGINE_NAMES)})")
-    load = entry.get("load", "start")
-    if load not in ("start", "on-demand"):
-        raise ConfigError(f"models.json: entry {index}: unknown `load` {load!r} (start or on-demand)")
-    options = entry.get("options") or {}
-    if not isinstance(options, dict):
-        raise ConfigError(f"models.json: entry {index}: `options` must be an object")
-    if "keep_alive" in entry:
-        keep_alive_s = _keep_alive_s(entry["keep_alive"], f"models.json: entry {index}")
-    pinned = entry.get("pinned", False)
-    if not isinstance(pinned, bool):
-        raise ConfigError(f"models.json: entry {index}: `pinned` must be true or false")
-    hosts, copies = entry.get("hosts", []), entry.get("copies", 0)
-    if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
-        raise ConfigError(f"models.json: entry {index}: `hosts` must be a list of hosts' names")
-    if type(copies) is not int or copies < 0:
-        raise ConfigError(f"models.json: entry {index}: `copies` must be a number of hosts, 0 for all")
-    name = str(entry.get("id") or model_id_of(entry["source"]))
-    if not name.isprintable():
-        raise ConfigError(f"models.json: entry {index}: {name!r} is no name that a client could say")
+        yield f"{where} needs a `source` (a path or a Hugging Face id)"
+        return
+    yield from value_faults(where, MODEL, entry)
+    name = entry.get("id")
+    if isinstance(name, str) and not (name or model_id_of(entry["source"])).isprintable():
+        yield f"{where}: {name!r} is no name that a client could say"
+    engine, options = engine_of_entry(entry), entry.get("options")
+    if entry.get("backend", engine) != engine:
+        yield f"{where}: `engine` is {engine!r} and `backend`, the same in other words, {entry['backend']!r}"
+    if isinstance(options, dict) and isinstance(engine, str) and engine in ENGINE_OPTIONS:
+        yield from value_faults(f"{where}: options", ENGINE_OPTIONS[engine], options)
+
+
+def _build_model(entry: Mapping[str, Any], keep_alive_s: float) -> ModelSpec:
     return ModelSpec(
-        id=name,
+        id=entry.get("id") or model_id_of(entry["source"]),
         source=entry["source"],
-        engine=engine,
-        options=dict(options),
-        load=load,
-        keep_alive_s=keep_alive_s,
-        is_pinned=pinned,
-        hosts=tuple(map(word, hosts)),
-        copies=copies,
+        engine=engine_of_entry(entry),
+        options=dict(entry.get("options", {})),
+        load=entry.get("load", "start"),
+        keep_alive_s=_keep_alive_s(entry["keep_alive"]) if "keep_alive" in entry else keep_alive_s,
+        is_pinned=entry.get("pinned", False),
+        hosts=tuple(map(word, entry.get("hosts", ()))),
+        copies=entry.get("copies", 0),
     )
 
 

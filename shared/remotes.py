@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
 from shared.errors import ConfigError
+from shared.options import MOST_S, Option, raise_first, unknown_names, value_faults
 from shared.registry import LoadPolicy, ModelSpec
 
 FILE: Final = "remotes.json"
@@ -64,17 +66,24 @@ class Remote:
         return ModelSpec(id=self.id, source=self.source, engine="remote", options={"entry": digest}, load=self.load)
 
 
-_KEYS: Final = tuple(field.name for field in fields(Remote))
-_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
-    "slots": int,
-    "probe": bool,
-    "context_tokens": int,
-    "images": bool,
-    "silence_s": (int, float),
-    "start_s": (int, float),
-    "command": list,
+# Of an entry of `remotes.json`.
+REMOTE: Final[Mapping[str, Option]] = {
+    "id": Option(is_needed=True),
+    "url": Option(is_needed=True),
+    "model": Option(),
+    "profile": Option(choices=("", *PROFILES)),
+    "key": Option(is_secret=True),
+    "key_env": Option(),
+    "slots": Option(kind="whole", most=10_000, note="0: asked of the server"),
+    "probe": Option(kind="flag"),
+    "context_tokens": Option(kind="whole", note="0: asked of the server"),
+    "tools": Option(choices=TOOLS),
+    "images": Option(kind="flag"),
+    "silence_s": Option(kind="number", least=0.001, most=MOST_S),
+    "load": Option(choices=get_args(LoadPolicy)),
+    "command": Option(kind="texts", is_needed=True),
+    "start_s": Option(kind="number", most=MOST_S),
 }
-_CHOICES: Final = {"profile": ("", *PROFILES), "tools": TOOLS, "load": ("start", "on-demand")}
 
 
 def parse_remotes(data: Any) -> tuple[Remote, ...]:
@@ -94,11 +103,11 @@ def parse_remotes(data: Any) -> tuple[Remote, ...]:
 def _parse(entry: Any, where: str) -> Remote:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where} is not an object")
-    for key, value in entry.items():
-        _check(key, value, where)
     for needed in ("id", "url"):
         if not entry.get(needed):
             raise ConfigError(f"{where} needs a `{needed}`")
+    # An unknown key is an error here: it may be a misspelt `key_env`, without which nobody is let in.
+    raise_first(chain(unknown_names(where, REMOTE, entry), value_faults(where, REMOTE, entry)))
     parts = urlsplit(entry["url"])
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"{where}: `url` {entry['url']!r} is no http:// or https:// address")
@@ -117,15 +126,3 @@ def _check_command(command: Any, host: str, where: str) -> None:
         raise ConfigError(f"{where}: what `command` starts is asked on this machine: `url` is to name 127.0.0.1")
     if "mistralrs" in command[0] and (found := [word for word in command if word in _REQUEST_LOGS]):
         raise ConfigError(f"{where}: `{found[0]}` of mistral.rs writes whole prompts into a file; leave it out")
-
-
-def _check(key: str, value: Any, where: str) -> None:
-    if key not in _KEYS:
-        raise ConfigError(f"{where}: nothing reads {key!r}; there are {', '.join(_KEYS)}")
-    kind = _KINDS.get(key, str)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where}: `{key}` {value!r} is of another kind")
-    if key in _CHOICES and value not in _CHOICES[key]:
-        raise ConfigError(f"{where}: `{key}` {value!r} is none of {', '.join(filter(None, _CHOICES[key]))}")
-    if isinstance(value, int | float) and value < 0:
-        raise ConfigError(f"{where}: `{key}` is negative")

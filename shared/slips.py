@@ -7,7 +7,6 @@ are told when a process starts, and by `mlx-gateway doctor`.
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,16 +14,13 @@ from typing import Any, Final
 
 from shared.config import SETTINGS_FILES, Settings, SettingsFile, environment_name, plain_environment
 from shared.errors import ConfigError
-from shared.registry import MODEL_KEYS, MODELS_FILE_KEYS
+from shared.nearest import meant
+from shared.options import ENGINE_OPTIONS, GGUF, unknown_names
+from shared.registry import MODEL, MODELS_FILE_KEYS, engine_of_entry
 from shared.routing import Target
 
 _OURS: Final = ("MLX_GATEWAY_", "MLX_CACHE_")
 _FOR_TESTS: Final = "MLX_GATEWAY_TEST_"
-# Of `gguf_config.json`: for all models, and for one. A test compares them with what the GGUF engine reads.
-GGUF_KEYS: Final = frozenset(
-    ("port", "auto_start", "default_args", "binary", "slots", "context_tokens", "file", "draft", "mmproj")
-)
-_CLOSE: Final = 0.6  # of difflib's ratio: one or two letters of a word
 
 
 def find_slips(settings: Settings, tiers: Sequence[str], environ: Mapping[str, str] | None = None) -> Iterator[str]:
@@ -44,14 +40,14 @@ def _variables(environ: Mapping[str, str]) -> Iterator[str]:
     known = {environment_name(each.name) for each in fields(Settings)}
     for name in sorted(environ):
         if name.startswith(_OURS) and name not in known and not name.startswith(_FOR_TESTS):
-            yield f"nothing reads the variable {name}{_meant(name, known)}"
+            yield f"nothing reads the variable {name}{meant(name, known)}"
 
 
 def _files(folder: Path) -> Iterator[str]:
     with contextlib.suppress(OSError):
         for path in sorted(folder.glob("*.json")):
             if path.name not in SETTINGS_FILES:
-                yield f"nothing reads the file {path}{_meant(path.name, SETTINGS_FILES)}"
+                yield f"nothing reads the file {path}{meant(path.name, SETTINGS_FILES)}"
 
 
 def _models(data: Any) -> Iterator[str]:
@@ -60,7 +56,16 @@ def _models(data: Any) -> Iterator[str]:
         yield from _keys("models.json", data, MODELS_FILE_KEYS)
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         if isinstance(entry, dict):
-            yield from _keys(f"models.json: entry {index}", entry, MODEL_KEYS)
+            where = f"models.json: entry {index}"
+            yield from _keys(where, entry, MODEL)
+            yield from _options(f"{where}: options", entry)
+
+
+def _options(where: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    """Its model alone is not loaded, for its engine refuses them; the others are."""
+    engine, options = engine_of_entry(entry), entry.get("options")
+    if isinstance(engine, str) and engine in ENGINE_OPTIONS and isinstance(options, dict):
+        yield from unknown_names(f"{where}: {engine} engine", ENGINE_OPTIONS[engine], options)
 
 
 def _tiers(data: Any, known: Sequence[str]) -> Iterator[str]:
@@ -70,7 +75,7 @@ def _tiers(data: Any, known: Sequence[str]) -> Iterator[str]:
     tiers = data.get("tiers")
     for tier, target in tiers.items() if isinstance(tiers, dict) else ():
         if tier.lower() not in known:
-            yield f"claude_routing.json: no client asks for the tier {tier!r}{_meant(tier.lower(), known)}"
+            yield f"claude_routing.json: no client asks for the tier {tier!r}{meant(tier.lower(), known)}"
         if isinstance(target, dict):
             yield from _keys(f"claude_routing.json: tier {tier!r}", target, {each.name for each in fields(Target)})
 
@@ -81,7 +86,7 @@ def _profiles(routing: Any, sampling: Any) -> Iterator[str]:
         profile = _text(target, "profile")
         if profile and profile not in known:
             where = f"claude_routing.json: tier {tier!r}"
-            yield f"{where}: inference_settings.json has no profile {profile!r}{_meant(profile, known)}"
+            yield f"{where}: inference_settings.json has no profile {profile!r}{meant(profile, known)}"
 
 
 def _table(data: Any, key: str) -> Mapping[str, Any]:
@@ -97,16 +102,16 @@ def _text(data: Any, key: str) -> str:
 def _gguf(file: str, data: Any) -> Iterator[str]:
     if not isinstance(data, dict):
         return
-    yield from _keys(file, data, GGUF_KEYS | {"models"})
+    yield from _keys(file, data, (*GGUF, "models"))
     for model, options in _table(data, "models").items():
         if isinstance(options, dict):
-            yield from _keys(f"{file}: model {model!r}", options, GGUF_KEYS)
+            yield from _keys(f"{file}: model {model!r}", options, GGUF)
 
 
 def _keys(where: str, table: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
     for key in table:
         if key not in known:
-            yield f"{where}: nothing reads {key!r}{_meant(key, known)}"
+            yield f"{where}: nothing reads {key!r}{meant(key, known)}"
 
 
 def _content(settings: Settings, name: str) -> Any:
@@ -114,8 +119,3 @@ def _content(settings: Settings, name: str) -> Any:
         return SettingsFile(settings, name).load()
     except ConfigError:
         return None
-
-
-def _meant(word: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=_CLOSE)
-    return f": did you mean {close[0]}?" if close else ""

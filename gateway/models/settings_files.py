@@ -17,7 +17,10 @@ from gateway.models.resolve import Routes, parse_aliases
 from gateway.models.sampling import parse_sampling
 from shared.config import Settings, SettingsFile
 from shared.errors import ConfigError
-from shared.registry import ModelSpec, parse_models
+from shared.gguf_config import FILE as GGUF_CONFIG
+from shared.gguf_config import gguf_faults
+from shared.options import raise_first
+from shared.registry import ModelSpec, models_faults, parse_models
 from shared.remotes import Remote, parse_remotes
 from shared.routing import parse_tiers
 
@@ -55,22 +58,18 @@ class _ParsedFile(Generic[_T]):
         return True
 
 
-def _check_gguf(data: Any) -> None:
-    """The form alone: what the values may be is the GGUF engine's to say, when it loads a model."""
-    models = data.get("models", {}) if isinstance(data, dict) else None
-    if not isinstance(models, dict) or not all(isinstance(each, dict) for each in models.values()):
-        raise ConfigError(
-            'gguf_config.json: expected an object, such as {"slots": 4, "models": {"NAME": {"slots": 2}}}'
-        )
-
-
 PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "models.json": lambda data: parse_models(data) if data else (),
     "model_aliases.json": parse_aliases,
     "claude_routing.json": lambda data: (parse_tiers(data), parse_fallbacks(data)),
     "inference_settings.json": lambda data: (parse_sampling(data), parse_profiles(data)),
     "remotes.json": parse_remotes,
-    "gguf_config.json": _check_gguf,
+    GGUF_CONFIG: lambda data: raise_first(gguf_faults(data)),
+}
+# Those of which every fault can be told, not the first alone.
+_FAULTS: Mapping[str, Callable[[Any], Iterable[str]]] = {
+    "models.json": lambda data: models_faults(data) if data else (),
+    GGUF_CONFIG: gguf_faults,
 }
 
 
@@ -79,11 +78,15 @@ def _log(fault: str) -> None:
 
 
 def find_faults(settings: Settings) -> Iterator[str]:
-    """One line for each settings file that cannot be used: whoever reads it would not start."""
+    """One line for each fault of a settings file that cannot be used: whoever reads it would not start."""
     parsed: dict[str, Any] = {}
     for name, parse in PARSERS.items():
         try:
-            parsed[name] = parse(SettingsFile(settings, name).load())
+            data = SettingsFile(settings, name).load()
+            found = [*_FAULTS[name](data)] if name in _FAULTS else []
+            if not found:
+                parsed[name] = parse(data)
+            yield from found
         except ConfigError as error:
             yield str(error)
     yield from _shared_ids(parsed.get("models.json", ()), parsed.get("remotes.json", ()))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.config import Settings
 from shared.cost import PrefillCost
-from shared.errors import ConfigError, PromptTooLongError, WorkerLostError
+from shared.errors import PromptTooLongError, WorkerLostError
 from shared.events import Event, Finished, Progress, Started, TextDelta, Usage
+from shared.options import read_options
 from shared.pieces import session_digest
 from shared.registry import ModelSpec
 from shared.request import GenerateRequest, Resume
@@ -55,17 +56,8 @@ class EchoOptions:
 
 
 def parse_options(options: dict[str, Any]) -> EchoOptions:
-    """Raises `ConfigError` naming an option that is unknown or not a number."""
-    known = {name: type(default) for name, default in asdict(EchoOptions()).items()}
-    values: dict[str, Any] = {}
-    for name, value in options.items():
-        if name not in known:
-            raise ConfigError(f"echo engine: unknown option {name!r}")
-        try:
-            values[name] = known[name](value)
-        except (TypeError, ValueError):
-            raise ConfigError(f"echo engine: option {name}={value!r} is not a number") from None
-    return EchoOptions(**values)
+    """Raises `ConfigError` naming an option that is unknown or cannot be meant."""
+    return EchoOptions(**read_options("echo", options))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 from shared.config import Settings
 from shared.errors import ConfigError, InternalError, ModelUnavailableError
 from shared.extras import install_line
+from shared.options import read_options
 from shared.registry import EngineName, ModelSpec
 from worker.engines.base import Engine
 from worker.engines.gguf.model_file import check_source as check_gguf
@@ -55,12 +56,13 @@ _ENGINES: dict[EngineName, _Entry] = {
 
 
 def build_engine(spec: ModelSpec, settings: Settings) -> Engine:
-    """The engine of `spec`, nothing loaded yet. Raises `ConfigError` for an unknown name, `ModelUnavailableError` when
-    there is no such model or the engine's packages are not installed, and `InternalError` when the engine's own code
-    cannot be imported."""
+    """The engine of `spec`, nothing loaded yet. Raises `ConfigError` for an unknown name or option,
+    `ModelUnavailableError` when there is no such model or the engine's packages are not installed, and `InternalError`
+    when the engine's own code cannot be imported."""
     if spec.engine not in _ENGINES:
         raise ConfigError(f"unknown engine {spec.engine!r}: expected one of {', '.join(_ENGINES)}")
     entry = _ENGINES[spec.engine]
+    read_options(spec.engine, spec.options)
     if entry.check is not None:
         entry.check(spec.source)
     try:

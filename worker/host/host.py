@@ -33,6 +33,7 @@ from shared.connections import build_async_redis, build_redis
 from shared.errors import ConfigError, WireError
 from shared.keys import Names, word
 from shared.log import set_up_logging
+from shared.options import ENGINE_OPTIONS
 from shared.processes import EXIT_LEFT
 from shared.registry import (
     ENGINE_NAMES,
@@ -117,12 +118,17 @@ def add_tier_models(models: Mapping[str, ModelSpec], tiers: Mapping[str, Target]
 
 def give_drafts(models: Mapping[str, ModelSpec], tiers: Mapping[str, Target]) -> dict[str, ModelSpec]:
     """The models with the draft models that tiers name for them, by id or source; what a model's own options in
-    models.json say comes before. Raises `ConfigError` when two tiers name different ones for a model."""
+    models.json say comes before. Raises `ConfigError` when two tiers name different ones for a model, or its engine
+    takes none."""
     given: dict[str, str] = {}
     for tier in tiers.values():
         for spec in models.values() if tier.draft_model else ():
-            if tier.model not in (spec.id, spec.source) or "draft_model" in spec.options:
+            if tier.model not in (spec.id, spec.source) or spec.options.keys() & {"draft", "draft_model"}:
                 continue
+            if "draft_model" not in ENGINE_OPTIONS[spec.engine]:
+                raise ConfigError(
+                    f"claude_routing.json: `draft_model` for {spec.id!r}: engine {spec.engine} takes none"
+                )
             draft = models[tier.draft_model].source if tier.draft_model in models else resolve_source(tier.draft_model)
             if given.setdefault(spec.id, draft) != draft:
                 raise ConfigError(f"claude_routing.json: two tiers name different draft models for {spec.id!r}")

@@ -17,6 +17,7 @@ from typing import Protocol, get_args
 
 from shared.errors import NoMemoryError, WireError
 from shared.log import last_lines, log_size
+from shared.options import option_text
 from shared.processes import GuardedProcess
 from shared.registry import ENGINES_IN_MEMORY, ModelRecord, ModelSpec, ModelState, RestartCause
 from shared.restarts import Restarts
@@ -232,7 +233,7 @@ class ModelSupervisor:
         # -P: a folder of the person's own called `worker` is not ours.
         command = [sys.executable, "-P", "-m", "worker", "--model", spec.source, "--engine", spec.engine]
         command += [f"--name={spec.id}", f"--host={self._surroundings.host}"]  # one word: either may begin with a dash
-        command += [word for key, value in spec.options.items() for word in ("--option", f"{key}={value}")]
+        command += [word for key, value in spec.options.items() for word in ("--option", f"{key}={option_text(value)}")]
         try:
             self._log_start = log_size(self.log)
             process = GuardedProcess(

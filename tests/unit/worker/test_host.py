@@ -54,6 +54,12 @@ def test_a_models_own_option_comes_before_its_tiers_draft_model() -> None:
     assert give_drafts({"coder": spec}, {"opus": Target(model="coder", draft_model="other")}) == {"coder": spec}
 
 
+def test_a_tier_that_names_a_draft_for_a_model_whose_engine_takes_none_is_refused() -> None:
+    tiers = {"opus": Target(model="e", draft_model="d")}
+    with pytest.raises(ConfigError, match=r"`draft_model` for 'e': engine echo takes none"):
+        give_drafts({"e": ModelSpec(id="e", source="e", engine="echo")}, tiers)
+
+
 def test_tiers_that_disagree_on_a_draft_model_are_refused() -> None:
     tiers = {"opus": Target(model="coder", draft_model="one"), "sonnet": Target(model="coder", draft_model="two")}
     with pytest.raises(ConfigError, match=r"two tiers name different draft models for 'coder'"):

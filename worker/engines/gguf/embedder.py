@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from shared.config import Settings, SettingsFile
 from shared.errors import WorkerLostError
 from shared.events import Embedded
+from shared.gguf_config import FILE
 from shared.http_client import AskError, ask_json
 from shared.registry import ModelSpec
 from shared.work import KINDS, Embed, unpack_ids
@@ -19,7 +20,7 @@ from worker.engines.base import EngineInfo
 from worker.engines.gguf.command import embedding_flags, find_program
 from worker.engines.gguf.holding import HeldMemory
 from worker.engines.gguf.model_file import GgufModel, find_gguf, read_model
-from worker.engines.gguf.options import FILE, parse_options
+from worker.engines.gguf.options import parse_options
 from worker.engines.gguf.server import LlamaServer
 from worker.engines.gguf.vectors import PATH, parse_vectors, refusal, relevance, render_inputs
 from worker.engines.gguf.window import Window

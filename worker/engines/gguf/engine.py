@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from shared.config import Settings, SettingsFile
+from shared.gguf_config import FILE
 from shared.registry import ModelSpec
 from worker.engines.base import Engine
 from worker.engines.gguf.embedder import GgufEmbedder
 from worker.engines.gguf.model_file import find_gguf, makes_vectors
-from worker.engines.gguf.options import FILE, parse_options
+from worker.engines.gguf.options import parse_options
 from worker.engines.gguf.source import GgufSource
 from worker.engines.streamed import StreamedEngine
 

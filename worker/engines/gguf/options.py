@@ -9,12 +9,11 @@ What stands under a model's name comes before what stands for all, and its optio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from shared.errors import ConfigError
-
-FILE = "gguf_config.json"
+from shared.gguf_config import FILE, gguf_faults
+from shared.options import GGUF, GGUF_WORDS, raise_first, read_options, unknown_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,43 +36,12 @@ class GgufOptions:
 
 
 def parse_options(config: Any, model: str, options: Mapping[str, Any]) -> GgufOptions:
-    """Raises `ConfigError` for a key that nobody reads, or a value of another kind."""
-    if not isinstance(config, dict):
-        raise ConfigError(f"{FILE}: expected an object")
+    """Raises `ConfigError` for a key that nobody reads, or a value that cannot be meant; what the file says of other
+    models is theirs."""
+    raise_first(gguf_faults(config, of_model=model))
     of_all = {key: value for key, value in config.items() if key != "models"}
-    models = config.get("models", {})
-    if not isinstance(models, dict) or not isinstance(models.get(model, {}), dict):
-        raise ConfigError(f'{FILE}: `models` is an object of objects: {{"NAME": {{"slots": 2}}}}')
-    given = {**of_all, **models.get(model, {})}
-    values = {key: _value(FILE, key, value) for key, value in given.items()}
-    own = {_NAMES.get(key, key): value for key, value in options.items()}
-    return GgufOptions(**{**values, **{key: _value("models.json", key, value) for key, value in own.items()}})
-
-
-_NAMES = {"draft_model": "draft", "args": "default_args"}
-_DEFAULTS = {field.name: field.default for field in fields(GgufOptions)}
-
-
-def _value(where: str, key: str, value: Any) -> Any:
-    if key not in _DEFAULTS:
-        raise ConfigError(f"{where}: the GGUF engine knows no option {key!r}; it has {', '.join(_DEFAULTS)}")
-    default = _DEFAULTS[key]
-    if isinstance(default, tuple):
-        if isinstance(value, list) and all(isinstance(each, str | int | float) for each in value):
-            return tuple(map(str, value))
-        raise ConfigError(f"{where}: `{key}` is a list of texts")
-    if isinstance(default, bool):
-        if isinstance(value, bool) or str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true"
-        raise ConfigError(f"{where}: `{key}` is true or false")
-    if isinstance(default, int):
-        return _number(where, key, value)
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: `{key}` is a text")
-    return value
-
-
-def _number(where: str, key: str, value: Any) -> int:
-    if isinstance(value, bool) or not str(value).isdecimal():
-        raise ConfigError(f"{where}: `{key}` is a whole number")
-    return int(value)
+    given = {**of_all, **config.get("models", {}).get(model, {})}
+    raise_first(unknown_names(FILE, GGUF, given))
+    own = {GGUF_WORDS.get(key, key): value for key, value in read_options("gguf", options).items()}
+    values = given | own
+    return GgufOptions(**{**values, "default_args": tuple(map(str, values.get("default_args", ())))})

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shared.config import Settings, SettingsFile
 from shared.errors import ModelUnavailableError
+from shared.gguf_config import FILE
 from shared.http_client import ask_json
 from shared.registry import ModelSpec
 from shared.request import GenerateRequest, Resume
@@ -26,7 +27,7 @@ from worker.engines.gguf.forms import MARK
 from worker.engines.gguf.holding import HeldMemory
 from worker.engines.gguf.media import PATCHES, MediaWriter, Placeholder
 from worker.engines.gguf.model_file import GgufModel, find_gguf, find_projector, read_model
-from worker.engines.gguf.options import FILE, parse_options
+from worker.engines.gguf.options import parse_options
 from worker.engines.gguf.preparing import Preparing
 from worker.engines.gguf.rates import Rates
 from worker.engines.gguf.server import LlamaServer

