@@ -148,7 +148,7 @@ clean:
 
 $(RUN): pyproject.toml uv.lock
 ifneq ($(UV),)
-	$(UV) sync --quiet --frozen --inexact --no-dev --extra mlx || $(MAKE) --no-print-directory UV= $@
+	$(UV) sync --quiet --frozen --inexact --no-dev --extra mlx --extra gguf || $(MAKE) --no-print-directory UV= $@
 else
 	@$(MAKE) --no-print-directory .venv/bin/pip
 	$(BIN)/pip install --quiet --editable '.[mlx,gguf]'
@@ -157,7 +157,7 @@ endif
 
 $(DEV): pyproject.toml uv.lock
 ifneq ($(UV),)
-	$(UV) sync --quiet --frozen --extra mlx || $(MAKE) --no-print-directory UV= $@
+	$(UV) sync --quiet --frozen --extra mlx --extra gguf || $(MAKE) --no-print-directory UV= $@
 else
 	@$(MAKE) --no-print-directory .venv/bin/pip
 	$(BIN)/pip install --quiet --editable '.[mlx,gguf]' --group dev

@@ -23,7 +23,7 @@ from gateway.admin.requests import RequestLog
 from gateway.admin.settings_files import ChangedFileError, SettingsEditor
 from gateway.admin.topics import Sights
 from gateway.command.sharing import share
-from gateway.http.administration import load_model, revoke_host, unload_model
+from gateway.http.administration import load_model, refused_by, revoke_host, unload_model
 from gateway.http.auth import check_own_page, offered_keys
 from gateway.http.replies import header, read_raw, send_json
 from gateway.keys.holder import Holder, holder_of
@@ -228,7 +228,7 @@ class Api:
             await send_json(send, 412, _changed(error), headers=NO_STORE)
             return
         except ConfigError as error:
-            raise InvalidRequestError(error.message) from error
+            raise refused_by(error) from error
         if method != "GET":
             logger.info("console: %s %s %s", method, self._name, call.name[:100] or "-")
         await send_json(send, 200, told, headers=NO_STORE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -11,18 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.command.checks.broker import check_broker
-from gateway.command.checks.finding import Finding
+from gateway.command.checks.finding import Finding, fault, fine
 from gateway.command.checks.fleet import check_fleet
 from gateway.command.checks.machine import check_disk, check_memory
+from gateway.command.checks.port import check_port
 from gateway.command.checks.programs import check_programs
 from gateway.command.checks.sentinels import check_sentinels
-from gateway.command.runfile import read_running
 from gateway.command.stack import check_redis, listen
 from gateway.dialects.registry import TIERS
 from gateway.models.settings_files import find_faults
 from shared.config import Settings, model_folders
 from shared.errors import ConfigError
 from shared.extras import install_line
+from shared.membership import Membership, read_membership
 from shared.redis_server import find_redis, redis_version
 from shared.slips import find_slips
 
@@ -39,9 +41,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """One finding after another; some take seconds."""
     version = platform.python_version()
     yield Finding(subject="python", is_fine=sys.version_info >= (3, 11), text=f"{version} ({sys.executable})")
-    yield from _redis(settings)
+    membership = _membership(settings)
+    yield from _redis(settings, membership)
     yield from check_fleet(settings)
-    yield _port(settings)
+    yield check_port(settings, membership, listen)
     yield _mlx()
     yield check_memory()
     yield _state(settings)
@@ -51,30 +54,29 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from check_programs()
 
 
-def _redis(settings: Settings) -> Iterator[Finding]:
+def _redis(settings: Settings, membership: Membership | None) -> Iterator[Finding]:
+    if membership is not None and not settings.redis_url:
+        yield fine("redis", f"the fleet's, through the door at {membership.address}: this Mac needs none")
+        return
     try:
         if settings.redis_url:
             check_redis(settings)
-            yield Finding(subject="redis", is_fine=True, text="the server of REDIS_URL answers")
+            yield fine("redis", "the server of REDIS_URL answers")
             yield from check_sentinels(settings)
             yield from check_broker(settings)
             return
         binary = find_redis()
     except ConfigError as error:
-        yield Finding(subject="redis", is_fine=False, text=str(error))
+        yield fault("redis", str(error))
         return
-    yield Finding(subject="redis", is_fine=True, text=f"{binary} {'.'.join(map(str, redis_version(binary)))}")
+    yield fine("redis", f"{binary} {'.'.join(map(str, redis_version(binary)))}")
 
 
-def _port(settings: Settings) -> Finding:
-    running = read_running(settings.state_dir)
-    if running is not None:  # whatever port it was given: that one is what its clients need
-        return Finding(subject="port", is_fine=True, text=f"{running.url} is this gateway (of `up`, pid {running.pid})")
-    try:
-        listen(settings).close()
-    except ConfigError as error:
-        return Finding(subject="port", is_fine=False, text=str(error))
-    return Finding(subject="port", is_fine=True, text=f"{settings.host}:{settings.port} is free")
+def _membership(settings: Settings) -> Membership | None:
+    """None where this Mac has not joined, and where the files that say so cannot be read, which `check_fleet` tells."""
+    with contextlib.suppress(ConfigError):
+        return read_membership(settings.state_dir)
+    return None
 
 
 def _mlx() -> Finding:

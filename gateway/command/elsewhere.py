@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from gateway.command.ends import failed, not_running, not_there
-from gateway.command.served import connect, told
+from gateway.command.ends import failed, not_running
+from gateway.command.served import connect, refusal
 from gateway.command.sharing import host_lines
 from gateway.command.watching import wants_table, watch
 from shared.config import Settings
@@ -87,8 +87,7 @@ class RemoteGateway:
         finally:
             connection.close()
         if status != http.HTTPStatus.OK:
-            build = not_there if status == http.HTTPStatus.NOT_FOUND else ConfigError
-            raise build(f"{self.url}: {told(status, answer)}")
+            raise refusal(self.url, status, answer)
         return answer
 
 

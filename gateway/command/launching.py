@@ -6,7 +6,6 @@ import argparse
 import os
 import shutil
 import sys
-from dataclasses import replace
 from typing import Final
 
 from gateway.command.agents.base import Agent, Setting, Start
@@ -65,9 +64,13 @@ def _start(settings: Settings, options: argparse.Namespace, agent: Agent) -> Sta
         model = resolve_source(model)
     if options.mode:
         model = _model_of(settings, options)
-    models = read_models(url, settings.api_key, model, say=lambda text: print(text, file=sys.stderr, flush=True))
-    if options.mode:  # it answers for every tier
-        models = replace(models, tiers={})
+    models = read_models(
+        url,
+        settings.api_key,
+        model,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+        with_tiers=agent.asks_tiers and not options.mode,  # a mode's model answers for every tier
+    )
     folder = settings.state_dir / _FOLDER
     return agent.prepare(Setting(url=url, key=settings.api_key, models=models, folder=folder))
 

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from gateway.command.agents.base import ServedModels
-from gateway.command.ends import KEY_REMEDY, not_running, not_there
+from gateway.command.ends import KEY_REMEDY, failed, not_running, not_there
 from gateway.dialects.anthropic.schema import NAMES
 from shared.errors import ConfigError
 
@@ -20,33 +20,61 @@ _POLL_S = 0.1
 _ASK_S = 60.0
 _ASK_AGAIN_S = 1.0
 _KNOWN_S = 5.0  # by then the gateway has heard of what its workers loaded
+_MOST_LISTED = 1000
 _TRY_AGAIN = (504, 529)  # a model that is still loading, or no worker yet
 _ANY_CLAUDE = "claude"  # a name that every gateway serves: its default model
 
 
-def read_models(url: str, key: str, model: str | None, *, say: Callable[[str], None]) -> ServedModels:
-    """What the gateway at `url` serves under Claude's names, the main one being `model` if given, and loaded.
+def read_models(
+    url: str, key: str, model: str | None, *, say: Callable[[str], None], with_tiers: bool = True
+) -> ServedModels:
+    """What the gateway at `url` serves to this key under Claude's names, the main one being `model` if given, and
+    loaded. It answers for tiers whose own model the key may not use.
 
-    Raises `ConfigError` in the gateway's words, or when nothing answers.
+    Raises `ConfigError` in the gateway's words, with what the key may use, or when nothing answers.
     """
     gateway = _Gateway(url, key)
     name = model or _ANY_CLAUDE
-    gateway.load(name, say)
+    try:
+        gateway.load(name, say)
+    except ConfigError as error:
+        raise (ConfigError(f"{error}; {_what_helps(gateway, name)}") if _is_refused(error) else error) from error
     main = gateway.model(name)
     end_s = time.monotonic() + _KNOWN_S
     while "max_input_tokens" not in main and time.monotonic() < end_s:
         time.sleep(_POLL_S)
         main = gateway.model(name)
-    default = gateway.model(_ANY_CLAUDE)["display_name"]
-    tiers = {tier: gateway.model(f"{_ANY_CLAUDE}-{tier}")["display_name"] for tier in NAMES.tiers}
     capabilities = main.get("capabilities", {})
     return ServedModels(
         main=main["display_name"],
         context_tokens=main.get("max_input_tokens", 0),
-        tiers={tier: served for tier, served in tiers.items() if served != default},
+        tiers=_tiers(gateway, main["display_name"], say) if with_tiers else {},
         reads_images=_is_supported(capabilities, "image_input"),
         reasons=_is_supported(capabilities, "thinking"),
     )
+
+
+def _tiers(gateway: _Gateway, main: str, say: Callable[[str], None]) -> dict[str, str]:
+    """The models of tiers that have one of their own."""
+    default = gateway.model_if_allowed(_ANY_CLAUDE)
+    found = {tier: gateway.model_if_allowed(f"{_ANY_CLAUDE}-{tier}") for tier in NAMES.tiers}
+    refused = [tier for tier, served in found.items() if served is None]
+    if refused:
+        say(f"the key may not use the model of {' and '.join(refused)}: {main} answers there")
+    return {tier: served for tier, served in found.items() if served not in (None, default)}
+
+
+def _is_refused(error: ConfigError) -> bool:
+    """Whether the key is known and may not do this."""
+    return bool(error.details.get("is_refused"))
+
+
+def _what_helps(gateway: _Gateway, name: str) -> str:
+    """Where the key may look at the model, it is its role that may not ask it."""
+    if gateway.model_if_allowed(name) is not None:
+        return "an agent needs a key that may: `mlx-gateway key create NAME` makes one, MLX_GATEWAY_API_KEY holds it"
+    usable = gateway.models()
+    return f"it may use: {', '.join(usable)}" if usable else "it may use none of the models that are served"
 
 
 def _is_supported(capabilities: dict[str, Any], name: str) -> bool:
@@ -68,6 +96,16 @@ def connect(url: str) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(address.hostname or "", address.port, timeout=_ASK_S)
 
 
+def refusal(url: str, status: int, answer: Mapping[str, Any]) -> ConfigError:
+    """Of a gateway that did not do as it was asked, with how the command ends by it."""
+    text = f"{url}: {told(status, answer)}"
+    if status == http.HTTPStatus.NOT_FOUND:
+        return not_there(text)
+    if status == http.HTTPStatus.TOO_MANY_REQUESTS or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        return failed(text)  # nothing is wrong with what was said
+    return ConfigError(text, is_refused=status == http.HTTPStatus.FORBIDDEN)
+
+
 class _Gateway:
     """Asks as an Anthropic client does."""
 
@@ -80,6 +118,20 @@ class _Gateway:
     def model(self, name: str) -> dict[str, Any]:
         """The entry of the model behind a name."""
         return self._answer(*self._ask("GET", f"/v1/models/{quote(name, safe='')}"))
+
+    def model_if_allowed(self, name: str) -> str | None:
+        """The model behind a name; None for one that the key may not use."""
+        try:
+            return str(self.model(name)["display_name"])
+        except ConfigError as error:
+            if _is_refused(error):
+                return None
+            raise
+
+    def models(self) -> list[str]:
+        """Those that the key may use."""
+        listed = self._answer(*self._ask("GET", f"/v1/models?limit={_MOST_LISTED}"))
+        return [str(each["display_name"]) for each in listed["data"]]
 
     def load(self, name: str, say: Callable[[str], None]) -> None:
         """Until the model behind the name answers, which also asks for it to be loaded."""
@@ -97,8 +149,7 @@ class _Gateway:
 
     def _answer(self, status: int, answer: dict[str, Any]) -> dict[str, Any]:
         if status != http.HTTPStatus.OK:
-            build = not_there if status == http.HTTPStatus.NOT_FOUND else ConfigError
-            raise build(f"{self._url}: {told(status, answer)}")
+            raise refusal(self._url, status, answer)
         return answer
 
     def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:

@@ -130,7 +130,7 @@ class FleetWatcher(Presence):
                 await self._read_next()
             failure = self._failure
         if failure is not None:
-            raise away_error("Redis cannot be reached", failure) from failure
+            raise away_error("what is served cannot be known", failure) from failure
         return self.snapshot
 
     async def _read_next(self) -> None:

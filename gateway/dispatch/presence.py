@@ -16,8 +16,8 @@ _RETRY_AFTER_S = 2
 
 
 def away_error(what: str, error: BaseException | None = None) -> BrokerUnavailableError:
-    """`what` happened for want of Redis, because of `error`, which a client is told in our words; the log has those of
-    an answer that nobody expects."""
+    """`what`, which does not name Redis, happened for want of it. Clients are told of its `error` in our words; the log
+    has those of an answer that nobody expects."""
     if isinstance(error, ResponseError):
         logger.error("%s: %s", what, error)
     text = what if error is None else f"{what}: {_told(error)}"
@@ -27,7 +27,8 @@ def away_error(what: str, error: BaseException | None = None) -> BrokerUnavailab
 def _told(error: BaseException) -> str:
     if isinstance(error, ResponseError):
         return "Redis refuses it, and the gateway's log says why"
-    return "it does not answer" if isinstance(error, TimeoutError | RedisTimeoutError) else "it cannot be reached"
+    is_silent = isinstance(error, TimeoutError | RedisTimeoutError)
+    return "Redis does not answer" if is_silent else "Redis cannot be reached"
 
 
 def reason_of(error: BaseException) -> str:

@@ -122,14 +122,12 @@ def shows(address: str, port: int, code: JoinCode) -> bool:
 def greet(state_dir: Path, membership: Membership, myself: Myself) -> Membership:
     """Hear whether this host still counts and its version fits, with a new certificate when the old one ends soon.
     Raises `ConfigError` with the door's words, or since nothing answers (`is_unreachable`)."""
-    request = ""
-    if ends_soon(membership.certificate):
-        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-        key = load_pem_private_key(membership.private_key.encode(), None)
-        request = request_pem(key) if isinstance(key, EllipticCurvePrivateKey) else ""
-    context = _context(membership.door_ca, folder_of(state_dir))
+    folder = folder_of(state_dir)
+    try:
+        request = _renewal_request(membership)
+        context = _context(membership.door_ca, folder)
+    except (ValueError, ssl.SSLError) as error:  # what is in the files is neither a certificate nor a key
+        raise ConfigError(f"what {folder} says of the fleet cannot be read ({error}): join again") from error
     with _talk(membership.address, membership.port, context) as line:
         read_message(decode_line(line.read()), Greeting)
         line.write(Hello(version=myself.version, wire=list(myself.wire), request=request))
@@ -139,6 +137,17 @@ def greet(state_dir: Path, membership: Membership, myself: Myself) -> Membership
     renewed = replace(membership, certificate=renewal.certificate)
     write_membership(state_dir, renewed)
     return renewed
+
+
+def _renewal_request(membership: Membership) -> str:
+    """Empty while the certificate lasts. Raises `ValueError` for what is none, or no key."""
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    if not ends_soon(membership.certificate):
+        return ""
+    key = load_pem_private_key(membership.private_key.encode(), None)
+    return request_pem(key) if isinstance(key, EllipticCurvePrivateKey) else ""
 
 
 def ends_soon(certificate: str) -> bool:

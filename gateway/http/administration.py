@@ -41,14 +41,20 @@ class Administration:
         try:
             done = await act(self.parts, name)
         except ConfigError as error:
-            raise InvalidRequestError(error.message) from error
+            raise refused_by(error) from error
         await send_json(send, 200, {"done": done})
+
+
+def refused_by(error: ConfigError) -> InvalidRequestError:
+    """What a person named is not there, or cannot be done."""
+    kind = RouteNotFoundError if error.details.get("is_missing") else InvalidRequestError
+    return kind(error.message)
 
 
 async def _drain(parts: Parts, worker: str) -> str:
     if not await drain(parts.connections[0], worker):
         there = ", ".join(lease.worker for lease in parts.fleet.snapshot.workers) or "none"
-        raise ConfigError(f"no worker is called {worker!r}; there are: {there}")
+        raise ConfigError(f"no worker is called {worker!r}; there are: {there}", is_missing=True)
     return f"{worker} drains"
 
 

@@ -75,7 +75,10 @@ class KeyCheck:
                 return record
         if known:
             raise AuthenticationError(f"the API key {known[0].name!r} is {known[0].state(time.time())}")
-        raise AuthenticationError("the API key is missing or wrong")
+        raise AuthenticationError(
+            "the API key is missing or wrong: the gateway knows the MLX_GATEWAY_API_KEY that it was started with, and "
+            "those that `mlx-gateway key create NAME` made there"
+        )
 
 
 def _holder_of(found: str | KeyRecord) -> Holder:

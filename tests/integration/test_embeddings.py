@@ -13,6 +13,8 @@ import openai
 import pytest
 
 from tests.models.bert_checkpoint import HIDDEN, build_bert
+from tests.models.bert_gguf import build_bert_gguf
+from tests.support.gguf_engine import needs_wheel
 from tests.support.served import served
 
 
@@ -42,6 +44,31 @@ def test_vectors_come_through_the_whole_stack(redis_url: str, tmp_path: Path) ->
         assert ranked.json["results"][0]["index"] == 1
         wrong = gateway.post("/v1/rerank", {"model": "tiny", "documents": ["b c"]})
         assert (wrong.status, wrong.json["error"]["param"]) == (400, "query")
+
+
+@needs_wheel
+@pytest.mark.slow
+def test_vectors_of_a_gguf_model_come_through_the_whole_stack_as_those_of_the_same_weights(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """llama.cpp's server from the wheel, started by the worker, beside our own engine."""
+    file = build_bert_gguf(tmp_path / "tiny", tmp_path / "tiny.gguf")
+    texts = ["the cat", "a b c", "the cat sat on the mat"]
+    with (
+        served(redis_url, tmp_path) as gateway,
+        gateway.worker("gguf", engine="gguf", source=str(file), binary="wheel", default_args='["-t", "1"]'),
+        gateway.worker("own", engine="embeddings", source=str(tmp_path / "tiny")),
+        openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="any", max_retries=0) as client,
+    ):
+        made, own = (client.embeddings.create(model=model, input=texts) for model in ("gguf", "own"))
+        assert [one.index for one in made.data] == [0, 1, 2]
+        for there, here in zip(made.data, own.data, strict=True):
+            assert np.dot(there.embedding, here.embedding) > 0.999
+        assert made.usage == own.usage
+        with pytest.raises(openai.BadRequestError, match="too long"):
+            client.embeddings.create(model="gguf", input="a " * 500)
+        with pytest.raises(openai.BadRequestError, match="writes no answers: it makes vectors"):
+            client.completions.create(model="gguf", prompt="a")
 
 
 @pytest.mark.slow

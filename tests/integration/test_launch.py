@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gateway.command.ends import NOT_THERE, UNUSABLE
+from gateway.command.ends import NOT_THERE, UNUSABLE, exit_status
+from gateway.command.served import read_models
+from gateway.keys.file import KeyFile
+from gateway.keys.making import Wish, add_key, revoke_key
+from shared.errors import ConfigError
 from tests.support.up import Up, run_command, up
 
 KEY = "a key with 'quotes'"
@@ -39,6 +46,14 @@ def launch(served: Up, *arguments: str, **env: str) -> subprocess.CompletedProce
     return run_command(
         "launch", "claude", "--state", str(served.state), *arguments, env={"MLX_GATEWAY_API_KEY": KEY} | env
     )
+
+
+def made_key(served: Up, **wish: Any) -> str:
+    key, _ = add_key(KeyFile(served.state), Wish(name=f"k{next(_numbers)}", **wish))
+    return key
+
+
+_numbers = itertools.count()
 
 
 def environment_of(script: str) -> dict[str, str]:
@@ -89,6 +104,48 @@ def test_a_model_that_does_not_exist_is_said_with_those_that_do(served: Up) -> N
     assert said.stdout == ""
     assert "bgi" in said.stderr
     assert "there are: big, small/one" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("models", "main", "haiku", "said"),
+    [
+        ((), "big", "small/one", ""),
+        (("small/*",), "small/one", "small/one", ""),
+        (("big",), "big", "big", "the key may not use the model of haiku: big answers there"),
+    ],
+    ids=["all", "not the default", "not a tier's"],
+)
+def test_a_key_of_some_models_gets_those_in_place_of_others(
+    served: Up, models: tuple[str, ...], main: str, haiku: str, said: str
+) -> None:
+    key = made_key(served, models=models)
+    told: list[str] = []
+    found = read_models(served.url, key, None, say=told.append)
+    assert (found.main, found.tiers.get("haiku", found.main)) == (main, haiku)
+    assert [line for line in told if not line.startswith("waiting")] == ([said] if said else [])
+    assert read_models(served.url, key, None, say=told.append, with_tiers=False).tiers == {}
+
+
+@pytest.mark.parametrize(
+    ("wish", "model", "said"),
+    [
+        ({"models": ("small/*",)}, "big", "may not use 'big'; it may use: small/one"),
+        ({"models": ("other",)}, None, "it may use none of the models that are served"),
+        ({"role": "viewer"}, None, "has the role viewer, which may not do this; an agent needs a key that may"),
+    ],
+)
+def test_a_key_that_may_not_is_told_what_it_may(served: Up, wish: dict[str, Any], model: str | None, said: str) -> None:
+    key = made_key(served, **wish)
+    with pytest.raises(ConfigError, match=re.escape(said)) as raised:
+        read_models(served.url, key, model, say=print)
+    assert exit_status(raised.value) == UNUSABLE
+
+
+def test_a_key_that_was_revoked_is_said_with_what_helps(served: Up) -> None:
+    key, record = add_key(KeyFile(served.state), Wish(name="gone"))
+    assert revoke_key(KeyFile(served.state), record.name) == ""
+    with pytest.raises(ConfigError, match=r"'gone' is revoked; set MLX_GATEWAY_API_KEY to one that it knows"):
+        read_models(served.url, key, None, say=print)
 
 
 def test_a_missing_key_is_said(served: Up) -> None:

@@ -78,8 +78,9 @@ class Start:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
     """`program` is its name on the PATH, `install` the command that brings it. `prepare` raises `ConfigError` where
-    it cannot work with the model."""
+    it cannot work with the model. One that `asks_tiers` asks for models by Claude's tiers."""
 
     program: str
     install: str
     prepare: Callable[[Setting], Start]
+    asks_tiers: bool = False

@@ -11,7 +11,12 @@ from gateway.command.agents.base import Agent
 
 AGENTS: Final[Mapping[str, Agent]] = MappingProxyType(
     {
-        "claude": Agent(program="claude", install="npm install -g @anthropic-ai/claude-code", prepare=claude.prepare),
+        "claude": Agent(
+            program="claude",
+            install="npm install -g @anthropic-ai/claude-code",
+            prepare=claude.prepare,
+            asks_tiers=True,
+        ),
         "codex": Agent(program="codex", install="npm install -g @openai/codex", prepare=codex.prepare),
         "opencode": Agent(program="opencode", install="npm install -g opencode-ai", prepare=opencode.prepare),
         "qwen": Agent(program="qwen", install="npm install -g @qwen-code/qwen-code", prepare=qwen.prepare),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.command.elsewhere import checked_url, status_lines, use, used_url
-from gateway.command.ends import NOT_RUNNING, exit_status
+from gateway.command.ends import FAILED, NOT_RUNNING, NOT_THERE, UNUSABLE, exit_status
+from gateway.command.served import refusal
 from shared.config import Settings
 from shared.errors import ConfigError
 from shared.private_files import write_private
@@ -32,6 +33,19 @@ def test_a_gateway_that_does_not_answer_is_not_used(tmp_path: Path) -> None:
         use(Settings(state_dir=tmp_path), "http://127.0.0.1:1")
     assert exit_status(told.value) == NOT_RUNNING
     assert used_url(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "ends"),
+    [
+        (400, UNUSABLE), (401, UNUSABLE), (403, UNUSABLE), (404, NOT_THERE), (405, UNUSABLE), (429, FAILED),
+        (500, FAILED), (503, FAILED), (504, FAILED), (529, FAILED),
+    ],
+)  # fmt: skip
+def test_what_a_gateway_refuses_ends_as_the_table_of_exit_statuses_says(status: int, ends: int) -> None:
+    error = refusal("http://studio:8080", status, {"error": {"message": "why"}})
+    assert error.message.startswith("http://studio:8080: why")
+    assert exit_status(error) == ends
 
 
 def test_a_file_that_names_no_gateway_is_named(tmp_path: Path) -> None:

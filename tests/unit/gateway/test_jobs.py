@@ -314,9 +314,9 @@ def test_without_redis_every_call_says_so(redis_server: RedisServer) -> None:
 
 def test_redis_that_is_silent_is_named_in_words_with_a_time_to_come_back() -> None:
     error = away_error("the request could not be queued", TimeoutError())
-    assert error.message == "the request could not be queued: it does not answer"
+    assert error.message == "the request could not be queued: Redis does not answer"
     assert error.retry_after_s
-    assert away_error("x", OSError("/tmp/r.sock")).message == "x: it cannot be reached"
+    assert away_error("x", OSError("/tmp/r.sock")).message == "x: Redis cannot be reached"
 
 
 def test_what_redis_itself_says_is_for_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
