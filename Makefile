@@ -27,7 +27,7 @@ CONFIG ?=
 AGAINST ?=
 N ?= 20000
 
-.PHONY: help up server install check format test test-all test-random test-faults test-recipes fuzz soak bench bench-placement newest package docs clean
+.PHONY: help up server install check format test test-all test-random test-faults test-recipes test-voice fuzz soak bench bench-placement newest package docs clean
 
 help:
 	@echo "make up [MODEL=path-or-id] [PORT=8080] [STATE=dir]   start everything; point clients at the printed URL"
@@ -35,6 +35,7 @@ help:
 	@echo "make test        checks and tests        make test-all    the slow ones too"
 	@echo "make test-faults what becomes of answers when workers, gateways, Macs, Redis and networks fail"
 	@echo "make test-recipes   LiteLLM and LlamaIndex installed, with what docs/clients.md says (750 MB)"
+	@echo "make test-voice  a real voice is heard, answered and heard again in a browser (300 MB)"
 	@echo "make fuzz N=50000   what no client sends      make soak N=20000   short requests with a fault every fifty"
 	@echo "make check       format, lint, types, import contract"
 	@echo "make bench       tables of speed         make install     set up .venv for development"
@@ -98,6 +99,10 @@ test-faults: $(DEV)
 # LiteLLM and LlamaIndex themselves, with what docs/clients.md says: most of a gigabyte is installed.
 test-recipes: $(DEV)
 	$(BIN)/pytest -m recipes tests/clients
+
+# A voice of Piper's and a Whisper, in the page of voice: what one says is what the other hears.
+test-voice: $(DEV)
+	$(BIN)/pytest -s -o faulthandler_timeout=0 -m voice tests/console
 
 # N requests of chance at every route, what schemathesis makes of /openapi.json, and bytes of chance in Redis.
 fuzz: $(DEV) build/schemathesis/bin/st

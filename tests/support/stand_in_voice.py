@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,13 @@ class StandIn:
             yield types.SimpleNamespace(audio=mx.array(samples), sample_rate=RATE)
 
 
-def install() -> None:
+def install(model: Callable[[], Any] = StandIn) -> None:
     """In place of mlx-audio, in this process."""
     for name in ("mlx_audio", "mlx_audio.tts", "mlx_audio.tts.utils"):
         module = types.ModuleType(name)
         module.__spec__ = ModuleSpec(name, None)
         sys.modules[name] = module
-    sys.modules["mlx_audio.tts.utils"].load = lambda folder: StandIn()  # type: ignore[attr-defined]
+    sys.modules["mlx_audio.tts.utils"].load = lambda folder: model()  # type: ignore[attr-defined]
 
 
 def build_voices(folder: Path, *names: str) -> Path:
