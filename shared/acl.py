@@ -83,7 +83,7 @@ def _worker(names: Names) -> str:
         names.fleet,
         _RQ_CHANNELS,
     )
-    return _user("worker", (*_shared_keys(names), "rq:*"), channels, _WORKER_RULES)
+    return _user("worker", (*_shared_keys(names), names.generations, "rq:*"), channels, _WORKER_RULES)
 
 
 def host_rules(names: Names, host: str, *, can_only_read: bool) -> list[str]:
@@ -120,7 +120,7 @@ def host_rules(names: Names, host: str, *, can_only_read: bool) -> list[str]:
     return [
         "resetkeys",
         *(f"~{key}" for key in (*own, *common, *jobs, *registries)),
-        *(f"{reading}{key}" for key in (names.ended(_ANY), "rq:suspended")),
+        *(f"{reading}{key}" for key in (names.ended(_ANY), names.generations_for(host), "rq:suspended")),
         "resetchannels",
         *(f"&{channel}" for channel in channels),
         "-@all",

@@ -4,7 +4,8 @@ for one request.
 A host knows no key but its own, so a grant has two halves. The ticket says who may read and until when; it goes to the
 peer. The key was made of the ticket with the peer's own key; it goes to the reader, with the request. Who knows the key
 to a ticket was given it, and the peer, which makes the key again, proves by it who it is. So no two hosts share a
-secret, and a host whose key has a new generation can neither give nor take.
+secret, and a host whose key has a new generation can neither give, since the key was made with the former, nor take,
+since the ticket names the generation of its reader's key, which the peer compares with what it was told last.
 
 Leave for one request is for the prompt whose tags the reader knows. A host that leaves hands its latest conversations
 over, whosever they are: a ticket for that says so.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgpack
 
@@ -44,10 +46,31 @@ class Grant:
         return packed
 
 
-def issue(peer: HostKey, *, reader: str, address: str, tokens: int, now_s: float, is_handover: bool = False) -> Grant:
-    """For `reader`, a host's word. `now_s` is Unix time."""
-    words = [_VERSION, reader, int(now_s) + GRANT_S, secrets.token_bytes(_NONCE_BYTES)]
-    ticket = msgpack.packb([*words, _HANDOVER] if is_handover else words)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """What a ticket says: which host may read, by its word and the generation of its key; and whether it may read what
+    the peer has without knowing a tag of it."""
+
+    reader: str
+    generation: int = 1
+    is_handover: bool = False
+
+
+def issue(
+    peer: HostKey,
+    *,
+    reader: str,
+    address: str,
+    tokens: int,
+    now_s: float,
+    generation: int = 1,
+    is_handover: bool = False,
+) -> Grant:
+    """For `reader`, a host's word, whose key is of this generation. `now_s` is Unix time."""
+    words: list[Any] = [_VERSION, reader, int(now_s) + GRANT_S, secrets.token_bytes(_NONCE_BYTES)]
+    words += [_HANDOVER] if is_handover else []
+    words += [generation] if generation != 1 else []  # a first one is not said, nor known to hosts of before
+    ticket = msgpack.packb(words)
     return Grant(peer=peer.host, address=address, tokens=tokens, ticket=ticket, key=key_of(peer, ticket))
 
 
@@ -56,25 +79,25 @@ def key_of(peer: HostKey, ticket: bytes) -> bytes:
     return peer.seal(Purpose.CACHE).code_of(ticket)
 
 
-def check_ticket(ticket: bytes, *, now_s: float) -> str:
-    """Who reads. The ticket is genuine only if its reader knows its key. Raises `WireError` for one that is over, and
-    for what is none."""
+def check_ticket(ticket: bytes, *, now_s: float) -> Leave:
+    """The ticket is genuine only if its reader knows its key. Raises `WireError` for one that is over, and for what is
+    none."""
     match _unpacked(ticket):
-        case [int(version), str(reader), int(until_s), bytes(), *scope] if version == _VERSION and _is_scope(scope):
+        case [int(version), str(reader), int(until_s), bytes(), *more] if version == _VERSION:
             if until_s < now_s:
                 raise WireError("a grant that is over")
-            return reader
+            return _leave(reader, more)
     raise WireError("no ticket")
 
 
-def is_handover(ticket: bytes) -> bool:
-    """Of a ticket that was checked: whether it is leave to read what the host has, without knowing a tag of it."""
-    words = _unpacked(ticket)
-    return isinstance(words, list) and words[-1] == _HANDOVER
-
-
-def _is_scope(words: list[object]) -> bool:
-    return words in ([], [_HANDOVER])
+def _leave(reader: str, more: list[Any]) -> Leave:
+    is_handover = more[:1] == [_HANDOVER]
+    match more[is_handover:]:
+        case []:
+            return Leave(reader=reader, is_handover=is_handover)
+        case [int(generation)]:
+            return Leave(reader=reader, generation=generation, is_handover=is_handover)
+    raise WireError("no ticket")
 
 
 def decode_grant(data: bytes) -> Grant | None:

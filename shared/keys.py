@@ -103,6 +103,10 @@ class Names:
         """Sealed among gateways: host -> generation of its key, of those whose key is not their first."""
         return self._of("generations")
 
+    def generations_for(self, host: str) -> str:
+        """The same, sealed for one host that joined."""
+        return self._of("generations", host)
+
     def host_user(self, host: str) -> str:
         """The Redis user of a host that joined."""
         return f"host:{host}" if self.deployment == DEFAULT_DEPLOYMENT else f"host:{self.deployment}.{host}"

@@ -152,8 +152,12 @@ class Keyring:
     def of(self, host: str) -> HostKey:
         key = self._keys.get(host)
         if key is None:
-            key = self._keys[host] = derive_key(self._secret, host, self._generations.get(host, 1))
+            key = self._keys[host] = derive_key(self._secret, host, self.generation(host))
         return key
+
+    def generation(self, host: str) -> int:
+        """Of the host's key, as far as was said."""
+        return self._generations.get(host, 1)
 
     @property
     def anyone(self) -> HostKey:

@@ -99,7 +99,8 @@ class Handovers:
         """Whether the worker hears it."""
         grant = issue(
             self._keyring.of(to.host),
-            reader=host_of(to.worker),
+            reader=(reader := host_of(to.worker)),
+            generation=self._keyring.generation(reader),
             address=to.address,
             tokens=0,
             now_s=time.time(),

@@ -222,7 +222,14 @@ class JobQueue:
             return b""
         tokens = prospect.cached_tokens if prospect.lender is not None else 0
         key, reader = self._keyring.of(lent.host), host_of(place.worker)
-        return issue(key, reader=reader, address=lent.address, tokens=tokens, now_s=time.time()).encode()
+        return issue(
+            key,
+            reader=reader,
+            generation=self._keyring.generation(reader),
+            address=lent.address,
+            tokens=tokens,
+            now_s=time.time(),
+        ).encode()
 
     def _queue(self, envelope: Envelope, place: Placed) -> str:
         if place.worker:

@@ -14,7 +14,7 @@ from shared import wire
 from shared.acl import gateway_rules, host_rules
 from shared.errors import BrokerUnavailableError, ConfigError
 from shared.keys import Names
-from shared.membership import GATEWAY
+from shared.membership import GATEWAY, HOST
 from shared.seal import Keyring, Purpose
 
 
@@ -25,7 +25,7 @@ class HostUsers:
     def __init__(self, broker: redis.asyncio.Redis, names: Names, keyring: Keyring, folder: DoorFolder) -> None:
         self._redis = broker
         self._names = names
-        self._seal = keyring.gateways.seal(Purpose.GENERATIONS)
+        self._keyring = keyring
         self._folder = folder
         self._life = ""
         self._can_only_read = False
@@ -82,9 +82,16 @@ class HostUsers:
         await self._redis.execute_command("ACL", "SETUSER", user, *words)  # type: ignore[no-untyped-call]
 
     async def _tell(self, hosts: Mapping[str, JoinedHost]) -> None:
-        """All gateways, which derive the keys of hosts."""
-        data = wire.encode(generations(dict(hosts)))
-        await self._redis.set(self._names.generations, self._seal.close(data))
+        """All gateways, which derive the keys of hosts; and each host that joined, which lets others read by them."""
+        told = generations(dict(hosts))
+        data = wire.encode(told)
+        self._keyring.learn(told)
+        sealed = {self._names.generations: self._keyring.gateways.seal(Purpose.GENERATIONS).close(data)}
+        for host in hosts.values():
+            if host.role == HOST and not host.is_revoked:
+                seal = self._keyring.of(host.name).seal(Purpose.GENERATIONS, host.name)
+                sealed[self._names.generations_for(host.name)] = seal.close(data)
+        await self._redis.mset(sealed)
 
 
 def _error_of(error: Exception) -> BrokerUnavailableError | ConfigError:

@@ -13,13 +13,13 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from shared.cache_door import hang_up
 from shared.errors import WireError
-from shared.grants import MAX_TICKET_BYTES, check_ticket, is_handover, key_of
+from shared.grants import MAX_TICKET_BYTES, Leave, check_ticket, key_of
 from shared.seal import HostKey
 from worker.cache_files.catalog import Catalog
 from worker.cache_files.file_format import DamagedFileError, read_head
@@ -61,7 +61,8 @@ class FileServer:
         self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         self._listener: socket.socket | None = None
         self._stopping = threading.Event()
-        self._streams: set[socket.socket] = set()
+        self._streams: dict[socket.socket, Leave | None] = {}  # by what leave, once that was shown
+        self._generations: dict[str, int] = {}  # of readers' keys, where they are not the first
         self.last_read_s = 0.0
         self.sent_bytes = 0
 
@@ -84,6 +85,19 @@ class FileServer:
             self._listener.close()
         for stream in list(self._streams):
             hang_up(stream)
+
+    def learn(self, generations: Mapping[str, int]) -> None:
+        """On any thread. Hosts' keys have had these generations: leave that was given to a former one is over, for who
+        reads, too. They only grow."""
+        grown = {host: number for host, number in generations.items() if number > self._generations.get(host, 1)}
+        self._generations = {**self._generations, **grown}
+        for stream, leave in list(self._streams.items()):
+            if leave is not None and not self._is_current(leave):
+                log.warning("%s may read here no more", leave.reader)
+                hang_up(stream)
+
+    def _is_current(self, leave: Leave) -> bool:
+        return leave.generation >= self._generations.get(leave.reader, 1)
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._stopping.is_set():
@@ -110,28 +124,31 @@ class FileServer:
 
     def serve(self, stream: socket.socket) -> None:
         """Until the other side leaves or does what it must not. The stream is closed then."""
-        self._streams.add(stream)
+        self._streams[stream] = None
         try:
             stream.settimeout(_TICKET_S)
-            reader, may_take_over, channel = self._begin(stream)
-            _Session(self._catalog, channel, reader, self._secret, self._note, may_take_over=may_take_over).run()
+            leave, channel = self._begin(stream)
+            _Session(self._catalog, channel, leave, self._secret, self._note).run()
         except PeerError as error:
             if error.reason != "gone":
                 log.warning("who wanted to read kept prefixes was refused: %s", error)
         except (OSError, WireError) as error:
             log.warning("reading of kept prefixes ended: %s", error)
         finally:
-            self._streams.discard(stream)
+            self._streams.pop(stream, None)
             stream.close()
 
-    def _begin(self, stream: socket.socket) -> tuple[str, bool, Channel]:
-        """Who reads, whether what this host hands over, and the channel."""
+    def _begin(self, stream: socket.socket) -> tuple[Leave, Channel]:
+        """Who reads by what leave, and the channel."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         stream.sendall(nonce)
         ticket = open_ticket(stream, MAX_TICKET_BYTES, within_s=_TICKET_S)
-        reader = check_ticket(ticket, now_s=time.time())
+        leave = check_ticket(ticket, now_s=time.time())
+        self._streams[stream] = leave  # before it is looked at, so that `learn` misses none
+        if not self._is_current(leave):
+            raise PeerError("refused", f"{leave.reader} was locked out")
         stream.settimeout(_SILENCE_S)
-        return reader, is_handover(ticket), Channel(stream, key_of(self._key, ticket), nonce, is_server=True)
+        return leave, Channel(stream, key_of(self._key, ticket), nonce, is_server=True)
 
     def _note(self, sent_bytes: int) -> None:
         self.sent_bytes += sent_bytes
@@ -145,18 +162,16 @@ class _Session:
         self,
         catalog: Catalog,
         channel: Channel,
-        reader: str,
+        leave: Leave,
         secret: bytes,
         note: Callable[[int], None],
-        *,
-        may_take_over: bool,
     ) -> None:
         self._catalog = catalog
         self._channel = channel
-        self._reader = reader
+        self._reader = leave.reader
         self._secret = secret
         self._note = note
-        self._may_take_over = may_take_over
+        self._may_take_over = leave.is_handover
 
     def run(self) -> None:
         while True:

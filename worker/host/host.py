@@ -59,6 +59,7 @@ from worker.host.leaving import leave
 from worker.host.lending import Lender
 from worker.host.memory import MemoryKeeper
 from worker.host.pressure import build_pressure
+from worker.host.revoked import Revocations
 from worker.host.sign import SignOfLife
 from worker.host.supervision import ModelSupervisor, Surroundings
 from worker.model_folder import engine_of
@@ -203,6 +204,7 @@ class Host:
         self._figures = MachineFigures(settings.state_dir, pressure)
         self._clock = ClockOffset(self._redis)
         self._lender = Lender(settings, keys.own)
+        self._revocations = Revocations(self._redis, settings, keys.own, self._lender.learn)
         self._memory = MemoryKeeper(self._device, _Supervised(self._supervisors), pressure)
 
     def stop(self) -> None:
@@ -246,6 +248,7 @@ class Host:
             self._follow_requests(),
             self._watch_device(),
             self._memory.run(self._stopping),
+            self._revocations.follow(self._stopping),
             keep_awake(build_awake(), self._is_at_work, self._stopping),
         )
         tasks = [following, *(asyncio.create_task(work) for work in works)]

@@ -4,6 +4,7 @@ person named."""
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from shared.cache_door import BY_DOOR
@@ -62,6 +63,10 @@ class Lender:
                 return str(way.getsockname()[0])
         except OSError:
             return "127.0.0.1"
+
+    def learn(self, generations: Mapping[str, int]) -> None:
+        """See `FileServer.learn`."""
+        self._server.learn(generations)
 
     @property
     def has_something(self) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgpack
 import pytest
 
 from shared.errors import WireError
-from shared.grants import GRANT_S, check_ticket, decode_grant, issue, key_of
+from shared.grants import GRANT_S, Leave, check_ticket, decode_grant, issue, key_of
 from shared.seal import Keyring, derive_key, keys_of_host
 
 SECRET = b"a secret of at least thirty-two bytes"
@@ -16,13 +17,28 @@ def test_a_grant_travels_and_its_peer_makes_the_key_again_from_its_own_alone() -
     grant = decode_grant(given.encode())
     assert grant == given
     assert key_of(keys_of_host(SECRET, "studio").own, grant.ticket) == grant.key
-    assert check_ticket(grant.ticket, now_s=1000.0) == "air"
+    assert check_ticket(grant.ticket, now_s=1000.0) == Leave(reader="air")
 
 
 def test_neither_another_host_nor_another_generation_can_make_the_key() -> None:
     grant = issue(Keyring(SECRET).of("studio"), reader="air", address="studio:1", tokens=7, now_s=1000.0)
     for other in (derive_key(SECRET, "air"), derive_key(SECRET, "studio", 2), derive_key(b"x" * 32, "studio")):
         assert key_of(other, grant.ticket) != grant.key
+
+
+@pytest.mark.parametrize("generation", [1, 2, 7])
+@pytest.mark.parametrize("is_handover", [False, True])
+def test_a_ticket_names_the_generation_of_its_readers_key(generation: int, *, is_handover: bool) -> None:
+    peer = Keyring(SECRET).of("studio")
+    grant = issue(peer, reader="air", address="", tokens=1, now_s=1.0, generation=generation, is_handover=is_handover)
+    leave = check_ticket(grant.ticket, now_s=1.0)
+    assert leave == Leave(reader="air", generation=generation, is_handover=is_handover)
+
+
+@pytest.mark.parametrize("more", [["other"], ["handover", "x"], [2, "handover"], [2, 3], ["handover", 2, 3], [None]])
+def test_a_ticket_that_says_more_than_is_known_is_none(more: list[object]) -> None:
+    with pytest.raises(WireError):
+        check_ticket(msgpack.packb([1, "air", 10_000, b"nonce", *more]), now_s=1.0)
 
 
 def test_each_grant_has_a_key_of_its_own() -> None:

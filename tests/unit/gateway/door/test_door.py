@@ -406,6 +406,7 @@ OWN = [
     ("XADD", NAMES.frame_log("mac2.m.e", "g"), "*", "f", "x"),
     ("PUBLISH", NAMES.gateway_channel("g", "mac2"), "x"),
     ("GET", NAMES.ended("r")),
+    ("GET", NAMES.generations_for("mac2")),
 ]
 OTHERS = [
     ("GET", NAMES.body("mac3", "r", 1)),
@@ -419,6 +420,7 @@ OTHERS = [
     ("PUBLISH", NAMES.gateway_channel("g", "mac3"), "x"),
     ("PUBLISH", NAMES.worker_channel("mac3.m.e"), "x"),
     ("GET", NAMES.generations),
+    ("GET", NAMES.generations_for("mac3")),
     ("GET", NAMES.kept("t", "a")),
     ("KEYS", "*"),
     ("SCAN", "0"),
