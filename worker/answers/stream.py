@@ -16,8 +16,9 @@ Rules that make the events independent of how the text is cut, and a replayed an
 - Stop sequences are looked for in visible text; not in reasoning, not in tool calls. The text never contains one.
 - With no tools the markup of a call is text. With `tool_choice` none (the tools stay in the prompt all the same, so
   that its prefix stays) a call is cut from the answer.
-- What looked like a call and is none comes back as text, markers included; where generation is cut, a call that has no
-  name yet and a marker that is not whole are dropped (`worker.answers.cuts`).
+- What looked like a call and is none comes back, its marker as text and what stood behind it to be read again
+  (`worker.answers.given_back`); where generation is cut, a call that has no name yet and a marker that is not whole are
+  dropped (`worker.answers.cuts`).
 - Where the client wants one call at most, the answer ends with the first.
 """
 
@@ -39,6 +40,7 @@ from shared.events import (
 from shared.request import GenerateRequest
 from worker.answers.cuts import begins_markup, is_call_begun, is_marker_begun, names_tool
 from worker.answers.form import AnswerFormat, Beginning, EndReason, Whole
+from worker.answers.given_back import read_again
 from worker.answers.reasoning import (
     BARE_TOOL,
     BEHIND,
@@ -384,12 +386,15 @@ class AnswerStream:
         self._calls_before_region = self._calls
 
     def _read_call(self, reader: CallReader, text: str) -> str:
-        self._convert(reader.feed(text))
+        events = reader.feed(text)
         if not reader.done:
+            self._convert(events)
             return ""
+        events, rest = read_again(events, self._call_marker, reader.rest)
+        self._convert(events)
         self._leave_call()
-        self._is_cut = self._is_cut or (self._has_only_call and bool(reader.rest.strip()))
-        return reader.rest
+        self._is_cut = self._is_cut or (self._has_only_call and bool(rest.strip()))
+        return rest
 
     def _leave_call(self, *, is_cut: bool = False) -> None:
         """Text follows a call, also one inside reasoning. What was no call changed nothing, and one that generation was
@@ -441,6 +446,7 @@ class AnswerStream:
             events, rest = reader.finish(complete=complete), reader.rest
             if not complete:
                 events, rest = self._without_begun_call(events, rest)
+            events, rest = read_again(events, self._call_marker, rest)
             self._convert(events)
             self._leave_call(is_cut=not complete)
             self._take(rest)
@@ -475,7 +481,8 @@ class AnswerStream:
         if not text:
             return begins_markup(rest, form.markers(self._tools))
         if form.is_marked(marker):
-            return is_call_begun(text + rest, marker)
+            ends_reasoning = self._mode == REASONING and self._format.markup.think_end in text + rest
+            return not ends_reasoning and is_call_begun(text + rest, marker)
         begun = (text + rest).removeprefix("" if form.is_plain(marker) else marker)
         return names_tool(begun, self._tools.names, is_own=not form.start)
 

@@ -29,7 +29,7 @@ class BraceCalls(Region):
         if match is not None:
             self._take(match.end())
             self._begin(match[1])
-            self._value = JsonText(raw_quote=self._quote, bare_text=self._bare_text)
+            self._value = JsonText(raw_quote=self._quote, raw_end=self.end, bare_text=self._bare_text)
             self._state = self._inside
             return True
         if _PART.fullmatch(self._buffer) and not self._final:

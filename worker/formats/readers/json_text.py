@@ -34,6 +34,9 @@ _CLOSER = {"{": "}", "[": "]"}
 _HEX4 = re.compile(r"[0-9a-fA-F]{4}")
 # Behind which a value begins, and a raw quote with it.
 _BEFORE_RAW = frozenset(":[,{")
+# Behind the comma after a raw string in an object: a key, or what may yet be one.
+_NEXT = re.compile(r"\s*(?:[A-Za-z_$][\w$-]*\s*:|[\"'}])")
+_NEXT_PART = re.compile(r"\s*(?:[A-Za-z_$][\w$-]*\s*)?")
 _BARE = re.compile(r"[^\s,\[\]{}:\"'<]+")
 _BARE_TEXT = re.compile(r"[^,\[\]{}<]+")
 
@@ -55,11 +58,14 @@ class JsonText:
     there on, until the value ends properly (it was content) or the text does (the caller calls `give_up`). With `again`
     right behind it, it is the end, too, where the string is no JSON from there on.
 
-    `raw_quote` replaces quotes and escapes (Gemma: everything between two of them is a string as it stands);
+    `raw_quote` replaces quotes and escapes (Gemma: everything between two of them is a string as it stands). It ends a
+    string only where what may follow one does, `raw_end` too, the marker that ends the call; else it is text of it.
     `bare_text` lets an unquoted value be a string.
     """
 
-    def __init__(self, *, watch: str = "", again: str = "", raw_quote: str = "", bare_text: bool = False) -> None:
+    def __init__(
+        self, *, watch: str = "", again: str = "", raw_quote: str = "", raw_end: str = "", bare_text: bool = False
+    ) -> None:
         self.done = False
         self.stuck = False
         self.rest = ""
@@ -68,7 +74,7 @@ class JsonText:
         self.suspect: str | None = None
         self._watch = watch
         self._again = again
-        self._raw_quote = raw_quote
+        self._raw_quote, self._raw_end = raw_quote, raw_end
         self._bare_text = bare_text
         self._stack: list[str] = []
         self._state: Callable[[str, int], int] = self._value
@@ -286,8 +292,8 @@ class JsonText:
             self._ended()
 
     def _raw_string(self, text: str, at: int) -> int:
-        """Up to the quote that ends it. One that stands where a value begins, with more behind it than may follow a
-        string, begins a string in a call that this one quotes, and the next ends that."""
+        """Up to the quote that ends it. One with more behind it than may follow a string is text; where a value begins,
+        it begins a string in a call that this one quotes, and the next ends that."""
         end = text.find(self._raw_quote, at)
         if end < 0:
             keep = partial(text, self._raw_quote, at)
@@ -295,14 +301,14 @@ class JsonText:
             return keep if keep > at else -1
         self._write_raw(text[at:end])
         after = end + len(self._raw_quote)
-        ends = self._last in _BEFORE_RAW and self._ends_raw(text, after)
+        ends = self._ends_raw(text, after)
         if ends is None:
             return end if end > at else -1
         if self._last in _BEFORE_RAW and not ends:
             self._quoted += 1
         elif self._quoted:
             self._quoted -= 1
-        else:
+        elif ends:
             self._last = ""
             self._end_string()
             return after
@@ -320,7 +326,22 @@ class JsonText:
             following += 1
         if following == len(text):
             return True if self._final else None
-        return text[following] in (":" if self._is_key else ",]}")
+        if self._is_key:
+            return text[following] == ":"
+        if text[following] == "," and self._stack[-1] == "{":
+            return self._goes_on(text, following + 1)
+        closers = ",]}" if "[" in self._stack else ",}"
+        if text[following] in closers or (self._raw_end and text.startswith(self._raw_end, following)):
+            return True
+        return None if not self._final and self._raw_end.startswith(text[following:]) else False
+
+    def _goes_on(self, text: str, at: int) -> bool | None:
+        """Whether a key stands behind a comma; None while that cannot be known."""
+        if text.startswith(self._raw_quote, at) or _NEXT.match(text, at):
+            return True
+        rest = text[at:]
+        may_become = _NEXT_PART.fullmatch(rest) or self._raw_quote.startswith(rest.lstrip())
+        return (True if self._final else None) if may_become else False
 
     def _string(self, text: str, at: int) -> int:
         match = self._run.match(text, at)

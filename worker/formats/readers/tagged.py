@@ -62,7 +62,7 @@ class TaggedCalls(Region):
 
     def _between(self) -> bool:
         assert self._call is not None
-        at, marker = find_first(self._buffer, _some(self._call.marker, self.end))
+        at, marker = find_first(self._buffer, _some(self._call.marker, self.end, self.start))
         before = self._preamble + self._buffer[:at]
         limit = len(before) - len(before.lstrip()) + _PREAMBLE_CHARS
         if len(before) > limit:
@@ -71,12 +71,21 @@ class TaggedCalls(Region):
         self._preamble += self._take(at)
         if marker == self._call.marker:
             self._state = self._header
+        elif marker == self.start and marker:
+            return self._begin_again()
         elif marker:
             if not self._called:
                 return self._no_call()
             self._show_preamble()
             return self._end_region()
         return bool(marker)
+
+    def _begin_again(self) -> bool:
+        """Another region begins: this one has no end, or its marker was only spoken of."""
+        if not self._called:
+            return self._show()
+        self._show_preamble()
+        return self._leave()
 
     def _show_preamble(self) -> None:
         """Text inside the region, around its calls."""
@@ -122,12 +131,12 @@ class TaggedCalls(Region):
     def _unmarked_header(self) -> bool:
         """The name is what stands before the first argument."""
         head = self._buffer[:_PREAMBLE_CHARS]
-        at, marker = find_first(head, _some(self._key.marker, self.end))
+        at, marker = find_first(head, _some(self._key.marker, self.end, self.start))
         if marker == self._key.marker and head[:at].strip():
             return self._begin_call(self._take(at).strip())
         if marker:
             self._preamble += self._take(at)
-            return self._no_call() if marker == self.end else self._show()
+            return self._no_call() if marker == self.end != self.start else self._show()
         return self._show() if len(self._buffer) >= _PREAMBLE_CHARS else False
 
     def _begin_call(self, name: str) -> bool:
@@ -143,7 +152,7 @@ class TaggedCalls(Region):
 
     def _inside(self) -> bool:
         call = self._call.marker if self._call else ""
-        markers = _some(self._key.marker, self._json_start, self._shape.call_end, self.end, call)
+        markers = _some(self._key.marker, self._json_start, self._shape.call_end, self.end, call, self.start)
         at, marker = find_first(self._buffer, markers)
         self._take(at)
         if not marker:
@@ -277,9 +286,10 @@ class TaggedCalls(Region):
         if marker == _CDATA_END:
             after = self._after_space(after)
             end = self._shape.value_end
-            if not self._buffer.startswith(end, after):
-                return None if self._may_become(after, end) else False
-            after += len(end)
+            if self._buffer.startswith(end, after):
+                after += len(end)
+            elif self._may_become(after, end):
+                return None
         closes = self._closes(after) and self._closes_for_sure(at, after)
         if closes:
             self._end_value(at, after, is_closed=True)

@@ -36,7 +36,7 @@ class TagPattern:
             self.marker, _, attribute = tag.before.partition(" ")
             self._attribute = attribute.removesuffix('="')
             close = re.escape(tag.after.removeprefix('"'))
-            body = rf"(?=\s)(?P<name>(?:(?!{close}).)*){close}"
+            body = rf"(?=\s)(?P<name>(?:(?!{close})[^<])*){close}"
         else:
             body = rf"(?P<name>.*?){re.escape(tag.after)}"
         gap = r"(?:\s|\\n)*" + re.escape(value) if value else ""
