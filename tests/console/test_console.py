@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ EVIL = "<img src=x onerror=window.evil=1>"
 ROUTING = '{\n  "tiers": {"opus": "echo"},\n  "fallbacks": {"opus": ["echo"]}\n}\n'
 ALIASES = '{"<b onclick=window.evil=1>alias": "echo"}\n'
 KEYED = "the owner's"
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 HUB = {"maker/model": {"config.json": b"{}", "model.safetensors": b"w" * 9000, "tokenizer.json": b"{ }"}}
 
 
@@ -334,6 +336,66 @@ def test_a_settings_file_is_changed_looked_at_and_taken_back(stand: Stand) -> No
     page.close()
 
 
+INFERENCE = '{ "defaults" : {"top_p":0.8,   "seed": 7},\n  "models": {\n    "echo": {}\n  }\n}\n'
+EDITS: tuple[tuple[str, list[str], Any, str], ...] = (
+    ("", ["defaults", "top_k"], 3, '{\n  "defaults": {\n    "top_k": 3\n  }\n}\n'),
+    ('{"a":{"b":1}}', ["a", "b"], None, '{"a":{}}'),
+    ('{"a":{"b":1}}', ["a", "c", "d"], True, '{"a":{"b":1, "c": {"d":true}}}'),
+    ('{"a":1,\n  "b" : "}\\",{" }', ["b"], "x", '{"a":1,\n  "b" : "x" }'),
+    ('{"a":[1, {"b":"]"}], "b":2,"c":3}', ["b"], None, '{"a":[1, {"b":"]"}],"c":3}'),
+    ('{"a":1, "b":2}', ["a"], None, '{"b":2}'),
+    ('{"a":1, "b":2}', ["none", "at all"], None, '{"a":1, "b":2}'),
+    ('{\n\t"a": {\n\t}\n}', ["a", "b"], 0.5, '{\n\t"a": {\n\t  "b": 0.5\n\t}\n}'),
+    ('{"a":1,"a":2}', ["a"], 3, '{"a":1,"a":3}'),
+)
+
+
+def test_inference_settings_are_forms_that_change_nothing_else_of_the_file(stand: Stand) -> None:
+    path = stand.folder / "open/config/inference_settings.json"
+    path.write_text(INFERENCE)
+    page = stand.browser.page(stand.url("settings"))
+    section = 'section[aria-label="inference_settings.json"]'
+    page.wait(f"document.querySelector('{section} input[name=top_p]')?.value === '0.8'")
+    module = "import(document.querySelector('script[type=module]').src.replace('app.js', 'jsonedit.js'))"
+    for text, way, value, then in EDITS:
+        said = "undefined" if value is None else json.dumps(value)
+        assert page.run(f"{module}.then((made) => made.edit({json.dumps(text)}, {way}, {said}))") == then
+
+    def change(name: str, value: str) -> None:
+        page.run(
+            f"(() => {{ const field = document.querySelector('{section} [name={name}]'); field.value = {value!r};"
+            " field.dispatchEvent(new Event('change', {bubbles: true})); })()"
+        )
+
+    area = f"document.querySelector('{section} textarea[spellcheck]').value"
+    change("temperature", "3")
+    page.wait(f"{area}.includes('temperature')")
+    press(page, "Check", within=section)
+    page.wait(f"document.querySelector('{section} [role=alert]')?.innerText.includes('between 0 and 2')")
+    change("temperature", "0.5")
+    page.wait(f"{area}.includes('0.5')")
+    put(page, f"{section} input[name=profile]", "careful")
+    press(page, "Add it", within=section)
+    page.wait(f"document.querySelector('{section} [name=effort]')")
+    change("effort", "high")
+    page.wait(f"{area}.includes('high')")
+    press(page, "Check", within=section)
+    page.wait(f"document.querySelector('{section} .diff')?.innerText.includes('careful')")
+    assert path.read_text() == INFERENCE
+    press(page, "Write", within=section)
+    page.wait(f"document.querySelector('{section}').innerText.includes('written')")
+    told = path.read_text()
+    assert told.startswith('{ "defaults" : {"top_p":0.8,   "seed": 7, "temperature": 0.5},\n  "models": {\n')
+    assert json.loads(told)["profiles"] == {"careful": {"effort": "high"}}
+    wait_until(lambda: stand.gateway.get("/api/routing").json["profiles"] == ["careful"], "the gateway reads it")
+    press(page, "Undo the last write", within=section)
+    page.wait(f"document.querySelector('{section}').innerText.includes('as before')")
+    assert path.read_text() == INFERENCE
+    assert page.complaints == []
+    path.unlink()
+    page.close()
+
+
 def test_a_model_is_fetched_from_the_hub_and_deleted_again(stand: Stand) -> None:
     """The hub is a stand-in; the process that fetches is a real one."""
     page = stand.browser.page(stand.url("models"))
@@ -413,6 +475,89 @@ def test_chat_streams_an_answer_in_both_dialects(stand: Stand) -> None:
         assert "Reasoning" in page.run("[...document.querySelectorAll('.assistant')].at(-1).innerText")
         assert page.run("document.querySelectorAll('.assistant p.bad').length") == 0
     page.close()
+
+
+def put(page: Page, field: str, text: str) -> None:
+    """Into a field, as typing does, and until the page has drawn it."""
+    page.wait(f"document.querySelector({field!r})")
+    page.run(
+        f"(() => {{ const field = document.querySelector({field!r}); field.value = {text!r};"
+        " field.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
+    page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def say(page: Page, text: str) -> None:
+    put(page, "main > form textarea", text)
+    press(page, "Send")
+
+
+@pytest.mark.parametrize("dialect", ["anthropic", "openai"])
+def test_chat_calls_tools_shows_images_keeps_versions_and_copies_itself_as_code(stand: Stand, dialect: str) -> None:
+    """The copied Python is run with the vendor's own package."""
+    page = stand.browser.page(stand.url("chat"))
+    page.wait("document.querySelector('main select') && document.querySelector('main > form textarea')")
+    page.run("document.querySelector('main details').open = true")
+    page.run(
+        f"(() => {{ const chosen = document.querySelector('main select'); chosen.value = '{dialect}';"
+        " chosen.dispatchEvent(new Event('change', {bubbles: true})); })()"
+    )
+    put(page, "input[list=models]", "echo")
+    put(page, "textarea.tools", '[{"name": 3')
+    page.wait("document.body.innerText.includes('These tools cannot be used')")
+    put(page, "textarea.tools", "")
+    page.run(
+        "(() => { const chosen = [...document.querySelectorAll('main select')].at(-1); chosen.value = 'weather';"
+        " chosen.dispatchEvent(new Event('change', {bubbles: true})); })()"
+    )
+    page.wait("document.querySelector('main summary').innerText.includes('1 tool')")
+    say(page, 'call get_weather {"place": "Rome"}')
+    page.wait("document.querySelector('.call')?.innerText.includes('Rome')")
+    press(page, "Give the result")
+    page.wait("[...document.querySelectorAll('.assistant .said')].at(-1)?.innerText.includes('Sunny, 21 degrees.')")
+    page.wait("[...document.querySelectorAll('.assistant')].at(-1).innerText.includes('tokens in')")
+
+    press(page, "Edit from here")
+    page.wait("document.querySelector('main > form textarea').value.includes('Rome')")
+    say(page, "another way to say it")
+    page.wait("document.querySelector('.versions')?.innerText.includes('version 2 of 2')")
+    page.wait("[...document.querySelectorAll('.assistant')].at(-1).innerText.includes('tokens in')")
+    assert page.run("document.querySelectorAll('.call').length") == 0
+    assert run_copied(page).startswith("another way to say it")
+    press(page, "Version before")
+    page.wait("document.querySelector('.call')?.innerText.includes('Rome')")
+    assert run_copied(page).startswith("Sunny, 21 degrees.")
+
+    page.run(
+        "(() => { const held = new DataTransfer(); const dot = Uint8Array.from(atob('"
+        + DOT
+        + "'), (each) => each.charCodeAt(0)); held.items.add(new File([dot], 'dot.png', {type: 'image/png'}));"
+        " const field = document.querySelector('input[type=file]'); field.files = held.files;"
+        " field.dispatchEvent(new Event('change', {bubbles: true})); })()"
+    )
+    page.wait("document.querySelector('main > form .images img')?.naturalWidth === 1")
+    page.wait("document.body.innerText.includes('echo was not found to read images')")
+    page.run(
+        "(() => { const real = fetch; window.fetch = (url, more) => { window.sent = more?.body; return real(url, more);"
+        " }; })()"
+    )
+    say(page, "what is in it?")
+    page.wait("document.querySelector('.user .images img')?.alt === 'dot.png'")
+    page.wait("[...document.querySelectorAll('.assistant .said')].at(-1)?.innerText.includes('what is in it?')")
+    parts = page.run("JSON.parse(window.sent).messages.at(-1).content.map((each) => each.type)")
+    assert parts == ["image" if dialect == "anthropic" else "image_url", "text"]
+    assert page.complaints == []
+    page.close()
+
+
+def run_copied(page: Page) -> str:
+    page.run("document.execCommand = () => { window.copied = document.querySelector('textarea.offscreen').value; }")
+    page.run("window.copied = ''")
+    press(page, "Python")
+    page.wait("window.copied")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(page.run("window.copied"), "copied", "exec"), {})
+    return printed.getvalue()
 
 
 def test_ten_tabs_of_a_browser_share_one_stream_and_its_buttons_answer(stand: Stand) -> None:

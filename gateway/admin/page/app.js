@@ -10,10 +10,10 @@ const SCREENS = [
   { id: "now", name: "Now", key: "n", load: () => import("./now.js"), topics: ["overview", "requests"], roles: ALL },
   { id: "requests", name: "Requests", key: "r", load: () => import("./requests.js"), topics: ["requests", "overview"], roles: ALL },
   { id: "models", name: "Models", key: "m", load: () => import("./models.js"), topics: ["models"], mine: ["pulls"], roles: ALL },
-  { id: "chat", name: "Chat", key: "h", load: () => import("./chat.js"), topics: ["models"], roles: ["admin", "user"] },
+  { id: "chat", name: "Chat", key: "h", load: () => import("./chat.js"), topics: ["models", "routing"], roles: ["admin", "user"] },
   { id: "routing", name: "Routing", key: "o", load: () => import("./routing.js"), topics: ["routing"], roles: ALL },
   { id: "cache", name: "Cache", key: "c", load: () => import("./cache.js"), topics: ["cache", "cache_tree"], roles: ALL },
-  { id: "settings", name: "Settings", key: "s", load: () => import("./settings.js"), topics: ["about"], mine: ["keys", "hosts"], roles: ALL },
+  { id: "settings", name: "Settings", key: "s", load: () => import("./settings.js"), topics: ["about"], mine: ["routing", "models", "keys", "hosts"], roles: ALL },
 ];
 
 const saved = (name, otherwise) => { try { return localStorage.getItem(name) ?? otherwise; } catch { return otherwise; } };

@@ -1,4 +1,5 @@
 import { Act, Copy, Dialog, Facts, State, Table, Time, Topic, action, count, html, plain, rowsOf, useState } from "./ui.js";
+import { Inference } from "./inference.js";
 import { call } from "./live.js";
 
 const Revoke = ({ what, name, path, lost }) => {
@@ -73,7 +74,8 @@ const Hosts = ({ state }) => {
 };
 
 export const Settings = ({ live, mayWrite, session, signOut, letters, setLetters }) => html`<h1>Settings</h1>
-  ${mayWrite && html`<h2>Keys</h2><${Topic} live=${live} name="keys">${(state) => html`<${Keys} state=${state} />`}<//>
+  ${mayWrite && html`<h2>Inference</h2><${Topic} live=${live} name="routing">${(state) => html`<${Inference} state=${state} models=${Object.keys(live.states.models?.models || {})} />`}<//>
+    <h2>Keys</h2><${Topic} live=${live} name="keys">${(state) => html`<${Keys} state=${state} />`}<//>
     <h2>Macs</h2><${Topic} live=${live} name="hosts">${(state) => html`<${Hosts} state=${state} />`}<//>`}
   <h2>This browser</h2>
   <p><label><input type="checkbox" checked=${letters} onChange=${(event) => setLetters(event.target.checked)} /> Single letters are shortcuts (? lists them)</label></p>
