@@ -184,7 +184,7 @@ export const Chat = ({ live, role }) => {
   };
   const edit = (turn) => { setText(turn.text); setImages(turn.images); setEdited(turn); box.current.focus(); };
   const isBlind = images.length > 0 && Object.values(known?.[model]?.workers || {}).some((each) => !each.images);
-  return html`<h1>Chat</h1> <a href="/console/v/voice.html">Voice</a>
+  return html`<h1>Chat</h1><p><a class="rowlink" href="/console/v/voice.html">Voice</a></p>
     <${Setup} settings=${settings} set=${set} setSettings=${setSettings} models=${models} profiles=${live.states.routing?.profiles || []} tools=${tools} toolError=${toolError}>
       <${CopyAs} dialect=${dialect} body=${bodyOf(way.map((each) => each.turn).slice(0, last?.role === "assistant" ? -1 : undefined))} /><//>
     <div class="turns" aria-live="off">${way.map(({ turn, versions }) => html`<${Turn} key=${turn.id} turn=${turn} versions=${versions} onGo=${(id) => setChosen({ ...chosen, [turn.above]: id })}
