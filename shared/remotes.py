@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
-from shared.errors import ConfigError
 from shared.options import MOST_S, Option, raise_first, unknown_names, value_faults
 from shared.registry import LoadPolicy, ModelSpec
 
@@ -88,41 +86,63 @@ REMOTE: Final[Mapping[str, Option]] = {
 
 def parse_remotes(data: Any) -> tuple[Remote, ...]:
     """Raises `ConfigError` for what cannot be meant."""
+    raise_first(remotes_faults(data))
+    entries = data.get("remotes", ()) if isinstance(data, dict) else data
+    return tuple(Remote(**{**entry, "command": tuple(entry.get("command", ()))}) for entry in entries)
+
+
+def remotes_faults(data: Any) -> Iterator[str]:
+    """One line for each value, and for each name that nobody reads: it may be a misspelt `key_env`, without which
+    nobody is let in."""
     if data == {}:
-        return ()
+        return
     entries = data.get("remotes") if isinstance(data, dict) else data
     if not isinstance(entries, list):
-        raise ConfigError(f'{FILE}: expected {{"remotes": [...]}}')
-    remotes = tuple(_parse(entry, f"{FILE}: entry {index}") for index, entry in enumerate(entries))
-    ids = [remote.id for remote in remotes]
+        yield f'{FILE}: expected {{"remotes": [...]}}'
+        return
+    for index, entry in enumerate(entries):
+        yield from _entry_faults(f"{FILE}: entry {index}", entry)
+    ids = [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
     for twice in sorted({name for name in ids if ids.count(name) > 1}):
-        raise ConfigError(f"{FILE}: two entries are called {twice!r}")
-    return remotes
+        yield f"{FILE}: two entries are called {twice!r}"
 
 
-def _parse(entry: Any, where: str) -> Remote:
+def _entry_faults(where: str, entry: Any) -> Iterator[str]:
     if not isinstance(entry, dict):
-        raise ConfigError(f"{where} is not an object")
-    for needed in ("id", "url"):
-        if not entry.get(needed):
-            raise ConfigError(f"{where} needs a `{needed}`")
-    # An unknown key is an error here: it may be a misspelt `key_env`, without which nobody is let in.
-    raise_first(chain(unknown_names(where, REMOTE, entry), value_faults(where, REMOTE, entry)))
-    parts = urlsplit(entry["url"])
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{where}: `url` {entry['url']!r} is no http:// or https:// address")
-    if not entry["id"].isprintable():
-        raise ConfigError(f"{where}: {entry['id']!r} is no name that a client could say")
+        yield f"{where} is not an object"
+        return
+    yield from (f"{where} needs a `{needed}`" for needed in ("id", "url") if needed not in entry)
+    found = [*unknown_names(where, REMOTE, entry), *value_faults(where, REMOTE, entry)]
+    yield from found
+    if not found:  # each is of its kind
+        yield from _meaning_faults(where, entry)
+
+
+def _meaning_faults(where: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    host = _host_of(entry.get("url", ""))
+    if not host and "url" in entry:
+        yield f"{where}: `url` {entry['url']!r} is no http:// or https:// address"
+    if not entry.get("id", "").isprintable():
+        yield f"{where}: {entry['id']!r} is no name that a client could say"
     if "command" in entry:
-        _check_command(entry["command"], parts.hostname, where)
-    return Remote(**{**entry, "command": tuple(entry.get("command", ()))})
+        yield from _command_faults(entry["command"], host, where)
 
 
-def _check_command(command: Any, host: str, where: str) -> None:
+def _host_of(url: str) -> str:
+    """Empty for what is no http:// or https:// address."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return (parts.hostname or "") if parts.scheme in ("http", "https") else ""
+
+
+def _command_faults(command: Sequence[str], host: str, where: str) -> Iterator[str]:
     """What is started here listens here, and writes down nobody's prompts."""
-    if not command or not all(isinstance(word, str) and word for word in command):
-        raise ConfigError(f"{where}: `command` is a program and its arguments, each a text")
+    if not command:
+        yield f"{where}: `command` is a program and its arguments, each a text"
+        return
     if host not in _HERE:
-        raise ConfigError(f"{where}: what `command` starts is asked on this machine: `url` is to name 127.0.0.1")
+        yield f"{where}: what `command` starts is asked on this machine: `url` is to name 127.0.0.1"
     if "mistralrs" in command[0] and (found := [word for word in command if word in _REQUEST_LOGS]):
-        raise ConfigError(f"{where}: `{found[0]}` of mistral.rs writes whole prompts into a file; leave it out")
+        yield f"{where}: `{found[0]}` of mistral.rs writes whole prompts into a file; leave it out"

@@ -418,7 +418,7 @@ def _check_settings(settings: Settings) -> None:
     """Raises `ConfigError` for files that cannot be used, and tells what in them nobody reads."""
     faults = list(find_faults(settings))
     if faults:
-        raise ConfigError("; ".join(faults))
+        raise ConfigError("\n  ".join(faults))
     for note in (*find_slips(settings, TIERS), *missing_for_spans()):
         print(f"mlx-gateway: note: {note}", file=sys.stderr)
 

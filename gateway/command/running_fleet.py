@@ -47,4 +47,4 @@ def read_fleet(settings: Settings) -> Fleet:
     try:
         return asyncio.run(read())
     except BrokerUnavailableError as error:
-        raise not_running(f"nothing answers here: {error}") from error
+        raise not_running(error.message) from error

@@ -21,7 +21,7 @@ from shared.gguf_config import FILE as GGUF_CONFIG
 from shared.gguf_config import gguf_faults
 from shared.options import raise_first
 from shared.registry import ModelSpec, models_faults, parse_models
-from shared.remotes import Remote, parse_remotes
+from shared.remotes import Remote, parse_remotes, remotes_faults
 from shared.routing import parse_tiers
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
 # Those of which every fault can be told, not the first alone.
 _FAULTS: Mapping[str, Callable[[Any], Iterable[str]]] = {
     "models.json": lambda data: models_faults(data) if data else (),
+    "remotes.json": remotes_faults,
     GGUF_CONFIG: gguf_faults,
 }
 

@@ -183,8 +183,13 @@ def test_every_fault_is_told_at_once_and_the_first_stops_who_reads_the_file(tmp_
     models = [{"source": "a", "copies": -1}, {"source": "b", "hosts": "studio"}, {"source": "c", "pinned": "yes"}]
     (tmp_path / "models.json").write_text(json.dumps(models))
     (tmp_path / "gguf_config.json").write_text(json.dumps({"slots": "4", "port": 70_000}))
+    remotes = [{"id": "a", "url": "ftp://x"}, {"id": "a", "url": "http://[", "slots": -1}, {"id": "b", "kee": "x"}]
+    (tmp_path / "remotes.json").write_text(json.dumps(remotes))
     told = [*find_faults(load_settings({"config_dir": tmp_path}, environ={}))]
-    assert [line.partition(":")[0] for line in told] == ["models.json"] * 3 + ["gguf_config.json"] * 2
+    assert [line.partition(":")[0] for line in told] == (
+        ["models.json"] * 3 + ["remotes.json"] * 5 + ["gguf_config.json"] * 2
+    )
+    assert not any("config check" in line for line in told), "this is what tells them all"
     with pytest.raises(ConfigError, match=r"entry 0: `copies` -1.*\(2 more: `mlx-gateway config check`"):
         parse_models(models)
 
