@@ -86,3 +86,10 @@ def test_an_installation_says_under_which_license_it_is() -> None:
     assert PROJECT["project"]["license-files"] == ["LICENSE"]
     assert (ROOT / "LICENSE").read_text().startswith("MIT License\n")
     assert "LICENSE" in (ROOT / "deploy" / "Dockerfile").read_text()
+
+
+def test_make_installs_the_same_with_uv_and_without() -> None:
+    text = (ROOT / "Makefile").read_text()
+    with_uv = {frozenset(re.findall(r"--extra (\w+)", line)) for line in re.findall(r"\$\(UV\) sync .*", text)}
+    without = {frozenset(found.split(",")) for found in re.findall(r"--editable '\.\[([\w,]+)\]'", text)}
+    assert with_uv == without == {frozenset(("mlx", "gguf"))}
