@@ -18,7 +18,7 @@ from typing import cast
 from redis.exceptions import RedisError
 
 from gateway.command.agents.registry import AGENTS
-from gateway.command.checks.generation import check_generation
+from gateway.command.checks.generation import check_generation, checked_kind
 from gateway.command.completion import render_completion
 from gateway.command.doctor import examine
 from gateway.command.elsewhere import LOCAL, REMOTE_COMMANDS, RemoteGateway, checked_url, use, used_url
@@ -384,8 +384,11 @@ def _doctor(settings: Settings, _: argparse.Namespace) -> int:
     running = read_running(settings.state_dir)
     findings = examine(settings)
     if running is not None:
-        ready = sorted({lease.model for lease in read_fleet(settings).workers if lease.state == "ready"})
-        findings = chain(findings, check_generation(running.url, settings.api_key, ready))
+        ready = {
+            lease.model: checked_kind(lease.kinds) for lease in read_fleet(settings).workers if lease.state == "ready"
+        }
+        for model, kind in sorted(each for each in ready.items() if each[1]):
+            findings = chain(findings, check_generation(running.url, settings.api_key, [model], kind))
     is_sound = True
     for finding in findings:
         mark = "ok  " if finding.is_fine else "FAIL" if finding.is_needed else "note"

@@ -15,10 +15,11 @@ import pytest
 from gateway.command.checks import programs
 from gateway.command.checks.broker import check_broker, check_clock, check_server
 from gateway.command.checks.finding import Finding
-from gateway.command.checks.generation import check_generation
+from gateway.command.checks.generation import check_generation, checked_kind
 from gateway.command.checks.machine import check_disk, check_memory
 from gateway.command.checks.programs import check_programs
 from shared.config import Settings
+from shared.work import KINDS, Embed, Speak
 
 
 def test_memory_is_told_with_what_a_person_gave_to_the_gpu() -> None:
@@ -144,5 +145,18 @@ def test_a_model_that_answers_is_fine_and_one_that_does_not_is_a_fault_in_the_ga
     with gateway(401, {"error": {"message": "the API key is missing or wrong"}}) as url:
         (found,) = check_generation(url, "", ["qwen"])
     assert "set MLX_GATEWAY_API_KEY" in found.text
+    with gateway(403, {"error": {"message": "the key 'a' may not use 'qwen'"}}) as url:
+        (found,) = check_generation(url, "", ["qwen"])
+    assert "set it to one that may" in found.text
     (found,) = check_generation("http://127.0.0.1:1", "", ["qwen"])
     assert "none came" in found.text
+
+
+def test_a_model_is_asked_for_what_it_does_and_not_for_an_answer_that_it_never_writes() -> None:
+    assert checked_kind(("generate", "count")) == "generate"
+    assert checked_kind((KINDS[Embed].name,)) == "embed"
+    assert checked_kind((KINDS[Speak].name,)) == ""
+    with gateway(200, {"data": []}) as url:
+        (found,) = check_generation(url, "", ["tiny"], "embed")
+    assert found.is_fine
+    assert "a vector after" in found.text
