@@ -234,6 +234,14 @@ async def ask(
         await response.begin()
         yield response
     finally:
+        _close(writer)
+
+
+def _close(writer: asyncio.StreamWriter) -> None:
+    """At once: a transport that is closed waits until all is sent, which a server that does not read makes for ever."""
+    if writer.transport.get_write_buffer_size():
+        writer.transport.abort()
+    else:
         writer.close()
 
 
