@@ -12,6 +12,7 @@ from shared.errors import InvalidRequestError
 
 _MOST_PARTS: Final = 64
 _MOST_FIELD_BYTES: Final = 64 * 1024
+_MOST_HEAD_BYTES: Final = 16 * 1024  # of a part: a name, a type, and whatever else a client tells of it
 _BOUNDARY: Final = re.compile(
     r'^multipart/form-data\b.*?;\s*boundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE
 )
@@ -54,6 +55,8 @@ def parse_form(content_type: str, body: bytes) -> Form:
 
 def _take(piece: bytes, texts: dict[str, tuple[str, ...]], files: dict[str, FormFile]) -> None:
     head, separator, content = piece.lstrip(b" \t").removeprefix(b"\r\n").partition(b"\r\n\r\n")
+    if len(head) > _MOST_HEAD_BYTES:  # to read megabytes of it would keep everybody waiting
+        raise InvalidRequestError(f"a part of the form has a head of more than {_MOST_HEAD_BYTES} bytes")
     headers = dict(_header(line) for line in head.decode("utf-8", "replace").split("\r\n"))
     parameters = _parameters(headers.get("content-disposition", ""))
     if not separator or "name" not in parameters:

@@ -71,6 +71,13 @@ def test_what_is_no_form_is_refused(content_type: str, body: bytes) -> None:
         parse_form(content_type, body)
 
 
+@pytest.mark.parametrize("more", [b"a: b\r\n" * 4000, b'content-disposition: form-data; name="a' + b"\\a" * 9000])
+def test_a_part_whose_head_is_long_is_refused_before_it_is_read(more: bytes) -> None:
+    body = b"--b\r\ncontent-disposition: form-data; name=a\r\n" + more + b"\r\n\r\nx\r\n--b--"
+    with pytest.raises(InvalidRequestError, match="a head of more than 16384 bytes"):
+        parse_form("multipart/form-data; boundary=b", body)
+
+
 @pytest.mark.parametrize(
     "given",
     [

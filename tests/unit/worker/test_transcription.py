@@ -4,6 +4,7 @@ what it is told to; that a real one's words are right is shown by `test_real_wei
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +210,39 @@ def test_wav_of_any_rate_and_channels_is_decoded() -> None:
 def test_what_is_no_sound_is_refused_in_the_vendors_words(raw: bytes) -> None:
     with pytest.raises(UnsupportedContentError, match="Invalid file format"):
         sound_samples(raw)
+
+
+def lying(at: int, form: str, value: int) -> bytes:
+    """A WAV file of half a second whose header says something else there."""
+    raw = bytearray(wav(0.5))
+    struct.pack_into(form, raw, at, value)
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("said", [0, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("at", [4, 40])
+def test_a_wav_file_whose_length_cannot_be_is_read_to_its_end(at: int, said: int) -> None:
+    assert np.array_equal(sound_samples(lying(at, "<I", said))[: len(tone(0.5)) - 1], tone(0.5)[:-1])
+
+
+@pytest.mark.parametrize(
+    ("at", "form", "value"),
+    [
+        *((16, "<I", value) for value in (0, 2**32 - 1)),  # the length of what describes it
+        *((20, "<H", value) for value in (0x55, 0xFFFE)),  # another codec
+        *((22, "<H", value) for value in (0, 300, 65_535)),  # channels
+        *((24, "<I", value) for value in (0, 2_000_000_000, 2**32 - 1)),  # samples a second
+        *((34, "<H", value) for value in (0, 65_535)),  # bits of a sample
+    ],
+)
+def test_a_wav_file_that_cannot_be_what_it_says_is_refused(at: int, form: str, value: int) -> None:
+    with pytest.raises(UnsupportedContentError, match="Invalid file format"):
+        sound_samples(lying(at, form, value))
+
+
+def test_a_wav_file_of_one_sample_a_second_is_as_long_as_it_says() -> None:
+    with pytest.raises(UnsupportedContentError, match="lasts longer"):
+        sound_samples(lying(24, "<I", 1))
 
 
 def test_sound_that_lasts_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
