@@ -1,11 +1,11 @@
 """The first token on the second Mac, after the first has left or its worker was killed: computed, fetched over links of
-several rates, and both at once, from either end."""
+several rates, and both at once, from either end; and after the first has handed over what it had before it left."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from shared.messages import TextPart
 from shared.request import GenerateRequest
 from tests.bench.report import Table, seconds
 from tests.models.random_checkpoint import PRESETS, standard_library_text, write_random_checkpoint
-from tests.support.lending import grant_for, lending, with_trail
+from tests.support.lending import grant_for, leave_for, lending, with_trail
 from tests.support.mlx_engine import Driver, message, request
 from tests.support.throttle import throttled
 
@@ -55,20 +55,18 @@ def measure_transfer(folder: Path, tokens: int = TOKENS) -> Table:
             "left: fetched",
             "killed: fetched",
             "left: both at once",
+            "left: offered",
+            "which took",
             "computed tokens",
             "would be",
             "not to their end",
         ),
     )
     for number, (name, rate) in enumerate(LINKS):
-        found = {}
-        for how, both_rate in (("left", 0.0), ("killed", 0.0), ("left", rate)):
-            with ExitStack() as stack:
-                _, address = stack.enter_context(lending(folder / how))
-                slow = stack.enter_context(throttled(address, rate))
-                mac = _second_mac(model, folder / f"{how}{number}{'both' if both_rate else ''}")
-                first = mac.first_token(turns[how], grant_for(slow), both_rate=both_rate)
-                found["both" if both_rate else how] = first
+        found = _fetched(model, folder, turns, number, rate)
+        offered = _second_mac(model, folder / f"offered{number}")
+        took_s = offered.take_over(folder / "left", rate)
+        found["offered"] = offered.first_token(turns["left"], None)
         fetch_s = tokens * kept_bytes / rate
         table.add(
             f"{name}, {rate / 1e6:,.0f} MB/s",
@@ -76,15 +74,33 @@ def measure_transfer(folder: Path, tokens: int = TOKENS) -> Table:
             seconds(found["left"].seconds),
             seconds(found["killed"].seconds),
             seconds(found["both"].seconds),
+            seconds(found["offered"].seconds),
+            seconds(took_s),
             f"{', '.join(str(first.computed_tokens) for first in found.values())} of {alone.computed_tokens:,}",
             "fetched" if fetch_s < cost.predict_s(0, tokens) else "computed",
             ", ".join(reason for first in found.values() for reason in first.failures) or "none",
         )
     table.notes.append(f"{kept_bytes:,.0f} bytes a token; prefill at {cost.tokens_per_s:,.0f} tokens/s")
+    table.notes.append("`offered`: all was handed over before anybody asked, and comes from disk")
     table.notes.append(
         "`would be`: what a gateway decides by these figures; here all are fetched, while that is sooner"
     )
     return table
+
+
+def _fetched(
+    model: Path, folder: Path, turns: Mapping[str, GenerateRequest], number: int, rate: float
+) -> dict[str, _First]:
+    """Over one link, after the first Mac has left or its worker was killed, and both at once."""
+    found = {}
+    for how, both_rate in (("left", 0.0), ("killed", 0.0), ("left", rate)):
+        with ExitStack() as stack:
+            _, address = stack.enter_context(lending(folder / how))
+            slow = stack.enter_context(throttled(address, rate))
+            mac = _second_mac(model, folder / f"{how}{number}{'both' if both_rate else ''}")
+            first = mac.first_token(turns[how], grant_for(slow), both_rate=both_rate)
+            found["both" if both_rate else how] = first
+    return found
 
 
 def _first_turn(model: Path, state: Path, tokens: int, how: str) -> GenerateRequest:
@@ -115,6 +131,18 @@ class _SecondMac(Driver):
         stats = self.engine.stats()
         self.engine.unload()
         return stats.prefill_cost, stats.kept_bytes_per_token
+
+    def take_over(self, state: Path, rate: float) -> float:
+        """Over a link of so many bytes per second what a Mac has that leaves. Seconds until all of it is here."""
+        peers = self.engine._tier.peers
+        assert peers is not None
+        with lending(state) as (_, address), throttled(address, rate) as slow:
+            began_s = time.monotonic()
+            self.engine.take_over(leave_for(slow), 0, 1)
+            _until(lambda: peers.has_taken_over and not peers._running)
+            took_s = time.monotonic() - began_s
+        self.engine.idle()
+        return took_s
 
     def first_token(self, turn: GenerateRequest, grant: Grant | None, *, both_rate: float = 0.0) -> _First:
         """With a rate of the link, in bytes per second, the prompt is computed from its front while it comes from its

@@ -171,3 +171,24 @@ def test_a_host_that_is_told_to_leave_finishes_what_runs_and_takes_nothing_new(f
     fleet.hosts["b"].stop()
     assert fleet.hosts["a"].wait() == EXIT_LEFT, "with nobody left to lend to it does not wait"
     assert command.wait() == 0
+
+
+@pytest.mark.parametrize("fleet", ["door"], indirect=True)
+def test_what_a_host_that_leaves_has_kept_is_taken_over_before_anybody_asks_and_warm_when_it_is_gone(
+    fleet: Fleet,
+) -> None:
+    talk = fleet.talk_on("a", standard_library_text(6000))
+    leave(fleet)
+
+    def is_taken_over() -> bool:
+        """All that `a` has in files of the conversation is in files of `b`."""
+        theirs, ours = (set(fleet.client.zrange(NAMES.disk(name, fleet.model.name), 0, -1)) for name in ("a", "b"))
+        return bool(theirs) and theirs <= ours
+
+    wait_until(is_taken_over, "what was kept is taken over", deadline_s=LATEST_PAUSE_S)
+    fleet.hosts["a"].stop()
+    wait_until(lambda: not fleet.client.exists(NAMES.host("a")), "the host is gone")
+    reply = talk.turn("And what else?")
+    assert worker_of(reply).startswith("b.")
+    assert reply.json["usage"]["prompt_tokens"] > 2000
+    assert computed(reply) <= 200

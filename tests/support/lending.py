@@ -36,6 +36,11 @@ def grant_for(address: str, *, tokens: int = 1000, key: HostKey = LENDER_KEY, no
     return issue(key, reader=READER, address=address, tokens=tokens, now_s=time.time() if now_s is None else now_s)
 
 
+def leave_for(address: str) -> Grant:
+    """As a gateway gives it while the lender leaves."""
+    return issue(LENDER_KEY, reader=READER, address=address, tokens=0, now_s=time.time(), is_handover=True)
+
+
 def with_trail(request: GenerateRequest) -> GenerateRequest:
     """The request with tags of its messages' ends, as a gateway makes them: equal beginnings, equal tags."""
     return replace(request, trail=Trail(messages=tuple(_tags(request.messages))).encode())

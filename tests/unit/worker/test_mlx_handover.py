@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from shared.grants import Grant, issue
 from shared.request import GenerateRequest
-from tests.support.lending import LENDER_KEY, READER, grant_for, lending
+from tests.support.lending import LENDER_KEY, grant_for, leave_for, lending
 from tests.support.mlx_engine import message
 from tests.support.models import CheckpointMaker
 from tests.support.processes import wait_until
@@ -20,11 +18,6 @@ from worker.cache_files.peers import Peers
 from worker.cache_files.protocol import LATEST, PeerError
 
 TENANTS = ("", "another")
-
-
-def leave(address: str) -> Grant:
-    """As a gateway gives it while the lender leaves."""
-    return issue(LENDER_KEY, reader=READER, address=address, tokens=0, now_s=time.time(), is_handover=True)
 
 
 def first_turn(tenant: str) -> GenerateRequest:
@@ -50,7 +43,7 @@ def take_over(mac: Mac, address: str) -> None:
     """As the engine does in idle moments."""
     peers = mac.engine._tier.peers
     assert peers is not None
-    mac.engine.take_over(leave(address), 0, 1)
+    mac.engine.take_over(leave_for(address), 0, 1)
     wait_until(lambda: bool(peers._taking_over) and not peers._running and peers.has_taken_over, "all of it came")
     mac.engine.idle()
     assert not peers.has_taken_over
@@ -79,9 +72,9 @@ def test_what_is_here_already_is_not_fetched_again_and_told_twice_it_is_fetched_
         take_over(mac, address)
         fetched = peers.fetched_bytes
         assert fetched
-        mac.engine.take_over(leave(address), 0, 1)
+        mac.engine.take_over(leave_for(address), 0, 1)
         again = Peers(peers._folder)
-        again.take_over(leave(address), most_bytes=1 << 30, part=0, parts=1)
+        again.take_over(leave_for(address), most_bytes=1 << 30, part=0, parts=1)
         wait_until(lambda: bool(again._taking_over.get(LENDER_KEY.host)) and not again._running, "it has looked")
         again.close()
         assert (peers.fetched_bytes, again.fetched_bytes) == (fetched, 0)
