@@ -48,6 +48,7 @@ class Turns:
         self._markers = markers
         self._known = header
         self._headers: dict[str, str] = {}
+        self._last_header: tuple[Mapping[str, Any] | None, str] = (None, "")
         self._recent: deque[tuple[tuple[bool, Scene, list[Mapping[str, Any]]], str]] = deque(maxlen=_KEPT_RENDERINGS)
         self._cuts = bool(header) or self._must_cut()
 
@@ -59,7 +60,7 @@ class Turns:
         """Without it."""
         if not self._cuts:
             return self._render(dicts, scene, header=False)
-        scene = replace(scene, choice="")
+        scene = replace(scene, choice="") if scene.choice else scene
         return self.whole(dicts, scene).removesuffix(self._known or self._header(scene.switches))
 
     def header(self, dicts: Sequence[Mapping[str, Any]], scene: Scene, body: str) -> str:
@@ -99,9 +100,13 @@ class Turns:
         return all(bodies) and bool(self._header({}))
 
     def _header(self, switches: Mapping[str, Any]) -> str:
+        last, header = self._last_header
+        if switches is last:
+            return header
         key = json.dumps(switches, sort_keys=True, default=repr)
         if key not in self._headers:
             self._headers[key] = self._learn_header(Scene(tools=(), switches=switches))
+        self._last_header = (switches, self._headers[key])
         return self._headers[key]
 
     def _learn_header(self, scene: Scene) -> str:
