@@ -41,7 +41,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder, _loaded(Path(folder)) as stack:
         with browsing(Path(folder) / "profile") as browser:
             for screen in SCREENS:
-                (out / f"{screen}.webp").write_bytes(_side_by_side(_shots(browser, stack, screen)))
+                (out / f"{screen}.webp").write_bytes(side_by_side(_shots(browser, stack, screen)))
     print(f"{sum(path.stat().st_size for path in out.glob('*.webp')):,} bytes")
     return 0
 
@@ -123,7 +123,7 @@ def _chat(page: Page) -> None:
     page.wait("document.body.innerText.includes('tokens in')", deadline_s=120.0)
 
 
-def _side_by_side(shots: list[Image.Image]) -> bytes:
+def side_by_side(shots: list[Image.Image]) -> bytes:
     small = [shot.resize((round(shot.width * _SCALE), round(shot.height * _SCALE)), Image.LANCZOS) for shot in shots]
     width, height = sum(each.width + _GAP for each in small) - _GAP, max(each.height for each in small)
     sheet, left = Image.new("RGB", (width, height), "#868f9d"), 0

@@ -20,7 +20,7 @@ import pytest
 
 from gateway.command.cli import main
 from shared.redis_server import RedisServer
-from tests.clients.npm import install
+from tests.support.axe import axe_script, violations
 from tests.support.browser import Browser, Page, browsing, find_browser, settle
 from tests.support.hub_stand_in import HubStandIn, serving_hub
 from tests.support.processes import wait_until
@@ -32,8 +32,6 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-AXE = ("axe-core", "4.14.1")  # MPL-2.0, for tests alone
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 SCREENS = ("now", "requests", "models", "chat", "routing", "cache", "settings")
 THEMES = ("light", "dark")
 EVIL = "<img src=x onerror=window.evil=1>"
@@ -103,20 +101,13 @@ def models_in(folder: Path, hub: str, patch: pytest.MonkeyPatch) -> Iterator[Non
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    return (install(*AXE) / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    return axe_script()
 
 
 def shown(page: Page, screen: str) -> None:
     page.run(f"location.hash = '#/{screen}'")
     page.wait(f"document.title.toLowerCase().includes('{screen}') && !document.querySelector('.skeleton')")
     settle(page)
-
-
-def violations(page: Page, axe: str) -> list[str]:
-    if not page.run("typeof axe !== 'undefined'"):
-        page.run(f"{axe};undefined")
-    found = page.run(f"axe.run(document, {{runOnly: {RULES}}}).then((said) => said.violations)")
-    return [f"{each['id']}: {node['html'][:200]} {node['failureSummary']}" for each in found for node in each["nodes"]]
 
 
 @pytest.mark.parametrize("theme", THEMES)

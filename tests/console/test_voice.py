@@ -1,23 +1,20 @@
 """Voice in headless Chromium: a microphone that is fed from a file, through real gateway, Redis and workers.
 
-The models say what they are told to (a tiny Whisper, a stand-in for a model of speech, echo): that real voices are
-understood and words come out is shown by `test_real_weights_hear_and_speak`, with `make test-voice`.
+The models say what they are told to: that real voices are understood and words come out is shown by
+`test_real_weights_hear_and_speak`, with `make test-voice`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
-from shared.redis_server import RedisServer
-from tests.models.whisper_checkpoint import build_whisper
-from tests.support.browser import Browser, Page, browsing, find_browser
-from tests.support.said import EAR, heard, microphone_file, microphone_flags, speech_like
-from tests.support.served import Served, served
-from tests.support.stand_in_voice import build_voices
+from tests.console.voice_stand import ELSEWHERE, SAID, Stand, click, opened, said_now, standing, turns
+from tests.support.axe import axe_script, violations
+from tests.support.browser import find_browser
+from tests.support.said import heard
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,52 +22,21 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]
 
-ELSEWHERE = "mini.local"
-SAID = "hello world and again."  # what is heard whatever is said
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    with standing(tmp_path_factory.mktemp("voice"), character_s=0.5) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Browser]]:
-    folder = tmp_path_factory.mktemp("voice")
-    build_whisper(folder / "hears", says=(0.0, f" {SAID}", 2.0), language="en")
-    speaks = str(build_voices(folder / "speaks", "af_heart"))
-    said = microphone_file(folder / "said.wav", speech_like(1.5))
-    flags = (*microphone_flags(said), f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1")
-    with ExitStack() as stack:
-        server = stack.enter_context(RedisServer())
-        gateway = stack.enter_context(served(server.url, folder, allowed_hosts=ELSEWHERE))
-        stack.enter_context(gateway.worker())
-        stack.enter_context(gateway.worker("hears", engine="transcription", source=str(folder / "hears")))
-        slowly = {"module": "tests.support.stand_in_voice", "STAND_IN_CHARACTER_S": "0.5"}
-        stack.enter_context(gateway.worker("speaks", engine="speech", source=speaks, **slowly))
-        yield gateway, stack.enter_context(browsing(folder / "profile", *flags))
+def axe() -> str:
+    return axe_script()
 
 
-def opened(stand: tuple[Served, Browser], host: str = "127.0.0.1") -> Page:
-    gateway, browser = stand
-    page = browser.page()
-    page.send("Page.addScriptToEvaluateOnNewDocument", source=EAR)
-    page.go(f"http://{host}:{gateway.port}/console/v/voice.html")
-    page.wait("document.querySelector('details')")
-    return page
-
-
-def click(page: Page, word: str) -> None:
-    button = f"[...document.querySelectorAll('button')].find((each) => each.innerText.startsWith({word!r}))"
-    page.wait(f"{button} && !{button}.disabled")
-    page.run(f"{button}.click()")
-
-
-def said_now(page: Page, state: str) -> None:
-    page.wait(f"document.querySelector('.said-now')?.innerText === {state!r}")
-
-
-def turns(page: Page) -> list[str]:
-    return list(page.run("[...document.querySelectorAll('.turn .said')].map((each) => each.innerText)"))
-
-
-def test_who_speaks_is_answered_aloud_and_interrupts_with_the_space_bar(stand: tuple[Served, Browser]) -> None:
+def test_who_speaks_is_answered_aloud_and_interrupts_with_the_space_bar(stand: Stand, axe: str) -> None:
     page = opened(stand)
+    assert violations(page, axe) == []
     click(page, "Start")
     said_now(page, "Speaking")
     assert turns(page)[0] == SAID
@@ -89,6 +55,12 @@ def test_who_speaks_is_answered_aloud_and_interrupts_with_the_space_bar(stand: t
     said_now(page, "Listening")
     click(page, "Mute")
     said_now(page, "Muted")
+    page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    for theme in ("light", "dark"):
+        page.run(f"document.documentElement.dataset.theme = {theme!r}")
+        assert violations(page, axe) == [], theme
+    page.size(320, 700)
+    assert page.run("document.scrollingElement.scrollWidth") <= 320
     rate, samples = heard(page)
     spectrum = np.abs(np.fft.rfft(samples.astype(np.float64)))
     assert abs(np.argmax(spectrum) * rate / len(samples) - 1000) < 50, "the tone of which the stand-in's voice is made"
@@ -97,12 +69,13 @@ def test_who_speaks_is_answered_aloud_and_interrupts_with_the_space_bar(stand: t
 
 
 def test_over_http_from_another_machine_it_says_why_there_is_no_voice_and_where_there_is(
-    stand: tuple[Served, Browser],
+    stand: Stand, axe: str
 ) -> None:
-    page = opened(stand, ELSEWHERE)
+    page = opened(stand, ELSEWHERE, theme="dark")
     page.wait("document.querySelector('[role=alert] a')")
     assert page.run("document.querySelector('[role=alert] a').href") == f"https://{ELSEWHERE}:8443/console/v/voice.html"
     assert "over HTTPS alone" in page.text()
     assert not page.run("[...document.querySelectorAll('button')].some((each) => each.innerText === 'Start')")
+    assert violations(page, axe) == []
     assert [each for each in page.complaints if "Cross-Origin-Opener-Policy" not in each] == []
     page.close()

@@ -15,7 +15,7 @@ import pytest
 
 from shared.redis_server import RedisServer
 from tests.clients.packages import interpreter
-from tests.console.test_voice import click, opened, said_now, turns
+from tests.console.voice_stand import click, opened, said_now, turns
 from tests.models.whisper_from_ct2 import convert
 from tests.support.browser import browsing, find_browser
 from tests.support.said import heard, microphone_file, microphone_flags, wav_of
@@ -76,8 +76,8 @@ def test_real_weights_hear_and_speak(tmp_path: Path) -> None:
     ):
         page = opened((gateway, browser))
         click(page, "Start")
-        page.wait("document.querySelector('.said-now')?.innerText === 'Speaking'", deadline_s=PATIENCE_S)
-        page.wait("document.querySelector('.said-now')?.innerText === 'Listening'", deadline_s=PATIENCE_S)
+        said_now(page, "Speaking", deadline_s=PATIENCE_S)
+        said_now(page, "Listening", deadline_s=PATIENCE_S)
         asked, answered = turns(page)
         parts = page.run("[...document.querySelectorAll('.legend li')].map((each) => each.innerText)")
         rate, samples = heard(page)

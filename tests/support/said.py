@@ -55,7 +55,7 @@ def speech_like(seconds: float, *, seed: int = 0) -> NDArray[np.int16]:
     return (9000 * samples / np.max(np.abs(samples))).astype(np.int16)
 
 
-def microphone_file(path: Path, said: NDArray[np.int16], *, before_s: float = 2.5, after_s: float = 3.0) -> Path:
+def microphone_file(path: Path, said: NDArray[np.int16], *, before_s: float = 1.5, after_s: float = 3.0) -> Path:
     """With the quiet of a room around it. A browser's microphone plays it from when it is opened."""
     chance = np.random.default_rng(1)
     around = [(20 * chance.standard_normal(round(seconds * RATE))).astype(np.int16) for seconds in (before_s, after_s)]
@@ -73,12 +73,12 @@ def wav_of(samples: NDArray[np.int16], rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def microphone_flags(path: Path) -> tuple[str, ...]:
-    """For a browser whose microphone plays this file once."""
+def microphone_flags(path: Path, *, loops: bool = False) -> tuple[str, ...]:
+    """For a browser whose microphone plays this file, once or again and again."""
     return (
         "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={path}%noloop",
+        f"--use-file-for-fake-audio-capture={path}{'' if loops else '%noloop'}",
         "--autoplay-policy=no-user-gesture-required",
     )
 

@@ -240,6 +240,14 @@ test("Stop ends the answer, and what was heard stays", async () => {
   assert.deepEqual([at.talk.state, at.talk.turns[1].text], ["listening", "Since you have asked for it,…"]);
 });
 
+test("an answer of which all was heard is not cut by who speaks just then", async () => {
+  const at = await ready();
+  await say(at);
+  at.speaker.heard = at.speaker.clauses.length;
+  at.talk.stop();
+  assert.deepEqual([at.talk.turns[1].text, at.talk.turns[1].isCut], [ANSWER.join(""), false]);
+});
+
 test("Repeat says the last answer again, without asking for it", async () => {
   const at = await ready();
   await say(at);

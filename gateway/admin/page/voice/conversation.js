@@ -216,9 +216,9 @@ export class Conversation {
 
   keep(running, heard, isCut) {
     running.turn.written = running.turn.text;
-    running.turn.isCut = isCut;
     const text = heard.map((clause) => clause.text).join("").trimEnd();
-    if (isCut) running.turn.text = text && `${text}…`;
+    running.turn.isCut = isCut && !(running.isWhole && text === running.turn.text.trimEnd());
+    if (running.turn.isCut) running.turn.text = text && `${text}…`;
   }
 
   reply(marks) {
@@ -281,6 +281,7 @@ export class Conversation {
       changed();
     }
     if (this.running !== running) return;
+    running.isWhole = true;
     tell(cutter.end());
     await speaker.end();
   }

@@ -101,69 +101,100 @@ const Choices = ({ models, wanted, set }) => html`<details open=${!wanted.genera
 
 const Refusal = ({ why }) => html`<p role="alert" class="notice bad">${why.text}${why.address && html` <a href=${why.address}>${why.address}</a>`}</p>`;
 
-const Voice = () => {
-  const [, setTick] = useState(0);
-  const [models, setModels] = useState(null);
-  const [chosen, setChosen] = useState(() => { try { return JSON.parse(saved("voice", "{}")); } catch { return {}; } });
-  const [why, setWhy] = useState(null);
-  const [failed, setFailed] = useState("");
-  const [voice, setVoice] = useState(null);
-  const [isHandsFree, setHandsFree] = useState(saved("hands-free", "on") === "on");
-  const latest = useRef({});
+const Buttons = ({ voice, onEnd, onError }) => {
+  const { talk } = voice;
+  const hold = (event) => {
+    event.preventDefault();
+    event.target.setPointerCapture?.(event.pointerId);
+    talk.press();
+  };
+  const release = () => talk.release();
+  return html`<p class="row">
+    <button type="button" class="primary talk" aria-pressed=${String(talk.isTalking)} disabled=${talk.isMuted} onPointerDown=${hold} onPointerUp=${release} onPointerCancel=${release}>Talk (hold, or the space bar)</button>
+    <button type="button" aria-pressed=${String(talk.isMuted)} onClick=${() => voice.mute(!talk.isMuted).catch(onError)}>${talk.isMuted ? "Unmute" : "Mute"}</button>
+    <button type="button" disabled=${!talk.running} onClick=${() => talk.stop()}>Stop</button>
+    <button type="button" disabled=${Boolean(talk.running) || !talk.turns.length} onClick=${() => talk.repeat()}>Repeat</button>
+    <button type="button" onClick=${onEnd}>End</button></p>`;
+};
+
+const Talking = ({ voice, isHandsFree, setHandsFree, onEnd, onError }) => {
+  const { talk } = voice;
   const end = useRef();
+  useSpace(voice);
+  useEffect(() => end.current?.scrollIntoView({ block: "nearest" }), [talk.turns.length]);
+  const median = medianOf(talk.turns.map((turn) => turn.parts || []));
+  return html`<div class="controls"><p class="said-now" role="status">${talk.state[0].toUpperCase() + talk.state.slice(1)}</p>
+    <${Buttons} voice=${voice} onEnd=${onEnd} onError=${onError} />
+    <p class="row"><label><input type="checkbox" checked=${isHandsFree} onChange=${(event) => setHandsFree(event.target.checked)} /> Hands-free</label> <${Level} voice=${voice} /></p></div>
+    ${talk.interruption.isHalfDuplex && html`<p class="notice">This browser does not take the answer's echo out of the microphone: while an answer is spoken, only the button interrupts it.</p>`}
+    <div class="turns">${talk.turns.map((turn, index) => html`<${Turn} key=${index} turn=${turn} />`)}</div>
+    ${!talk.turns.length && html`<p class="empty">Nothing was said yet.</p>`}
+    ${median !== undefined && html`<p class="median">Median ${inSeconds(median)}; the aim is ${inSeconds(BUDGET_MS)}, on a Mac of 32 GB.</p>`}<div ref=${end}></div>`;
+};
+
+// What there is to talk with, and why there is nothing.
+const useServed = (onError) => {
+  const [served, setServed] = useState({ models: null, why: null });
+  useEffect(() => {
+    const look = async () => {
+      const said = await (await fetch("/api/session")).json();
+      if (!said.signed_in) throw new Error("Sign in at the console first.");
+      if (said.role === "viewer") throw new Error("A viewer's key has no voice.");
+      const about = await fetch("/api/about").then((each) => (each.ok ? each.json() : null));
+      const httpsPort = about?.settings.MLX_GATEWAY_HTTPS_PORT || HTTPS_PORT;
+      const why = whyNot({ isSecureContext, mediaDevices: navigator.mediaDevices, hostname: location.hostname, httpsPort });
+      setServed({ models: await servedModels(), why });
+    };
+    look().catch(onError);
+  }, []);
+  return served;
+};
+
+// What was chosen, as far as it is served, and else the first that is.
+const useChoices = (models) => {
+  const [chosen, setChosen] = useState(() => { try { return JSON.parse(saved("voice", "{}")); } catch { return {}; } });
   const pick = (kind) => (models?.[kind].includes(chosen[kind]) ? chosen[kind] : models?.[kind][0] || "");
   const wanted = { voice: "", language: "", silence: 600, ...chosen, ...Object.fromEntries(KINDS.map(([kind]) => [kind, pick(kind)])) };
-  latest.current = wanted;
-  const fail = (error) => setFailed(error.message);
   const set = (name) => (event) => {
     const now = { ...chosen, [name]: event.target.value };
     setChosen(now);
     save("voice", JSON.stringify(now));
   };
+  return [wanted, set];
+};
 
-  useEffect(() => {
-    const look = async () => {
-      const said = await (await fetch("/api/session")).json();
-      if (!said.signed_in || said.role === "viewer") return setFailed(said.signed_in ? "A viewer's key has no voice." : "Sign in at the console first.");
-      const about = await fetch("/api/about").then((each) => (each.ok ? each.json() : null));
-      setWhy(whyNot({ isSecureContext, mediaDevices: navigator.mediaDevices, hostname: location.hostname, httpsPort: about?.settings.MLX_GATEWAY_HTTPS_PORT || HTTPS_PORT }));
-      return setModels(await servedModels());
-    };
-    look().catch(fail);
-  }, []);
+const Voice = () => {
+  const [, setTick] = useState(0);
+  const [failed, setFailed] = useState("");
+  const [voice, setVoice] = useState(null);
+  const [isHandsFree, setHandsFree] = useState(saved("hands-free", "on") === "on");
+  const fail = (error) => setFailed(error.message);
+  const changed = () => setTick((tick) => tick + 1);
+  const { models, why } = useServed(fail);
+  const [wanted, set] = useChoices(models);
+  const latest = useRef({});
+  latest.current = wanted;
   useEffect(() => () => voice?.close(), [voice]);
-  useEffect(() => { if (voice) voice.talk.isHandsFree = isHandsFree; save("hands-free", isHandsFree ? "on" : "off"); setTick((tick) => tick + 1); }, [voice, isHandsFree]);
-  useSpace(voice);
-  const count = voice?.talk.turns.length;
-  useEffect(() => end.current?.scrollIntoView({ block: "nearest" }), [count]);
+  useEffect(() => {
+    if (voice) voice.talk.isHandsFree = isHandsFree;
+    save("hands-free", isHandsFree ? "on" : "off");
+    changed();
+  }, [voice, isHandsFree]);
 
   const start = async () => {
     setFailed("");
     const silenceMs = Math.min(1500, Math.max(300, Number(wanted.silence) || 600));
     const lost = () => { setVoice(null); setFailed("The microphone is gone. Start again when there is one."); };
-    try { setVoice(await openVoice(() => latest.current, { isHandsFree, silenceMs }, () => setTick((tick) => tick + 1), lost)); } catch (error) { fail(error); }
+    try { setVoice(await openVoice(() => latest.current, { isHandsFree, silenceMs }, changed, lost)); } catch (error) { fail(error); }
   };
-  const talk = voice?.talk;
-  const hold = (event) => { event.preventDefault(); event.target.setPointerCapture?.(event.pointerId); talk.press(); };
   const isReady = models && KINDS.every(([kind]) => wanted[kind]);
-  const median = talk && medianOf(talk.turns.map((turn) => turn.parts || []));
   return html`<header><strong>mlx-gateway</strong> <a href="/#/chat">Console</a></header><main><h1>Voice</h1>
     ${why && html`<${Refusal} why=${why} />`} ${failed && html`<p role="alert" class="notice bad">${failed}</p>`}
     ${!models && !failed && html`<p role="status">Loading</p>`}
     ${models && html`<${Choices} models=${models} wanted=${wanted} set=${set} />`}
     ${models && !isReady && html`<p class="empty">Voice needs three models: one that answers, one with the engine <code>transcription</code>, and one with the engine <code>speech</code>.</p>`}
     ${isReady && !why && !voice && html`<p><button type="button" class="primary talk" onClick=${start}>Start</button></p>`}
-    ${voice && html`<p class="said-now" role="status">${talk.state[0].toUpperCase() + talk.state.slice(1)}</p>
-      <p class="row"><button type="button" class="primary talk" aria-pressed=${String(talk.isTalking)} disabled=${talk.isMuted} onPointerDown=${hold} onPointerUp=${() => talk.release()} onPointerCancel=${() => talk.release()}>Talk (hold, or the space bar)</button>
-        <button type="button" aria-pressed=${String(talk.isMuted)} onClick=${() => voice.mute(!talk.isMuted).catch(fail)}>${talk.isMuted ? "Unmute" : "Mute"}</button>
-        <button type="button" disabled=${!talk.running} onClick=${() => talk.stop()}>Stop</button>
-        <button type="button" disabled=${Boolean(talk.running) || !talk.turns.length} onClick=${() => talk.repeat()}>Repeat</button>
-        <button type="button" onClick=${() => setVoice(null)}>End</button></p>
-      <p class="row"><label><input type="checkbox" checked=${isHandsFree} onChange=${(event) => setHandsFree(event.target.checked)} /> Hands-free</label> <${Level} voice=${voice} /></p>
-      ${talk.interruption.isHalfDuplex && html`<p class="notice">This browser does not take the answer's echo out of the microphone: while an answer is spoken, only the button interrupts it.</p>`}
-      <div class="turns">${talk.turns.map((turn, index) => html`<${Turn} key=${index} turn=${turn} />`)}<div ref=${end}></div></div>
-      ${!count && html`<p class="empty">Nothing was said yet.</p>`}
-      ${median !== undefined && html`<p>Median ${inSeconds(median)}, of ${inSeconds(BUDGET_MS)} that a Mac of 32 GB is to need at most.</p>`}`}</main>`;
+    ${voice && html`<${Talking} voice=${voice} isHandsFree=${isHandsFree} setHandsFree=${setHandsFree} onEnd=${() => setVoice(null)} onError=${fail} />`}</main>`;
 };
 
 const root = document.getElementById("voice");
