@@ -16,7 +16,8 @@ const resonator = (hz, width) => {
   let [y1, y2] = [0, 0];
   return (x) => {
     const y = x + a * y1 - r * r * y2;
-    [y2, y1] = [y1, y];
+    y2 = y1;
+    y1 = y;
     return y;
   };
 };
@@ -55,7 +56,11 @@ export const utterance = (seconds, seed) => {
   return scaled(out, 0.01);
 };
 
-const filled = (seconds, next) => Float32Array.from({ length: Math.round(seconds * RATE) }, next);
+const filled = (seconds, next) => {
+  const out = new Float32Array(Math.round(seconds * RATE));
+  for (let n = 0; n < out.length; n += 1) out[n] = next(0, n);
+  return out;
+};
 
 // Pink, by Paul Kellet's three poles.
 export const noise = (seconds, seed) => {

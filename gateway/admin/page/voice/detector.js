@@ -32,7 +32,10 @@ const section = (hz, isHigh) => {
   let [x1, x2, y1, y2] = [0, 0, 0, 0];
   return (x) => {
     const y = b0 * (x + x2) + b1 * x1 - a1 * y1 - a2 * y2;
-    [x2, x1, y2, y1] = [x1, x, y1, y];
+    x2 = x1;
+    x1 = x;
+    y2 = y1;
+    y1 = y;
     return y;
   };
 };
