@@ -106,7 +106,13 @@ class Console:
 
     async def fetch_model(self, call: Call) -> Any:
         model, quantization, is_check = bodies.parse_pull(call.body)
-        return await (self.pulls.plan if is_check else self.pulls.start)(model, quantization)
+        if not is_check:
+            return await self.pulls.start(model, quantization)
+        plan = await self.pulls.plan(model, quantization)
+        return {**plan, "fits": disk.fits(plan["size_bytes"], self.parts.fleet.snapshot)}
+
+    async def search_hub(self, call: Call) -> Any:
+        return await self.pulls.search(bodies.parse_search(call.body))
 
     async def end_pull(self, call: Call) -> Any:
         return {"done": self.pulls.cancel(call.name)}
@@ -168,6 +174,7 @@ _ACTS: Final[Mapping[tuple[str, str], _Act]] = {
     ("models", "POST"): Console.order_model,
     ("local", "GET"): Console.show_local,
     ("local_model", "DELETE"): Console.delete_local,
+    ("hub", "POST"): Console.search_hub,
     ("pulls", "POST"): Console.fetch_model,
     ("pull", "DELETE"): Console.end_pull,
     ("cache", "POST"): Console.drop_kept,

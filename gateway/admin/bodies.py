@@ -16,6 +16,7 @@ from shared.request import PRIORITIES
 
 ACTIONS: Final = ("load", "unload")
 MOST_PIECES: Final = 1000
+MOST_WORDS: Final = 100
 
 
 def parse_json(data: bytes) -> Mapping[str, Any]:
@@ -45,6 +46,13 @@ def parse_pull(body: Mapping[str, Any]) -> tuple[str, str, bool]:
     if is_check is not None and not isinstance(is_check, bool):
         _refuse("check", "is true or false")
     return _name(body, "model"), _text(body, "quantization"), bool(is_check)
+
+
+def parse_search(body: Mapping[str, Any]) -> str:
+    words = _name(body, "search").strip()
+    if not words.isprintable() or not 0 < len(words) <= MOST_WORDS:
+        _refuse("search", f"is what to look for, {MOST_WORDS} characters at the most")
+    return words
 
 
 def parse_drop(body: Mapping[str, Any]) -> tuple[str, str, tuple[bytes, ...]]:

@@ -19,6 +19,7 @@ import orjson
 
 from gateway.admin.merging import known
 from gateway.command.pulling import local
+from gateway.command.pulling.plan import Machine, fit_of
 from gateway.dispatch.tasks import cancel_all
 from shared.config import Settings, child_environment, model_folders
 from shared.errors import ConfigError, InvalidRequestError, RouteNotFoundError
@@ -27,6 +28,7 @@ from shared.processes import GuardedProcess
 from shared.registry import Fleet
 
 _ID: Final = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")  # MAKER/MODEL, and no option of a command line
+_PULL: Final = (sys.executable, "-P", "-m", "gateway.command.cli", "pull")
 _MOST_AT_ONCE: Final = 3
 _GRACE_S: Final = 2.0
 _PLAN_S: Final = 60.0
@@ -68,6 +70,15 @@ class Pulls:
             raise ConfigError(_last_line(err).removeprefix("mlx-gateway: "))
         plan: Mapping[str, Any] = orjson.loads(out)
         return plan
+
+    async def search(self, words: str) -> Mapping[str, Any]:
+        """Models of the hub with these words in their names. Raises `ConfigError`."""
+        command = [*_PULL, "--json", "--search", "--", words]
+        status, out, err = await _run(command, child_environment(self._settings))
+        if status != 0:
+            raise ConfigError(_last_line(err).removeprefix("mlx-gateway: "))
+        found: Mapping[str, Any] = orjson.loads(out)
+        return found
 
     async def start(self, model: str, quantization: str) -> Mapping[str, Any]:
         """As `plan`, and it is fetched from now on; one that is fetched already goes on so."""
@@ -133,7 +144,7 @@ async def _run(words: Sequence[str], environment: Mapping[str, str]) -> tuple[in
 
 def _pull_command(flag: str, model: str, quantization: str) -> list[str]:
     wanted = ["--quantization", quantization] if quantization else []
-    return [sys.executable, "-P", "-m", "gateway.command.cli", "pull", flag, *wanted, model]
+    return [*_PULL, flag, *wanted, model]
 
 
 def _last_line(text: str) -> str:
@@ -159,6 +170,16 @@ def fetched_bytes(model: str) -> int:
         return sum(path.stat().st_size for path in blobs.iterdir())
     except OSError:  # not there yet, or a part that was just made whole
         return 0
+
+
+def fits(size_bytes: float, fleet: Fleet) -> list[dict[str, Any]]:
+    """Of each Mac whose memory is known, whether a model of this size runs there."""
+    sizes = {host.host: int(host.figures.get("memory_total_bytes", 0)) for host in fleet.hosts}
+    machines = {host: Machine(memory_bytes=size, disk_bytes=0) for host, size in sizes.items() if size}
+    return [
+        {"host": host, "fit": fit_of(size_bytes, machine), "usable_bytes": round(machine.usable_bytes)}
+        for host, machine in machines.items()
+    ]
 
 
 def render_local(fleet: Fleet) -> Mapping[str, Any]:

@@ -85,6 +85,7 @@ _CONSOLE: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("api_models", "POST"): ("Load or unload a model", "ModelOrderBody"),
     ("api_local", "GET"): ("Models that lie on this gateway's disk", ""),
     ("api_local_model", "DELETE"): ("Delete one that is not served", ""),
+    ("api_hub", "POST"): ("Search the hub for models by words of their names", "HubSearchBody"),
     ("api_pulls", "GET"): ("What is fetched from the hub, and how far", ""),
     ("api_pulls", "POST"): ("Fetch a model, or with `check` say only what that is and whether it fits", "PullBody"),
     ("api_pull", "DELETE"): ("Fetch it no further", ""),

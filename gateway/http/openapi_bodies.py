@@ -236,6 +236,7 @@ BODIES: Final[Mapping[str, Schema]] = {
         {"model": _NAME, "quantization": _TEXT, "check": {"type": "boolean"}},
         {"model": "mlx-community/Qwen3-8B-4bit", "check": True},
     ),
+    "HubSearchBody": _body(("search",), {"search": {**_NAME, "maxLength": 100}}, {"search": "qwen3 4bit"}),
     "DropBody": _body(
         (),
         {"session": _TEXT, "worker": _TEXT, "pieces": {"type": "array", "items": _NAME, "minItems": 1}},

@@ -101,6 +101,7 @@ _API: Final = (
     _api("models", "models", "POST"),
     _api("models/local", "local"),
     _doomed("models/local", "local_model"),
+    Route(path="/api/models/hub", work="api", name="api_hub", methods=("POST",)),
     _api("models/pulls", "pulls", "POST"),
     _doomed("models/pulls", "pull"),
     _api("routing", "routing"),

@@ -7,6 +7,7 @@ the page, its stream and its controls.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import re
@@ -398,9 +399,13 @@ def test_a_model_is_fetched_from_the_hub_and_deleted_again(stand: Stand) -> None
 
     page.wait("document.querySelector('input[name=model]')")
     page.run("document.querySelector('details').open = true")
-    page.run("document.querySelector('input[name=model]').value = 'maker/model'")
-    click("Look")
-    page.wait("document.body.innerText.includes('3 files')")
+    page.run("document.querySelector('input[name=words]').value = 'nothing of this name'")
+    click("Search")
+    page.wait("document.body.innerText.includes('The hub has nothing of this name.')", deadline_s=60.0)
+    page.run("document.querySelector('input[name=words]').value = 'model'")
+    click("Search")
+    press(page, "Look at maker/model")
+    page.wait("document.body.innerText.includes('3 files')", deadline_s=60.0)
     click("Fetch it")
     table = "document.querySelector('[aria-label=\"{}\"]')?.innerText"
     page.wait(f"{table.format('Fetched')}?.includes('done')", deadline_s=60.0)
@@ -438,6 +443,41 @@ def press(page: Page, words: str, *, within: str = "main") -> None:
     button = f"[...document.querySelectorAll('{within} button')].find((each) => {named})"
     page.wait(button)
     page.run(f"{button}.click()")
+
+
+CODES = {
+    "mlx-gateway join studio.local 7Q2M-XK4D-9TRW-B6HN-3FJC-8PVY-5ZGA-1LES": (
+        33,
+        "42db95600ba71f5769b0f6d8b8a61e8ae9cee04912b82b376a16c2d99f612fc3",
+    ),
+    "x" * 180: (49, "a94cd50c58a7e979a123589a13d9f21d7b222b9d254b48f977de3e1b3b7d2f98"),  # in blocks, with its version
+}
+
+
+def test_the_line_to_join_with_is_shown_as_a_code_to_photograph(stand: Stand) -> None:
+    """The digests are of codes that a reader of its own (zxing-cpp 3) has read as these texts. No stack runs here that
+    could make a line: the page is told one."""
+    page = stand.browser.page(stand.url("settings"))
+    page.wait("document.querySelector('section[aria-label=\"inference_settings.json\"]')")
+    module = "import(document.querySelector('script[type=module]').src.replace('app.js', 'qr.js'))"
+    for text, (size, digest) in CODES.items():
+        rows = page.run(
+            f"{module}.then((made) => made.encode({text!r}).map((row) => row.map(Number).join('')).join('\\n'))"
+        )
+        assert (len(rows.split("\n")), hashlib.sha256(rows.encode()).hexdigest()) == (size, digest)
+    assert page.run(f"{module}.then((made) => made.encode('x'.repeat(272)))") is None
+    page.run(
+        "(() => { const real = fetch; window.fetch = (url, more) => (url === '/api/hosts'"
+        ' ? Promise.resolve(new Response(\'{"line": "mlx-gateway join studio", "hint": "type it there"}\'))'
+        " : real(url, more)); })()"
+    )
+    press(page, "Make a join code")
+    press(page, "Show as a QR code", within="dialog[open]")
+    page.wait("document.querySelector('dialog[open] svg.qr path')?.getAttribute('d').length > 1000")
+    press(page, "Close", within="dialog[open]")
+    page.wait("!document.querySelector('dialog[open]')")
+    assert page.complaints == []
+    page.close()
 
 
 def test_chat_streams_an_answer_in_both_dialects(stand: Stand) -> None:

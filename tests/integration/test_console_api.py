@@ -105,6 +105,7 @@ WRITES: tuple[tuple[str, str, Any], ...] = (
     ("DELETE", "hosts/mini", None),
     ("POST", "models/pulls", {"model": "maker/model"}),
     ("DELETE", "models/pulls/maker/model", None),
+    ("POST", "models/hub", {"search": "qwen3"}),
     ("DELETE", "models/local/maker/model", None),
     ("POST", "cache", {"session": "1f0a3b5c"}),
 )

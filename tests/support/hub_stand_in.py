@@ -1,7 +1,8 @@
 """A stand-in for the Hugging Face hub, made from what its own package asks of it. What it does not prove: that the hub
 still answers so.
 
-It lists a repository's files with their sizes, and gives them by name, in parts where it is asked for parts.
+It finds repositories by words, lists a repository's files with their sizes, and gives them by name, in parts where it
+is asked for parts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 COMMIT = "a" * 40
 _FROM = re.compile(r"bytes=(\d+)-")
@@ -44,6 +45,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(self.path.partition("?")[0]).strip("/")
+        if path == "api/models":
+            self._search(parse_qs(self.path.partition("?")[2]).get("search", [""])[0])
+            return
         if path.startswith("api/models/"):
             self._list(path.removeprefix("api/models/").partition("/revision/")[0])
             return
@@ -53,6 +57,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"{}", {"x-error-code": "EntryNotFound"})
         else:
             self._give(rest.partition("/")[2], data)
+
+    def _search(self, words: str) -> None:
+        """As the hub: every word is in the name, whatever its case."""
+        names = [name for name in self.hub.repositories if all(word in name.lower() for word in words.lower().split())]
+        found = [
+            {"id": name, "tags": ["mlx"], "downloads": 7, "likes": 1, "lastModified": "2026-11-01T00:00:00.000Z"}
+            for name in names
+        ]
+        self._send(200, json.dumps(found).encode(), {"content-type": "application/json"})
 
     def _list(self, model: str) -> None:
         files = self.hub.repositories.get(model)

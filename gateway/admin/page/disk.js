@@ -1,26 +1,50 @@
-import { Act, Bar, State, Table, action, bytes, html, plain, rowsOf, useEffect, useState } from "./ui.js";
+import { Act, Bar, State, Table, action, bytes, figure, html, plain, rowsOf, useEffect, useState } from "./ui.js";
 import { call } from "./live.js";
 
 const PULLS = "/api/models/pulls";
 const LOCAL = "/api/models/local";
 const path = (base, id) => `${base}/${encodeURIComponent(id)}`;
 
+const FITS = { fits: "fits", tight: "fits short conversations", no: "does not fit" };
+
+// The hub is asked when somebody says so, and never before.
+const Search = ({ onLook }) => {
+  const [found, setFound] = useState(null);
+  const [state, setState] = useState("");
+  const search = async (event) => {
+    event.preventDefault();
+    setState("searching");
+    const said = await call("POST", "/api/models/hub", { search: new FormData(event.target).get("words") }).catch((failed) => ({ error: failed.message }));
+    setState(said.error ? `The hub was not searched: ${said.error}` : "");
+    if (said.models) setFound(said.models);
+  };
+  return html`<form class="row" onSubmit=${search}><label>Search the hub <input name="words" type="search" required maxlength="100" placeholder="qwen3 4bit" /></label><button disabled=${state === "searching"}>Search</button></form>
+    ${state === "searching" ? html`<p role="status" class="muted">Searching</p>` : state && html`<p role="alert" class="bad">${state}</p>`}
+    ${found && html`<${Table} label="Found on the hub" rows=${found.map((each) => ({ id: each.model, ...each }))} filter=${false} empty="The hub has nothing of this name." columns=${[
+      plain("model"), plain("files", "kind"), figure("downloads", "downloads"), plain("changed"),
+      action((row) => html`<${Act} label=${`Look at ${row.id}`} run=${async () => { await onLook({ model: row.id }); return "below"; }}>Look<//>`),
+    ]} />`}`;
+};
+
 // What is fetched is looked at first: its size, and whether it fits.
 const Fetch = () => {
   const [plan, setPlan] = useState(null);
   const [error, setError] = useState("");
-  const look = async (event) => {
-    event.preventDefault();
-    const wish = Object.fromEntries(new FormData(event.target));
+  const see = async (wish) => {
     const said = await call("POST", PULLS, { ...wish, check: true }).catch((failed) => ({ error: failed.message }));
     setError(said.error);
-    setPlan(said.lines && { wish, lines: said.lines });
+    setPlan(said.lines && { wish, ...said });
   };
-  return html`<details><summary>Fetch a model</summary><form class="fields" onSubmit=${look}>
+  const look = (event) => {
+    event.preventDefault();
+    see(Object.fromEntries(new FormData(event.target)));
+  };
+  return html`<details><summary>Fetch a model</summary><${Search} onLook=${see} /><form class="fields" onSubmit=${look}>
     <label>Model of the Hugging Face hub <input name="model" required placeholder="maker/model" /></label>
     <label>Quantisation of GGUF files <input name="quantization" placeholder="the largest that fits" /></label><button>Look</button></form>
     ${error && html`<p role="alert" class="bad">${error}</p>`}
     ${plan && html`<div class="card">${plan.lines.map((line) => html`<p>${line}</p>`)}
+      ${plan.fits.map((each) => html`<p class=${each.fit === "no" ? "bad" : ""}>${each.host}: ${FITS[each.fit]}, of ${bytes(each.usable_bytes)} that a model may use there</p>`)}
       <${Act} kind="primary" run=${async () => { await call("POST", PULLS, plan.wish); setPlan(null); }}>Fetch it<//></div>`}</details>`;
 };
 

@@ -11,7 +11,18 @@ const Revoke = ({ what, name, path, lost }) => {
       <p class="row">${typed === name && html`<${Act} kind="danger" run=${() => call("DELETE", `${path}/${encodeURIComponent(name)}`)}>Revoke it<//>`}<button type="button" onClick=${() => setAsking(false)}>Close</button></p><//>`}`;
 };
 
-const Once = ({ title, text, note, onClose }) => html`<${Dialog} title=${title} onClose=${onClose}><p>${note}</p><p><code class="secret">${text}</code></p>
+// Its module is loaded when somebody wants to see one.
+const Qr = ({ text }) => {
+  const [cells, setCells] = useState(undefined);
+  const show = async () => { setCells((await import("./qr.js")).encode(text)); return " "; };
+  if (cells === undefined) return html`<p><${Act} run=${show}>Show as a QR code<//></p>`;
+  if (!cells) return html`<p class="muted">It is too long for a QR code.</p>`;
+  const size = cells.length + 8;
+  const path = cells.map((row, y) => row.map((isDark, x) => (isDark ? `M${x + 4} ${y + 4}h1v1h-1z` : "")).join("")).join("");
+  return html`<svg class="qr" role="img" aria-label="The line as a QR code" viewBox=${`0 0 ${size} ${size}`} shape-rendering="crispEdges"><rect width=${size} height=${size} fill="#fff" /><path d=${path} fill="#000" /></svg>`;
+};
+
+const Once = ({ title, text, note, onClose, qr }) => html`<${Dialog} title=${title} onClose=${onClose}><p>${note}</p><p><code class="secret">${text}</code></p>${qr && html`<${Qr} text=${text} />`}
   <p class="row"><${Copy} text=${text} /><button onClick=${onClose}>Close</button></p><//>`;
 
 const limits = (row) => [...Object.entries(row.quota).filter(([, most]) => most).map(([name, most]) => `${count(most)} ${name.replaceAll("_", " ")}`), row.ceiling !== "interactive" && `class ${row.ceiling}`].filter(Boolean).join(", ") || "none";
@@ -63,7 +74,7 @@ const Keys = ({ state }) => html`
 const Hosts = ({ state }) => {
   const [made, setMade] = useState(null);
   return html`<${Act} run=${async () => { setMade(await call("POST", "/api/hosts")); }}>Make a join code<//>
-  ${made && html`<${Once} title="The line for the other Mac" text=${made.line} note=${made.hint} onClose=${() => setMade(null)} />`}
+  ${made && html`<${Once} title="The line for the other Mac" text=${made.line} note=${made.hint} qr=${true} onClose=${() => setMade(null)} />`}
   <${Table} label="Macs" filter=${false} rows=${rowsOf(state.hosts)} empty="No other Mac has joined." columns=${[
   plain("name"),
   { name: "state", of: (row) => row.state, show: (row) => html`<${State} of=${row.state} />` },

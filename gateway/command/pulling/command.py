@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -28,12 +29,20 @@ def add_pulling_commands(command: Callable[..., argparse.ArgumentParser]) -> Non
     pull.add_argument(
         "--json", action="store_true", dest="is_json", help="say what would be fetched, and fetch nothing"
     )
+    pull.add_argument(
+        "--search",
+        action="store_true",
+        dest="is_search",
+        help="list models with this in their names, and fetch nothing",
+    )
     removing = command("rm", "Delete a model from this machine.")
     removing.add_argument("model", metavar="MAKER/MODEL", help="as `models --local` names it")
     removing.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def pull(_: Settings, options: argparse.Namespace) -> int:
+    if options.is_search:
+        return _search(options.model, is_json=options.is_json)
     files = hub.files_of(options.model)
     machine = _machine()
     choice = choose(options.model, files, machine, options.quantization)
@@ -48,6 +57,17 @@ def pull(_: Settings, options: argparse.Namespace) -> int:
     folder = hub.fetch(options.model, chosen, lambda line: print(line, flush=True))
     source = _source(options.model, choice.kind, folder, chosen[0].name)
     print(f"{options.model} lies in {folder}; serve it: mlx-gateway up --model {source}")
+    return 0
+
+
+def _search(words: str, *, is_json: bool) -> int:
+    found = hub.search(words)
+    if is_json:
+        print(json.dumps({"models": [asdict(each) for each in found]}))
+        return 0
+    width = max((len(each.model) for each in found), default=0)
+    lines = [f"{each.model:<{width}}  {each.kind:<11}  {each.changed}  {each.downloads:,} downloads" for each in found]
+    print("\n".join(lines) if found else f"the hub has no model with {words!r} in its name")
     return 0
 
 

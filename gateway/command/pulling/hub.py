@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,19 @@ from gateway.command.ends import failed, not_there
 from gateway.command.pulling.plan import HubFile
 from shared.errors import ConfigError
 from shared.extras import install_line
+
+MOST_FOUND = 40
+_KINDS = ("gguf", "mlx", "safetensors")  # by the hub's tags, the most telling first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """`kind` is of its files, as the hub tags them; `changed` a day."""
+
+    model: str
+    kind: str
+    downloads: int
+    changed: str
 
 
 def _package() -> Any:
@@ -49,6 +63,25 @@ def files_of(model: str) -> list[HubFile]:
     with _asking(model):
         info = _package().HfApi().model_info(model, files_metadata=True)
     return [HubFile(name=each.rfilename, size_bytes=int(each.size or 0)) for each in info.siblings or ()]
+
+
+def search(words: str, most: int = MOST_FOUND) -> list[Found]:
+    """Models of the hub whose names have these words, the most fetched first. Raises `ConfigError`."""
+    try:
+        models = list(_package().HfApi().list_models(search=words, sort="downloads", limit=most))
+    except ConfigError:
+        raise
+    except Exception as error:  # of whatever the package speaks HTTP with
+        raise failed(f"the hub could not be searched: {_first_line(error)}") from error
+    return [
+        Found(
+            model=each.id,
+            kind=next((kind for kind in _KINDS if kind in (each.tags or ())), "other"),
+            downloads=int(each.downloads or 0),
+            changed=each.last_modified.date().isoformat() if each.last_modified else "",
+        )
+        for each in models
+    ]
 
 
 def fetch(model: str, files: list[HubFile], say: Callable[[str], None]) -> Path:

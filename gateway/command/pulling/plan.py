@@ -13,6 +13,7 @@ from gateway.command.ends import failed, not_there
 _GB: Final = 1e9
 _SHARE: Final = 0.75  # of the memory that a Mac's GPU may use, as macOS has it
 _BESIDE: Final = 1.1  # what a model takes beside its weights: buffers, and a short conversation
+_ROOMY: Final = 0.8  # of what may be used: the rest is for long conversations
 _LEFT_BYTES: Final = 2e9  # of a disk, which the system needs
 _PART: Final = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 _LABEL: Final = re.compile(
@@ -22,6 +23,7 @@ _NEEDED: Final = re.compile(r"\.(json|safetensors|jinja|txt|model|tiktoken)$")
 _PROJECTOR: Final = "mmproj"
 
 Kind = Literal["mlx", "gguf"]
+Fit = Literal["fits", "tight", "no"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,14 @@ class Machine:
     @property
     def usable_bytes(self) -> float:
         return self.memory_bytes * _SHARE
+
+
+def fit_of(size_bytes: float, machine: Machine) -> Fit:
+    """Whether a model of this size runs there: with room for long conversations, for short ones, or not at all."""
+    needed_bytes = size_bytes * _BESIDE
+    if needed_bytes > machine.usable_bytes:
+        return "no"
+    return "fits" if needed_bytes <= machine.usable_bytes * _ROOMY else "tight"
 
 
 def choose(model: str, files: Sequence[HubFile], machine: Machine, wanted: str = "") -> Choice:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.admin import disk
-from gateway.admin.disk import Pulls, delete, render_local
+from gateway.admin.disk import Pulls, delete, fits, render_local
 from shared.config import Settings
 from shared.errors import ConfigError, InvalidRequestError, RouteNotFoundError
 from shared.registry import Fleet, HostRecord, ModelRecord
@@ -64,6 +64,28 @@ def lay(folder: Path, name: str, data: bytes = b"w" * 100) -> Path:
     for file in ("config.json", "model.safetensors"):
         (snapshot / file).symlink_to(model / "blobs" / "1")
     return model
+
+
+@pytest.mark.slow
+def test_the_hub_is_searched_by_words_and_says_when_it_is_not_there(
+    tmp_path: Path, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(pulls: Pulls) -> None:
+        found = (await pulls.search("MODEL maker"))["models"]
+        assert found == [{"model": "maker/model", "kind": "mlx", "downloads": 7, "changed": "2026-11-01"}]
+        assert (await pulls.search("--yes"))["models"] == []
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        with pytest.raises(ConfigError, match="the hub could not be searched"):
+            await pulls.search("model")
+
+    play(tmp_path, scenario)
+
+
+def test_fit_is_said_of_each_mac_whose_memory_is_known() -> None:
+    sizes = {"small": 8e9, "middle": 16e9, "large": 64e9}
+    hosts = [HostRecord(host=name, pid=1, figures={"memory_total_bytes": size}) for name, size in sizes.items()]
+    told = fits(10e9, Fleet(hosts=(*hosts, HostRecord(host="silent", pid=1))))
+    assert {each["host"]: each["fit"] for each in told} == {"small": "no", "middle": "tight", "large": "fits"}
 
 
 def fleet(source: str) -> Fleet:
