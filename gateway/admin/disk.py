@@ -73,7 +73,7 @@ class Pulls:
 
     async def search(self, words: str) -> Mapping[str, Any]:
         """Models of the hub with these words in their names. Raises `ConfigError`."""
-        command = [*_PULL, "--json", "--search", "--", words]
+        command = [*_PULL, "--json", f"--search={words}"]
         status, out, err = await _run(command, child_environment(self._settings))
         if status != 0:
             raise ConfigError(_last_line(err).removeprefix("mlx-gateway: "))

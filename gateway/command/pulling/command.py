@@ -23,26 +23,23 @@ from shared.errors import ConfigError
 
 def add_pulling_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     pull = command("pull", "Fetch a model from the Hugging Face hub, or go on fetching it.")
-    pull.add_argument("model", metavar="MAKER/MODEL", help="its id there")
+    pull.add_argument("model", metavar="MAKER/MODEL", nargs="?", default="", help="its id there")
     pull.add_argument("--quantization", default="", metavar="Q", help="of GGUF files (the largest that fits)")
     pull.add_argument("--yes", action="store_true", help="do not ask")
     pull.add_argument(
         "--json", action="store_true", dest="is_json", help="say what would be fetched, and fetch nothing"
     )
-    pull.add_argument(
-        "--search",
-        action="store_true",
-        dest="is_search",
-        help="list models with this in their names, and fetch nothing",
-    )
+    pull.add_argument("--search", metavar="WORDS", default="", help="list models with these in their names")
     removing = command("rm", "Delete a model from this machine.")
     removing.add_argument("model", metavar="MAKER/MODEL", help="as `models --local` names it")
     removing.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def pull(_: Settings, options: argparse.Namespace) -> int:
-    if options.is_search:
-        return _search(options.model, is_json=options.is_json)
+    if options.search:
+        return _search(options.search, is_json=options.is_json)
+    if not options.model:
+        raise ConfigError("say which model to fetch, MAKER/MODEL, or what to look for, --search WORDS")
     files = hub.files_of(options.model)
     machine = _machine()
     choice = choose(options.model, files, machine, options.quantization)
