@@ -20,6 +20,7 @@ from tests.bench.chunks import measure_chunks
 from tests.bench.classes import measure_classes
 from tests.bench.contenders import Bare, Contender, MlxServer, Stack
 from tests.bench.counts import measure_counts
+from tests.bench.doors import measure_door
 from tests.bench.growth import measure_growth
 from tests.bench.held import measure_held
 from tests.bench.hot import measure_hot_turns, measure_joining
@@ -61,6 +62,7 @@ PARTS = (
     "bits",
     "backends",
     "transfer",
+    "door",
     "growth",
     "hot",
     "pinned",
@@ -187,6 +189,7 @@ def _without_checkpoint(arguments: argparse.Namespace, folder: Path) -> dict[str
         "bits": lambda: measure_bits(folder),
         "backends": lambda: measure_backends(folder),
         "transfer": lambda: measure_transfer(folder),
+        "door": lambda: measure_door(folder / "door"),
     }
 
 

@@ -24,6 +24,7 @@ from tests.support.door import OpenedDoor, opened_door
 from tests.support.processes import wait_until
 from tests.support.sealed import SECRET
 from tests.unit.worker.test_fetching_through_the_door import STUDIO, keep_a_file, key, member, reads
+from worker.cache_files import server
 from worker.cache_files.protocol import MAX_QUESTION_BYTES, PROBE, Channel, PeerError
 from worker.host import revoked
 from worker.host.lending import Lender
@@ -103,8 +104,9 @@ def is_served(channel: Channel) -> bool:
 
 
 def test_leave_that_a_revoked_host_was_given_is_over_when_its_lender_looks_next(
-    door: OpenedDoor, lender: tuple[Settings, Lender], tmp_path: Path
+    door: OpenedDoor, lender: tuple[Settings, Lender], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(server, "_SILENCE_S", 600.0)  # nothing but the revocation ends a connection
     settings, lends = lender
     thief, other = a_name(), a_name()
     with (
