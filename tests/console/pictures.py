@@ -71,7 +71,7 @@ def _loaded(folder: Path) -> Iterator[Up]:
 
 
 def _model(name: str, step_ms: float, load: str) -> dict[str, Any]:
-    options = {"step_ms": step_ms, "prefill_tokens_per_s": 2000.0}
+    options = {"step_ms": step_ms, "prefill_tokens_per_s": 2000.0, "cache_tokens": 50_000, "disk_tokens": 200_000}
     return {"id": name, "source": name, "engine": "echo", "load": load, "options": options}
 
 
@@ -114,8 +114,15 @@ def _shots(browser: Browser, stack: Up, screen: str) -> list[Image.Image]:
 
 
 def _chat(page: Page) -> None:
+    """An answer that calls a tool, whose result is asked for."""
+    page.wait("document.querySelector('main select')")
     page.run(
-        "(() => { const area = document.querySelector('main > form textarea'); area.value = 'Say hello.';"
+        "(() => { const chosen = [...document.querySelectorAll('main select')].at(-1); chosen.value = 'weather';"
+        " chosen.dispatchEvent(new Event('change', {bubbles: true})); })()"
+    )
+    page.run(
+        "(() => { const area = document.querySelector('main > form textarea');"
+        ' area.value = \'What is the weather in Rome?\\ncall get_weather {"place": "Rome"}\';'
         " area.dispatchEvent(new Event('input', {bubbles: true})); })()"
     )
     page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")

@@ -524,7 +524,9 @@ def say(page: Page, text: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", ["anthropic", "openai"])
-def test_chat_calls_tools_shows_images_keeps_versions_and_copies_itself_as_code(stand: Stand, dialect: str) -> None:
+def test_chat_calls_tools_shows_images_keeps_versions_and_copies_itself_as_code(
+    stand: Stand, axe: str, dialect: str
+) -> None:
     """The copied Python is run with the vendor's own package."""
     page = stand.browser.page(stand.url("chat"))
     page.wait("document.querySelector('main select') && document.querySelector('main > form textarea')")
@@ -544,6 +546,8 @@ def test_chat_calls_tools_shows_images_keeps_versions_and_copies_itself_as_code(
     page.wait("document.querySelector('main summary').innerText.includes('1 tool')")
     say(page, 'call get_weather {"place": "Rome"}')
     page.wait("document.querySelector('.call')?.innerText.includes('Rome')")
+    page.wait("document.querySelector('form.results textarea')")
+    assert violations(page, axe) == []
     press(page, "Give the result")
     page.wait("[...document.querySelectorAll('.assistant .said')].at(-1)?.innerText.includes('Sunny, 21 degrees.')")
     page.wait("[...document.querySelectorAll('.assistant')].at(-1).innerText.includes('tokens in')")
