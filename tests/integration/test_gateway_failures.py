@@ -173,6 +173,10 @@ def test_a_worker_that_dies_ends_what_it_held_with_a_retryable_error_within_seco
             assert reply.headers["x-should-retry"] == "true"
 
 
+def ready_workers(gateway: Served, model: str) -> int:
+    return [(each["model"], each["state"]) for each in gateway.get("/status").json["workers"]].count((model, "ready"))
+
+
 def test_what_a_dead_worker_held_is_answered_by_another_and_its_clients_notice_nothing(
     gateway: Served, model: str
 ) -> None:
@@ -186,6 +190,7 @@ def test_what_a_dead_worker_held_is_answered_by_another_and_its_clients_notice_n
                 with gateway.stream(CHAT, ask(long, model, stream=True)) as streamed:
                     wait_until(lambda: len(running_jobs(client, model)) == 3, "all three run")
                     with gateway.worker(model):
+                        wait_until(lambda: ready_workers(gateway, model) == 2, "the other is there, too")
                         doomed.signal(signal.SIGKILL)
                         rest = list(events)
                         reply: Reply = whole.result(20)
