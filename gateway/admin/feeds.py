@@ -15,12 +15,15 @@ import orjson
 
 from gateway.admin.merging import merge_patch
 from gateway.dispatch.tasks import cancel_all
+from shared.errors import RateLimitedError
 
 logger = logging.getLogger(__name__)
 
 LIVE_S: Final = 0.25  # four patches a second
 SLOW_S: Final = 1.0
 _MOST_PENDING_BYTES: Final = 4 * 1024 * 1024
+_MOST_OF_A_KEY: Final = 64  # consoles; a browser has one for all of its tabs
+_RETRY_S: Final = 5
 _NOTHING: Final = object()
 
 
@@ -40,7 +43,8 @@ class Listener:
     """What one console has not read yet. One that falls far behind `is_lost`: it gets nothing more, and must ask
     again."""
 
-    def __init__(self) -> None:
+    def __init__(self, whose: str = "") -> None:
+        self.whose = whose
         self.is_lost = False
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -149,8 +153,12 @@ class Feeds:
         self._listeners: set[Listener] = set()
 
     @contextlib.contextmanager
-    def listening(self, names: Sequence[str]) -> Iterator[Listener]:
-        listener = Listener()
+    def listening(self, names: Sequence[str], *, whose: str = "") -> Iterator[Listener]:
+        """`whose` is the name of the key, of which only so many may listen at once: each may hold some MB for one that
+        reads slowly. Raises `RateLimitedError`."""
+        if sum(each.whose == whose for each in self._listeners) >= _MOST_OF_A_KEY:
+            raise RateLimitedError(f"{_MOST_OF_A_KEY} consoles of this key listen already", retry_after_s=_RETRY_S)
+        listener = Listener(whose)
         self._listeners.add(listener)
         try:
             for name in names:

@@ -45,7 +45,7 @@ def _tier(target: Target | None) -> dict[str, str]:
 def _file(editor: SettingsEditor, name: str) -> dict[str, Any]:
     try:
         there = editor.read(name)
-        return {"text": there.text, "tag": there.tag, "undo": len(editor.past(name))}
+        return {"text": there.text, "tag": there.tag, "undo": editor.undoable(name, there.tag)}
     except ConfigError as error:
         return {"text": "", "tag": "", "undo": 0, "fault": str(error)}
 

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.admin.api import NO_STORE
 from gateway.admin.bodies import parse_json, parse_session
-from gateway.http.auth import check_own_page, cookie_of, offered_keys, session_of
+from gateway.http.auth import check_own_page, cookie_of, offered_keys, sessions_of
 from gateway.http.replies import header, read_raw, send_json
 from gateway.keys.check import SESSION_S, KeyCheck
 from gateway.keys.holder import OWNER, Holder
@@ -44,9 +44,7 @@ class Session:
     async def _sign_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not header(scope, b"content-type").lower().startswith("application/json"):
             raise InvalidRequestError("the body must be application/json")
-        data = await read_raw(receive)
-        if len(data) > _MOST_BODY_BYTES:
-            raise InvalidRequestError("the body is too large for a key")
+        data = await read_raw(receive, most_bytes=_MOST_BODY_BYTES)
         key = [parse_session(parse_json(data)).encode("utf-8", "surrogateescape")]
         session = self._check.open_session(key)
         await self._send_cookie(scope, send, session, SESSION_S, self._told(self._check.holder(key)))
@@ -65,7 +63,7 @@ class Session:
         try:
             if offered:
                 return self._check.holder(offered)
-            return self._check.session_holder(session_of(scope, self._cookie))
+            return self._check.session_holder(*sessions_of(scope, self._cookie))
         except AuthenticationError:
             return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +41,18 @@ class Text:
     tag: str
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """The texts to go back to, oldest first, and the tag of what was written from here last; empty: not known."""
+
+    texts: tuple[str, ...] = ()
+    wrote: str = ""
+
+    def is_over(self, tag: str) -> bool:
+        """Whether somebody else has written the text of this tag."""
+        return bool(self.wrote) and tag != self.wrote
+
+
 class SettingsEditor:
     """Reads and writes files: for threads. Every method raises `RouteNotFoundError` for a file that is not edited
     here, and `ConfigError` for one that cannot be used."""
@@ -56,7 +69,7 @@ class SettingsEditor:
     def read(self, name: str) -> Text:
         path = self._path(name)
         try:
-            text = path.read_text(encoding="utf8") if path is not None and path.exists() else None
+            text = path.read_bytes().decode() if path is not None and path.exists() else None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from error
         return Text("", EMPTY) if text is None else Text(text, _tag(text))
@@ -78,36 +91,45 @@ class SettingsEditor:
         return self._replace(name, text, tag, is_undone=False)
 
     def undo(self, name: str, tag: str) -> Text:
-        """As it was before the last write from a console. Raises as `write` does."""
-        past = self.past(name)
-        if not past:
+        """As it was before the last write from a console. Raises as `write` does, and `InvalidRequestError` where there
+        is no way back, or somebody's edit since would be lost on it."""
+        past = self._history(name)
+        if not past.texts:
             raise InvalidRequestError(f"nothing was written to {name} from here")
-        return self._replace(name, past[-1], tag, is_undone=True)
+        if past.is_over(tag):
+            raise InvalidRequestError(
+                f"{name} was edited elsewhere since it was written from here: undo would lose that"
+            )
+        return self._replace(name, past.texts[-1], tag, is_undone=True)
 
-    def past(self, name: str) -> list[str]:
-        """The texts to go back to, oldest first."""
+    def undoable(self, name: str, tag: str) -> int:
+        """How many steps there are back from the text of this tag."""
+        past = self._history(name)
+        return 0 if past.is_over(tag) else len(past.texts)
+
+    def _history(self, name: str) -> History:
         self._path(name)
         try:
-            found = orjson.loads((self._past / name).read_bytes())
+            return _history_of(orjson.loads((self._past / name).read_bytes()))
         except FileNotFoundError:
-            return []
+            return History()
         except (OSError, orjson.JSONDecodeError) as error:
             raise ConfigError(f"{self._past / name} cannot be read: {error}") from error
-        return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
 
     def _replace(self, name: str, text: str, tag: str, *, is_undone: bool) -> Text:
         path = self._path(name)
         if path is None:
             raise InvalidRequestError("there is no folder of settings files: start `mlx-gateway up` with --config DIR")
-        text = text if text.endswith("\n") or not text.strip() else f"{text}\n"
+        text = text if is_undone or text.endswith("\n") or not text.strip() else f"{text}\n"
         with locked(private_folder(self._past)):
             there = self.read(name)
             if there.tag != tag:
                 raise ChangedFileError(there)
-            past = self.past(name)
-            kept = past[:-1] if is_undone else [*past, there.text][-_KEPT:]
+            past = self._history(name).texts
+            kept = past[:-1] if is_undone else (*past, there.text)[-_KEPT:]
+            wrote = _tag(text) if text.strip() else EMPTY
             try:
-                write_private(self._past / name, orjson.dumps(kept))
+                write_private(self._past / name, orjson.dumps({"texts": kept, "wrote": wrote}))
                 _write(path, text)
             except OSError as error:
                 raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
@@ -138,6 +160,14 @@ def _tag(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _history_of(found: object) -> History:
+    """Earlier releases kept a list of texts alone."""
+    told = found if isinstance(found, dict) else {"texts": found}
+    texts, wrote = told.get("texts"), told.get("wrote")
+    kept = tuple(text for text in texts if isinstance(text, str)) if isinstance(texts, list) else ()
+    return History(kept, wrote if isinstance(wrote, str) else "")
+
+
 def _diff(name: str, before: str, after: str) -> str:
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), f"{name} now", f"{name} then", lineterm="")
     return "\n".join(lines)
@@ -152,7 +182,9 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def _write(path: Path, text: str) -> None:
-    """In one step; who may read it stays. Nothing to say is no file. Raises `OSError`."""
+    """In one step; who may read it stays, and so does a link to where it is kept. Nothing to say is no file. Raises
+    `OSError`."""
+    path = Path(os.path.realpath(path))
     if not text.strip():
         path.unlink(missing_ok=True)
         return

@@ -11,6 +11,7 @@ from gateway.dispatch.jobs import drain
 from gateway.dispatch.loading import hosts_to_load
 from gateway.door.listing import list_hosts
 from gateway.door.revoking import lock_out
+from gateway.http.auth import check_writing_page
 from gateway.http.replies import send_json
 from gateway.parts import Parts
 from shared.errors import ConfigError, InvalidRequestError, MethodNotAllowedError, RouteNotFoundError
@@ -38,6 +39,7 @@ class Administration:
             )
         if scope["method"] != "POST":
             raise MethodNotAllowedError(f"/admin/{action} is asked with POST", allow="POST")
+        check_writing_page(scope)
         try:
             done = await act(self.parts, name)
         except ConfigError as error:

@@ -8,20 +8,23 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.replies import header, header_values, wants_page
-from gateway.http.routes import find_route
+from gateway.http.routes import Route, find_route, nothing_at
 from gateway.http.visitors import Visitors, is_same_page
 from gateway.keys.check import KeyCheck
-from gateway.keys.holder import Holder
-from shared.errors import PermissionDeniedError
+from gateway.keys.holder import OWNER, Holder
+from shared.errors import PermissionDeniedError, RouteNotFoundError
 
 _SAFE: Final = ("GET", "HEAD")
+_MOST_SESSIONS: Final = 8  # of one request
 
 
 class Authentication:
     """ASGI middleware. Accepts `Authorization: Bearer KEY` and `x-api-key: KEY`, and from the gateway's own pages the
     cookie of a session; raises `AuthenticationError`, for hosts and pages that may not come in `InvalidRequestError`
-    and `PermissionDeniedError`, and the latter for what the key's role may not. Who holds the key is noted in the
-    scope's state."""
+    and `PermissionDeniedError`, and the latter for what the key's role may not. What the table of routes does not know
+    is not there: Starlette's patterns end before a line's end (`$`), and would serve `/status%0A` as `/status`, with
+    nobody asked. Who holds the key is noted in the scope's state as `holder`; `admit` there asks the same again later,
+    and raises as this does."""
 
     def __init__(self, app: ASGIApp, *, check: KeyCheck, visitors: Visitors, cookie: str = "") -> None:
         self.app = app
@@ -39,22 +42,31 @@ class Authentication:
         self._visitors.check_host(hosts, http_version=scope.get("http_version", "1.1"))
         origins = [value.decode("latin-1") for value in header_values(scope, b"origin")]
         self._visitors.check_origin(origins, hosts[0] if hosts else "")
-        if _is_open(scope) or not self._check_key.is_needed:
-            return
-        holder = self._holder(scope)
-        scope.setdefault("state", {})["holder"] = holder
         route = find_route(scope["path"])
+        if not _is_open(scope, route):
+            state = scope.setdefault("state", {})
+            state["holder"] = self._admit(scope, route)
+            state["admit"] = lambda: self._admit(scope, route)
+            state["has_key"] = self._check_key.is_needed and bool(offered_keys(scope))
+        if route is None:
+            raise RouteNotFoundError(nothing_at(scope["path"]))
+
+    def _admit(self, scope: Scope, route: Route | None) -> Holder:
+        if not self._check_key.is_needed:
+            return OWNER
+        holder = self._holder(scope)
         if route is not None:
             holder.check_work(route.work)
+        return holder
 
     def _holder(self, scope: Scope) -> Holder:
         """Raises `AuthenticationError`, and `PermissionDeniedError` for a session of somebody else's page."""
         offered = offered_keys(scope)
-        session = "" if offered else session_of(scope, self._cookie)
-        if not session:
+        sessions = () if offered else sessions_of(scope, self._cookie)
+        if not sessions:
             return self._check_key.holder(offered)
         check_own_page(scope)
-        return self._check_key.session_holder(session)
+        return self._check_key.session_holder(*sessions)
 
 
 def _with_rate_headers(scope: Scope, send: Send) -> Send:
@@ -85,11 +97,13 @@ def cookie_of(scope: Scope, cookie: str) -> str:
     return f"__Host-{cookie}" if cookie and scope.get("scheme") == "https" else cookie
 
 
-def session_of(scope: Scope, cookie: str) -> str:
-    """Empty where the request has none."""
+def sessions_of(scope: Scope, cookie: str) -> Sequence[str]:
+    """Of all cookies of the name, the first few: other ports of the same host may set one for a deeper path, which
+    browsers send before ours (RFC 6265, 5.4 and 8.6)."""
     cookie = cookie_of(scope, cookie)
     pairs = (pair.strip().partition(b"=") for value in header_values(scope, b"cookie") for pair in value.split(b";"))
-    return next((value.decode("latin-1") for name, _, value in pairs if cookie and name == cookie.encode()), "")
+    found = [value.decode("latin-1") for name, _, value in pairs if cookie and value and name == cookie.encode()]
+    return found[:_MOST_SESSIONS]
 
 
 def check_own_page(scope: Scope) -> None:
@@ -103,8 +117,16 @@ def check_own_page(scope: Scope) -> None:
         raise PermissionDeniedError("only the console's own pages may use its session")
 
 
-def _is_open(scope: Scope) -> bool:
-    route = find_route(scope["path"])
+def check_writing_page(scope: Scope) -> None:
+    """Raises `PermissionDeniedError` where a browser would change something for another page than the gateway's own. A
+    key that opens something tells who asks; one that nobody looked at does not, and any page can add it. Programs name
+    no page."""
+    has_key = scope.get("state", {}).get("has_key", False)
+    if not has_key and (header(scope, b"origin") or header(scope, b"sec-fetch-site")):
+        check_own_page(scope)
+
+
+def _is_open(scope: Scope, route: Route | None) -> bool:
     if route is None:
         return False
     return scope.get("method") in route.keyless or (route.work == "home" and wants_page(scope))

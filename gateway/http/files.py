@@ -28,7 +28,6 @@ _CONTENT: Final = "/content"
 # What somebody uploaded is no page of this gateway's for whoever opens it in a browser.
 _NO_PAGE: Final = {
     "content-disposition": "attachment",
-    "x-content-type-options": "nosniff",
     "content-security-policy": "sandbox; default-src 'none'",
 }
 _SHAPES: Final[Mapping[str, Any]] = {ANTHROPIC.name: anthropic_files}

@@ -33,13 +33,14 @@ _STRANGERS_DRAIN_S = 2.0  # of those who may not come in
 
 _WATCHING = ("health", "ready", "metrics", "greeting", "home", "console")
 _PROBES = (*_WATCHING, "host_metrics", "targets")  # of which a line each would be all that a log holds
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # names of others are in our JSON, and must not become a page
 _UNKNOWN = "unknown"  # the route of a path where there is nothing
 
 
 class RequestContext:
-    """Gives the request a normal path, its id and start time, every response its id headers, and the log one line: at
-    debug level for what only watches, and for what was told at its end in other words. With `tells_urls` another line
-    says at once what came."""
+    """Gives the request a normal path, its id and start time, every response its id headers and that its type is the
+    one it says, and the log one line: at debug level for what only watches, and for what was told at its end in other
+    words. With `tells_urls` another line says at once what came."""
 
     def __init__(self, app: ASGIApp, *, tells_urls: bool = False) -> None:
         self.app = app
@@ -55,6 +56,7 @@ class RequestContext:
         state["request_id"] = request_id
         state["started_s"] = started_s = time.monotonic()
         id_headers = [(name, request_id.encode()) for name in (b"request-id", b"x-request-id")]
+        own_headers = [*id_headers, _NO_SNIFFING]
         status = 0
         if self._tells_urls:
             query = scope.get("query_string", b"").decode("ascii", "backslashreplace")
@@ -66,7 +68,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *id_headers]
+                message["headers"] = [*message["headers"], *own_headers]
             await send(message)
 
         try:

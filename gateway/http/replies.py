@@ -12,7 +12,7 @@ from gateway.dialects.registry import DIALECTS, OPENAI_CHAT
 from gateway.http.routes import spoken_at
 from gateway.intake.reader import Body
 from gateway.intake.values import MAX_VALUES, ValueCount
-from shared.errors import AuthenticationError, GatewayError, UpgradeRefusedError
+from shared.errors import AuthenticationError, GatewayError, RequestTooLargeError, UpgradeRefusedError
 from shared.exact import dump_bytes
 
 JSON = b"application/json"
@@ -99,14 +99,19 @@ def request_id_of(scope: Scope) -> str:
     return str(scope["state"]["request_id"])
 
 
-async def read_raw(receive: Receive) -> bytes:
-    """The whole body, whatever it holds. Raises `ClientDisconnectedError`."""
+async def read_raw(receive: Receive, *, most_bytes: int = 0) -> bytes:
+    """The whole body, whatever it holds; not more of it than `most_bytes`, where those are said, is kept. Raises
+    `ClientDisconnectedError`, and `RequestTooLargeError`."""
     chunks: list[bytes] = []
+    seen_bytes = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnectedError
         chunks.append(message.get("body", b""))
+        seen_bytes += len(chunks[-1])
+        if 0 < most_bytes < seen_bytes:
+            raise RequestTooLargeError(f"the body is larger than {most_bytes} bytes")
         if not message.get("more_body", False):
             return b"".join(chunks)
 

@@ -45,14 +45,21 @@ class KeyCheck:
         ends = f"{int((time.time() if now_s is None else now_s) + SESSION_S):x}"
         return f"{ends}.{self._mac(ends, found if isinstance(found, str) else found.digest)}"
 
-    def session_holder(self, session: str, *, now_s: float | None = None) -> Holder:
-        """Raises `AuthenticationError`."""
+    def session_holder(self, *sessions: str, now_s: float | None = None) -> Holder:
+        """Of the first that is one. Raises `AuthenticationError`."""
+        at_s = time.time() if now_s is None else now_s
+        found = next((whose for each in sessions if (whose := self._find_session(each, at_s)) is not None), None)
+        if found is None:
+            raise AuthenticationError("the session has ended: sign in again")
+        return found
+
+    def _find_session(self, session: str, now_s: float) -> Holder | None:
         ends, _, mac = session.partition(".")
-        if len(session) <= _MOST and _is_ahead(ends, time.time() if now_s is None else now_s):
+        if len(session) <= _MOST and _is_ahead(ends, now_s):
             for digest, whose in self._living():
                 if hmac.compare_digest(self._mac(ends, digest).encode(), mac.encode()):
                     return whose
-        raise AuthenticationError("the session has ended: sign in again")
+        return None
 
     def _mac(self, ends: str, digest: str) -> str:
         return hmac.new(self._secret, f"{ends}\0{digest}".encode(), hashlib.sha256).hexdigest()

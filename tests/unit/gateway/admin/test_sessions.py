@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.http.auth import check_own_page, session_of
+from gateway.http.auth import check_own_page, sessions_of
 from gateway.keys.check import SESSION_S, KeyCheck
 from gateway.keys.file import KeyFile
 from gateway.keys.holder import OWNER
@@ -108,6 +108,17 @@ def test_only_the_gateways_own_page_uses_a_session(method: str, headers: dict[st
 
 
 def test_the_cookie_is_found_by_its_whole_name() -> None:
-    assert session_of(scope("GET", cookie="xa=1; a=2; b=3"), "a") == "2"
-    assert session_of(scope("GET", cookie="a=1"), "") == ""
-    assert session_of(scope("GET"), "a") == ""
+    assert sessions_of(scope("GET", cookie="xa=1; a=2; b=3"), "a") == ["2"]
+    assert sessions_of(scope("GET", cookie="a=1"), "") == []
+    assert sessions_of(scope("GET", cookie="a="), "a") == []
+    assert sessions_of(scope("GET"), "a") == []
+
+
+def test_a_cookie_of_the_same_name_from_elsewhere_signs_nobody_out(keys: KeyFile) -> None:
+    check = KeyCheck(OWNERS, keys, b"secret")
+    session = check.open_session([OWNERS.encode()])
+    found = sessions_of(scope("GET", cookie=f"a=tossed; a={session}"), "a")
+    assert check.session_holder(*found) == OWNER
+    assert len(sessions_of(scope("GET", cookie="; ".join(["a=x"] * 5000)), "a")) < 10
+    with pytest.raises(AuthenticationError):
+        check.session_holder()

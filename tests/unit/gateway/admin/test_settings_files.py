@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
 from gateway.admin.settings_files import EMPTY, ChangedFileError, SettingsEditor
 from shared.config import Settings
-from shared.errors import InvalidRequestError, RouteNotFoundError
+from shared.errors import ConfigError, InvalidRequestError, RouteNotFoundError
 
 NAME = "claude_routing.json"
 TEXT = '{\n    "tiers": {"opus":   "big", "haiku": "small"}\n}\n'
@@ -35,6 +36,47 @@ def test_a_text_is_written_as_it_came_and_taken_back(editor: SettingsEditor, tmp
     with pytest.raises(InvalidRequestError, match="nothing was written"):
         editor.undo(NAME, EMPTY)
     assert [each.name for each in path.parent.iterdir()] == []
+
+
+def test_no_edit_from_elsewhere_is_lost_by_going_back(editor: SettingsEditor, tmp_path: Path) -> None:
+    path = tmp_path / "config" / NAME
+    first = editor.write(NAME, TEXT, EMPTY)
+    second = editor.write(NAME, TEXT.replace("small", "tiny"), first.tag)
+    assert editor.undoable(NAME, second.tag) == 2
+    path.write_text("{}")
+    there = editor.read(NAME)
+    assert editor.undoable(NAME, there.tag) == 0
+    with pytest.raises(InvalidRequestError, match="would lose that"):
+        editor.undo(NAME, there.tag)
+    assert path.read_text() == "{}"
+    third = editor.write(NAME, TEXT, there.tag)
+    assert editor.undo(NAME, third.tag).text == "{}", "what stood there from elsewhere comes back"
+    assert editor.undoable(NAME, there.tag) == 2
+
+
+def test_texts_to_go_back_to_of_an_earlier_release_are_still_there(editor: SettingsEditor, tmp_path: Path) -> None:
+    (tmp_path / "config" / NAME).write_text("{}")
+    (tmp_path / "state" / "before").mkdir(parents=True)
+    (tmp_path / "state" / "before" / NAME).write_bytes(orjson.dumps([TEXT]))
+    assert editor.undo(NAME, editor.read(NAME).tag).text == TEXT
+
+
+def test_a_file_that_is_a_link_stays_one_and_its_lines_end_as_they_did(editor: SettingsEditor, tmp_path: Path) -> None:
+    path, kept = tmp_path / "config" / NAME, tmp_path / "kept.json"
+    text = TEXT.replace("\n", "\r\n")
+    kept.write_bytes(text.encode())
+    path.symlink_to(kept)
+    wrote = editor.write(NAME, "{}", editor.read(NAME).tag)
+    assert (path.is_symlink(), kept.read_text()) == (True, "{}\n")
+    editor.undo(NAME, wrote.tag)
+    assert (path.is_symlink(), kept.read_bytes()) == (True, text.encode())
+    assert [each.name for each in path.parent.iterdir()] == [NAME]
+
+
+def test_a_link_that_leads_to_itself_is_named(editor: SettingsEditor, tmp_path: Path) -> None:
+    (tmp_path / "config" / NAME).symlink_to(tmp_path / "config" / NAME)
+    with pytest.raises(ConfigError, match=NAME):
+        editor.write(NAME, TEXT, EMPTY)
 
 
 def test_who_changes_another_text_than_what_is_there_is_refused(editor: SettingsEditor, tmp_path: Path) -> None:
