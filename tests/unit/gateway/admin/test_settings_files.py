@@ -73,9 +73,13 @@ def test_a_file_that_is_a_link_stays_one_and_its_lines_end_as_they_did(editor: S
     assert [each.name for each in path.parent.iterdir()] == [NAME]
 
 
-def test_a_link_that_leads_to_itself_is_named(editor: SettingsEditor, tmp_path: Path) -> None:
-    (tmp_path / "config" / NAME).symlink_to(tmp_path / "config" / NAME)
-    with pytest.raises(ConfigError, match=NAME):
+def test_a_link_that_leads_nowhere_is_no_end(editor: SettingsEditor, tmp_path: Path) -> None:
+    path = tmp_path / "config" / NAME
+    path.symlink_to(path)
+    assert editor.write(NAME, TEXT, EMPTY).text == TEXT, "one to itself gives way to a file"
+    path.unlink()
+    path.symlink_to(tmp_path / "away" / NAME)
+    with pytest.raises(ConfigError, match="cannot be written"):
         editor.write(NAME, TEXT, EMPTY)
 
 
