@@ -510,7 +510,7 @@ def test_a_side_request_waits_for_memory_instead_of_pushing_the_main_conversatio
 
 
 def test_stats_follow_the_work(driver: Driver) -> None:
-    driver.submit(ask("a", max_tokens=30), ask("b", "other", max_tokens=30))
+    driver.submit(ask("a", max_tokens=300), ask("b", "other", max_tokens=300))
     waiting = driver.engine.stats()
     assert (waiting.running, waiting.waiting) == (0, 2)
     assert waiting.waiting_tokens > 500

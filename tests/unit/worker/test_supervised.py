@@ -89,8 +89,8 @@ def test_our_secrets_are_not_the_commands(tmp_path: Path, monkeypatch: pytest.Mo
     ("entry", "words"),
     [
         ({"command": []}, "a program and its arguments"),
-        ({"command": ["x", 1]}, "a program and its arguments"),
-        ({"command": "x"}, "of another kind"),
+        ({"command": ["x", 1]}, "expected a list of texts"),
+        ({"command": "x"}, "expected a list of texts"),
         ({"command": ["x"], "url": "http://studio.local:1"}, "127.0.0.1"),
         ({"command": ["/opt/mistralrs", "serve", "-l", "log.txt"]}, "writes whole prompts"),
     ],
