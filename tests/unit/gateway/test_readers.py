@@ -30,7 +30,7 @@ def test_waiting_ends_with_its_timeout() -> None:
         for timeout_s in (0.05, 0.01, 0.03, 0.0):
             began_s = time.monotonic()
             assert await reader.wait(timeout_s) == []
-            assert timeout_s - 0.005 <= time.monotonic() - began_s < timeout_s + 0.5
+            assert timeout_s - 0.005 <= time.monotonic() - began_s < timeout_s + 5
 
     run(scenario())
 

@@ -98,7 +98,7 @@ def test_waiting_for_the_device_is_no_stall(tmp_path: Path, neighbour: Turns) ->
         wait_until(lambda: neighbour._is_wanted(), "the engine waits for its turn")
         waited_s = engine.stats().stalled_s
         assert waited_s is not None
-        assert waited_s < 0.05
+        assert waited_s < 1
         assert engine.stats().stalled_s == waited_s  # the clock stands still
         assert heard.outputs == []
         neighbour.offer(is_idle=True)
