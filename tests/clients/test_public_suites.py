@@ -27,7 +27,7 @@ from worker.formats.families import FAMILIES
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CANARY = "0.2.2"
-LANGCHAIN = ("langchain-tests", "langchain-openai", "langchain-anthropic", "pytest-timeout")
+LANGCHAIN = ("langchain-tests==1.1.9", "langchain-openai==1.7.4", "langchain-anthropic==1.7.10", "pytest-timeout")
 _CHANCE = "in a demanded call its words are chance"
 _OPEN = "its words do not follow on what a schema forces, so that a text may have no end, or names of its own"
 _UNFINISHED = r"LengthFinishReason|max_tokens|validation error|Invalid JSON|JSONDecode|Extra items in the left set"
