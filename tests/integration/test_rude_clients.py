@@ -24,7 +24,7 @@ from tests.support.served import EventSource, Served, message, served
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 _PATH = "/v1/messages"
 _WORDS = 200
-_MOST_GROWTH_MB = 64
+_MOST_GROWTH_MB = 96  # 64 on a busy machine, where more is on its way at a time
 
 
 @pytest.fixture(scope="module")
