@@ -96,6 +96,7 @@ def check_endings(gpt: openai.OpenAI, claude: anthropic.Anthropic, ids: tuple[st
         assert result.message.content[0].text == f"number {name[1:]}"  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_files_and_batches_of_both_vendors_are_read_by_their_packages(redis_url: str, tmp_path: Path) -> None:
     with served(redis_url, tmp_path) as gateway, gateway.worker(), clients_of(gateway) as (gpt, claude):
         ids = begin(gpt, claude, 24)

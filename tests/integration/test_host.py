@@ -130,6 +130,7 @@ def test_a_tiers_draft_model_drafts_in_the_worker_of_its_model_until_it_is_taken
         assert log.read_text().count("drafting with") == 1
 
 
+@pytest.mark.slow
 def test_models_json_is_followed_while_it_runs(tmp_path: Path, redis_url: str) -> None:
     write_models(tmp_path / "config", echo("one"), echo("two"))
     with host(tmp_path, redis_url) as under_test:

@@ -142,6 +142,7 @@ def test_a_pinned_model_stays_and_who_asks_for_another_hears_what_is_missing(
         host.wait_for(first="ready", second="no_memory")
 
 
+@pytest.mark.slow
 def test_a_model_that_nobody_uses_is_unloaded_and_comes_back_when_it_is_asked_for(
     redis_url: str, tmp_path: Path
 ) -> None:

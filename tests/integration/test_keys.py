@@ -191,6 +191,7 @@ def person(household: Household) -> Iterator[Callable[[str], Person]]:
         yield build
 
 
+@pytest.mark.slow
 def test_files_and_batches_are_their_tenants_and_run_as_their_keys(
     household: Household, person: Callable[[str], Person], capsys: pytest.CaptureFixture[str]
 ) -> None:

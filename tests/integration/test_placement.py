@@ -88,6 +88,7 @@ def heads(talks: Sequence[Talk]) -> float:
     return (len(hosts) - 1) * len(_HEAD.split()) / sum(each.tokens for each in talks)
 
 
+@pytest.mark.slow
 def test_twelve_conversations_through_two_gateways_on_three_hosts_are_as_warm_as_on_one(
     gateways: tuple[Served, Served],
 ) -> None:

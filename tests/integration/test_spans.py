@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.collector import Collected, collecting
 from tests.support.processes import wait_until
 from tests.support.up import Up, message, up
@@ -24,6 +26,7 @@ def ask(stack: Up, path: str, body: Any, traceparent: str) -> int:
     return response.status
 
 
+@pytest.mark.slow
 def test_gateway_and_worker_tell_one_trace_that_goes_on_with_the_clients(tmp_path: Path) -> None:
     with collecting() as collector:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}

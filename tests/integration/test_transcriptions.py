@@ -15,6 +15,7 @@ from tests.support.sounds import encoded, wav
 TEXT = "hello world and again."
 
 
+@pytest.mark.slow
 def test_transcripts_come_through_the_whole_stack(redis_url: str, tmp_path: Path) -> None:
     build_whisper(tmp_path / "tiny")
     source = str(tmp_path / "tiny")

@@ -31,6 +31,7 @@ def fleets(redis_server: RedisServer, tmp_path: Path) -> Iterator[list[Served]]:
         yield found
 
 
+@pytest.mark.slow
 def test_neither_fleet_hears_sees_or_answers_the_other(fleets: list[Served], redis_server: RedisServer) -> None:
     with redis.Redis.from_url(redis_server.url) as client, client.pubsub(ignore_subscribe_messages=True) as listener:
         listener.psubscribe("*")

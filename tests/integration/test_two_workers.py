@@ -135,6 +135,7 @@ def test_work_is_spread_people_come_first_and_what_a_killed_worker_had_is_served
     assert answered(behind) == [f"batch {number}" for number in range(_WAITING)]
 
 
+@pytest.mark.slow
 def test_what_waits_for_a_worker_that_drains_goes_to_the_other_and_what_runs_there_goes_on(pair: Pair) -> None:
     streams = pair.fill()
     behind = pair.wait_behind()

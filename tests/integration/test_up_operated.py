@@ -8,12 +8,15 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from gateway.command.ends import DONE, NOT_RUNNING
 from tests.clients.terminal import Terminal
 from tests.support.processes import REPOSITORY, wait_until
 from tests.support.up import NO_SETTINGS, Up, message, run_command, up
 
 
+@pytest.mark.slow
 def test_what_runs_is_listed_told_of_and_stopped(tmp_path: Path) -> None:
     with up(tmp_path, env={"MLX_GATEWAY_LOG_FORMAT": "json"}) as running:
         running.wait_until_ready()

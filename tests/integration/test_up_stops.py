@@ -21,6 +21,7 @@ from tests.support.processes import wait_until
 from tests.support.up import Up, message, run_command, up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_socket_or_file_is_left(tmp_path: Path, number: signal.Signals) -> None:
     with up(tmp_path) as running:

@@ -5,6 +5,8 @@ import sys
 import textwrap
 from itertools import pairwise
 
+import pytest
+
 from tests.support.models import AGENT_FULL, REPOSITORY
 
 # Runs one long generation and writes down when each turn had the device: from taking it to offering it on.
@@ -64,6 +66,7 @@ ENGINE = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_steps_of_two_engines_never_overlap_and_neither_starves(tmp_path):
     def engine():
         command = [sys.executable, "-c", ENGINE, str(AGENT_FULL), str(tmp_path), "150"]

@@ -104,6 +104,7 @@ def input_tokens(reply: Reply) -> int:
     return int(usage["input_tokens"] + usage["cache_read_input_tokens"] + usage["cache_creation_input_tokens"])
 
 
+@pytest.mark.slow
 def test_an_idle_workers_cache_makes_room_for_a_busy_one(host: Host) -> None:
     with Watch(host.folder) as watch:
         for number in range(4):
@@ -119,6 +120,7 @@ def test_an_idle_workers_cache_makes_room_for_a_busy_one(host: Host) -> None:
     assert one.status == 200
 
 
+@pytest.mark.slow
 def test_what_can_never_fit_beside_the_other_model_is_refused_at_once_and_fits_when_that_is_gone(host: Host) -> None:
     assert host.ask("one", "hello", 50).status == 200
     assert host.ask("two", "hello", 50).status == 200
@@ -137,6 +139,7 @@ def test_what_can_never_fit_beside_the_other_model_is_refused_at_once_and_fits_w
     assert answered.status == 200, answered.body
 
 
+@pytest.mark.slow
 def test_requests_of_both_at_once_stay_within_the_limit_and_all_are_answered(host: Host) -> None:
     def ask(number: int) -> Reply:
         return host.ask("one" if number % 2 else "two", f"{number}", 600 + 450 * (number % 4), max_tokens=60)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import pytest
+
 from gateway.command.checks.port import check_port
 from gateway.command.doctor import examine, find_models
 from gateway.command.stack import listen
@@ -95,6 +97,7 @@ def test_a_mac_that_joined_as_a_host_has_no_fault_for_want_of_a_redis_or_a_port(
     assert "join again" in findings["fleet"].text, "its certificate is empty, as after a disk that was full"
 
 
+@pytest.mark.slow
 def test_a_settings_file_that_cannot_be_used_is_a_fault_and_a_misspelt_one_a_remark(tmp_path: Path) -> None:
     settings = load_settings({"config_dir": tmp_path, "state_dir": tmp_path}, environ={})
     (tmp_path / "model_alias.json").write_text("{}")

@@ -549,6 +549,7 @@ def test_what_a_main_conversation_goes_on_from_is_written_with_it(
     stop(driver)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["window", "gemma3", "mamba2", "falcon-h1"])
 def test_checkpoints_go_to_the_disk_where_memory_has_no_room_for_one(
     preset: str, tmp_path: Path, random_checkpoint: CheckpointMaker

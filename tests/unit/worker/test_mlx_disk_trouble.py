@@ -256,6 +256,7 @@ def plain_answers(folder: Path) -> list[list[int]]:
     return [say(driver, str(number), messages) for number, messages in enumerate(SOME)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -288,6 +289,7 @@ def test_extreme_settings_change_no_answer(
     extreme.engine.unload()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", some(("full", "window", "hybrid"), "hybrid"))
 def test_the_cache_stays_within_its_bytes_while_requests_run(preset: str, random_checkpoint: CheckpointMaker) -> None:
     """Even what the running request itself needs of it is no excuse."""

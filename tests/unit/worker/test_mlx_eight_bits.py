@@ -49,6 +49,7 @@ def test_sizes_that_mlx_does_not_take_stay_as_they_are() -> None:
     assert Packed.of(mx.zeros((1, 1, 4, 64), mx.int32)) is None
 
 
+@pytest.mark.slow
 def test_more_conversations_fit_and_come_back(folder: Path) -> None:
     """With the same budget, those that were squeezed are found again."""
 

@@ -489,6 +489,7 @@ def test_want_of_memory_interrupts_the_lowest_class_first_then_the_latest(full: 
     assert order == ["b2", "b1", "late"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("memory_limit")
 def test_a_side_request_waits_for_memory_instead_of_pushing_the_main_conversation_out(full: Path) -> None:
     gc.collect()  # the engines of other tests

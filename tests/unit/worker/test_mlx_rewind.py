@@ -60,6 +60,7 @@ class Reader:
             assert mx.allclose(self.read(part), other.read(part), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", some(PRESETS, "window", "hybrid"))
 @pytest.mark.parametrize("one_by_one", some((0, 3), 3))
 def test_a_cache_goes_back_to_where_it_was_marked(

@@ -77,6 +77,7 @@ def test_no_rendering_of_a_long_conversation_is_as_long_as_it(
     assert prompt.tokens == builder.build_whole(request_of(messages, None, tools=())).tokens
 
 
+@pytest.mark.slow
 def test_a_late_message_that_contradicts_the_pieces_is_found() -> None:
     late = "messages | selectattr('content', 'equalto', 'Ask 250.') | list and loop.index0 == 4"
     builder = PromptBuilder(tokenizer_for(TEMPLATE.replace("LATE", late)), context_tokens=1 << 20)

@@ -61,6 +61,7 @@ def projects(driver: Driver) -> list[Completion]:
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", some(("window", "hybrid"), "hybrid"))
 @pytest.mark.parametrize("is_system_first", [False, True], ids=["tools first", "system first"])
 def test_the_second_project_pays_once_and_later_ones_share_the_head(

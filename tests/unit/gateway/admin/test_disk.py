@@ -102,6 +102,7 @@ def fleet(source: str) -> Fleet:
     return Fleet(hosts=(HostRecord(host="studio", pid=1, models=(record,)),))
 
 
+@pytest.mark.slow
 def test_a_model_is_looked_at_fetched_followed_and_then_lies_here(tmp_path: Path, hub: HubStandIn) -> None:
     async def scenario(pulls: Pulls) -> None:
         assert "3 files" in (await pulls.plan("maker/model", ""))["lines"][0]
