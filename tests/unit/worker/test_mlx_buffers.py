@@ -482,7 +482,7 @@ def test_no_graph_grows_with_a_batch(preset: str, random_checkpoint: CheckpointM
 def test_a_long_row_stays_alone_and_keeps_its_buffer(random_checkpoint: CheckpointMaker) -> None:
     driver = Driver(random_checkpoint("full"), options={"drafting": "off"})
     driver.engine._decoder._long_bytes = 500 * 256
-    driver.submit(request("long", conversation("one"), max_tokens=60))
+    driver.submit(request("long", conversation("one"), max_tokens=300))
     driver.step_until(lambda: len(driver.tokens["long"]) > 2)
     driver.submit(request("short", [message("user", "quick")], max_tokens=20))
     driver.step_until(lambda: len(driver.tokens["short"]) > 2)
