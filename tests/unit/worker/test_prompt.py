@@ -151,7 +151,9 @@ def test_in_a_conversation_that_only_appends_each_prompt_is_a_prefix_of_the_next
     for end in ends:
         prompt = growing.build(request_of(messages[:end], **options))
         assert prompt.tokens[: len(before)] == before
-        before = body_tokens(prompt)
+        before = prompt.tokens[: prompt.boundaries[-1].offset]
+        # The header of "numbered" is plain text: its first line end may be one token with that of the message.
+        assert name == "numbered" or before == body_tokens(prompt)
         offsets = [boundary.offset for boundary in prompt.boundaries]
         assert offsets == sorted(set(offsets))
         assert 0 < offsets[0] <= offsets[-1] <= len(prompt.tokens)
