@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from itertools import count
 from typing import Any
 
 import pytest
 
-from shared.events import Finished, Started, Usage, assemble
-from shared.messages import ReasoningPart, TextPart, ToolCallPart
-from shared.request import GenerateRequest, ToolDefinition
+from shared.request import ToolDefinition
 from tests.support.call_writers import write_answer
-from worker.answers.form import AnswerFormat, Beginning
+from tests.support.read_answers import said
 from worker.answers.reasoning import Markup
-from worker.answers.stream import AnswerStream
 from worker.formats.families import FAMILIES, Braces, Family
-from worker.formats.readers import CallFormat
 
 WRITE = ToolDefinition(
     name="Write",
@@ -32,36 +26,15 @@ MARKED = [family for family in FAMILIES.values() if family.start]
 ENDED = [family for family in MARKED if family.end]
 each_marked = pytest.mark.parametrize("family", MARKED, ids=lambda family: family.name)
 each_ended = pytest.mark.parametrize("family", ENDED, ids=lambda family: family.name)
+THINKING = Markup(think_start="<think>", think_end="</think>")
 ARGUMENTS = {"path": "a b", "content": "x\n  y\n"}
 CALL = ["Write", ARGUMENTS]
 
 
-def said(family: Family, pieces: list[str], reason: Any) -> list[Any]:
-    request = GenerateRequest(id="r", model="m", messages=(), tools=(WRITE, LIST))
-    ids = (str(number) for number in count())
-    markup = Markup(think_start="<think>", think_end="</think>")
-    stream = AnswerStream(AnswerFormat(markup, CallFormat(family)), request, Beginning(), ids.__next__)
-    events = [event for piece in pieces for event in stream.text(piece)]
-    last, finish, _ = stream.finish(reason)
-    ended = Finished(reason=finish, usage=Usage(), stop_sequence="")
-    found: list[Any] = []
-    for part in assemble([Started(usage=Usage()), *events, *last, ended]).parts:
-        match part:
-            case TextPart(text=text):
-                found.append(text)
-            case ReasoningPart(text=text):
-                found.append(("think", text))
-            case ToolCallPart(name=name, arguments=arguments):
-                found.append([name, json.loads(arguments)])
-            case _:
-                raise AssertionError(part)
-    return found
-
-
 def answer(family: Family, text: str, reason: Any = "stop") -> list[Any]:
     """What an answer came to, the same however it is cut."""
-    whole = said(family, [text], reason)
-    assert said(family, list(text), reason) == whole
+    whole = said(family, THINKING, [text], (WRITE, LIST), reason)
+    assert said(family, THINKING, list(text), (WRITE, LIST), reason) == whole
     return whole
 
 

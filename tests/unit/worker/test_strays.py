@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from itertools import count
 from typing import Any
 
 import pytest
 
-from shared.events import Event, Finished, Started, Usage, assemble
-from shared.messages import ReasoningPart, TextPart, ToolCallPart
-from shared.request import GenerateRequest, ToolDefinition
+from shared.request import ToolDefinition
 from tests.support.call_writers import write_answer
-from worker.answers.form import AnswerFormat, Beginning
+from tests.support.read_answers import said
 from worker.answers.reasoning import Markup
-from worker.answers.stream import AnswerStream
 from worker.formats.families import ASKED, FAMILIES, Family, Headed, Nested, Objects, Python, Tagged
-from worker.formats.readers import CallFormat
 from worker.formats.reasoning import REASONING_FAMILIES, Reasoning
 
 SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}}}
 TOOLS = tuple(ToolDefinition(name=name, parameters=SCHEMA) for name in ("Write", "list_files"))
 MARKED = [family for family in REASONING_FAMILIES.values() if not family.is_phrase]
 each_reasoning = pytest.mark.parametrize("reasoning", MARKED, ids=lambda family: family.name)
-
-
-def said(family: Family, markup: Markup, pieces: Sequence[str], tools: Sequence[ToolDefinition]) -> list[Any]:
-    request = GenerateRequest(id="r", model="m", messages=(), tools=tuple(tools))
-    ids = (str(number) for number in count())
-    stream = AnswerStream(AnswerFormat(markup, CallFormat(family)), request, Beginning(), ids.__next__)
-    events: list[Event] = [Started(usage=Usage()), *(event for piece in pieces for event in stream.text(piece))]
-    last, finish, _ = stream.finish("stop")
-    whole = assemble([*events, *last, Finished(reason=finish, usage=Usage(), stop_sequence="")])
-    found: list[Any] = []
-    for part in whole.parts:
-        match part:
-            case TextPart(text=text):
-                found.append(text)
-            case ReasoningPart(text=text):
-                found.append(("think", text))
-            case ToolCallPart(name=name, arguments=arguments):
-                found.append([name, json.loads(arguments)])
-            case _:
-                raise AssertionError(part)
-    return found
 
 
 def answer(
