@@ -35,6 +35,7 @@ from shared.messages import (
     ToolResultPart,
 )
 from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDefinition
+from tests.support.day import DAY
 from tests.support.examples import examples
 from tests.unit.worker.prompt_models import FAMILIES, tokenizer_of
 from worker.engines.tokens.output import OutputStream
@@ -276,7 +277,11 @@ def test_without_reasoning_the_prompt_is_the_templates_own(
     dicts = [_as_dict(message, arguments_as_text=name == "deepseek") for message in plain[: ends[-1]]]
     _name_results(dicts, count=name == "kimi")
     expected = tokenizer._tokenizer.apply_chat_template(
-        dicts, tools=[_definition(tool) for tool in TOOLS], tokenize=False, add_generation_prompt=True
+        dicts,
+        tools=[_definition(tool) for tool in TOOLS],
+        tokenize=False,
+        add_generation_prompt=True,
+        date_string=DAY.strftime("%d %b %Y"),
     )
     prompt = shared_builder(name).build(request_of(plain[: ends[-1]]))
     assert shown(name, prompt) == expected
