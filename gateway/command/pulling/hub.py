@@ -36,22 +36,29 @@ def _package() -> Any:
 
 
 @contextmanager
-def _asking(model: str) -> Iterator[None]:
-    errors = _package().errors
+def _telling(failure: str, hint: str = "") -> Iterator[None]:
+    """Whatever else goes wrong is told as `failure`, with the package's reason and a hint for the person."""
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise failed(f"{model} wants its terms accepted on its page, and then a token in HF_TOKEN") from error
-    except errors.RepositoryNotFoundError as error:
-        raise not_there(f"the hub has no model {model!r}, or it is private and needs a token in HF_TOKEN") from error
-    except errors.HFValidationError as error:
-        raise not_there(f"{model!r} is no id of the hub (MAKER/MODEL)") from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        raise failed(f"{model} could not be fetched: {_first_line(error)}; the same command goes on with it") from error
     except ConfigError:
         raise
     except Exception as error:  # of whatever the package speaks HTTP with
-        raise failed(f"{model} could not be fetched: {_first_line(error)}; the same command goes on with it") from error
+        raise failed(f"{failure}: {_first_line(error)}{hint}") from error
+
+
+@contextmanager
+def _asking(model: str) -> Iterator[None]:
+    errors = _package().errors
+    with _telling(f"{model} could not be fetched", "; the same command goes on with it"):
+        try:
+            yield
+        except errors.GatedRepoError as error:
+            raise failed(f"{model} wants its terms accepted on its page, and then a token in HF_TOKEN") from error
+        except errors.RepositoryNotFoundError as error:
+            missing = f"the hub has no model {model!r}, or it is private and needs a token in HF_TOKEN"
+            raise not_there(missing) from error
+        except errors.HFValidationError as error:
+            raise not_there(f"{model!r} is no id of the hub (MAKER/MODEL)") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -67,12 +74,8 @@ def files_of(model: str) -> list[HubFile]:
 
 def search(words: str, most: int = MOST_FOUND) -> list[Found]:
     """Models of the hub whose names have these words, the most fetched first. Raises `ConfigError`."""
-    try:
+    with _telling("the hub could not be searched"):
         models = list(_package().HfApi().list_models(search=words, sort="downloads", limit=most))
-    except ConfigError:
-        raise
-    except Exception as error:  # of whatever the package speaks HTTP with
-        raise failed(f"the hub could not be searched: {_first_line(error)}") from error
     return [
         Found(
             model=each.id,
