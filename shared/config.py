@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from shared.doubled_names import doubled_names
 from shared.errors import ConfigError
 from shared.hosts import is_loopback_address, parse_host_pattern, parse_origin_pattern
 from shared.keys import DEFAULT_DEPLOYMENT, word
@@ -352,13 +353,15 @@ _GONE = ()  # in place of a file's stamp
 
 class SettingsFile:
     """One JSON file of the config folder, read again when it changes. Missing means empty. `fault` says why it cannot
-    be read as it is now; empty when it can."""
+    be read as it is now; empty when it can. Of what can be read, `tell` is given a line for each name that stands twice
+    in one object, whenever the file was read."""
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, tell: Callable[[str], None] = lambda _: None) -> None:
         if name not in SETTINGS_FILES:
             raise ConfigError(f"unknown settings file {name!r}")
         folder = settings.config_dir
         self.path = None if folder is None else folder / name
+        self._tell = tell
         self._stamp: tuple[int, ...] | None = None
         self._data: Any = {}
         self.fault = ""
@@ -380,7 +383,10 @@ class SettingsFile:
             stamp = _stamp(path)
             if stamp != self._stamp:
                 self._stamp = stamp
-                self._data, self.fault = orjson.loads(path.read_bytes()), ""
+                text = path.read_bytes()
+                self._data, self.fault = orjson.loads(text), ""
+                for line in doubled_names(text.decode()):
+                    self._tell(f"{path}: {line}")
         except FileNotFoundError:
             if self._data and not path.parent.is_dir():  # nobody takes settings back by taking the folder away
                 self._note_lost_folder(path.parent)

@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
-from gateway.keys.holder import ROLES, Quota
+from gateway.keys.holder import MOST_COUNTED, ROLES, Quota
 from gateway.keys.making import Wish
 from shared.errors import InvalidRequestError
 from shared.pieces import KEY_HEX
@@ -111,6 +111,8 @@ def _count(body: Mapping[str, Any], name: str) -> int:
     value = body.get(name)
     if value is not None and (type(value) is not int or value < 0):
         _refuse(name, "is a whole number, 0 for no limit")
+    if value is not None and value > MOST_COUNTED:
+        _refuse(name, f"is at most {MOST_COUNTED}: no further is exactly counted; 0 is no limit")
     return value or 0
 
 

@@ -17,6 +17,7 @@ import orjson
 
 from gateway.models.settings_files import PARSERS
 from shared.config import Settings
+from shared.doubled_names import doubled_names
 from shared.errors import ConfigError, GatewayError, InvalidRequestError, RouteNotFoundError
 from shared.private_files import locked, private_folder, write_private
 
@@ -147,13 +148,13 @@ class SettingsEditor:
         try:
             data = orjson.loads(text.encode()) if text.strip() else {}
             PARSERS[name](data)
+            return f"{name}: {doubled}" if (doubled := next(doubled_names(text), "")) else ""
         except UnicodeEncodeError:
             return f"{name}: no text that UTF-8 can hold"
         except orjson.JSONDecodeError as error:
             return f"{name}: line {error.lineno}, column {error.colno}: {error.msg}"
         except GatewayError as error:
             return str(error)
-        return ""
 
 
 def _tag(text: str) -> str:

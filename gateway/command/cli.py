@@ -47,7 +47,7 @@ from gateway.dialects.registry import TIERS, VENDOR_NAMES
 from gateway.dispatch.jobs import drain
 from gateway.door.listing import list_hosts
 from gateway.models.dead_names import find_dead_names
-from gateway.models.settings_files import Policies, find_faults
+from gateway.models.settings_files import Policies, find_doubled, find_faults
 from shared.config import Settings, load_settings, own_environment
 from shared.connections import build_async_redis
 from shared.errors import ConfigError, GatewayError
@@ -422,7 +422,7 @@ def _check_settings(settings: Settings) -> None:
     faults = list(find_faults(settings))
     if faults:
         raise ConfigError("\n  ".join(faults))
-    for note in (*find_slips(settings, TIERS), *missing_for_spans()):
+    for note in (*find_doubled(settings), *find_slips(settings, TIERS), *missing_for_spans()):
         print(f"mlx-gateway: note: {note}", file=sys.stderr)
 
 

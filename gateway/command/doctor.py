@@ -20,7 +20,7 @@ from gateway.command.checks.programs import check_programs
 from gateway.command.checks.sentinels import check_sentinels
 from gateway.command.stack import check_redis, listen
 from gateway.dialects.registry import TIERS
-from gateway.models.settings_files import find_faults
+from gateway.models.settings_files import find_doubled, find_faults
 from shared.config import Settings, model_folders
 from shared.errors import ConfigError
 from shared.extras import install_line
@@ -111,7 +111,7 @@ def _state(settings: Settings) -> Finding:
 
 
 def _settings(settings: Settings) -> Finding:
-    faults, slips = list(find_faults(settings)), list(find_slips(settings, TIERS))
+    faults, slips = [*find_faults(settings), *find_doubled(settings)], list(find_slips(settings, TIERS))
     text = "".join(f"\n    {line}" for line in (*faults, *slips)) or "everything that is set is read"
     return Finding(subject="settings", is_fine=not (faults or slips), is_needed=bool(faults), text=text)
 

@@ -16,7 +16,7 @@ from gateway.command.fresh_secrets import write_secrets
 from gateway.command.service.manage import Keeper, install, keeper_of, restart, status, uninstall
 from gateway.command.service.unit import KINDS, Unit, build_unit
 from gateway.dialects.registry import TIERS
-from gateway.models.settings_files import find_faults
+from gateway.models.settings_files import find_doubled, find_faults
 from shared.config import Settings, set_variables
 from shared.slips import find_slips
 
@@ -170,7 +170,7 @@ def _config(settings: Settings, options: argparse.Namespace) -> int:
         for name, value in set_variables(settings).items():
             print(f"{name}={value}")
         return DONE
-    faults, slips = list(find_faults(settings)), list(find_slips(settings, TIERS))
+    faults, slips = [*find_faults(settings), *find_doubled(settings)], list(find_slips(settings, TIERS))
     for line in (*faults, *slips):
         print(line, file=sys.stderr)
     if not faults and not slips:

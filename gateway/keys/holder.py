@@ -35,14 +35,15 @@ _USING: Final = frozenset(
 )
 _LOOKING: Final = frozenset({"models", "model", "status", "metrics", "host_metrics", "targets", "api"})
 _MAY: Final[Mapping[Role, frozenset[str]]] = {"user": _USING, "viewer": _LOOKING}
+MOST_COUNTED: Final = 1 << 53  # up to which the numbers of Redis's scripts are exact
 _SHOWN: Final = 200  # characters of what a client sent
 _FOR_ALL: Final = frozenset({"health", "ready", "greeting", "home", "console"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """The most of one key; 0 means no limit. Tokens are those that were computed: of the prompt without what the cache
-    held, and of the answer."""
+    """The most of one key, up to `MOST_COUNTED`; 0 means no limit. Tokens are those that were computed: of the prompt
+    without what the cache held, and of the answer."""
 
     requests_per_minute: int = 0
     tokens_per_minute: int = 0

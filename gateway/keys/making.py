@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from gateway.keys.file import KeyFile
-from gateway.keys.holder import Quota, Role
+from gateway.keys.holder import MOST_COUNTED, Quota, Role
 from gateway.keys.record import KeyRecord, check_name, digest_of, make_key, shown_of
 from shared.durations import parse_keep_alive
 from shared.errors import ConfigError
@@ -30,9 +30,7 @@ class Wish:
 
 def new_key(wish: Wish, *, now_s: float) -> tuple[str, KeyRecord]:
     """A key and its record. Raises `ConfigError`."""
-    for each in fields(wish.quota):
-        if getattr(wish.quota, each.name) < 0:
-            raise ConfigError(f"--{each.name.replace('_', '-')} must not be negative")
+    _check_quota(wish.quota)
     key = make_key()
     return key, KeyRecord(
         name=check_name(wish.name),
@@ -46,6 +44,17 @@ def new_key(wish: Wish, *, now_s: float) -> tuple[str, KeyRecord]:
         quota=wish.quota,
         expires_s=now_s + _lifetime_s(wish.expires) if wish.expires else None,
     )
+
+
+def _check_quota(quota: Quota) -> None:
+    for each in fields(quota):
+        most, option = getattr(quota, each.name), f"--{each.name.replace('_', '-')}"
+        if most < 0:
+            raise ConfigError(f"{option} must not be negative")
+        if most > MOST_COUNTED:
+            raise ConfigError(
+                f"{option} must not be above {MOST_COUNTED}: no further is exactly counted; 0 is no limit"
+            )
 
 
 def _lifetime_s(text: str) -> float:

@@ -6,6 +6,7 @@ content stays in force, so that a slip of the pen never takes the gateway down.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from gateway.models.fallbacks import Fallback, parse_fallbacks
 from gateway.models.profiles import Profile, parse_profiles
 from gateway.models.resolve import Routes, parse_aliases
 from gateway.models.sampling import parse_sampling
-from shared.config import Settings, SettingsFile
+from shared.config import SETTINGS_FILES, Settings, SettingsFile
 from shared.errors import ConfigError
 from shared.gguf_config import FILE as GGUF_CONFIG
 from shared.gguf_config import gguf_faults
@@ -33,8 +34,10 @@ class _ParsedFile(Generic[_T]):
     """`value` is the last good content, `fault` why the file cannot be used as it is now. Raises `ConfigError` when
     made with a file that cannot be used."""
 
-    def __init__(self, settings: Settings, name: str, parse: Callable[[Any], _T]) -> None:
-        self._file = SettingsFile(settings, name)
+    def __init__(
+        self, settings: Settings, name: str, parse: Callable[[Any], _T], tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._file = SettingsFile(settings, name, tell)
         self._parse = parse
         self._data = self._file.load()
         self._misread = ""  # what is wrong with JSON that can be read
@@ -93,6 +96,16 @@ def find_faults(settings: Settings) -> Iterator[str]:
     yield from _shared_ids(parsed.get("models.json", ()), parsed.get("remotes.json", ()))
 
 
+def find_doubled(settings: Settings) -> Iterator[str]:
+    """One line for each name that stands twice in one object of a settings file. Those that do not parse are left to
+    `find_faults`."""
+    for name in SETTINGS_FILES:
+        found: list[str] = []
+        with contextlib.suppress(ConfigError):
+            SettingsFile(settings, name, found.append).load()
+        yield from found
+
+
 def _shared_ids(models: Iterable[ModelSpec], remotes: Iterable[Remote]) -> Iterator[str]:
     """Models of some hosts alone may share their name with those of others."""
     ids = Counter([*(spec.id for spec in models if not spec.hosts), *(remote.id for remote in remotes)])
@@ -107,10 +120,10 @@ class Policies:
     def __init__(self, settings: Settings, tell: Callable[[str], None] = _log) -> None:
         self._tell = tell
         self._told: dict[str, None] = {}
-        self._aliases = _ParsedFile(settings, "model_aliases.json", parse_aliases)
-        self._tiers = _ParsedFile(settings, "claude_routing.json", parse_tiers)
+        self._aliases = _ParsedFile(settings, "model_aliases.json", parse_aliases, logger.warning)
+        self._tiers = _ParsedFile(settings, "claude_routing.json", parse_tiers, logger.warning)
         self._fallbacks = _ParsedFile(settings, "claude_routing.json", parse_fallbacks)
-        self._sampling = _ParsedFile(settings, "inference_settings.json", parse_sampling)
+        self._sampling = _ParsedFile(settings, "inference_settings.json", parse_sampling, logger.warning)
         self._profiles = _ParsedFile(settings, "inference_settings.json", parse_profiles)
         self._default_model = settings.default_model
         self._routes = self._build_routes()

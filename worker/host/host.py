@@ -166,9 +166,9 @@ class Host:
         self._names = Names(settings.deployment)
         self._named = tuple(named)
         self._fallback = fallback
-        self._file = SettingsFile(settings, "models.json")
-        self._routing = SettingsFile(settings, "claude_routing.json")
-        self._remotes = SettingsFile(settings, REMOTES)
+        self._file = SettingsFile(settings, "models.json", logger.warning)
+        self._routing = SettingsFile(settings, "claude_routing.json", logger.warning)
+        self._remotes = SettingsFile(settings, REMOTES, logger.warning)
         keys = host_keys(settings, word(name))
         self._loads = keys.anyone.seal(Purpose.LOADS)
         self._channel = self._names.host_channel(word(name))

@@ -8,12 +8,13 @@ import os
 import stat
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import redis.asyncio
 
+from gateway.admin.bodies import parse_key
 from gateway.command.keys import add_arguments, run_key, wish_of
 from gateway.keys.file import KeyFile
 from gateway.keys.headers import rate_headers
@@ -26,6 +27,7 @@ from shared.config import KEYS_FILE, load_settings
 from shared.errors import (
     BrokerUnavailableError,
     ConfigError,
+    InvalidRequestError,
     PermissionDeniedError,
     QuotaSpentError,
     RateLimitedError,
@@ -96,6 +98,20 @@ def test_a_key_is_found_by_its_digest_and_never_written(tmp_path: Path) -> None:
     assert record.holder == Holder(
         name="anna", role="user", tenant="anna", models=("a*", "b"), quota=Quota(tokens_per_day=9)
     )
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(Quota)])
+def test_a_quota_goes_as_far_as_it_is_counted_exactly(name: str) -> None:
+    """Redis's scripts count in doubles: a request more than 2^53 would be none."""
+    option, most = f"--{name.replace('_', '-')}", 1 << 53
+    _, record = new_key(wish_of(options("create", "anna", option, str(most))), now_s=NOW_S)
+    assert getattr(record.quota, name) == most
+    with pytest.raises(ConfigError, match=f"{option} must not be above {most}"):
+        new_key(wish_of(options("create", "anna", option, str(most + 1))), now_s=NOW_S)
+    assert getattr(parse_key({"name": "anna", name: most}).quota, name) == most
+    for above in (most + 1, 1 << 60, 1 << 63):
+        with pytest.raises(InvalidRequestError, match=f"`{name}` is at most {most}"):
+            parse_key({"name": "anna", name: above})
 
 
 def test_a_key_is_valid_until_it_expires_or_is_revoked() -> None:
