@@ -83,7 +83,7 @@ def _worker(names: Names) -> str:
         names.fleet,
         _RQ_CHANNELS,
     )
-    return _user("worker", (*_shared_keys(names), names.generations, "rq:*"), channels, _WORKER_RULES)
+    return _user("worker", (*_shared_keys(names), names.day(_ANY), names.generations, "rq:*"), channels, _WORKER_RULES)
 
 
 def host_rules(names: Names, host: str, *, can_only_read: bool) -> list[str]:
@@ -105,7 +105,8 @@ def host_rules(names: Names, host: str, *, can_only_read: bool) -> list[str]:
         f"rq:queue:{names.worker_queue(_ANY, worker)}",
         f"rq:worker:{worker}",
     )
-    common = (names.workers, names.hosts, names.run_once(_ANY), "rq:queues", "rq:workers", f"rq:workers:{queue}")
+    ours = (names.workers, names.hosts, names.run_once(_ANY), names.day(_ANY))
+    common = (*ours, "rq:queues", "rq:workers", f"rq:workers:{queue}")
     jobs = ("rq:job:*", "rq:execution:*", "rq:executions:*", "rq:results:*")
     registries = tuple(f"rq:{each}:{queue}" for each in ("wip", "finished", "failed", "canceled"))
     reading = "%R~" if can_only_read else "~"

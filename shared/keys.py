@@ -28,6 +28,8 @@ RESIDENT_TTL_S = 10
 DISK_TTL_S = 24 * 3600
 PIECES_TTL_S = 30
 SUSPECTS_TTL_S = 24 * 3600
+DAY_TTL_S = 7 * 24 * 3600
+HEAD_DAY_TTL_S = 12 * 3600
 LOG_MAXLEN = 512
 LOG_TTL_S = 60
 
@@ -163,6 +165,11 @@ class Names:
     def home(self, conversation: str) -> str:
         """Worker and turn of a conversation's last move, TTL `HOME_TTL_S`."""
         return self._of("home", conversation)
+
+    def day(self, digest: str) -> str:
+        """When a conversation began, or one with its tools and switches, as ISO 8601: for prompts that tell the date.
+        TTL `DAY_TTL_S`, of a head `HEAD_DAY_TTL_S`."""
+        return self._of("day", digest)
 
     def why(self, request_id: str) -> str:
         """Hash: job -> why it was placed where it was, and `end` -> what became of that, as JSON; TTL `WHY_TTL_S`."""

@@ -28,7 +28,7 @@ from shared.request import End, TakeOver
 from shared.seal import Purpose, host_keys
 from shared.tracing import build_tracer
 from shared.wire import READER
-from worker.engines.base import Successor
+from worker.engines.base import Dated, Successor
 from worker.engines.registry import build_engine
 from worker.interpreter import freeze_objects, share_python
 from worker.model_folder import made_at_s
@@ -40,6 +40,7 @@ from worker.serving.pieces import PieceTeller
 from worker.serving.publisher import Publisher
 from worker.serving.reports import Loaded, Report
 from worker.serving.runner import Runner
+from worker.serving.shared_days import RedisDays
 from worker.status import (
     EXIT_BROKEN,
     EXIT_LOAD_FAILED,
@@ -111,6 +112,7 @@ class Worker:
         inbox: SimpleQueue[Message] = SimpleQueue()
         self.inbox = inbox
         self.engine = engine = build_engine(spec, settings)
+        self.days = RedisDays(connect(), names)
         gone = self._gateway_gone
         self.publisher = Publisher(connect(), names, keys.own, worker=name, epoch=epoch, gateway_gone=gone)
         bodies = Bodies(connect(), names, host=host_of(name))
@@ -168,6 +170,8 @@ class Worker:
 
     def _hear(self, report: Report) -> None:
         if isinstance(report, Loaded):
+            if isinstance(self.engine, Dated):
+                self.engine.share_days(self.days)
             freeze_objects()
         self.inbox.put(report)
 

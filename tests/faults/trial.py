@@ -131,7 +131,7 @@ def next_s(deltas_s: list[float], struck_s: float) -> float | None:
     return max(meets)[1] - struck_s if meets else None
 
 
-_PASSING = ("ended", "ran", "why", "home", "log", "bell", "placed", "soon", "res", "disk")
+_PASSING = ("ended", "ran", "why", "home", "log", "bell", "placed", "soon", "res", "disk", "day")
 
 
 def leftovers(fleet: Fleet) -> list[str]:

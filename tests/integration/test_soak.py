@@ -238,7 +238,7 @@ def check_redis(client: redis.Redis) -> None:
             continue
         longest_s = {"log": keys.LOG_TTL_S, "lease": keys.LEASE_TTL_S}
         longest_s |= dict.fromkeys(("ran", "bell", "placed"), keys.BODY_TTL_S)
-        longest_s |= {"disk": keys.DISK_TTL_S, "home": keys.HOME_TTL_S, "why": keys.WHY_TTL_S}
+        longest_s |= {"disk": keys.DISK_TTL_S, "home": keys.HOME_TTL_S, "why": keys.WHY_TTL_S, "day": keys.DAY_TTL_S}
         assert ttl_s <= longest_s.get(key.removeprefix(f"{NAMES.deployment}:").split(":")[0], keys.FAILURE_TTL_S), (
             f"{key} stays for {ttl_s} s"
         )

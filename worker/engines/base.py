@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from shared.cost import PrefillCost
 from shared.events import Embedded, Event, Spoken, Transcribed
@@ -26,6 +26,9 @@ from shared.request import GenerateRequest, Resume
 from shared.work import KINDS, Count, Embed, Generate, Speak, Transcribe
 from worker.prefix_cache.marks import NOBODY, Residents
 from worker.prefix_cache.outline import Outline
+
+if TYPE_CHECKING:
+    from worker.prompt.days import SharedDays  # (its package loads Jinja, which few engines need)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +182,14 @@ class Successor(Protocol):
     def take_over(self, grant: Grant, part: int, parts: int) -> None:
         """Begin to fetch the latest conversations of the grant's peer, this part of them, on threads of its own. On any
         thread, once the model is loaded; said again while it goes on it means nothing."""
+
+
+@runtime_checkable
+class Dated(Protocol):
+    """An engine whose prompts may tell the day."""
+
+    def share_days(self, days: SharedDays) -> None:
+        """Said once, when the model is loaded: what day a conversation began on is asked there, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

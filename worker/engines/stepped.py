@@ -15,17 +15,20 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from shared.errors import GatewayError, InternalError
 from shared.events import Failed
 from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
 from worker.device.turns import Turns
-from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared, Seen, Successor
+from worker.engines.base import Dated, EngineInfo, EngineStats, Outbox, Output, Prepared, Seen, Successor
 from worker.engines.stall import StallClock
 from worker.prefix_cache.index import PrefixIndex
 from worker.prefix_cache.outline import outline
+
+if TYPE_CHECKING:
+    from worker.prompt.days import SharedDays
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +189,10 @@ class SteppedEngine:
     def take_over(self, grant: Grant, part: int, parts: int) -> None:
         if isinstance(self.core, Successor) and self._outbox is not None:
             self.core.take_over(grant, part, parts)
+
+    def share_days(self, days: SharedDays) -> None:
+        if isinstance(self.core, Dated):
+            self.core.share_days(days)
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         return self.core.prepare(request, resume)

@@ -15,14 +15,17 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import GatewayError, InternalError, WorkerLostError
 from shared.events import Failed, Finished
 from shared.grants import Grant
 from shared.request import GenerateRequest, Resume
-from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
+from worker.engines.base import Dated, EngineInfo, EngineStats, Outbox, Output, Prepared
 from worker.engines.loop_end import settle
+
+if TYPE_CHECKING:
+    from worker.prompt.days import SharedDays
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +93,10 @@ class StreamedEngine:
 
     def locate(self, request: GenerateRequest, grant: Grant) -> None:
         """It fetches nothing."""
+
+    def share_days(self, days: SharedDays) -> None:
+        if isinstance(self.source, Dated):
+            self.source.share_days(days)
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         return self.source.prepare(request, resume)

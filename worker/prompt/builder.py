@@ -8,6 +8,7 @@ moves the builder on to whole renderings.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -23,7 +24,7 @@ from worker.prompt.by_units import ContradictedError, UnitBuilder
 from worker.prompt.by_whole import WholeBuilder
 from worker.prompt.closes import Closes
 from worker.prompt.conversation import Conversation, Converter, shielded
-from worker.prompt.days import Days
+from worker.prompt.days import Days, SharedDays
 from worker.prompt.encode import Encoder, Shield
 from worker.prompt.facts import Mode, TemplateFacts
 from worker.prompt.growth import NotLocalError
@@ -134,6 +135,10 @@ class PromptBuilder:
         if self._thoughts is None:
             yield "reasoning"
 
+    def share_days(self, days: SharedDays) -> None:
+        """See `worker.engines.base.Dated`."""
+        self._days.share(days)
+
     def learn(self, *spellings: Spelling) -> None:
         """How answers were spelt before this process began, or elsewhere, so that prompts with them are what they were.
         Not in tokens that the model does not have: a file, or another host, may say anything."""
@@ -197,7 +202,8 @@ class PromptBuilder:
         variables = shielded(request.template_variables, self._shield)
         head = self._heads.of(request, self._switches.of(request.reasoning, variables))
         if self._template.tells_time:
-            head = head.on(self._days.of(head.digest, _beginning(messages)))
+            goes_on = any(message.role == "assistant" for message in messages)
+            head = head.on(self._days.of(head.digest, _beginning(messages), goes_on=goes_on))
         if choice := told_choice(request, self._template.variables, variables):
             head = replace(head, choice=choice)
         converter = Converter(self._traits, self._shield, {tool.name: tool for tool in request.tools}, album)
@@ -220,7 +226,7 @@ class PromptBuilder:
             _logger.warning("the chat template depends on the whole conversation: prompts take longer from now on")
 
 
-def _beginning(messages: Sequence[Message]) -> int:
-    """Tells conversations apart by their system text and what the user said first."""
+def _beginning(messages: Sequence[Message]) -> bytes:
+    """Tells conversations apart by their system text and what the user said first, in every process alike."""
     first = next((index for index, message in enumerate(messages) if message.role != "system"), 0)
-    return hash(tuple(messages[: first + 1]))
+    return hashlib.blake2b(repr(messages[: first + 1]).encode(), digest_size=32).digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from shared.request import GenerateRequest, ReasoningOptions, ToolChoice, ToolDe
 from tests.models.templates import said, text, tokenizer_for
 from tests.unit.worker.prompt_models import TEMPLATES
 from worker.prompt import Prompt, PromptBuilder
-from worker.prompt.days import Days
 from worker.prompt.efforts import Efforts
 from worker.prompt.switches import Switches
 from worker.prompt.template import Template
@@ -209,51 +207,6 @@ def test_a_refusal_that_has_nothing_to_do_with_tools_reaches_the_client() -> Non
     source = "{{ raise_exception('never') }}" + _END
     with pytest.raises(InvalidRequestError, match="never"):
         built(source, tools=(ToolDefinition(name="T", parameters={"type": "object"}),))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.day = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-        self.seconds = 0.0
-
-    def pass_days(self, days: float) -> None:
-        self.day += datetime.timedelta(days=days)
-        self.seconds += days * 86400
-
-
-def test_a_conversation_keeps_its_day_and_an_idle_head_begins_a_new_one() -> None:
-    clock = Clock()
-    days = Days(lambda: clock.day, lambda: clock.seconds)
-    first = days.of(b"head", "one")
-    clock.pass_days(0.4)
-    assert days.of(b"head", "one") == days.of(b"head", "two") == first  # the head is in use
-    clock.pass_days(0.4)
-    assert days.of(b"head", "three") == first
-    clock.pass_days(0.6)
-    later = days.of(b"head", "four")
-    assert later == clock.day
-    assert days.of(b"head", "one") == first  # kept, and goes on with its own
-    assert days.of(b"head", "five") == later
-    assert days.of(b"other", "one") == clock.day
-
-
-def test_a_template_is_told_the_day_of_its_conversation() -> None:
-    source = "{{ strftime_now('%d %b %Y') }}" + _END
-    tokenizer = tokenizer_for(source)
-    builder = PromptBuilder(tokenizer, context_tokens=1 << 20)
-    clock = Clock()
-    builder._days = Days(lambda: clock.day, lambda: clock.seconds)
-
-    def shown(*messages: Message) -> str:
-        return str(tokenizer.decode(builder.build(GenerateRequest(id="r", model="m", messages=messages)).tokens))
-
-    begun = [said("user", text("a"))]
-    assert shown(*begun).startswith("01 Jan 2026")
-    clock.pass_days(1)
-    grown = [*begun, said("assistant", text("b")), said("user", text("c"))]
-    assert shown(said("user", text("other"))).startswith("02 Jan 2026")
-    assert shown(*grown).startswith("01 Jan 2026")
-    assert shown(*grown, said("assistant", text("d")), said("user", text("e"))).startswith("01 Jan 2026")
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ from worker.engines.gguf.window import Window, plan_window
 from worker.engines.tokens.output import output_format
 from worker.engines.tokens.template_report import report_template
 from worker.prompt import PromptBuilder, turn_end
+from worker.prompt.days import SharedDays
 from worker.prompt.image_files import ImageReader
 
 log = logging.getLogger(__name__)
@@ -218,6 +219,9 @@ class GgufSource:
         self._memory.close()
 
     # -- beside the loop ------------------------------------------------------------------------------------------
+
+    def share_days(self, days: SharedDays) -> None:
+        self._builder.share_days(days)
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         return self._preparing.prepare(request, resume)

@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from shared.config import Settings
 from shared.errors import InternalError, PromptTooLongError, UnsupportedContentError, WorkerLostError
-from shared.events import Event, Failed, Finished, Progress, Started, TokenLogprob
+from shared.events import Event, Failed, Finished, Progress, Started
 from shared.grants import Grant
 from shared.registry import ModelSpec
 from shared.request import PRIORITIES, GenerateRequest, Resume
@@ -48,6 +48,7 @@ from worker.engines.tokens.output import output_format
 from worker.engines.tokens.template_report import report_template
 from worker.prefix_cache.tokens import pack_tokens
 from worker.prompt import PromptBuilder
+from worker.prompt.days import SharedDays
 from worker.prompt.image_files import ImageReader
 
 log = logging.getLogger(__name__)
@@ -190,6 +191,9 @@ class MlxEngine:
 
     def take_over(self, grant: Grant, part: int, parts: int) -> None:
         self._tier.take_over(grant, part, parts)
+
+    def share_days(self, days: SharedDays) -> None:
+        self._builder.share_days(days)
 
     def prepare(self, request: GenerateRequest, resume: Resume | None = None) -> Prepared:
         return self._preparing.prepare(request, resume)
@@ -337,7 +341,8 @@ class MlxEngine:
     def _read(self, sequence: Sequence, token: Token) -> tuple[list[Event], bool]:
         if sequence.sampler is not None and sequence.sampler.is_broken:
             return [Failed.of(InternalError("the answer left the form that was demanded"))], True
-        events = sequence.answer.take(token.token, self._logprob(token))
+        logprob = named_logprob(output_format(self._model.tokenizer).texts, token.token, token.logprobs)
+        events = sequence.answer.take(token.token, logprob)
         reason = sequence.answer.end
         if reason is None:
             return events, False
@@ -346,11 +351,6 @@ class MlxEngine:
     def _finish(self, sequence: Sequence, reason: EndReason) -> list[Event]:
         rest, final, stop_sequence = sequence.answer.finish(reason)
         return [*rest, Finished(reason=final, usage=sequence.usage(), stop_sequence=stop_sequence)]
-
-    def _logprob(self, token: Token) -> TokenLogprob | None:
-        if token.logprobs is None:
-            return None
-        return named_logprob(output_format(self._model.tokenizer).texts, token.token, token.logprobs)
 
     # -- prefill --------------------------------------------------------------------------------------------------
 

@@ -44,8 +44,10 @@ def row_params(sampling: SamplingParams, defaults: SamplingDefaults, vocab: int)
     )
 
 
-def named_logprob(texts: TokenTexts, token: int, logprobs: Logprobs) -> TokenLogprob:
-    """A token's logprobs with texts in the place of ids."""
+def named_logprob(texts: TokenTexts, token: int, logprobs: Logprobs | None) -> TokenLogprob | None:
+    """A token's logprobs, if they were asked for, with texts in the place of ids."""
+    if logprobs is None:
+        return None
 
     def named(token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         data = texts.bytes_of(token)
