@@ -15,6 +15,7 @@ GatewayError
 │   ├── MethodNotAllowedError      the path exists, the method does not
 │   └── UpgradeRefusedError        the path exists, the protocol that is asked for does not
 ├── AuthenticationError            no key or a wrong key
+├── GuessedKeysError               too many wrong keys from where it came
 ├── PermissionDeniedError          a host or a page that may not come in, or what a key may not
 ├── ModelNotFoundError             the name resolves to nothing
 ├── ModelUnavailableError          the model exists but cannot be loaded, with the reason
@@ -157,6 +158,13 @@ class AuthenticationError(GatewayError):
     code = "authentication"
 
 
+class GuessedKeysError(GatewayError):
+    """`retry_after_s` in details: when a key from there is looked at again."""
+
+    code = "guessed_keys"
+    retryable = True
+
+
 class PermissionDeniedError(GatewayError):
     code = "permission_denied"
 
@@ -243,6 +251,7 @@ _BY_CODE: dict[str, type[GatewayError]] = {
         MethodNotAllowedError,
         UpgradeRefusedError,
         AuthenticationError,
+        GuessedKeysError,
         PermissionDeniedError,
         ModelNotFoundError,
         ModelUnavailableError,

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.admin.api import NO_STORE
 from gateway.admin.bodies import parse_json, parse_session
-from gateway.http.auth import check_own_page, cookie_of, offered_keys, sessions_of
+from gateway.http.auth import address_of, check_own_page, cookie_of, offered_keys, sessions_of
 from gateway.http.replies import header, read_raw, send_json
 from gateway.keys.check import SESSION_S, KeyCheck
 from gateway.keys.holder import OWNER, Holder
@@ -46,7 +46,7 @@ class Session:
             raise InvalidRequestError("the body must be application/json")
         data = await read_raw(receive, most_bytes=_MOST_BODY_BYTES)
         key = [parse_session(parse_json(data)).encode("utf-8", "surrogateescape")]
-        session = self._check.open_session(key)
+        session = self._check.open_session(key, address_of(scope))
         await self._send_cookie(scope, send, session, SESSION_S, self._told(self._check.holder(key)))
 
     async def _send_cookie(self, scope: Scope, send: Send, value: str, lasts_s: int, told: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ class Session:
         offered = offered_keys(scope)
         try:
             if offered:
-                return self._check.holder(offered)
+                return self._check.holder(offered, address_of(scope))
             return self._check.session_holder(*sessions_of(scope, self._cookie))
         except AuthenticationError:
             return None

@@ -16,15 +16,16 @@ from shared.errors import PermissionDeniedError, RouteNotFoundError
 
 _SAFE: Final = ("GET", "HEAD")
 _MOST_SESSIONS: Final = 8  # of one request
+_MOST_KEYS: Final = 8  # as well
 
 
 class Authentication:
     """ASGI middleware. Accepts `Authorization: Bearer KEY` and `x-api-key: KEY`, and from the gateway's own pages the
-    cookie of a session; raises `AuthenticationError`, for hosts and pages that may not come in `InvalidRequestError`
-    and `PermissionDeniedError`, and the latter for what the key's role may not. What the table of routes does not know
-    is not there: Starlette's patterns end before a line's end (`$`), and would serve `/status%0A` as `/status`, with
-    nobody asked. Who holds the key is noted in the scope's state as `holder`; `admit` there asks the same again later,
-    and raises as this does."""
+    cookie of a session; raises `AuthenticationError` and `GuessedKeysError`, for hosts and pages that may not come in
+    `InvalidRequestError` and `PermissionDeniedError`, and the latter for what the key's role may not. What the table of
+    routes does not know is not there: Starlette's patterns end before a line's end (`$`), and would serve `/status%0A`
+    as `/status`, with nobody asked. Who holds the key is noted in the scope's state as `holder`; `admit` there asks the
+    same again later, and raises as this does."""
 
     def __init__(self, app: ASGIApp, *, check: KeyCheck, visitors: Visitors, cookie: str = "") -> None:
         self.app = app
@@ -45,26 +46,27 @@ class Authentication:
         route = find_route(scope["path"])
         if not _is_open(scope, route):
             state = scope.setdefault("state", {})
-            state["holder"] = self._admit(scope, route)
+            state["holder"] = self._admit(scope, route, address_of(scope))
             state["admit"] = lambda: self._admit(scope, route)
             state["has_key"] = self._check_key.is_needed and bool(offered_keys(scope))
         if route is None:
             raise RouteNotFoundError(nothing_at(scope["path"]))
 
-    def _admit(self, scope: Scope, route: Route | None) -> Holder:
+    def _admit(self, scope: Scope, route: Route | None, address: str | None = None) -> Holder:
         if not self._check_key.is_needed:
             return OWNER
-        holder = self._holder(scope)
+        holder = self._holder(scope, address)
         if route is not None:
             holder.check_work(route.work)
         return holder
 
-    def _holder(self, scope: Scope) -> Holder:
-        """Raises `AuthenticationError`, and `PermissionDeniedError` for a session of somebody else's page."""
+    def _holder(self, scope: Scope, address: str | None) -> Holder:
+        """Raises `AuthenticationError`, `GuessedKeysError`, and `PermissionDeniedError` for a session of somebody
+        else's page."""
         offered = offered_keys(scope)
         sessions = () if offered else sessions_of(scope, self._cookie)
         if not sessions:
-            return self._check_key.holder(offered)
+            return self._check_key.holder(offered, address)
         check_own_page(scope)
         return self._check_key.session_holder(*sessions)
 
@@ -82,13 +84,19 @@ def _with_rate_headers(scope: Scope, send: Send) -> Send:
     return sending
 
 
+def address_of(scope: Scope) -> str:
+    """Where a request came from, as the server has it: of a proxy on this machine, what that says."""
+    return str((scope.get("client") or ("",))[0])
+
+
 def offered_keys(scope: Scope) -> Sequence[bytes]:
+    """The first few: clients have one, and some send it twice."""
     offered = list(header_values(scope, b"x-api-key"))
     for value in header_values(scope, b"authorization"):
         scheme, _, token = value.partition(b" ")
         if scheme.lower() == b"bearer":
             offered.append(token.strip())
-    return offered
+    return offered[:_MOST_KEYS]
 
 
 def cookie_of(scope: Scope, cookie: str) -> str:

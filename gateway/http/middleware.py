@@ -19,6 +19,7 @@ from gateway.metrics import outcome_of
 from shared.errors import (
     AuthenticationError,
     GatewayError,
+    GuessedKeysError,
     InternalError,
     PermissionDeniedError,
     RequestTooLargeError,
@@ -30,6 +31,8 @@ access_logger = logging.getLogger("gateway.access")
 _MAX_DRAIN_BYTES = 512 * 1024 * 1024
 _MAX_DRAIN_S = 30.0
 _STRANGERS_DRAIN_S = 2.0  # of those who may not come in
+
+_STRANGERS = (AuthenticationError, GuessedKeysError, PermissionDeniedError)
 
 _WATCHING = ("health", "ready", "metrics", "greeting", "home", "console")
 _PROBES = (*_WATCHING, "host_metrics", "targets")  # of which a line each would be all that a log holds
@@ -136,7 +139,7 @@ async def _answer(scope: Scope, send: Send, error: GatewayError, body: _BodyWatc
         return
     await send_error(scope, send, error, is_last=False)
     if not waits_for_leave:
-        is_stranger = "refusal" in scope["state"] or isinstance(error, AuthenticationError | PermissionDeniedError)
+        is_stranger = "refusal" in scope["state"] or isinstance(error, _STRANGERS)
         await body.drain(_STRANGERS_DRAIN_S if is_stranger else _MAX_DRAIN_S)
     await send({"type": "http.response.body", "body": b""})
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from gateway.keys.brake import Brake
 from gateway.keys.file import KeyFile
 from gateway.keys.holder import OWNER, Holder
 from gateway.keys.record import KeyRecord, digest_of
-from shared.errors import AuthenticationError
+from shared.errors import AuthenticationError, GuessedKeysError
+
+logger = logging.getLogger(__name__)
 
 SESSION_S: Final = 12 * 3600
 _PURPOSE: Final = b"mlx-gateway session\0"
@@ -23,11 +28,13 @@ _MOST: Final = 200  # characters of a session
 
 
 class KeyCheck:
-    """Knows the owner's key (`api_key`, empty: none) and those of the file. `secret` is the fleet's."""
+    """Knows the owner's key (`api_key`, empty: none) and those of the file. `secret` is the fleet's. Wrong keys are
+    counted by the `address` that they came from; None is that of somebody who was let in already."""
 
-    def __init__(self, api_key: str, keys: KeyFile, secret: bytes) -> None:
+    def __init__(self, api_key: str, keys: KeyFile, secret: bytes, brake: Brake | None = None) -> None:
         self._owners = _digests(api_key)
         self._keys = keys
+        self._brake = brake or Brake()
         self._secret = hashlib.sha256(_PURPOSE + secret).digest()
 
     @property
@@ -35,13 +42,13 @@ class KeyCheck:
         """Whether anybody has a key: without, everyone who may come in is the owner."""
         return bool(self._owners) or self._keys.has_keys
 
-    def holder(self, offered: Sequence[bytes]) -> Holder:
-        """Raises `AuthenticationError`."""
-        return _holder_of(self._identify(offered))
+    def holder(self, offered: Sequence[bytes], address: str | None = None) -> Holder:
+        """Raises `AuthenticationError`, and `GuessedKeysError`."""
+        return _holder_of(self._identify(offered, address))
 
-    def open_session(self, offered: Sequence[bytes], *, now_s: float | None = None) -> str:
-        """Raises `AuthenticationError`."""
-        found = self._identify(offered)
+    def open_session(self, offered: Sequence[bytes], address: str | None = None, *, now_s: float | None = None) -> str:
+        """Raises `AuthenticationError`, and `GuessedKeysError`."""
+        found = self._identify(offered, address)
         ends = f"{int((time.time() if now_s is None else now_s) + SESSION_S):x}"
         return f"{ends}.{self._mac(ends, found if isinstance(found, str) else found.digest)}"
 
@@ -71,21 +78,37 @@ class KeyCheck:
             if record.state(time.time()) == "valid":
                 yield record.digest, record.holder
 
-    def _identify(self, offered: Sequence[bytes]) -> str | KeyRecord:
-        """The digest of the owner's key, or another's record. Raises `AuthenticationError`."""
+    def _identify(self, offered: Sequence[bytes], address: str | None) -> str | KeyRecord:
+        """The digest of the owner's key, or another's record. Nobody guesses one that was made here, so that it needs
+        no brake; the owner's is what a person thought of. Raises `AuthenticationError`, and `GuessedKeysError`."""
         digests = [digest_of(key) for key in offered]
-        for owners in [each for each in self._owners for one in digests if hmac.compare_digest(one, each)]:
-            return owners
         known = [record for digest in digests if (record := self._keys.find(digest)) is not None]
         for record in known:
             if record.state(time.time()) == "valid":
                 return record
         if known:
             raise AuthenticationError(f"the API key {known[0].name!r} is {known[0].state(time.time())}")
+        if address is not None and offered:
+            self._check_brake(address)
+        for owners in [each for each in self._owners for one in digests if hmac.compare_digest(one, each)]:
+            return owners
+        if address is not None and offered:
+            self._note_wrong(address, digests)
         raise AuthenticationError(
             "the API key is missing or wrong: the gateway knows the MLX_GATEWAY_API_KEY that it was started with, and "
             "those that `mlx-gateway key create NAME` made there"
         )
+
+    def _check_brake(self, address: str) -> None:
+        if wait_s := self._brake.wait_s(address):
+            raise GuessedKeysError(
+                f"many wrong API keys came from {address or 'there'}: the next is looked at in {math.ceil(wait_s)} s",
+                retry_after_s=wait_s,
+            )
+
+    def _note_wrong(self, address: str, digests: Sequence[str]) -> None:
+        if wait_s := self._brake.note(address, digests):
+            logger.warning("many wrong API keys come from %s: its next is looked at in %.0f s", address, wait_s)
 
 
 def _holder_of(found: str | KeyRecord) -> Holder:

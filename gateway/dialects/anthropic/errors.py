@@ -26,6 +26,7 @@ STATUSES: Final[dict[str, tuple[int, str]]] = {
     "head_too_large": (431, "invalid_request_error"),
     "slow_head": (408, "timeout_error"),
     "authentication": (401, "authentication_error"),
+    "guessed_keys": (429, "rate_limit_error"),
     "permission_denied": (403, "permission_error"),
     "model_not_found": (404, "not_found_error"),
     "model_unavailable": (503, "api_error"),

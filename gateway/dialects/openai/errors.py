@@ -25,6 +25,7 @@ STATUSES: Final[dict[str, tuple[int, str, str | None]]] = {
     "head_too_large": (431, "invalid_request_error", "headers_too_large"),
     "slow_head": (408, "invalid_request_error", "request_timeout"),
     "authentication": (401, "invalid_request_error", "invalid_api_key"),
+    "guessed_keys": (429, "requests", "rate_limit_exceeded"),
     "permission_denied": (403, "invalid_request_error", "permission_denied"),
     "model_not_found": (404, "invalid_request_error", "model_not_found"),
     "model_unavailable": (503, "server_error", "model_unavailable"),
