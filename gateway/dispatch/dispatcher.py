@@ -350,8 +350,8 @@ class Dispatcher:
     def is_held_back(self, dispatch: Dispatch) -> bool:
         fleet, model = self._fleet.snapshot, dispatch.model
         ready = {worker.worker for worker in fleet.ready_workers(model)}
-        offers = [each.state for host in fleet.hosts for each in host.models if each.id == model]
-        is_coming = len(offers) > 1 and any(state in ("loading", "ready") for state in offers)
+        offers = (each.state for host in fleet.hosts for each in host.models if each.id == model)
+        is_coming = any(state in ("loading", "ready") for state in offers)
         return is_coming or bool(ready - dispatch.tried)
 
     def died_of(self, dispatch: Dispatch) -> None:

@@ -176,15 +176,32 @@ class Publisher:
                 self._drain()
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Send what is left and read every reply: a connection closed with unread replies loses what it sent."""
+        """Send what is left and read every reply: a connection closed with unread replies loses what it sent. One that
+        is lost is made again while there is time."""
         with self._lock:
             self._is_closing = True
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        end_s = time.monotonic() + timeout_s
+        while not self._flush(end_s) and time.monotonic() < end_s:
+            if self._thread.is_alive() or not self._connect():
+                time.sleep(_RETRY_S[0])
         with self._lock:
-            self._flush(time.monotonic() + timeout_s)
+            if self._outbox.frames:
+                log.warning("%d frames are lost at the end: Redis does not take them", len(self._outbox.frames))
             self._disconnect()
+
+    def _flush(self, deadline_s: float) -> bool:
+        """Whether Redis has answered everything."""
+        with self._lock:
+            try:
+                self._write()
+                while self._outbox.owed and self._connection is not None and time.monotonic() < deadline_s:
+                    self._read_reply(self._connection)
+            except _LOST as error:
+                self._lost(error)
+            return not self._outbox.frames
 
     # From here to `_run` everything is called with the lock held.
 
@@ -306,14 +323,6 @@ class Publisher:
         self._outbox.owed.clear()
         for gateway in self._gateways.values():
             gateway.silent_s = gateway.asked_s = 0.0
-
-    def _flush(self, deadline_s: float) -> None:
-        try:
-            self._write()
-            while self._outbox.owed and self._connection is not None and time.monotonic() < deadline_s:
-                self._read_reply(self._connection)
-        except _LOST as error:
-            log.warning("frames lost at the end: %s", error)
 
     def _run(self) -> None:
         retry_s = _RETRY_S[0]

@@ -264,6 +264,19 @@ def test_closing_right_after_publishing_loses_nothing(redis_server: RedisServer)
         wait_until(lambda: len(gateway.events()) == 150, "every event", deadline_s=5)
 
 
+def test_a_connection_that_is_lost_before_the_end_is_made_again_at_the_end(redis_url: str) -> None:
+    with TestGateway(redis_url) as gateway, publisher_at(redis_url) as publisher:
+        publisher.publish("gw1", [entry("first")])
+        wait_until(lambda: gateway.frames, "a frame")
+        with publisher._lock:  # its own thread cannot connect before it sees that it ends
+            publisher._disconnect()
+            publisher._is_closing = True
+        publisher.publish("gw1", [entry("last", 1)])
+        publisher.close()
+        wait_until(lambda: len(gateway.events()) == 2, "both events")
+        assert publisher.unanswered == 0
+
+
 def test_many_threads_may_publish_at_once(redis_url: str) -> None:
     with TestGateway(redis_url) as gateway, publisher_at(redis_url) as publisher:
 
