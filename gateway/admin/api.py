@@ -109,7 +109,7 @@ class Console:
         if not is_check:
             return await self.pulls.start(model, quantization)
         plan = await self.pulls.plan(model, quantization)
-        return {**plan, "fits": disk.fits(plan["size_bytes"], self.parts.fleet.snapshot)}
+        return disk.with_fits(plan, self.parts.fleet.snapshot)
 
     async def search_hub(self, call: Call) -> Any:
         return await self.pulls.search(bodies.parse_search(call.body))

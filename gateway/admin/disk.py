@@ -19,8 +19,9 @@ import orjson
 
 from gateway.admin.merging import known
 from gateway.command.pulling import local
-from gateway.command.pulling.plan import Machine, fit_of
+from gateway.command.pulling.plan import Machine, fit_of, fit_with, most_tokens
 from gateway.dispatch.tasks import cancel_all
+from shared.cache_size import CacheSize
 from shared.config import Settings, child_environment, model_folders
 from shared.errors import ConfigError, InvalidRequestError, RouteNotFoundError
 from shared.log import last_lines, log_size
@@ -29,6 +30,7 @@ from shared.registry import Fleet
 
 _ID: Final = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")  # MAKER/MODEL, and no option of a command line
 _PULL: Final = (sys.executable, "-P", "-m", "gateway.command.cli", "pull")
+CONTEXTS: Final = (8_192, 32_768, 65_536, 131_072, 262_144)  # tokens of a conversation that a person may choose
 _MOST_AT_ONCE: Final = 3
 _GRACE_S: Final = 2.0
 _PLAN_S: Final = 60.0
@@ -172,14 +174,26 @@ def fetched_bytes(model: str) -> int:
         return 0
 
 
-def fits(size_bytes: float, fleet: Fleet) -> list[dict[str, Any]]:
-    """Of each Mac whose memory is known, whether a model of this size runs there."""
+def with_fits(plan: Mapping[str, Any], fleet: Fleet) -> dict[str, Any]:
+    """A plan, with whether its model runs on each Mac whose memory is known: `fit` of weights alone, and in `contexts`
+    with a conversation of so many tokens, where what its cache takes is known."""
     sizes = {host.host: int(host.figures.get("memory_total_bytes", 0)) for host in fleet.hosts}
     machines = {host: Machine(memory_bytes=size, disk_bytes=0) for host, size in sizes.items() if size}
-    return [
-        {"host": host, "fit": fit_of(size_bytes, machine), "usable_bytes": round(machine.usable_bytes)}
-        for host, machine in machines.items()
+    told = {name: value for name, value in plan.items() if name != "cache"}
+    cache = CacheSize(**plan["cache"]) if plan.get("cache") else None
+    fits = [{"host": host, **_fit(plan["size_bytes"], cache, machine)} for host, machine in machines.items()]
+    return {**told, "fits": fits}
+
+
+def _fit(size_bytes: int, cache: CacheSize | None, machine: Machine) -> dict[str, Any]:
+    told: dict[str, Any] = {"fit": fit_of(size_bytes, machine), "usable_bytes": round(machine.usable_bytes)}
+    if cache is None:
+        return told
+    contexts = [
+        {"tokens": each, "cache_bytes": cache.predict(each), "fit": fit_with(size_bytes, cache, each, machine)}
+        for each in CONTEXTS
     ]
+    return {**told, "contexts": contexts, "most_tokens": most_tokens(size_bytes, cache, machine)}
 
 
 def render_local(fleet: Fleet) -> Mapping[str, Any]:

@@ -12,11 +12,12 @@ from typing import Any
 
 import mlx.core as mx
 
+from shared.cache_size import CacheSize
 from shared.config import Settings
 from tests.bench.report import Table
 from tests.models.random_checkpoint import build_model
 from worker.engines.mlx.kv.cache import Layout
-from worker.engines.mlx.memory.plan import CacheSize, MemoryPlan, plan_memory
+from worker.engines.mlx.memory.plan import MemoryPlan, measured_size, plan_memory
 
 MACS_GB = (16, 24, 32, 48, 64, 96, 128, 256, 512)
 HEADS_TOKENS = (18_000, 25_000)  # what Claude Code sends before the first word, without and with a few MCP servers
@@ -99,7 +100,7 @@ def cache_size(known: KnownModel) -> CacheSize:
     """What a sequence's cache takes at 16 bits a number; measured at 32, in which states stay."""
     model = build_model(dict(known.config))
     model.set_dtype(mx.float32)
-    size = CacheSize.of(model, Layout.of(model))
+    size = measured_size(model, Layout.of(model))
     windows = tuple((window, token_bytes // 2) for window, token_bytes in size.windows)
     return CacheSize(token_bytes=size.token_bytes // 2, windows=windows, state_bytes=size.state_bytes)
 

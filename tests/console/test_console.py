@@ -40,7 +40,25 @@ ROUTING = '{\n  "tiers": {"opus": "echo"},\n  "fallbacks": {"opus": ["echo"]}\n}
 ALIASES = '{"<b onclick=window.evil=1>alias": "echo"}\n'
 KEYED = "the owner's"
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-HUB = {"maker/model": {"config.json": b"{}", "model.safetensors": b"w" * 9000, "tokenizer.json": b"{ }"}}
+CONFIG = b'{"model_type": "llama", "num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 64}'
+HUB = {"maker/model": {"config.json": CONFIG, "model.safetensors": b"w" * 9000, "tokenizer.json": b"{ }"}}
+
+
+def fit(host: str, weights: str, usable_bytes: int, most_tokens: int, *by_tokens: str) -> dict[str, Any]:
+    sizes = ((32_768, 9 << 29), (131_072, 18 << 30))
+    contexts = [
+        {"tokens": tokens, "cache_bytes": cache_bytes, "fit": each}
+        for (tokens, cache_bytes), each in zip(sizes, by_tokens, strict=True)
+    ]
+    told = {"host": host, "fit": weights, "usable_bytes": usable_bytes}
+    return {**told, "contexts": contexts, "most_tokens": most_tokens}
+
+
+FITS = [
+    fit("small", "no", 6 << 30, 0, "no", "no"),
+    fit("middle", "fits", 12 << 30, 40_000, "fits", "tight"),
+    fit("large", "fits", 48 << 30, 300_000, "fits", "fits"),
+]
 
 
 @dataclass
@@ -388,8 +406,9 @@ def test_inference_settings_are_forms_that_change_nothing_else_of_the_file(stand
     page.close()
 
 
-def test_a_model_is_fetched_from_the_hub_and_deleted_again(stand: Stand) -> None:
-    """The hub is a stand-in; the process that fetches is a real one."""
+def test_a_model_is_fetched_from_the_hub_and_deleted_again(stand: Stand, axe: str) -> None:
+    """The hub is a stand-in; the process that fetches is a real one. No Mac is here that says its memory: the page is
+    told of three."""
     page = stand.browser.page(stand.url("models"))
 
     def click(label: str) -> None:
@@ -406,6 +425,23 @@ def test_a_model_is_fetched_from_the_hub_and_deleted_again(stand: Stand) -> None
     click("Search")
     press(page, "Look at maker/model")
     page.wait("document.body.innerText.includes('3 files')", deadline_s=60.0)
+    page.wait("document.body.innerText.includes('No Mac that is here says how much memory it has.')")
+    page.run(
+        "(() => { const real = fetch; window.fetch = async (url, more) => { const answer = await real(url, more);"
+        f" if (!more?.body?.includes('check')) return answer; const fits = {json.dumps(FITS)};"
+        " return new Response(JSON.stringify({ ...await answer.json(), fits })); }; })()"
+    )
+    press(page, "Look at maker/model")
+    fits = "document.querySelector('[aria-label=\"Whether it fits\"]')?.innerText"
+    page.wait(f"{fits}?.includes('small: does not fit')", deadline_s=60.0)
+    assert "middle: fits with 32,768 tokens: 4.5 GiB of cache beside the weights" in page.run(fits)
+    page.run(
+        "(() => { const field = document.querySelector('select[name=tokens]'); field.value = '131072';"
+        " field.dispatchEvent(new Event('change', {bubbles: true})); })()"
+    )
+    page.wait(f"{fits}.includes('middle: fits with 40,000 tokens at most: 131,072 tokens take 18.0 GiB of cache')")
+    assert "large: fits with 131,072 tokens" in page.run(fits)
+    assert violations(page, axe) == []
     click("Fetch it")
     table = "document.querySelector('[aria-label=\"{}\"]')?.innerText"
     page.wait(f"{table.format('Fetched')}?.includes('done')", deadline_s=60.0)

@@ -1,4 +1,4 @@
-import { Act, Bar, State, Table, action, bytes, figure, html, plain, rowsOf, useEffect, useState } from "./ui.js";
+import { Act, Bar, State, Table, action, bytes, count, figure, html, plain, rowsOf, useEffect, useState } from "./ui.js";
 import { call } from "./live.js";
 
 const PULLS = "/api/models/pulls";
@@ -26,6 +26,22 @@ const Search = ({ onLook }) => {
     ]} />`}`;
 };
 
+// Weights, and beside them the cache of one conversation as long as somebody has it in mind.
+const Fits = ({ plan }) => {
+  const [tokens, setTokens] = useState(32768);
+  const lengths = plan.fits.find((each) => each.contexts)?.contexts.map((each) => each.tokens);
+  const told = (each) => {
+    const context = each.contexts?.find((one) => one.tokens === tokens);
+    if (!context || each.fit === "no") return `${FITS[each.fit]}, of ${bytes(each.usable_bytes)} that a model may use there`;
+    const room = `${bytes(context.cache_bytes)} of cache beside the weights, of ${bytes(each.usable_bytes)} that a model may use there`;
+    return context.fit === "fits" ? `fits with ${count(tokens)} tokens: ${room}` : `fits with ${count(each.most_tokens)} tokens at most: ${count(tokens)} tokens take ${room}`;
+  };
+  return html`${lengths && html`<p><label>With a conversation of <select name="tokens" value=${tokens} onChange=${(event) => setTokens(Number(event.target.value))}>
+      ${lengths.map((each) => html`<option value=${each}>${count(each)} tokens</option>`)}</select></label></p>`}
+    ${plan.cache_unknown && html`<p class="muted">Weights alone are compared: ${plan.cache_unknown}.</p>`}
+    ${plan.fits.length ? html`<ul aria-label="Whether it fits">${plan.fits.map((each) => html`<li class=${each.fit === "no" ? "bad" : ""}>${each.host}: ${told(each)}</li>`)}</ul>` : html`<p class="muted">No Mac that is here says how much memory it has.</p>`}`;
+};
+
 // What is fetched is looked at first: its size, and whether it fits.
 const Fetch = () => {
   const [plan, setPlan] = useState(null);
@@ -44,7 +60,7 @@ const Fetch = () => {
     <label>Quantisation of GGUF files <input name="quantization" placeholder="the largest that fits" /></label><button>Look</button></form>
     ${error && html`<p role="alert" class="bad">${error}</p>`}
     ${plan && html`<div class="card">${plan.lines.map((line) => html`<p>${line}</p>`)}
-      ${plan.fits.map((each) => html`<p class=${each.fit === "no" ? "bad" : ""}>${each.host}: ${FITS[each.fit]}, of ${bytes(each.usable_bytes)} that a model may use there</p>`)}
+      <${Fits} plan=${plan} />
       <${Act} kind="primary" run=${async () => { await call("POST", PULLS, plan.wish); setPlan(null); }}>Fetch it<//></div>`}</details>`;
 };
 

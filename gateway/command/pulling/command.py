@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from gateway.command.ends import failed
 from gateway.command.pulling import hub, local
-from gateway.command.pulling.plan import Machine, check_disk, choose, told
+from gateway.command.pulling.cache_need import UnknownCacheError, cache_size
+from gateway.command.pulling.plan import Choice, HubFile, Machine, check_disk, choose, told
 from gateway.command.runfile import read_running
 from gateway.command.running_fleet import read_fleet
 from shared.config import Settings, model_folders
@@ -48,13 +50,24 @@ def pull(_: Settings, options: argparse.Namespace) -> int:
         print("\n".join(lines), flush=True)
     check_disk(choice, machine, hub.fetched_bytes(options.model, chosen))
     if options.is_json:
-        print(json.dumps({"model": options.model, "size_bytes": choice.size_bytes, "lines": lines}))
+        cache = _cache(options.model, choice, files)
+        print(json.dumps({"model": options.model, "size_bytes": choice.size_bytes, "lines": lines, **cache}))
         return 0
     _agree("Fetch it?", is_agreed=options.yes)
     folder = hub.fetch(options.model, chosen, lambda line: print(line, flush=True))
     source = _source(options.model, choice.kind, folder, chosen[0].name)
     print(f"{options.model} lies in {folder}; serve it: mlx-gateway up --model {source}")
     return 0
+
+
+def _cache(model: str, choice: Choice, files: list[HubFile]) -> dict[str, Any]:
+    """What a sequence's cache will take, or why that is not known."""
+    if choice.kind == "gguf":
+        return {"cache_unknown": "what a GGUF model keeps is known once it is here"}
+    try:
+        return {"cache": asdict(cache_size(hub.config_of(model, files)))}
+    except UnknownCacheError as error:
+        return {"cache_unknown": str(error)}
 
 
 def _search(words: str, *, is_json: bool) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from shared.errors import ConfigError
 from shared.extras import install_line
 
 MOST_FOUND = 40
+_CONFIG = "config.json"
+_MOST_CONFIG_BYTES = 1 << 20
 _KINDS = ("gguf", "mlx", "safetensors")  # by the hub's tags, the most telling first
 
 
@@ -70,6 +74,18 @@ def files_of(model: str) -> list[HubFile]:
     with _asking(model):
         info = _package().HfApi().model_info(model, files_metadata=True)
     return [HubFile(name=each.rfilename, size_bytes=int(each.size or 0)) for each in info.siblings or ()]
+
+
+def config_of(model: str, files: list[HubFile]) -> Any:
+    """Its config.json, of which nothing stays here; None where it has none. Raises `ConfigError`."""
+    if not any(file.name == _CONFIG and file.size_bytes <= _MOST_CONFIG_BYTES for file in files):
+        return None
+    with _asking(model), tempfile.TemporaryDirectory() as folder:
+        path = _package().hf_hub_download(model, _CONFIG, cache_dir=folder)
+        try:
+            return json.loads(Path(path).read_bytes())
+        except ValueError:
+            return None
 
 
 def search(words: str, most: int = MOST_FOUND) -> list[Found]:

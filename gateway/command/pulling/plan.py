@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Final, Literal
 
 from gateway.command.ends import failed, not_there
+from shared.cache_size import CacheSize
 
 _GB: Final = 1e9
 _SHARE: Final = 0.75  # of the memory that a Mac's GPU may use, as macOS has it
@@ -67,6 +68,23 @@ def fit_of(size_bytes: float, machine: Machine) -> Fit:
     if needed_bytes > machine.usable_bytes:
         return "no"
     return "fits" if needed_bytes <= machine.usable_bytes * _ROOMY else "tight"
+
+
+def fit_with(size_bytes: float, cache: CacheSize, tokens: int, machine: Machine) -> Fit:
+    """The same with a sequence of so many tokens in its cache: `tight` where only a shorter one has room."""
+    left_bytes = _left_bytes(size_bytes, machine)
+    if left_bytes < 0:
+        return "no"
+    return "fits" if cache.predict(tokens) <= left_bytes else "tight"
+
+
+def most_tokens(size_bytes: float, cache: CacheSize, machine: Machine) -> int:
+    """The longest sequence that has room beside the weights."""
+    return max(0, cache.fitting_tokens(max(0, _left_bytes(size_bytes, machine))))
+
+
+def _left_bytes(size_bytes: float, machine: Machine) -> int:
+    return int(machine.usable_bytes - size_bytes * _BESIDE)
 
 
 def choose(model: str, files: Sequence[HubFile], machine: Machine, wanted: str = "") -> Choice:

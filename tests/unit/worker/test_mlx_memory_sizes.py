@@ -9,13 +9,14 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
+from shared.cache_size import CacheSize
 from shared.config import Settings
 from tests.bench.plan import machine_bytes, plan_table
 from tests.models.architectures import build_architecture
 from tests.support.models import REPOSITORY
 from worker.engines.mlx.kv.cache import Layout
 from worker.engines.mlx.kv.classes import cache_bytes
-from worker.engines.mlx.memory.plan import CacheSize, plan_memory
+from worker.engines.mlx.memory.plan import measured_size, plan_memory
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama4", "deepseek_v32", "deepseek_v41", "qwen3_next"])
@@ -25,7 +26,7 @@ def test_expected_bytes_are_those_of_a_real_cache(architecture: str, tokens: int
     cache = make_prompt_cache(model)
     for _ in range(tokens // 64):
         model(mx.zeros((1, 64), mx.int32), cache=cache)
-    size = CacheSize.of(model, Layout.of(model))
+    size = measured_size(model, Layout.of(model))
     # mlx-lm grows buffers by whole steps, which weighs in caches as small as these.
     assert size.predict(tokens) == pytest.approx(cache_bytes(cache), rel=0.25)
 

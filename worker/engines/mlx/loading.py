@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.cache_size import CacheSize
 from shared.config import Settings, model_folders
 from shared.errors import ModelUnavailableError
 from shared.registry import ModelSpec
@@ -18,9 +19,9 @@ from worker.engines.mlx.decode.speculation import Mode, parse_options
 from worker.engines.mlx.kv.cache import Layout
 from worker.engines.mlx.kv.forms import CacheForm
 from worker.engines.mlx.memory.plan import (
-    CacheSize,
     MemoryPlan,
     machine_bytes,
+    measured_size,
     memory_limit,
     plan_memory,
     probed,
@@ -66,7 +67,7 @@ def load_whole(
     model = load(folder, max_context_tokens=settings.max_context_tokens, report=report, turn=turn)
     layout = tried(model.model, Layout.of(model.model), turn)
     probe = probed(model.model, turn)
-    size = CacheSize.of(model.model, layout, turn, probe)
+    size = measured_size(model.model, layout, turn, probe)
     draft = load_draft(draft_source, model, turn) if draft_source else None
     weight_bytes = model.weight_bytes + (draft.weight_bytes if draft is not None else 0)
     plan = plan_memory(settings, size, weight_bytes, machine=machine_bytes(), model_tokens=model.context_tokens)

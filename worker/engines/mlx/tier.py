@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shared.cache_size import CacheSize
 from shared.config import Settings
 from shared.grants import Grant
 from shared.request import GenerateRequest
@@ -12,7 +13,6 @@ from worker.cache_files.peers import Offer, Peers, connecting
 from worker.engines.mlx.kv.disk import DiskTier, open_disk
 from worker.engines.mlx.kv.forms import CacheForm
 from worker.engines.mlx.kv.peer_files import locate
-from worker.engines.mlx.memory.plan import CacheSize
 from worker.prompt import Spelling
 
 _FOLDER_DIGITS = 24

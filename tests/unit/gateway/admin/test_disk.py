@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.admin import disk
-from gateway.admin.disk import Pulls, delete, fits, render_local
+from gateway.admin.disk import Pulls, delete, render_local, with_fits
 from gateway.command.pulling.hub import search
 from shared.config import Settings
 from shared.errors import ConfigError, InvalidRequestError, RouteNotFoundError
@@ -20,11 +20,14 @@ from tests.support.gateway import until
 from tests.support.hub_stand_in import HubStandIn, serving_hub
 
 MODEL = {"config.json": b"{}", "model.safetensors": b"w" * 50_000, "tokenizer.json": b"{ }"}
+CONFIG = b"""{"model_type": "qwen3", "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+"head_dim": 8}"""
+KNOWN = {**MODEL, "config.json": CONFIG}
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
-    stand_in = HubStandIn({"maker/model": MODEL, "maker/other": MODEL})
+    stand_in = HubStandIn({"maker/model": MODEL, "maker/other": MODEL, "maker/known": KNOWN})
     with serving_hub(stand_in) as url:
         for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "LMSTUDIO_MODELS_DIR"):
             monkeypatch.delenv(name, raising=False)
@@ -93,8 +96,43 @@ def test_a_search_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fit_is_said_of_each_mac_whose_memory_is_known() -> None:
     sizes = {"small": 8e9, "middle": 16e9, "large": 64e9}
     hosts = [HostRecord(host=name, pid=1, figures={"memory_total_bytes": size}) for name, size in sizes.items()]
-    told = fits(10e9, Fleet(hosts=(*hosts, HostRecord(host="silent", pid=1))))
-    assert {each["host"]: each["fit"] for each in told} == {"small": "no", "middle": "tight", "large": "fits"}
+    told = with_fits({"size_bytes": 10e9}, Fleet(hosts=(*hosts, HostRecord(host="silent", pid=1))))
+    assert {each["host"]: each["fit"] for each in told["fits"]} == {"small": "no", "middle": "tight", "large": "fits"}
+
+
+QWEN3_8B = {"token_bytes": 147_456, "windows": [], "state_bytes": 0}
+GPT_OSS = {"token_bytes": 24_576, "windows": [[128, 2048]] * 12, "state_bytes": 0}
+
+
+def fits_of(size_bytes: float, cache: dict[str, Any] | None, **sizes: float) -> dict[str, dict[str, Any]]:
+    plan = {"size_bytes": int(size_bytes), "lines": ["one"], "cache": cache}
+    hosts = tuple(HostRecord(host=name, pid=1, figures={"memory_total_bytes": size}) for name, size in sizes.items())
+    told = with_fits(plan, Fleet(hosts=(*hosts, HostRecord(host="silent", pid=1))))
+    assert (told["lines"], "cache" in told) == (["one"], False)
+    return {each["host"]: each for each in told["fits"]}
+
+
+def test_fit_is_that_of_weights_and_of_the_cache_for_as_many_tokens_as_one_has_in_mind() -> None:
+    told = fits_of(4.6e9, QWEN3_8B, small=6e9, middle=16e9, large=64e9)
+    assert {host: each["fit"] for host, each in told.items()} == {"small": "no", "middle": "fits", "large": "fits"}
+    by_tokens = {host: [one["fit"] for one in each["contexts"]] for host, each in told.items()}
+    assert by_tokens["small"] == ["no"] * 5
+    assert by_tokens["middle"] == ["fits", "fits", "tight", "tight", "tight"], "8k, 32k, 64k, 128k, 256k"
+    assert by_tokens["large"] == ["fits"] * 5
+    assert [one["cache_bytes"] for one in told["large"]["contexts"]][:2] == [8192 * 147_456, 32_768 * 147_456]
+    usable_bytes = 16e9 * 0.75 - 4.6e9 * 1.1
+    assert told["middle"]["most_tokens"] == int(usable_bytes // 147_456)
+    assert told["small"]["most_tokens"] == 0
+
+
+def test_windows_are_counted_as_far_as_they_reach() -> None:
+    told = fits_of(12.1e9, GPT_OSS, middle=24e9)
+    assert told["middle"]["contexts"][0]["cache_bytes"] == 8192 * 24_576 + 12 * 128 * 2048
+
+
+def test_without_a_known_cache_weights_alone_are_compared() -> None:
+    told = fits_of(4.6e9, None, middle=16e9)
+    assert told["middle"] == {"host": "middle", "fit": "fits", "usable_bytes": 12_000_000_000}
 
 
 def fleet(source: str) -> Fleet:
@@ -105,7 +143,11 @@ def fleet(source: str) -> Fleet:
 @pytest.mark.slow
 def test_a_model_is_looked_at_fetched_followed_and_then_lies_here(tmp_path: Path, hub: HubStandIn) -> None:
     async def scenario(pulls: Pulls) -> None:
-        assert "3 files" in (await pulls.plan("maker/model", ""))["lines"][0]
+        plan = await pulls.plan("maker/model", "")
+        assert "3 files" in plan["lines"][0]
+        assert plan["cache_unknown"] == "what a model of the type 'None' keeps is known once it is loaded"
+        known = await pulls.plan("maker/known", "")
+        assert known["cache"] == {"token_bytes": 2 * 2 * 2 * 8 * 2, "windows": [], "state_bytes": 0}
         assert pulls.render() == {"pulls": {}}
         await pulls.start("maker/model", "")
         before = pulls.stamp()
@@ -116,6 +158,9 @@ def test_a_model_is_looked_at_fetched_followed_and_then_lies_here(tmp_path: Path
         assert (lying["kind"], lying["is_whole"], lying["is_served"]) == ("mlx", True, False)
 
     play(tmp_path, scenario)
+    assert {each.name for each in tmp_path.glob("hf/hub/models--*")} == {"models--maker--model"}, (
+        "looking leaves nothing"
+    )
 
 
 def test_what_is_fetched_can_be_cancelled(tmp_path: Path, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch) -> None:

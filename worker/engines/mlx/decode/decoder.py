@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from shared.cache_size import CacheSize
 from worker.engines.mlx.decode import grouping
 from worker.engines.mlx.decode.batch import DecodeGroup, Row, Token
 from worker.engines.mlx.decode.grouping import GroupShape, choose_group
@@ -13,7 +14,6 @@ from worker.engines.mlx.decode.speculation import Speculation
 from worker.engines.mlx.decode.step_meter import StepMeter
 from worker.engines.mlx.kv.buffers import Buffer
 from worker.engines.mlx.kv.cache import Layout, Segment
-from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.memory.room import Room
 
 _LONG_SHARE = 8  # a row is long whose cache takes more than an eighth of what the weights take

@@ -20,7 +20,7 @@ from worker.engines.mlx.decode.batch import prefill
 from worker.engines.mlx.kv.cache import Layout
 from worker.engines.mlx.kv.classes import cache_bytes
 from worker.engines.mlx.kv.rewind import Mark, can_rewind, drop_last
-from worker.engines.mlx.memory.plan import CacheSize
+from worker.engines.mlx.memory.plan import measured_size
 from worker.engines.mlx.model.models import LoadedModel, load
 from worker.model_folder import find_model
 from worker.prefix_cache.tokens import common_tokens, pack_tokens
@@ -85,7 +85,7 @@ class DraftModel:
         self._reading_share = reading_share
         self._max_bytes = max_bytes
         layout = Layout.of(draft.model)
-        self._size = CacheSize.of(draft.model, layout)
+        self._size = measured_size(draft.model, layout)
         self._can_cut = layout.is_divisible
         self._piece_tokens = _FIRST_PIECE_TOKENS
         self._readings: dict[str, _Reading] = {}

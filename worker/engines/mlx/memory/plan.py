@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
+from shared.cache_size import CacheSize
 from shared.config import Settings
 from worker.device.turns import Turn
 from worker.engines.mlx.kv.cache import Layout
@@ -35,50 +36,28 @@ def machine_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheSize:
-    """Bytes of one sequence's cache. `windows` holds (tokens, bytes per token) for each windowed layer."""
-
-    token_bytes: int
-    windows: tuple[tuple[int, int], ...]
-    state_bytes: int
-
-    def predict(self, tokens: int) -> int:
-        return (
-            self.token_bytes * tokens
-            + sum(min(tokens, window) * per_token for window, per_token in self.windows)
-            + self.state_bytes
-        )
-
-    def fitting_tokens(self, budget_bytes: int) -> int:
-        """The longest sequence whose cache fits, by bisection."""
-        low, high = 0, 1 << 32
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.predict(middle) <= budget_bytes else (low, middle)
-        return low
-
-    @classmethod
-    def of(cls, model: Any, layout: Layout, turn: Turn = nullcontext, probe: Sequence[Any] | None = None) -> CacheSize:
-        """Measured on a short prompt (`probe`: the leaves that one has filled), and on longer ones where a layer keeps
-        its tokens in a way of its own. Each pass has a `turn` at the device."""
-        per_token, windows, states = 0, [], 0
-        for kind, window, leaf in zip(layout.kinds, layout.windows, probe or probed(model, turn), strict=True):
-            if type(leaf).__name__ in layout.unknown:
-                continue
-            if kind == "state":
-                states += leaf_bytes(leaf)
-                continue
-            if kind == "tokens":
-                per_token += token_bytes(leaf)
-            else:
-                windows.append((window, token_bytes(leaf)))
-        if layout.unknown:
-            shorter, longer = (_unknown_bytes(model, layout, tokens, turn) for tokens in _GROWTH_TOKENS)
-            growth = max(0, longer - shorter) // (_GROWTH_TOKENS[1] - _GROWTH_TOKENS[0])
-            per_token += growth
-            states += max(0, shorter - growth * _GROWTH_TOKENS[0])
-        return cls(token_bytes=per_token, windows=tuple(windows), state_bytes=states)
+def measured_size(
+    model: Any, layout: Layout, turn: Turn = nullcontext, probe: Sequence[Any] | None = None
+) -> CacheSize:
+    """On a short prompt (`probe`: the leaves that one has filled), and on longer ones where a layer keeps its tokens in
+    a way of its own. Each pass has a `turn` at the device."""
+    per_token, windows, states = 0, [], 0
+    for kind, window, leaf in zip(layout.kinds, layout.windows, probe or probed(model, turn), strict=True):
+        if type(leaf).__name__ in layout.unknown:
+            continue
+        if kind == "state":
+            states += leaf_bytes(leaf)
+            continue
+        if kind == "tokens":
+            per_token += token_bytes(leaf)
+        else:
+            windows.append((window, token_bytes(leaf)))
+    if layout.unknown:
+        shorter, longer = (_unknown_bytes(model, layout, tokens, turn) for tokens in _GROWTH_TOKENS)
+        growth = max(0, longer - shorter) // (_GROWTH_TOKENS[1] - _GROWTH_TOKENS[0])
+        per_token += growth
+        states += max(0, shorter - growth * _GROWTH_TOKENS[0])
+    return CacheSize(token_bytes=per_token, windows=tuple(windows), state_bytes=states)
 
 
 def probed(model: Any, turn: Turn = nullcontext) -> list[Any]:

@@ -7,11 +7,12 @@ import time
 
 import mlx.core as mx
 
+from shared.cache_size import CacheSize
 from shared.errors import PromptTooLongError
 from worker.device.neighbours import Neighbours
 from worker.device.sharing import Allowance, Holding, decide
 from worker.engines.mlx.kv.store import PrefixStore
-from worker.engines.mlx.memory.plan import CacheSize, MemoryPlan
+from worker.engines.mlx.memory.plan import MemoryPlan
 from worker.prefix_cache.node import MAIN_WEIGHT
 
 _PATIENCE_S = 1.0  # with what others should give up, before more of our own goes

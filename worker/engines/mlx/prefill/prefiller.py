@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from shared.cache_size import CacheSize
 from shared.config import Settings
 from shared.pieces import session_digest
 from shared.request import PRIORITIES, Priority
@@ -24,7 +25,6 @@ from worker.engines.mlx.kv.classes import STEP_TOKENS
 from worker.engines.mlx.kv.lease import Lease
 from worker.engines.mlx.kv.peer_files import PeerFiles
 from worker.engines.mlx.kv.store import PrefixStore
-from worker.engines.mlx.memory.plan import CacheSize
 from worker.engines.mlx.memory.room import Room
 from worker.engines.mlx.prefill.meter import PrefillMeter
 from worker.engines.mlx.prefill.scheduler import Candidate, DecodeShare, chunk_tokens, owes_share, pick
