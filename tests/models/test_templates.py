@@ -6,16 +6,18 @@ holds small templates with the features that were found.
 
 from __future__ import annotations
 
+import itertools
 import os
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
-from tests.models.templates import broken_law, difference, own_losses, tokenizer_for
+from tests.models.templates import broken_law, conversation, difference, own_losses, request_of, tokenizer_for
 from tests.unit.worker.prompt_models import FAMILIES, TEMPLATES
 from worker.engines.tokens.call_trip import failed_trips
 from worker.prompt import PromptBuilder
+from worker.prompt.image_pieces import ImageAlbum
 
 VARIABLE = "MLX_GATEWAY_TEST_TEMPLATES"
 FOLDER = os.environ.get(VARIABLE, "")
@@ -44,6 +46,22 @@ def test_each_prompt_of_a_tool_conversation_begins_with_the_one_before(path: Pat
 @each_template
 def test_a_turn_is_rendered_without_its_history(path: Path) -> None:
     assert built(path).facts.mode != "whole"
+
+
+@each_template
+@pytest.mark.parametrize("thinking", [None, True, False])
+def test_what_stands_before_the_header_is_what_the_template_writes_without_it(
+    path: Path, thinking: bool | None
+) -> None:
+    builder = built(path)
+    messages, ends = conversation(reasoning=thinking is True)
+    request = request_of(messages[: ends[-1]], thinking)
+    head, read, _ = builder._read(request, ImageAlbum(request.messages, None))
+    dicts = [*read.system, *(message for unit in read.units for message in unit.dicts)]
+    for end, tools in itertools.product(range(len(read.system) + 1, len(dicts) + 1), (head.scene.tools, ())):
+        write = partial(builder._template.render, dicts[:end], tools, head.scene.switches, day=head.scene.day)
+        apart = builder._template.render_apart(dicts[:end], tools, head.scene.switches, day=head.scene.day)
+        assert apart in (None, (write(header=False), write(header=True)))
 
 
 @each_template

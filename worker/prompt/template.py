@@ -7,6 +7,7 @@ import functools
 import json
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jinja2
@@ -18,6 +19,7 @@ import jinja2.sandbox
 
 from shared import exact
 from shared.errors import InvalidRequestError, ModelUnavailableError
+from worker.prompt.header_mark import MARK, mark_header
 
 # A template is the checkpoint's own code: expressions over what the client sent, in Jinja or in Python.
 _REFUSALS = (
@@ -105,10 +107,11 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         kind = type(obj)
-        if kind is dict and attribute not in _DICT_ATTRIBUTES:
-            return obj[attribute] if attribute in obj else self._absent(attribute)
-        if kind is dict and attribute in _DICT_READS:
-            return getattr(obj, attribute)
+        if kind is dict:
+            if attribute not in _DICT_ATTRIBUTES:
+                return obj[attribute] if attribute in obj else self._absent(attribute)
+            if attribute in _DICT_READS:
+                return getattr(obj, attribute)
         if kind is _NAMESPACE and not attribute.startswith("_"):
             value = _variables(obj).get(attribute, callable)
             if not callable(value):  # one that is missing, and what is called, go the long way
@@ -165,13 +168,25 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """`variables` are those that it reads; `is_marked`: it writes `MARK` in front of the generation header."""
+
+    template: jinja2.Template
+    variables: frozenset[str]
+    is_marked: bool
+
+
 @functools.lru_cache(maxsize=16)
-def _compile(source: str) -> tuple[jinja2.Template, frozenset[str]]:
-    """The template and the variables that it reads. A load asks for the same one from several sides, and compiling it
-    takes longer than all of its trials."""
+def _compile(source: str) -> _Compiled:
+    """A load asks for the same one from several sides, and compiling it takes longer than all of its trials."""
     environment = _environment()
-    found = jinja2.meta.find_undeclared_variables(environment.parse(source))
-    return environment.from_string(source), frozenset(found)
+    tree = environment.parse(source)
+    variables = frozenset(jinja2.meta.find_undeclared_variables(tree))
+    is_marked = mark_header(tree)
+    template = environment.from_string(tree)
+    template.globals = dict(template.globals)  # a chain of mappings, which each rendering would walk
+    return _Compiled(template, variables, is_marked)
 
 
 class Template:
@@ -183,7 +198,7 @@ class Template:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._special = dict(tokenizer.special_tokens_map)
-        self._compiled: dict[bool, jinja2.Template] = {}
+        self._compiled: dict[bool, _Compiled] = {}
         self._source = ""
         self.variables: frozenset[str] = frozenset()
         self._no_tools: Mapping[str, Any] = {"tools": None}
@@ -192,7 +207,7 @@ class Template:
         # (An empty one is none: a file that was never filled in.)
         self.is_missing = not tokenizer.has_chat_template or tokenizer.chat_template == ""
         if self.is_missing:
-            self._compiled = dict.fromkeys((False, True), _environment().from_string(_PLAIN))
+            self._compiled = dict.fromkeys((False, True), _compile(_PLAIN))
         elif isinstance(tokenizer.chat_template, str | dict) and not self.is_python:
             try:
                 self._compile()
@@ -207,13 +222,13 @@ class Template:
                 self._compiled[with_tools] = self._compiled[not with_tools]
                 continue
             self._source += source
-            self._compiled[with_tools], found = _compile(source)
-            self.variables |= found
+            self._compiled[with_tools] = _compile(source)
+            self.variables |= self._compiled[with_tools].variables
 
     def _accepts(self, variables: Mapping[str, Any]) -> bool:
         values = {**self._special, "messages": [{"role": "user", "content": "."}], **variables}
         try:
-            self._compiled[False].render({**values, "documents": None, "add_generation_prompt": True})
+            self._compiled[False].template.render({**values, "documents": None, "add_generation_prompt": True})
         except _REFUSALS:
             return False
         return True
@@ -242,9 +257,35 @@ class Template:
     ) -> str:
         """The prompt's text, with the generation header or without; `day` is the date it may tell (None: that of the
         load). Raises `InvalidRequestError` with the template's own words when it refuses the messages."""
+        return self._write(messages, tools, switches, header=header, day=day).replace(MARK, "")
+
+    def render_apart(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        switches: Mapping[str, Any],
+        *,
+        day: datetime.datetime | None = None,
+    ) -> tuple[str, str] | None:
+        """The text without the generation header, and with it, from one rendering; None where the template must be
+        asked twice. Raises `InvalidRequestError`, also where only the header is refused."""
+        if not self._compiled or not self._compiled[bool(tools)].is_marked:
+            return None
+        body, _, header = self._write(messages, tools, switches, header=True, day=day).partition(MARK)
+        return body, body + header
+
+    def _write(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        switches: Mapping[str, Any],
+        *,
+        header: bool,
+        day: datetime.datetime | None,
+    ) -> str:
         try:
             if self._compiled:
-                return self._compiled[bool(tools)].render(
+                return self._compiled[bool(tools)].template.render(
                     {
                         **self._special,
                         "documents": None,

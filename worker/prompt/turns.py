@@ -20,7 +20,7 @@ from worker.prompt.markers import Markers
 from worker.prompt.template import Template, ToolDict
 from worker.prompt.told_choice import VARIABLE
 
-_KEPT_RENDERINGS = 3
+_KEPT_RENDERINGS = 6
 _USER: dict[str, Any] = {"role": "user", "content": STAND_IN_USER}
 _ANSWER: dict[str, Any] = {"role": "assistant", "content": STAND_IN_ANSWER}
 
@@ -70,11 +70,27 @@ class Turns:
     def _render(self, dicts: Sequence[Mapping[str, Any]], scene: Scene, *, header: bool) -> str:
         """What one unit ends with the next one begins with, so the last few renderings are kept."""
         asked = (header, scene, list(dicts))
-        for known, text in tuple(self._recent):
+        for known, text in list(self._recent)[::-1]:
             if known == asked:
                 return text
-        text = self._told(dicts, scene) if header and scene.choice else self._untold(dicts, scene, header=header)
+        if header:
+            text = self._told(dicts, scene) if scene.choice else self._untold(dicts, scene, header=True)
+        else:
+            text = self._headless(dicts, scene, asked[2])
         self._recent.append((asked, text))
+        return text
+
+    def _headless(self, dicts: Sequence[Mapping[str, Any]], scene: Scene, asked: list[Mapping[str, Any]]) -> str:
+        """Where one rendering gives both, that with the header is kept, too."""
+        try:
+            apart = self._template.render_apart(dicts, scene.tools, scene.switches, day=scene.day)
+        except InvalidRequestError:  # perhaps only the header was refused
+            apart = None
+        if apart is None:
+            return self._untold(dicts, scene, header=False)
+        text, whole = apart
+        if not scene.choice:
+            self._recent.append(((True, scene, asked), whole))
         return text
 
     def _told(self, dicts: Sequence[Mapping[str, Any]], scene: Scene) -> str:
