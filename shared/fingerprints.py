@@ -104,6 +104,27 @@ async def _llama(get: Get) -> str | None:
     return "" if is_it else None
 
 
+async def _mistralrs(get: Get) -> str | None:
+    """Its list begins with a name that stands for any model, and it tells of the machine."""
+    entries = _entries(await get("/v1/models"))
+    if not entries or entries[0].get("id") != "default" or entries[0].get("owned_by") != "local":
+        return None
+    answer = await get("/v1/system/info")
+    return "" if answer.status == 200 and isinstance(answer.data, dict) else None
+
+
+async def _omni(get: Get) -> str | None:
+    """Anthropic's list of models stands under a path of its own."""
+    answer = await get("/anthropic/v1/models")
+    is_it = answer.status == 200 and isinstance(answer.data, dict) and isinstance(answer.data.get("data"), list)
+    return "" if is_it else None
+
+
+def _entries(answer: _Answer) -> list[dict[str, Any]]:
+    found = answer.data.get("data") if answer.status == 200 and isinstance(answer.data, dict) else None
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
 async def _vllm_mlx(get: Get) -> str | None:
     answer = await get("/health")
     return "" if isinstance(answer.data, dict) and {"engine_type", "model_type"} & answer.data.keys() else None
@@ -129,6 +150,8 @@ _TESTS: Final[tuple[tuple[str, Callable[[Get], Awaitable[str | None]]], ...]] = 
     ("llama-server", _llama),
     ("vllm-mlx", _vllm_mlx),
     ("mlx-lm", _mlx_lm),
+    ("mistralrs", _mistralrs),
+    ("mlx-omni-server", _omni),
     ("openai", _openai),
 )
 
@@ -150,4 +173,5 @@ async def _models(get: Get, profile: str) -> tuple[str, ...]:
     entries = answer.data.get(key) if isinstance(answer.data, dict) else None
     if not isinstance(entries, list):
         return ()
-    return tuple(e[name] for e in entries if isinstance(e, dict) and is_name(e.get(name)))[:_MOST_MODELS]
+    names = [e[name] for e in entries if isinstance(e, dict) and is_name(e.get(name))]
+    return tuple(each for each in names if (profile, each) != ("mistralrs", "default"))[:_MOST_MODELS]

@@ -7,20 +7,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
 from shared.options import MOST_S, Option, raise_first, unknown_names, value_faults
 from shared.registry import LoadPolicy, ModelSpec
+from shared.remote_commands import command_faults
 
 FILE: Final = "remotes.json"
 HOPS_HEADER: Final = "x-mlx-gateway-hops"
 MOST_HOPS: Final = 3  # gateways behind one another: more is a ring
-PROFILES: Final = ("openai", "anthropic", "lmstudio", "ollama", "llama-server", "mlx-lm", "vllm-mlx", "mlx-gateway")
-_HERE: Final = ("127.0.0.1", "localhost", "::1")
-_REQUEST_LOGS: Final = ("-l", "--log")
+PROFILES: Final = (
+    "openai",
+    "anthropic",
+    "lmstudio",
+    "ollama",
+    "llama-server",
+    "mistralrs",
+    "mlx-lm",
+    "mlx-omni-server",
+    "vllm-mlx",
+    "mlx-gateway",
+)
 TOOLS: Final = ("native", "prompt")
 
 
@@ -125,7 +135,7 @@ def _meaning_faults(where: str, entry: Mapping[str, Any]) -> Iterator[str]:
     if not entry.get("id", "").isprintable():
         yield f"{where}: {entry['id']!r} is no name that a client could say"
     if "command" in entry:
-        yield from _command_faults(entry["command"], host, where)
+        yield from command_faults(entry["command"], host, where)
 
 
 def _host_of(url: str) -> str:
@@ -135,14 +145,3 @@ def _host_of(url: str) -> str:
     except ValueError:
         return ""
     return (parts.hostname or "") if parts.scheme in ("http", "https") else ""
-
-
-def _command_faults(command: Sequence[str], host: str, where: str) -> Iterator[str]:
-    """What is started here listens here, and writes down nobody's prompts."""
-    if not command:
-        yield f"{where}: `command` is a program and its arguments, each a text"
-        return
-    if host not in _HERE:
-        yield f"{where}: what `command` starts is asked on this machine: `url` is to name 127.0.0.1"
-    if "mistralrs" in command[0] and (found := [word for word in command if word in _REQUEST_LOGS]):
-        yield f"{where}: `{found[0]}` of mistral.rs writes whole prompts into a file; leave it out"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared.events import Completion, Event, EventOrder, assemble
@@ -17,10 +17,10 @@ _TIMEOUT_S = 60.0
 class Asked:
     """Its outbox; events and token ids by request, checked for legal order."""
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, report: Callable[[float], None] = lambda done: None) -> None:
         self.source = source
         self.engine = StreamedEngine(source)
-        self.info = self.engine.load(lambda done: None)
+        self.info = self.engine.load(report)
         self.events: dict[str, list[Event]] = {}
         self.token_ids: dict[str, list[int]] = {}
         self.error: BaseException | None = None

@@ -18,6 +18,7 @@ from shared.errors import ConfigError, ModelNotFoundError
 from shared.fingerprints import Found
 from shared.registry import Fleet, HostRecord, ModelRecord, ModelSpec, WorkerLease
 from shared.remotes import Remote
+from tests.support.mistralrs_stand_in import MistralRsStandIn
 from tests.support.upstream_stand_ins import LmStudioStandIn, OllamaStandIn, OpenAiStandIn, StandIn, serving
 
 
@@ -38,6 +39,13 @@ class _Locked(StandIn):
         handler.send({"error": "no key"}, 401)
 
 
+class _Omni(OpenAiStandIn):
+    """mlx-omni-server's two lists."""
+
+    def answer(self, handler: Any, path: str, body: Any) -> None:
+        super().answer(handler, path.removeprefix("/anthropic"), body)
+
+
 def test_servers_are_told_by_what_they_answer_and_ourselves_left_out() -> None:
     """The stand-ins say of themselves what they are."""
     with (
@@ -47,16 +55,22 @@ def test_servers_are_told_by_what_they_answer_and_ourselves_left_out() -> None:
         serving(_Ours("gw1")) as ours,
         serving(_Ours("gw2")) as other,
         serving(_Locked()) as locked,
+        serving(MistralRsStandIn()) as mistral,
+        serving(_Omni()) as omni,
     ):
-        found = asyncio.run(scan([openai, studio, ollama, ours, other, locked, "http://127.0.0.1:9"], ourselves=ours))
+        urls = [openai, studio, ollama, ours, other, locked, mistral, omni, "http://127.0.0.1:9"]
+        found = asyncio.run(scan(urls, ourselves=ours))
     assert [(each.url, each.profile) for each in found] == [
         (openai, "openai"),
         (studio, "lmstudio"),
         (ollama, "ollama"),
         (other, "mlx-gateway"),
         (locked, ""),
+        (mistral, "mistralrs"),
+        (omni, "mlx-omni-server"),
     ]
     assert found[2].models == ("far:cloud", "qwen:latest")
+    assert found[5].models == ("qwen3",)
 
 
 def test_what_is_found_is_told_with_the_entries_that_serve_it() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +25,12 @@ from shared.errors import (
     WorkerLostError,
 )
 from shared.events import Progress, assemble
+from shared.http_client import Address
 from shared.messages import ImagePart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 from shared.remotes import HOPS_HEADER, Remote, parse_remotes
-from shared.request import GenerateRequest, SamplingParams, ToolChoice, ToolDefinition
+from shared.request import GenerateRequest, ReasoningOptions, SamplingParams, ToolChoice, ToolDefinition
 from tests.support.asked import Asked
+from tests.support.mistralrs_stand_in import MistralRsStandIn
 from tests.support.upstream_stand_ins import (
     BREAK,
     HANG,
@@ -40,6 +43,7 @@ from tests.support.upstream_stand_ins import (
     serving,
     text_chunk,
 )
+from worker.engines.remote.profiles import PROFILES, Wanted
 from worker.engines.remote.source import RemoteSource
 from worker.engines.remote.words import translate
 
@@ -114,6 +118,29 @@ def test_a_tools_numbers_reach_the_server_as_the_client_wrote_them(tmp_path: Pat
     (body,) = stand_in.bodies("/v1/chat/completions")
     bounds = body["tools"][0]["function"]["parameters"]["properties"]["n"]
     assert bounds == {"maximum": 123456789012345678901234567890}
+
+
+def test_mistral_rs_is_asked_by_its_models_name_and_in_its_words(tmp_path: Path) -> None:
+    stand_in = MistralRsStandIn(status="unloaded")  # which a request to it loads
+    with asked_of(stand_in, tmp_path) as asked:
+        asked.answer(ask(reasoning=ReasoningOptions(enabled=False)))
+        assert asked.source._profile.name == "mistralrs"
+    (body,) = stand_in.bodies("/v1/chat/completions")
+    assert (body["model"], body["enable_thinking"]) == ("qwen3", False)
+    assert "chat_template_kwargs" not in body
+
+
+def test_mistral_rs_is_not_there_while_it_loads_or_has_another_model(tmp_path: Path) -> None:
+    cases = [
+        (MistralRsStandIn(status="reloading"), "", "qwen3 is being loaded"),
+        (MistralRsStandIn(held=tmp_path / "never"), "", "not ready yet"),
+        (MistralRsStandIn(), "default", "has no model 'default'; there are: qwen3"),
+    ]
+    for stand_in, model, words in cases:
+        with serving(stand_in) as url:
+            find = PROFILES["mistralrs"].find(Address(url=url), Wanted(model=model, context_tokens=0))
+            with pytest.raises(ModelUnavailableError, match=words):
+                asyncio.run(find)
 
 
 def test_tools_are_written_into_the_prompt_of_a_server_that_takes_none(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def _reasoning(request: GenerateRequest, profile: Profile) -> dict[str, Any]:
         variables["enable_thinking"] = options.enabled
     if variables and profile.takes_template_variables:
         body["chat_template_kwargs"] = variables
+    if options.enabled is not None and profile.thinking:
+        body[profile.thinking] = options.enabled
     return body
 
 

@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 from shared.errors import ModelUnavailableError
 from shared.foreign import is_name
-from shared.http_client import Address, AskError, ask_json
+from shared.http_client import Address, AskError, ask, ask_json
 from worker.engines.remote.anthropic import HEADERS
 
 UNKNOWN_CONTEXT_TOKENS = 32768  # where neither a person nor the server says one
 _OLLAMA_CONTEXT_TOKENS = 32768
 _ANTHROPIC_CONTEXT_TOKENS = 200_000
 _LOAD_S = 600.0
+_HEALTH_S = 10.0
 _TOLD_MODELS = 20
 _MOST_CONTEXT_TOKENS = 1 << 31
 _MOST_SLOTS = 256
@@ -57,6 +58,7 @@ class Profile:
     key_header: str = ""
     repetition_penalty: str = "repetition_penalty"
     takes_template_variables: bool = False
+    thinking: str = ""  # the field that switches it, beside the template's variables
     keeps_reasoning: bool = False
 
 
@@ -179,6 +181,33 @@ async def _find_mlx_lm(address: Address, wanted: Wanted) -> Facts:
     return Facts(model=wanted.model or "default_model")
 
 
+async def _find_mistralrs(address: Address, wanted: Wanted) -> Facts:
+    """`/health` decides, whatever its lines say. The list begins with `default`, which is whatever model was used last;
+    one that is not loaded is loaded by the request that asks it."""
+    if not await _is_healthy(address):
+        raise ModelUnavailableError(f"{address.url} is not ready yet")
+    data = await _get(address, "/v1/models")
+    named = [e for e in data.get("data") or () if not (isinstance(e, dict) and e.get("id") == "default")]
+    entry = _choose(address, wanted, {"data": named})
+    if entry.get("status") == "reloading":
+        raise ModelUnavailableError(f"{address.url}: {entry['id']} is being loaded")
+    return Facts(model=str(entry["id"]), context_tokens=_window(entry))
+
+
+async def _is_healthy(address: Address) -> bool:
+    """Raises `ModelUnavailableError` where nobody answers."""
+    try:
+        async with ask(address, "/health", silence_s=_HEALTH_S) as response:
+            return response.status == 200
+    except AskError as error:
+        raise ModelUnavailableError(f"{address.url}: {error}") from error
+
+
+async def _find_omni(address: Address, wanted: Wanted) -> Facts:
+    """It downloads what it does not have, so its list is asked first; one answer at a time."""
+    return replace(await _find_openai(address, wanted), slots=1)
+
+
 async def _find_anthropic(address: Address, wanted: Wanted) -> Facts:
     """The list tells the window in newer releases."""
     entry = _choose(address, wanted, await _get(address, "/v1/models?limit=1000"))
@@ -221,6 +250,8 @@ PROFILES = {
             headers=HEADERS,
             key_header="x-api-key",
         ),
+        Profile(name="mistralrs", find=_find_mistralrs, thinking="enable_thinking"),
+        Profile(name="mlx-omni-server", find=_find_omni),
         Profile(name="mlx-lm", find=_find_mlx_lm, takes_template_variables=True),
         Profile(name="vllm-mlx", find=_find_openai, takes_template_variables=True),
         Profile(name="mlx-gateway", find=_find_ours, takes_template_variables=True, keeps_reasoning=True),

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from shared.config import Settings, SettingsFile, variable
 from shared.errors import (
@@ -22,6 +23,7 @@ from shared.errors import (
 from shared.fingerprints import recognise
 from shared.http_client import Address, AskError, Response, ask
 from shared.registry import ModelSpec
+from shared.remote_commands import completed
 from shared.remotes import FILE, HOPS_HEADER, MOST_HOPS, Remote, parse_remotes
 from shared.request import GenerateRequest, Resume
 from worker.engines.base import EngineInfo, EngineStats, Output, Prepared
@@ -70,7 +72,8 @@ class RemoteSource:
         self._presence = Presence(self._find)
         self._probe = SlotProbe(remote.id, self._words, is_idle=self._is_idle, is_told=lambda: self._facts.slots > 0)
         self._may_probe = may_probe(remote, has_key=bool(key))
-        self._server = Supervised(remote.id, remote.command, _environment(remote)) if remote.command else None
+        command = completed(remote.command, urlsplit(remote.url).port)
+        self._server = Supervised(remote.id, command, _environment(remote)) if command else None
 
     @property
     def _window(self) -> int:

@@ -1,7 +1,6 @@
 """A server that a person's command starts: kept running as long as its worker, its output among the worker's lines.
 
-Whether it is ready is asked of it over HTTP; a line that says so is progress and no more. mistral.rs binds its port
-just before it says so: https://github.com/EricLBuehler/mistral.rs.
+Whether it is ready is asked of it over HTTP; a line that says so is progress and no more.
 """
 
 from __future__ import annotations
