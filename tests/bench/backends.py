@@ -1,8 +1,10 @@
 """A GGUF model through this stack beside its server asked directly: what the way through us costs.
 
 The same float32 weights, the same llama.cpp from the xllamacpp wheel with one thread and eight slots, three ways: its
-own chat route, our GGUF engine over a server of its own, and our upstream engine over the first server. Prompts differ
-in their template, not in their text. What is measured is a CPU; on a GPU a token takes less of the machine.
+own chat route, our GGUF engine over a server of its own, and our upstream engine over the first server. All are asked
+the same, in an order that goes round, but for a letter at the beginning, so that none finds another's prompt cached.
+What the way adds is the median of the differences of each question: prompts of several lengths tell more of their
+lengths than of the way. What is measured is a CPU; on a GPU a token takes less of the machine.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.bench.contenders import HttpContender, Stack, is_ok
-from tests.bench.prompts import build_short
-from tests.bench.report import Table, median, percentile, ratio, seconds
+from tests.bench.prompts import Request, build_short
+from tests.bench.report import Table, median, ratio, seconds
 from tests.bench.wire import Answer
 from tests.models.gguf_checkpoint import build_gguf
 from tests.models.random_checkpoint import build_checkpoint
@@ -23,8 +26,9 @@ from tests.support.processes import free_port
 PARAMS = 3e7  # a token takes some milliseconds, as on a Mac
 SLOTS = 8
 ROUNDS = 3
-FIRSTS = 30
+FIRSTS = 60
 TOKENS = 96
+_FIRST_CHARACTERS = 80  # of a prompt whose first token is timed: reading it takes little beside the way
 _CONTEXT = 2048
 _START_S = 60.0
 _POLL_S = 0.05
@@ -77,26 +81,46 @@ async def _measure(model: Path) -> Table:
 
 
 async def _table(contenders: Sequence[HttpContender]) -> Table:
-    """Whoever is measured alternates; the first is what the others are compared to."""
+    """The first is what the others are compared to."""
     firsts: dict[str, list[float]] = {each.name: [] for each in contenders}
     rates: dict[str, list[float]] = {each.name: [] for each in contenders}
     for number in range(FIRSTS):
-        for contender in contenders:
-            (answer,) = await contender.answers([build_short(f"{contender.name} {number}", max_tokens=2)])
+        for letter, contender in _round(contenders, number):
+            (answer,) = await contender.answers([_first(letter, number)])
             firsts[contender.name].append(answer.first_s)
     for number in range(ROUNDS):
-        for contender in contenders:  # each with prompts of its own: two of them share a server, and so its cache
-            group = [build_short(f"{contender.name} {number}-{n}", max_tokens=TOKENS) for n in range(SLOTS)]
-            rates[contender.name].append(_rate(await contender.answers(group)))
+        for letter, contender in _round(contenders, number):
+            rates[contender.name].append(_rate(await contender.answers(_streams(letter, number))))
     table = Table(
         title=f"First token of {FIRSTS} short prompts; tokens a second of {SLOTS} streams, median of {ROUNDS} rounds",
-        head=("", "first p50", "added", "tokens/s", "of direct"),
+        head=("", "first p50", "added p50", "tokens/s", "of direct"),
     )
-    base, base_rate = (percentile(firsts[contenders[0].name], 0.5), median(rates[contenders[0].name]))
-    for name in firsts:
-        first, rate = percentile(firsts[name], 0.5), median(rates[name])
-        table.add(name, seconds(first), f"{1000 * (first - base):+.1f} ms", f"{rate:.0f}", ratio(rate, base_rate))
+    base, base_rate = firsts[contenders[0].name], median(rates[contenders[0].name])
+    for name, times in firsts.items():
+        added = median([its - direct for its, direct in zip(times, base, strict=True)])
+        rate = median(rates[name])
+        table.add(name, seconds(median(times)), f"{1000 * added:+.1f} ms", f"{rate:.0f}", ratio(rate, base_rate))
     return table
+
+
+def _round(contenders: Sequence[HttpContender], number: int) -> list[tuple[str, HttpContender]]:
+    """With a letter for each: whoever comes after another finds the machine as that left it, so the first changes."""
+    named = list(zip("ABC", contenders, strict=True))
+    turn = number % len(named)
+    return named[turn:] + named[:turn]
+
+
+def _first(letter: str, number: int) -> Request:
+    return _lettered(letter, build_short(str(number), max_tokens=2), _FIRST_CHARACTERS)
+
+
+def _streams(letter: str, number: int) -> list[Request]:
+    return [_lettered(letter, build_short(f"{number}-{n}", max_tokens=TOKENS)) for n in range(SLOTS)]
+
+
+def _lettered(letter: str, request: Request, characters: int | None = None) -> Request:
+    text = f"{letter} {request.messages[0]['content'][:characters]}"
+    return replace(request, messages=({"role": "user", "content": text},))
 
 
 def _rate(answers: Sequence[Answer]) -> float:
