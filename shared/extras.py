@@ -17,6 +17,7 @@ _SIGNS: Final[Mapping[str, str]] = {
     "menu": "rumps",
     "otel": "opentelemetry.sdk",
     "share": "cryptography",
+    "vision": "mlx_vlm",
     "voice": "av",
 }
 

@@ -31,7 +31,7 @@ from worker.prompt.growth import NotLocalError
 from worker.prompt.harmony import HarmonyThoughts, speaks_harmony
 from worker.prompt.head import Head, Heads
 from worker.prompt.image_files import ImageReader
-from worker.prompt.image_pieces import ImageAlbum, Patch
+from worker.prompt.image_pieces import TEXT_ONLY, ImageAlbum, Patch
 from worker.prompt.markers import Markers
 from worker.prompt.marks import marks_of
 from worker.prompt.memory import Spelling
@@ -72,17 +72,19 @@ class PromptBuilder:
         vocab: int = sys.maxsize,
         images: ImageReader | None = None,
         closes_reasoning: bool = False,
+        no_images: str = "",
     ) -> None:
         """`vocab`: how many tokens the model has. `closes_reasoning`: a budget holds, whether the template can tell it
-        to the model or not."""
+        to the model or not. `no_images`: why it reads none, where it could."""
         self._context_tokens = context_tokens
         self._vocab = vocab
         self._closes_reasoning = closes_reasoning
+        self._no_images = no_images or TEXT_ONLY
         self._template = Template(tokenizer)
         self._encoder = encoder = Encoder(tokenizer)
         self._shield = Shield(self._template.control_tokens(encoder.added) | encoder.special)
         self._prefill_shield = Shield(encoder.special)
-        token = encoder.single(images.patch) if images is not None else None
+        token = encoder.single(images.patch_token) if images is not None else None
         patch = Patch(text=images.patch, token=token) if images is not None and token is not None else None
         harmony = speaks_harmony(self._template, encoder.added)
         self._traits = traits = find_traits(self._template, patch.text if patch is not None else "", harmony=harmony)
@@ -162,7 +164,7 @@ class PromptBuilder:
 
     def build_whole(self, request: GenerateRequest) -> Prompt:
         """The prompt as the template alone writes it, to compare with."""
-        head, conversation, prefill = self._read(request, ImageAlbum(request.messages, self._images))
+        head, conversation, prefill = self._read(request, ImageAlbum(request.messages, self._images, self._no_images))
         return self._by_whole.build(head, conversation, prefill)
 
     def _of_any_length(self, request: GenerateRequest) -> Prompt:
@@ -177,7 +179,7 @@ class PromptBuilder:
         return Prompt(tokens=tokens, boundaries=(Boundary("prompt", 0, len(tokens)),), in_reasoning=False)
 
     def _of_conversation(self, request: GenerateRequest) -> Prompt:
-        album = ImageAlbum(request.messages, self._images)
+        album = ImageAlbum(request.messages, self._images, self._no_images)
         head, conversation, prefill = self._read(request, album)
         prompt = self._build(head, conversation, prefill)
         warnings = (*head.warnings, *self._unheeded(request))

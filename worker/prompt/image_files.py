@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -30,12 +30,27 @@ _PIXEL_MEMO_BYTES = 256 * 1024 * 1024
 _TEXT_MEMO = 4096
 _THREADS = 2
 
-Pixels = NDArray[np.float32]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patches:
+    """An image as a model of several inputs embeds it, by their names. `grid` is its rows and columns of tokens, for
+    models that place them in a plane."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    grid: tuple[int, int] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+Pixels = NDArray[np.float32] | Patches
 
 
 class Processor(Protocol):
     """The image processor of a model, as mlx-lm has it: puts the tokens of one image in the place of each
-    `image_token` of a text, and cuts the images, (height, width, 3) of bytes, to what the model embeds."""
+    `image_token` of a text, and cuts the images, (height, width, 3) of bytes, to what the model embeds. It may have a
+    `patch_token`, where its tokens are others than that one."""
 
     @property
     def image_token(self) -> str: ...
@@ -45,18 +60,25 @@ class Processor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """`digest` is that of its content. `text` stands for it in the prompt and makes `tokens` patch tokens, and others
-    around them. `data` is the base64 text it came in."""
+    """`digest` is that of its content. `text` stands for it in the prompt and makes `tokens` patch tokens, with others
+    around them, and perhaps between. `data` is the base64 text it came in."""
 
     digest: bytes
     text: str
     tokens: int
+    grid: tuple[int, int] | None = None  # see `Patches`
     data: str = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Read:
+class _Shown:
     text: str
+    grid: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    shown: _Shown
     pixels: Pixels
 
 
@@ -65,8 +87,9 @@ class ImageReader:
 
     def __init__(self, processor: Processor) -> None:
         self.patch = processor.image_token
+        self.patch_token: str = getattr(processor, "patch_token", self.patch)
         self._processor = processor
-        self._texts: OrderedDict[bytes, str] = OrderedDict()
+        self._shown: OrderedDict[bytes, _Shown] = OrderedDict()
         self._read: OrderedDict[bytes, _Read] = OrderedDict()
         self._read_bytes = 0
         self._lock = threading.Lock()
@@ -84,10 +107,9 @@ class ImageReader:
                 f"{IMAGE_REFUSAL}: image exceeds 5 MB maximum: {len(part.data)} bytes > {MAX_BASE64_BYTES} bytes"
             )
         digest = hashlib.sha256(part.data.encode("utf-8", "surrogatepass")).digest()
-        text = self._texts.get(digest)
-        if text is None:
-            text = self._process(digest, part.data).text
-        return Image(digest=digest, text=text, tokens=text.count(self.patch), data=part.data)
+        shown = self._shown.get(digest) or self._process(digest, part.data).shown
+        tokens = shown.text.count(self.patch_token)
+        return Image(digest=digest, text=shown.text, tokens=tokens, grid=shown.grid, data=part.data)
 
     def pixels(self, image: Image) -> Future[Pixels]:
         """What the model embeds, computed on a thread of its own unless it is known."""
@@ -120,15 +142,17 @@ class ImageReader:
             except ValueError as error:
                 raise UnsupportedContentError(f"{IMAGE_REFUSAL}: {error}") from error
             # A copy in ordinary memory: the device's is the engine's to give out.
-            read = _Read(text=text, pixels=np.array(cut))
+            pixels = cut if isinstance(cut, Patches) else np.array(cut)
+            grid = pixels.grid if isinstance(pixels, Patches) else None
+            read = _Read(shown=_Shown(text=text, grid=grid), pixels=pixels)
             self._remember(digest, read)
             return read
 
     def _remember(self, digest: bytes, read: _Read) -> None:
         with self._lock:
-            self._texts[digest] = read.text
-            if len(self._texts) > _TEXT_MEMO:
-                self._texts.popitem(last=False)
+            self._shown[digest] = read.shown
+            if len(self._shown) > _TEXT_MEMO:
+                self._shown.popitem(last=False)
             if digest not in self._read:
                 self._read[digest] = read
                 self._read_bytes += read.pixels.nbytes

@@ -1,9 +1,10 @@
 """Images in a prompt: what a template is given in their place, where their patch tokens stand, and under which ids
 the prefix cache knows them.
 
-A template writes one patch token per image. It becomes the image's own text, which holds as many patch tokens as the
-model has rows for the image. For the prefix cache each of them gets an id of its own made from the image's content, so
-that the same image is found again and another of the same size is not.
+A template writes one marker per image, most often a patch token. It becomes the image's own text, which holds as many
+patch tokens as the model has rows for the image, with control tokens around them and perhaps between. For the prefix
+cache each of them gets an id of its own made from the image's content, so that the same image is found again and
+another of the same size is not.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shared.messages import ImagePart, Message, Part, Role, ToolResultPart
 from worker.files.messages import IMAGE_REFUSAL
 from worker.prompt.image_files import Image, ImageReader
 
-NO_IMAGES = f"{IMAGE_REFUSAL}: this model reads text only"
+TEXT_ONLY = "this model reads text only"
 
 # A message's content as templates read it: text, or a list of texts and images.
 Content = str | list[dict[str, Any]]
@@ -31,7 +32,7 @@ _ID_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """What a template writes for an image, and its token."""
+    """What a template writes for an image, and the token at which the image's rows stand."""
 
     text: str
     token: int
@@ -39,7 +40,8 @@ class Patch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSpan:
-    """The patch tokens `start..end` of a prompt (or of a piece of one) are those of an image."""
+    """The tokens `start..end` of a prompt (or of a piece of one) are those of an image, from its first patch token to
+    its last."""
 
     start: int
     end: int
@@ -95,10 +97,11 @@ def images_of(dicts: Iterable[Mapping[str, Any]]) -> list[Image]:
 
 class ImageAlbum:
     """The images of one request. Its `messages` name them by their content, which makes them light to keep and to
-    compare. Raises `UnsupportedContentError` for images that cannot be read."""
+    compare. Raises `UnsupportedContentError` for images that cannot be read, and where there is no reader for the
+    reason that is given."""
 
-    def __init__(self, messages: Iterable[Message], reader: ImageReader | None) -> None:
-        self._reader = reader
+    def __init__(self, messages: Iterable[Message], reader: ImageReader | None, reason: str = TEXT_ONLY) -> None:
+        self._reader, self._reason = reader, reason
         self._images: dict[str, Image] = {}
         self.messages = [self._lightened(message) for message in messages]
 
@@ -114,7 +117,7 @@ class ImageAlbum:
         if not isinstance(part, ImagePart):
             return part  # type: ignore[no-any-return]
         if self._reader is None:
-            raise UnsupportedContentError(NO_IMAGES)
+            raise UnsupportedContentError(f"{IMAGE_REFUSAL}: {self._reason}")
         if role not in ("user", "tool"):
             raise UnsupportedContentError(f"{IMAGE_REFUSAL}: images may stand only in user messages and tool results")
         image = self._reader.read(part)
@@ -131,8 +134,8 @@ class ImageAlbum:
 
 
 def with_images(text: str, images: Sequence[Image], patch: Patch | None) -> str | None:
-    """A template's output with each patch token as the image's own text; None when the template has not written one
-    for each image."""
+    """A template's output with each marker as the image's own text; None when the template has not written one for each
+    image."""
     if not images or patch is None:
         return text
     parts = text.split(patch.text)
@@ -145,15 +148,16 @@ def with_images(text: str, images: Sequence[Image], patch: Patch | None) -> str 
 
 
 def find_spans(tokens: Sequence[int], images: Sequence[Image], patch: Patch | None) -> tuple[ImageSpan, ...]:
-    """Where the images' patch tokens are, each image's in one run (other tokens stand around them)."""
+    """Where the images' patch tokens are: each image has as many as its text, in their order."""
     if patch is None:
         return ()
     spans: list[ImageSpan] = []
     at = 0
     for image in images:
         start = tokens.index(patch.token, at)
-        at = start + image.tokens
-        assert all(token == patch.token for token in tokens[start:at])
+        at = start
+        for _ in range(image.tokens):
+            at = tokens.index(patch.token, at) + 1
         spans.append(ImageSpan(start=start, end=at, digest=image.digest))
     return tuple(spans)
 

@@ -26,7 +26,7 @@ from worker.cache_files.peers import Offer
 from worker.device.neighbours import Neighbours
 from worker.device.turns import Turn, Turns
 from worker.engines.base import EngineInfo, EngineStats, Outbox, Output, Prepared
-from worker.engines.mlx.decode.batch import Token, first_token
+from worker.engines.mlx.decode.batch import Row, Token, first_token
 from worker.engines.mlx.decode.decoder import Decoder
 from worker.engines.mlx.decode.parameters import named_logprob
 from worker.engines.mlx.decode.speculation import build_speculation
@@ -116,15 +116,17 @@ class MlxEngine:
 
     def _build_for_requests(self, loaded: LoadedModel) -> None:
         """What works beside the engine thread."""
-        reader = ImageReader(loaded.processor) if loaded.processor is not None else None
+        eyes = loaded.eyes
+        reader = ImageReader(eyes.processor) if eyes is not None else None
         self._builder = PromptBuilder(
             loaded.tokenizer,
             context_tokens=self._context_tokens,
             vocab=loaded.vocab,
             images=reader,
             closes_reasoning=output_format(loaded.tokenizer).closing is not None,
+            no_images=loaded.no_images,
         )
-        self._vision = Vision(loaded.model, reader) if reader is not None else None
+        self._vision = Vision(eyes, reader) if eyes is not None and reader is not None else None
         self._constraints = Constraints(loaded.tokenizer, vocab=loaded.vocab)
         self._preparing = Preparing(loaded, self._builder, self._constraints)
 
@@ -150,9 +152,7 @@ class MlxEngine:
         self._room = Room(self._plan, size, self.store, self._neighbours, weight_bytes=self._weight_bytes)
         with self._turn():
             self._speculation = build_speculation(found.mode, loaded, found.draft, draft_cache_bytes=self._draft_bytes)
-        self._decoder = Decoder(
-            loaded.model, self._layout, self._speculation, size=size, room=self._room, weight_bytes=loaded.weight_bytes
-        )
+        self._decoder = Decoder(loaded, self._layout, self._speculation, size=size, room=self._room)
         self._peer_files = PeerFiles(self.store, self._tier.peers, lambda: self._meter.cost, settings)
         self._prefiller = Prefiller(
             loaded.model,
@@ -408,8 +408,8 @@ class MlxEngine:
     def _join(self, sequence: Sequence, token: int) -> None:
         assert sequence.cache is not None
         assert sequence.sampler is not None
-        moved = self._decoder.join(sequence.key, sequence.sampler, sequence.cache, length=sequence.total, token=token)
-        for key in moved:
+        row = Row(key=sequence.key, sampler=sequence.sampler, length=sequence.total, moved=sequence.moved)
+        for key in self._decoder.join(row, sequence.cache, token):
             lease = self._sequences[key].lease
             assert lease is not None
             self.store.give_back(lease)

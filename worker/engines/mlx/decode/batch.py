@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from worker.engines.mlx.decode.grouping import GroupShape
 from worker.engines.mlx.decode.sampling import BatchSampler, Logprobs, PendingLogprobs, RowSampler
+from worker.engines.mlx.eyes.places import Pass, Places
 from worker.engines.mlx.kv.buffers import Buffer, reserve, room_of, whole_steps
 from worker.engines.mlx.kv.cache import Layout, Segment, capture
 from worker.engines.mlx.kv.classes import class_of, leaves, row_of
@@ -30,11 +31,13 @@ _ROOM_SHARE = 16  # of an only row's tokens: how many more it is given room for 
 
 @dataclass(slots=True, kw_only=True)
 class Row:
-    """One sequence being decoded. `length` counts the tokens whose keys and values its cache holds."""
+    """One sequence being decoded. `length` counts the tokens whose keys and values its cache holds, `moved` by how much
+    the next stands before that (see `eyes.places`)."""
 
     key: str
     sampler: RowSampler
     length: int
+    moved: int = 0
     is_read: bool = False  # the token in flight was handed out before the row joined its group
 
 
@@ -91,9 +94,11 @@ def first_token(key: str, sampler: RowSampler, logits: mx.array) -> Token:
 class DecodeGroup:
     """Rows that share one forward pass per step."""
 
-    def __init__(self, model: Any, layout: Layout) -> None:
+    def __init__(self, model: Any, layout: Layout, places: Places | None = None) -> None:
         self._model = model
         self._layout = layout
+        self._places = places or Places()
+        self._told = Pass()
         self._cache: list[Any] = []
         self._pending = mx.array([], mx.uint32)
         self._logprobs: PendingLogprobs | None = None
@@ -141,7 +146,7 @@ class DecodeGroup:
         """Start the next pass for every row, then hand out the tokens that the last one gave."""
         self._make_room(1)
         inputs, logprobs = self._pending, self._logprobs
-        logits = self._model(inputs[:, None], cache=self._cache)[:, -1, :]
+        logits = self._pass(inputs[:, None])[:, -1, :]
         read_s = self._read_inputs(inputs)
         self._sampler.count(inputs)
         self._pending = self._sampler.sample(logits)
@@ -187,7 +192,7 @@ class DecodeGroup:
         inputs = [last, *draft]
         self._make_room(len(inputs))
         mark = Mark(self._cache) if self._layout.has_state else None
-        logits = self._model(mx.array([inputs], mx.int32), cache=self._cache)[0]
+        logits = self._pass(mx.array([inputs], mx.int32))[0]
         run = self._sampler.sample_run(logits, inputs)
         logprobs = _pending_logprobs(logits, run.tokens, [row.sampler] * len(inputs))
         with self._waiting():
@@ -212,8 +217,13 @@ class DecodeGroup:
             drop_last(self._cache, len(inputs) - count)
             return
         mark.restore(self._cache)
-        self._model(mx.array([inputs[:count]], mx.int32), cache=self._cache)
+        self._pass(mx.array([inputs[:count]], mx.int32))
         mx.async_eval([leaf.state for leaf in leaves(self._cache)])  # type: ignore[no-untyped-call]
+
+    def _pass(self, tokens: mx.array) -> mx.array:
+        with self._places.of(self._told):
+            logits: mx.array = self._model(tokens, cache=self._cache)
+        return logits
 
     def capture(self, key: str, start: int, end: int, buffer: Buffer | None) -> Segment:
         """A segment for tokens `start..end` of the row, `end` being where the row's cache stands or before."""
@@ -283,10 +293,17 @@ class DecodeGroup:
     def _rows_changed(self, rows: list[Row]) -> None:
         self._room = room_of(leaves(self._cache)) if len(rows) == 1 else 0
         self.rows = rows
+        self._told = Pass(moved=_moved(rows))
         self._sampler = BatchSampler([row.sampler for row in rows])
 
     def _index(self, key: str) -> int:
         return next(index for index, row in enumerate(self.rows) if row.key == key)
+
+
+def _moved(rows: Sequence[Row]) -> int | mx.array:
+    if len(rows) > 1 and any(row.moved for row in rows):
+        return mx.array([row.moved for row in rows], mx.int32)
+    return rows[0].moved if len(rows) == 1 else 0
 
 
 def _merged(cache: list[Any]) -> list[Any]:

@@ -9,12 +9,12 @@ from shared.cache_size import CacheSize
 from worker.engines.mlx.decode import grouping
 from worker.engines.mlx.decode.batch import DecodeGroup, Row, Token
 from worker.engines.mlx.decode.grouping import GroupShape, choose_group
-from worker.engines.mlx.decode.sampling import RowSampler
 from worker.engines.mlx.decode.speculation import Speculation
 from worker.engines.mlx.decode.step_meter import StepMeter
 from worker.engines.mlx.kv.buffers import Buffer
 from worker.engines.mlx.kv.cache import Layout, Segment
 from worker.engines.mlx.memory.room import Room
+from worker.engines.mlx.model.models import LoadedModel
 
 _LONG_SHARE = 8  # a row is long whose cache takes more than an eighth of what the weights take
 _LEAST_LONG_BYTES = 64 << 20
@@ -27,23 +27,23 @@ class Decoder:
 
     def __init__(
         self,
-        model: Any,
+        loaded: LoadedModel,
         layout: Layout,
         speculation: Speculation,
         *,
         size: CacheSize,
         room: Room,
-        weight_bytes: int,
     ) -> None:
-        self._model = model
+        self._model = loaded.model
+        self._places = loaded.places
         self._layout = layout
         self._speculation = speculation
         self._size = size
         self._room = room
-        self._meter = StepMeter(weight_bytes=weight_bytes, token_bytes=size.token_bytes)
+        self._meter = StepMeter(weight_bytes=loaded.weight_bytes, token_bytes=size.token_bytes)
         self._steps = 0
         self._is_steady = False  # whether the last step was one, too, of the same rows, and nothing came between
-        self._long_bytes = max(weight_bytes // _LONG_SHARE, _LEAST_LONG_BYTES)
+        self._long_bytes = max(loaded.weight_bytes // _LONG_SHARE, _LEAST_LONG_BYTES)
         self._groups: list[DecodeGroup] = []
         self._group_of: dict[str, DecodeGroup] = {}
         self.last_s = 0.0  # seconds of the last step, 0 when nothing was decoded
@@ -58,13 +58,13 @@ class Decoder:
     def groups(self) -> int:
         return len(self._groups)
 
-    def join(self, key: str, sampler: RowSampler, cache: list[Any], *, length: int, token: int) -> list[str]:
-        """Go on with a sequence whose cache holds `length` tokens, after `token`, which was handed out already. Gives
-        the sequences whose caches were copied into a batch, and are not used any more."""
+    def join(self, row: Row, cache: list[Any], token: int) -> list[str]:
+        """Go on with a sequence whose cache holds `row.length` tokens, after `token`, which was handed out already.
+        Gives the sequences whose caches were copied into a batch, and are not used any more."""
         self._is_steady = False
-        group = self._choose(GroupShape(rows=1, longest=length, waits=sampler.constraint is not None))
-        self._group_of[key] = group
-        return group.join(Row(key=key, sampler=sampler, length=length), cache, token)
+        group = self._choose(GroupShape(rows=1, longest=row.length, waits=row.sampler.constraint is not None))
+        self._group_of[row.key] = group
+        return group.join(row, cache, token)
 
     def _choose(self, row: GroupShape) -> DecodeGroup:
         if self._layout.can_batch:
@@ -74,7 +74,7 @@ class Decoder:
             chosen = choose_group([group.shape for group in self._groups], row, cost=self._meter.cost, room=room)
             if chosen is not None:
                 return self._groups[chosen]
-        group = DecodeGroup(self._model, self._layout)
+        group = DecodeGroup(self._model, self._layout, self._places)
         self._groups.append(group)
         return group
 

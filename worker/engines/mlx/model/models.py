@@ -10,18 +10,19 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.processors import load_processor
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model, load_tokenizer
 
 from shared.errors import ModelUnavailableError
 from worker.device.turns import Turn
+from worker.engines.mlx.eyes.base import Eyes
+from worker.engines.mlx.eyes.finding import find_sight
+from worker.engines.mlx.eyes.places import Places
 from worker.engines.mlx.model.ends import answer_ends
 from worker.engines.mlx.model.fingerprint import read_prints
 from worker.engines.mlx.model.sampling_defaults import SamplingDefaults, load_defaults
 from worker.engines.mlx.model.weights import materialise
 from worker.model_folder import check_folder, parse_json, without_byte_order_marks
-from worker.prompt.image_files import Processor
 
 DEFAULT_CONTEXT_TOKENS = 32768  # for models that do not say
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
@@ -40,7 +41,12 @@ class LoadedModel:
     fingerprint: bytes  # the same for the same weights, wherever they lie
     identity: str  # the same for the same model: weights, tokenizer and template
     defaults: SamplingDefaults
-    processor: Processor | None  # of images, where the model reads them
+    eyes: Eyes | None = None  # where the model reads images
+    no_images: str = ""  # why it does not, where it could
+
+    @property
+    def places(self) -> Places | None:
+        return self.eyes.places if self.eyes is not None else None
 
 
 def context_tokens_of(config: dict[str, Any], tokenizer_limit: int, cap: int) -> int:
@@ -75,7 +81,7 @@ def _load(
         with turn():
             logits = model(mx.array([[0]], mx.int32))
             mx.eval(logits)
-        processor = load_processor(model, config)
+        sight = find_sight(model, folder, config, turn)
     except Exception as error:
         raise ModelUnavailableError(f"{name} ({config['model_type']}) cannot be loaded: {error}") from error
     except SystemExit as error:  # a module of mlx-lm that lacks a package prints so and ends the process
@@ -95,9 +101,10 @@ def _load(
         config=config,
         context_tokens=context_tokens_of(config, int(tokenizer.model_max_length or 0), max_context_tokens),
         vocab=int(logits.shape[-1]),
-        weight_bytes=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
+        weight_bytes=sum(array.nbytes for _, array in tree_flatten(model.parameters())) + sight.nbytes,
         fingerprint=prints.fingerprint,
         identity=prints.identity,
         defaults=load_defaults(parse_json(generation) if generation.is_file() else {}),
-        processor=processor,
+        eyes=sight.eyes,
+        no_images=sight.reason,
     )

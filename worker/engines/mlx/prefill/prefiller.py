@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -282,7 +282,8 @@ class Prefiller:
                 return None
         with self._measured(sequence):
             rest = sequence.tokens[sequence.position :]
-            logits = prefill_last(self._model, sequence.cache, rest, self._embeddings(sequence, sequence.total))
+            with self._passing(sequence, sequence.total) as embeddings:
+                logits = prefill_last(self._model, sequence.cache, rest, embeddings)
             sequence.position = sequence.total
             self._keep_passed(sequence)
         return logits
@@ -315,7 +316,8 @@ class Prefiller:
     def _compute_chunk(self, sequence: Sequence, end: int) -> None:
         assert sequence.cache is not None
         tokens = sequence.tokens[sequence.position : end]
-        prefill(self._model, sequence.cache, tokens, self._embeddings(sequence, end))
+        with self._passing(sequence, end) as embeddings:
+            prefill(self._model, sequence.cache, tokens, embeddings)
         sequence.position = end
         assert sequence.lease is not None
         if sequence.lease.buffer is not None:
@@ -325,8 +327,8 @@ class Prefiller:
     def _reach(self, sequence: Sequence, end: int) -> int:
         return end if self._vision is None else self._vision.reach(sequence, end)
 
-    def _embeddings(self, sequence: Sequence, end: int) -> mx.array | None:
-        return None if self._vision is None else self._vision.embeddings(sequence, sequence.position, end)
+    def _passing(self, sequence: Sequence, end: int) -> AbstractContextManager[mx.array | None]:
+        return nullcontext() if self._vision is None else self._vision.passing(sequence, sequence.position, end)
 
     def _is_at_end(self, sequence: Sequence) -> bool:
         """Whether the last pass, which gives the logits, is next."""

@@ -6,11 +6,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import mlx.core as mx
-
 from shared.events import Usage, known
 from shared.request import GenerateRequest
 from worker.engines.mlx.decode.sampling import RowParams, RowSampler
+from worker.engines.mlx.eyes.base import Seen
+from worker.engines.mlx.eyes.places import moved_behind
 from worker.engines.mlx.kv.lease import Lease
 from worker.engines.mlx.kv.peer_files import Awaited
 from worker.engines.tokens.answer import Answer
@@ -22,10 +22,10 @@ from worker.prompt.image_files import Pixels
 
 @dataclass(slots=True)
 class Sight:
-    """What a sequence has of its images, by where they start: pixels on their way, and rows ready to be read."""
+    """What a sequence has of its images, by where they start: pixels on their way, and what is ready to be read."""
 
     pixels: dict[int, Future[Pixels]] = field(default_factory=dict)
-    rows: dict[int, mx.array] = field(default_factory=dict)
+    seen: dict[int, Seen] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -89,6 +89,11 @@ class Sequence:
     def longest(self) -> int:
         """Tokens that the cache may come to hold."""
         return len(self.prompt.tokens) + self.max_new_tokens
+
+    @property
+    def moved(self) -> int:
+        """By how much what comes behind its prompt stands before its offset in the cache."""
+        return moved_behind(self.prompt, len(self.prompt.tokens)) if self.prompt.spans else 0
 
     def interrupt(self) -> None:
         """Go back to waiting, with what was generated as part of what has to be computed again."""

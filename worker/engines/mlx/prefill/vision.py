@@ -7,21 +7,22 @@ is not there yet, and is then not picked. Belongs to the engine thread.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from typing import Any
+from contextlib import contextmanager
 
 import mlx.core as mx
 
+from worker.engines.mlx.eyes.base import Eyes, Seen, joined
+from worker.engines.mlx.eyes.places import Pass, moved_behind, positions
 from worker.engines.mlx.prefill.sequence import Sequence, Sight
 from worker.prompt.image_files import ImageReader, Pixels
 from worker.prompt.image_pieces import ImageSpan
 
 
 class Vision:
-    """`model` embeds images where it is asked to embed tokens."""
-
-    def __init__(self, model: Any, reader: ImageReader) -> None:
-        self._model = model
+    def __init__(self, eyes: Eyes, reader: ImageReader) -> None:
+        self._eyes = eyes
         self._reader = reader
         self._awaited: set[Future[Pixels]] = set()
         self.images = 0  # embedded so far
@@ -50,46 +51,62 @@ class Vision:
         if not pixels.done():
             return max(sequence.position, span.start)
         tokens = mx.array(sequence.tokens[span.start : span.end], mx.int32)
-        rows = self._model.embed_inputs(tokens, pixel_values=[mx.array(pixels.result())])
-        mx.eval(rows)
+        seen = self._eyes.image(tokens, pixels.result())
+        mx.eval(seen.rows, *seen.deep)
         sight = _sight(sequence)
         del sight.pixels[span.start]
         self._awaited.discard(pixels)
-        sight.rows[span.start] = rows
+        sight.seen[span.start] = seen
         self.images += 1
         return sequence.position
 
-    def embeddings(self, sequence: Sequence, start: int, end: int) -> mx.array | None:
-        """What the model reads at tokens `start..end`, [1, tokens, width]; None where these are no image's."""
+    @contextmanager
+    def passing(self, sequence: Sequence, start: int, end: int) -> Iterator[mx.array | None]:
+        """The pass over tokens `start..end` is made in this block. What the model reads at them, [1, tokens, width];
+        None where these are no image's."""
+        seen, places = self._seen(sequence, start, end), self._eyes.places
+        rows = None if seen is None else seen.rows[None]
+        if places is None:
+            yield rows
+            return
+        placed = positions(sequence.prompt, start, end)
+        told = Pass(
+            moved=moved_behind(sequence.prompt, start),
+            placed=None if placed is None else mx.array(placed),
+            deep=() if seen is None else [rows[None] for rows in seen.deep],
+        )
+        with places.of(told):
+            yield rows
+
+    def _seen(self, sequence: Sequence, start: int, end: int) -> Seen | None:
         spans = [span for span in sequence.prompt.spans if span.start < end and span.end > start]
         if not spans:
             return None
-        pieces: list[mx.array] = []
-        rows = _sight(sequence).rows
+        pieces: list[Seen] = []
+        ready = _sight(sequence).seen
         at = start
         for span in spans:
             if span.start > at:
-                pieces.append(self._embed(sequence, at, span.start))
+                pieces.append(self._words(sequence, at, span.start))
             first, at = max(span.start, start), min(span.end, end)
-            pieces.append(rows[span.start][first - span.start : at - span.start])
+            pieces.append(ready[span.start].part(first - span.start, at - span.start))
             if at == span.end:
-                del rows[span.start]
+                del ready[span.start]
         if at < end:
-            pieces.append(self._embed(sequence, at, end))
-        return mx.concatenate(pieces)[None]
+            pieces.append(self._words(sequence, at, end))
+        return joined(pieces)
 
     def close(self) -> None:
         self._reader.close()
 
-    def _embed(self, sequence: Sequence, start: int, end: int) -> mx.array:
-        rows: mx.array = self._model.embed_inputs(mx.array(sequence.tokens[start:end], mx.int32))
-        return rows
+    def _words(self, sequence: Sequence, start: int, end: int) -> Seen:
+        return Seen(self._eyes.words(mx.array(sequence.tokens[start:end], mx.int32)))
 
     def _next(self, sequence: Sequence) -> ImageSpan | None:
         """The first image, of those not read to their end, whose rows are not there."""
-        rows = sequence.sight.rows if sequence.sight is not None else {}
+        seen = sequence.sight.seen if sequence.sight is not None else {}
         ahead = (span for span in sequence.prompt.spans if span.end > sequence.position)
-        return next((span for span in ahead if span.start not in rows), None)
+        return next((span for span in ahead if span.start not in seen), None)
 
     def _pixels(self, sequence: Sequence, span: ImageSpan) -> Future[Pixels]:
         sight = _sight(sequence)

@@ -1,0 +1,1 @@
+"""How a model sees: what embeds its images, and where their tokens stand."""
