@@ -176,5 +176,5 @@ def test_a_folder_without_a_processor_reads_text_and_says_why_not_images(folder:
     (copy / "preprocessor_config.json").unlink()
     driver = Driver(copy)
     driver.run(request("a", [message("user", "Only words.")]))
-    with pytest.raises(UnsupportedContentError, match="cannot be loaded: .* no preprocessor_config.json"):
+    with pytest.raises(UnsupportedContentError, match=r"cannot be loaded: .* no preprocessor_config\.json"):
         driver.engine.prepare(request("b", asked_about(1)))
