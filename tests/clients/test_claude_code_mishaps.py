@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,8 @@ class Desk:
         found = [pid for pid in self.up.processes() if _runs(pid, part)]
         assert found, f"nothing runs {part}"
         for pid in found:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # a worker ends by itself with its host
+                os.kill(pid, signal.SIGKILL)
 
 
 def _runs(pid: int, words: str) -> bool:
@@ -205,7 +206,7 @@ def test_two_sessions_at_once_each_compute_only_what_they_append(
         check_appended([each for each in exchanges if each.headers["x-claude-code-session-id"] == session])
 
 
-@pytest.mark.parametrize("part", ["-m gateway", "-m worker"], ids=["gateway", "worker"])
+@pytest.mark.parametrize("part", ["-m gateway ", "-m worker ", "-m worker"], ids=["gateway", "worker", "Mac"])
 def test_a_server_that_dies_in_the_middle_of_an_answer_is_waited_for(
     own_desk: Desk, capsys: pytest.CaptureFixture[str], part: str
 ) -> None:
@@ -222,8 +223,10 @@ def test_a_server_that_dies_in_the_middle_of_an_answer_is_waited_for(
     *cut, last = exchanges
     assert all(exchange.stop_reason == "" for exchange in cut)
     assert last.stop_reason == "end_turn"
-    # Where the worker is back before anybody gives up, the answer goes on and the client notices nothing.
-    assert cut or part == "-m worker"
+    if part == "-m gateway ":
+        assert cut
+    elif part == "-m worker ":  # its host starts another, which goes on, and the client notices nothing
+        assert not cut
 
 
 def test_thinking_by_budget_is_kept_from_turn_to_turn(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
