@@ -594,6 +594,43 @@ def test_an_argument_that_was_not_closed_ends_where_the_next_declared_one_begins
     assert call.parsed == {"path": "a", "content": "b"}
 
 
+def with_slips(family: Family, name: str) -> list[str]:
+    """The tag of an argument as models write it now and then."""
+    key, value = tagged(family).key, tagged(family).value
+    if key.before.endswith("="):
+        return [f"{key.before} {name}>", f"{key.before} {name} ", f"{key.before}{name} "]
+    if key.before.endswith('"'):
+        end = key.after.removeprefix('"')
+        return [f"{key.opening}'{name}'{end}", f"{key.opening}{name}{end}", f'{key.opening} "{name}"{end}']
+    return [f"{key.before} {name} {key.after}{value}"]
+
+
+@each_tagged
+@pytest.mark.parametrize("before", ["see ", "see\n", ""])
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_value_may_speak_of_an_arguments_tag_that_is_not_as_the_family_writes_it(
+    family: Family, before: str, is_last: bool
+) -> None:
+    for slip in with_slips(family, "path"):
+        arguments = {"content": f"{before}{slip}there"} | ({} if is_last else {"path": "a"})
+        answer = write_answer(family, [("Write", arguments)]).removeprefix(family.start)
+        (call,) = both(family, answer, tools=CLOSED).calls
+        assert (call.parsed, call.is_valid) == (arguments, True)
+
+
+@each_tagged
+def test_a_tag_with_a_slip_begins_an_argument_where_one_is_due(family: Family) -> None:
+    arguments = {"content": "b", "path": "a"}
+    answer = write_answer(family, [("Write", arguments)]).removeprefix(family.start)
+    key = tagged(family).key
+    written = key.write("path", "true" if key.kind == "string" else "string")
+    assert written in answer
+    for slip in with_slips(family, "path"):
+        if not slip.endswith(" ") and not tagged(family).value:
+            (call,) = both(family, answer.replace(written, slip), tools=CLOSED).calls
+            assert call.parsed == arguments
+
+
 @each_tagged
 def test_an_argument_that_was_not_closed_ends_with_its_call(family: Family) -> None:
     shape = tagged(family)

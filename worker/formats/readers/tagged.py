@@ -4,8 +4,8 @@ A value is plain text and may spell any tag, the one that ends it too. What coun
 
 - its end marker, where an argument follows that the tool declares and that was not given yet, or the end of the call
   and of the region (of the text), white space between them aside;
-- the beginning of such an argument, when the end marker is missing (at the start of a line, where the family frames its
-  values with line breaks);
+- the beginning of such an argument, when the end marker is missing, if its tag is as the family writes it (and at the
+  start of a line, where the family frames its values with line breaks): one with a slip in it is spoken of;
 - the end of the call and the region, when the end marker is missing: where the text ends there or a new region begins,
   or nothing in all the rest of the text ends the value as above.
 
@@ -16,8 +16,9 @@ argument behind it comes later. Of a whole call that the value quotes, the marke
 Everything else is the value's text. Only what is not decided yet is held back: after an end marker until a word of the
 markup is there or cannot be; after an end of the region inside a value until the value ends; after the end of a call
 without all required arguments until one more argument or the end of the text; after a quoted call until the value ends.
-A value that spells its own end and then an argument that is still missing, or, where no required one is, the end of its
-call and region, neither of them as part of a whole call, is cut there: no reader could tell.
+A value that spells its own end and then an argument that is still missing, or such an argument's tag exactly, or, where
+no required one is missing, the end of its call and region, none of them as part of a whole call, is cut there: no
+reader could tell.
 """
 
 from __future__ import annotations
@@ -309,7 +310,7 @@ class TaggedCalls(Region):
         before = self._buffer[at - 1] == "\n" if at else self._is_line_start
         if self._shape.frame and not before:
             return False
-        begins = self._begins_argument(at)
+        begins = self._begins_argument(at, as_written=True)
         if begins:
             self._end_value(at, at, is_closed=False)
         return begins
@@ -352,10 +353,12 @@ class TaggedCalls(Region):
             return True
         return None if self._may_become(at, *markers, *also) else False
 
-    def _begins_argument(self, at: int) -> bool | None:
+    def _begins_argument(self, at: int, *, as_written: bool = False) -> bool | None:
         named = self._key.read(self._buffer, at, is_final=self._final)
         if named is None or not isinstance(named, Named):
             return named
+        if as_written and not self._key.is_as_written(self._buffer, at, named.name):
+            return False
         return self._declared.may_begin(named.name, self._given)
 
     def _may_become(self, at: int, *markers: str) -> bool:

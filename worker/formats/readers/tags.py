@@ -27,7 +27,7 @@ class TagPattern:
     """Recognises a tag that names something. `value` is a second tag that must follow it, after white space at most."""
 
     def __init__(self, tag: Tag, value: str = "") -> None:
-        self._kind = tag.kind
+        self._tag = tag
         self._attribute = ""
         self.marker = tag.before
         if tag.before.endswith("="):
@@ -50,7 +50,11 @@ class TagPattern:
         if not self._attribute:
             return Named(match["name"].strip(), "", match.end())
         found = {name: _unescaped(a or b or c) for name, a, b, c in _ATTRIBUTE.findall(match["name"])}
-        return Named(found.get(self._attribute, ""), found.get(self._kind, ""), match.end())
+        return Named(found.get(self._attribute, ""), found.get(self._tag.kind, ""), match.end())
+
+    def is_as_written(self, text: str, at: int, name: str) -> bool:
+        """Whether the tag at `at`, which was read, has its name as the family writes it, without slips."""
+        return text.startswith(f"{self._tag.before}{name}{self._tag.after[0]}", at)
 
 
 def _unescaped(text: str) -> str:
