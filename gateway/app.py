@@ -113,7 +113,7 @@ def create_app(settings: Settings) -> GatewayApp:
 
     app = GatewayApp(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.parts = parts
-    app.console = Console(parts)
+    app.console = Console(parts, app.router)
     app.router.routes[:] = _build_routes(parts, app.console)
     parts.metrics.routes = tuple(sorted({route.name for route in ROUTES if route.work in ("generate", "respond")}))
     app.add_exception_handler(HTTPException, _refuse_route)

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.datastructures import QueryParams
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.admin import bodies, disk
 from gateway.admin.events import asked_topics, send_events
 from gateway.admin.feeds import Feeds
+from gateway.admin.overview import activity
 from gateway.admin.pieces import Kept
 from gateway.admin.requests import RequestLog
 from gateway.admin.settings_files import ChangedFileError, SettingsEditor
+from gateway.admin.speed import SpeedTests, asks
 from gateway.admin.topics import Sights
 from gateway.command.sharing import share
 from gateway.http.administration import load_model, refused_by, revoke_host, unload_model
@@ -52,22 +54,26 @@ class Call:
     query: QueryParams
     body: Mapping[str, Any]
     tag: str = ""
+    holder: Holder = OWNER
 
 
 class Console:
     """What the routes of one gateway share."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, app: ASGIApp) -> None:
+        """`app` are the gateway's own routes, without what keeps strangers out."""
         self.parts = parts
         self.log = RequestLog(parts.traces)
         self.editor = SettingsEditor(parts.settings)
         self.pulls = disk.Pulls(parts.settings)
         self.kept = Kept(parts.pieces)
-        self.feeds = Feeds(Sights(parts, self.log, self.editor, self.pulls, self.kept).topics())
+        self.speed = SpeedTests(lambda: parts.fleet.snapshot, asks(app), lambda: len(activity(parts.hub.dispatches)))
+        self.feeds = Feeds(Sights(parts, self.log, self.editor, self.pulls, self.kept, self.speed).topics())
 
     async def aclose(self) -> None:
         await self.feeds.aclose()
         await self.pulls.aclose()
+        await self.speed.aclose()
 
     # --- models and requests -------------------------------------------------------------------------------------
 
@@ -75,6 +81,13 @@ class Console:
         model, action = bodies.parse_model_order(call.body)
         done = await (load_model if action == "load" else unload_model)(self.parts, model)
         return {"done": done}
+
+    async def test_speed(self, call: Call) -> Any:
+        model, is_check = bodies.parse_speed(call.body)
+        return self.speed.check(model) if is_check else self.speed.start(model, call.holder)
+
+    async def end_speed_test(self, call: Call) -> Any:
+        return {"done": self.speed.cancel(call.name)}
 
     async def show_request(self, call: Call) -> Any:
         return await self.log.detail(call.name)
@@ -177,6 +190,8 @@ _ACTS: Final[Mapping[tuple[str, str], _Act]] = {
     ("hub", "POST"): Console.search_hub,
     ("pulls", "POST"): Console.fetch_model,
     ("pull", "DELETE"): Console.end_pull,
+    ("speed", "POST"): Console.test_speed,
+    ("speed_test", "DELETE"): Console.end_speed_test,
     ("cache", "POST"): Console.drop_kept,
     ("request", "GET"): Console.show_request,
     ("request", "POST"): Console.end_request,
@@ -206,7 +221,7 @@ class Api:
             await self._send_events(scope, query, receive, send)
             return
         data = b"" if method == "GET" else await read_raw(receive, most_bytes=_MOST_BODY_BYTES)
-        await self._answer(Call(**_asked(scope, data), query=query), method, send)
+        await self._answer(Call(**_asked(scope, data), query=query, holder=holder), method, send)
 
     async def _send_events(self, scope: Scope, query: QueryParams, receive: Receive, send: Send) -> None:
         """Who listens is asked again and again: a key may end, or its role be another, before the stream does."""

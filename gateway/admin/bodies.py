@@ -42,10 +42,12 @@ def parse_model_order(body: Mapping[str, Any]) -> tuple[str, str]:
 
 def parse_pull(body: Mapping[str, Any]) -> tuple[str, str, bool]:
     """(model, quantisation, whether it is only looked at)."""
-    is_check = body.get("check")
-    if is_check is not None and not isinstance(is_check, bool):
-        _refuse("check", "is true or false")
-    return _name(body, "model"), _text(body, "quantization"), bool(is_check)
+    return _name(body, "model"), _text(body, "quantization"), _flag(body, "check")
+
+
+def parse_speed(body: Mapping[str, Any]) -> tuple[str, bool]:
+    """(model, whether it is only asked what it would cost)."""
+    return _name(body, "model"), _flag(body, "check")
 
 
 def parse_search(body: Mapping[str, Any]) -> str:
@@ -95,6 +97,13 @@ def _text(body: Mapping[str, Any], name: str) -> str:
     if value is not None and not isinstance(value, str):
         _refuse(name, "is a text")
     return value or ""
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        _refuse(name, "is true or false")
+    return bool(value)
 
 
 def _name(body: Mapping[str, Any], name: str) -> str:

@@ -17,6 +17,7 @@ from gateway.admin.pieces import Kept
 from gateway.admin.requests import RequestLog
 from gateway.admin.routing import render_files, render_table
 from gateway.admin.settings_files import SettingsEditor
+from gateway.admin.speed import SpeedTests
 from gateway.door.folder import DoorFolder
 from gateway.parts import Parts
 from shared.keys import word
@@ -25,12 +26,15 @@ from shared.keys import word
 class Sights:
     """What a gateway's consoles see."""
 
-    def __init__(self, parts: Parts, log: RequestLog, editor: SettingsEditor, pulls: Pulls, kept: Kept) -> None:
+    def __init__(
+        self, parts: Parts, log: RequestLog, editor: SettingsEditor, pulls: Pulls, kept: Kept, speed: SpeedTests
+    ) -> None:
         self._parts = parts
         self._log = log
         self._editor = editor
         self._pulls = pulls
         self._kept = kept
+        self._speed = speed
         self._door = DoorFolder(parts.settings)
 
     def topics(self) -> Sequence[Topic]:
@@ -40,6 +44,7 @@ class Sights:
             Topic(name="requests", stamp=lambda: self._log.stamp, render=self._log.render),
             Topic(name="models", stamp=fleet, render=_at_once(lambda: render_models(fleet())), every_s=SLOW_S),
             Topic(name="pulls", stamp=self._pulls.stamp, render=self._fetched, every_s=SLOW_S),
+            Topic(name="speed", stamp=self._speed.stamp, render=self._speed.render),
             Topic(name="routing", stamp=self._routing_stamp, render=self._routing, every_s=SLOW_S),
             Topic(name="cache", stamp=lambda: (fleet(), self._log.stamp), render=self._cache, every_s=SLOW_S),
             Topic(name="cache_tree", stamp=self._kept.stamp, render=self._kept.render, every_s=SLOW_S),

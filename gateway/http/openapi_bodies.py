@@ -15,7 +15,7 @@ from gateway.dialects.openai.batches import ENDPOINTS, WINDOW
 from gateway.dialects.openai.schema import MAX_TOP_LOGPROBS
 from gateway.dialects.openai_chat.schema import MAX_CHOICES
 from gateway.dialects.openai_completions.schema import MAX_LOGPROBS
-from gateway.keys.holder import ROLES
+from gateway.keys.holder import MOST_COUNTED, ROLES
 from gateway.models.sampling import MAX_STOP_SEQUENCES, RANGES
 from shared.request import PRIORITIES
 
@@ -236,6 +236,9 @@ BODIES: Final[Mapping[str, Schema]] = {
         {"model": _NAME, "quantization": _TEXT, "check": {"type": "boolean"}},
         {"model": "mlx-community/Qwen3-8B-4bit", "check": True},
     ),
+    "SpeedBody": _body(
+        ("model",), {"model": _NAME, "check": {"type": "boolean"}}, {"model": "Qwen3-8B-4bit", "check": True}
+    ),
     "HubSearchBody": _body(("search",), {"search": {**_NAME, "maxLength": 100}}, {"search": "qwen3 4bit"}),
     "DropBody": _body(
         (),
@@ -251,9 +254,9 @@ BODIES: Final[Mapping[str, Schema]] = {
             "tenant": _TEXT,
             "models": {"type": "array", "items": _NAME},
             "ceiling": {"enum": list(PRIORITIES)},
-            "requests_per_minute": _whole(0),
-            "tokens_per_minute": _whole(0),
-            "tokens_per_day": _whole(0),
+            "requests_per_minute": _whole(0, MOST_COUNTED),
+            "tokens_per_minute": _whole(0, MOST_COUNTED),
+            "tokens_per_day": _whole(0, MOST_COUNTED),
             "expires": _TEXT,
         },
         {"name": "anna", "role": "user", "tokens_per_day": 2000000, "expires": "30d"},

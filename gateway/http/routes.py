@@ -104,6 +104,8 @@ _API: Final = (
     Route(path="/api/models/hub", work="api", name="api_hub", methods=("POST",)),
     _api("models/pulls", "pulls", "POST"),
     _doomed("models/pulls", "pull"),
+    _api("models/speed", "speed", "POST"),
+    _doomed("models/speed", "speed_test"),
     _api("routing", "routing"),
     _api("routing" + _ID, "routing_file", "PUT", "POST"),
     _api("names", "names"),

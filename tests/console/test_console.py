@@ -453,6 +453,65 @@ def test_a_model_is_fetched_from_the_hub_and_deleted_again(stand: Stand, axe: st
     page.close()
 
 
+POINTS = [{"at": at, "first_s": at / 800, "tokens_per_s": 800.0, "is_beside": at > 1000} for at in (260, 1030, 4100)]
+RATES = [{"at": at, "first_s": 0.2, "tokens_per_s": 30.0 * at, "is_beside": False} for at in (1, 2, 4)]
+SPEEDS: dict[str, dict[str, Any]] = {
+    "empty": {},
+    "running": {"state": "running", "began_s": 1.0, "steps": 7, "done": 1, "prefill": POINTS[:1], "decode": []},
+    "partial": {"state": "cancelled", "began_s": 1.0, "steps": 7, "done": 5, "missing": 1, "prefill": POINTS,
+                "decode": RATES[:1]},
+    "failed": {"state": "failed", "began_s": 1.0, "steps": 7, "done": 3, "prefill": POINTS, "decode": [],
+               "reason": f"the worker died {EVIL}"},
+    "done": {"state": "done", "began_s": 1.0, "steps": 6, "done": 6, "prefill": POINTS, "decode": RATES},
+}  # fmt: skip
+
+
+def test_the_speed_of_a_model_is_tested_and_drawn(stand: Stand) -> None:
+    """By real requests, here at an echo worker."""
+    page = stand.browser.page(stand.url("models/echo"))
+    page.wait("document.body.innerText.includes('requests in the lowest class, at most')")
+    assert "Its speed was not tested yet." in page.text()
+    press(page, "Test its speed")
+    page.wait(
+        "document.querySelectorAll('main figure').length === 3 && document.body.innerText.includes('Test it again')"
+    )
+    page.wait("document.querySelectorAll('main figure canvas').length === 3")
+    press(page, "As a table")
+    table = "document.querySelector('main figure table')?.innerText"
+    page.wait(f"{table}?.includes('first token')")
+    assert page.complaints == []
+    page.close()
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_every_state_of_a_speed_test_is_fit_for_everybody(stand: Stand, axe: str, theme: str) -> None:
+    """The page is told of each: some last for moments, others need a worker that dies."""
+    page = stand.browser.page()
+    page.theme(theme)
+    page.go(stand.url("about"))
+    page.wait("document.querySelector('nav')")
+    module = "import(document.querySelector('script[type=module]').src.replace('app.js', '{}'))"
+    for state, test in SPEEDS.items():
+        live = {"states": {"speed": {"tests": {"m": test} if test else {}}}, "errors": {}}
+        page.run(
+            f"Promise.all([{module.format('speed.js')}, {module.format('vendor/preact.js')}])"
+            ".then(([{ Speed }, { html, render }]) => { const main = document.querySelector('main');"
+            " main.innerHTML = '<h1>A model</h1><div></div>';"
+            f" render(html`<${{Speed}} live=${{{json.dumps(live)}}} id='m' mayWrite=${{false}} />`,"
+            " main.lastElementChild); })"
+        )
+        charts = 2 * bool(test.get("prefill")) + bool(test.get("decode"))
+        page.wait(f"document.querySelectorAll('main canvas').length === {charts}")
+        assert violations(page, axe) == [], state
+        page.size(320, 700)
+        assert page.run("document.scrollingElement.scrollWidth") <= 320, state
+        page.size(1280, 900)
+        assert page.run("document.querySelectorAll('main img').length") == 0
+    assert "During 2 of these steps" in page.text()
+    assert page.complaints == []
+    page.close()
+
+
 def test_kept_prefixes_are_seen_as_a_tree_and_dropped(stand: Stand) -> None:
     page = stand.browser.page(stand.url("cache"))
     tree = "document.querySelector('section[aria-label^=\"Kept by echo\"]')"

@@ -85,6 +85,7 @@ READS = (
     "models",
     "models/local",
     "models/pulls",
+    "models/speed",
     "routing",
     "cache",
     "cache/tree",
@@ -105,6 +106,8 @@ WRITES: tuple[tuple[str, str, Any], ...] = (
     ("DELETE", "hosts/mini", None),
     ("POST", "models/pulls", {"model": "maker/model"}),
     ("DELETE", "models/pulls/maker/model", None),
+    ("POST", "models/speed", {"model": "echo"}),
+    ("DELETE", "models/speed/echo", None),
     ("POST", "models/hub", {"search": "qwen3"}),
     ("DELETE", "models/local/maker/model", None),
     ("POST", "cache", {"session": "1f0a3b5c"}),
@@ -152,6 +155,33 @@ def test_a_post_of_another_page_is_refused_though_the_browser_is_signed_in(
 ) -> None:
     cookie = household.sign_in("owner")
     assert household.call(method, f"/api/{path}", body, headers={"cookie": cookie, **page}).status == 403
+
+
+def test_the_speed_of_a_model_is_told_by_requests_of_the_lowest_class(household: Household) -> None:
+    def test() -> dict[str, Any]:
+        found: dict[str, Any] = household.call("GET", "/api/models/speed", key="viewer").json["tests"].get("echo", {})
+        return found
+
+    asked = {"model": "echo"}
+    cost = household.call("POST", "/api/models/speed", {**asked, "check": True}, key="admin").json
+    assert (cost["model"], test()) == ("echo", {}), "nothing begins by asking what it costs"
+    assert household.call("POST", "/api/models/speed", asked, key="admin").json["requests"] == cost["requests"]
+    wait_until(lambda: test().get("state") != "running", "the test has ended", deadline_s=60)
+    told = test()
+    assert (told["state"], told["done"], told.get("reason")) == ("done", told["steps"], None), told
+    prompts = [each["at"] for each in told["prefill"]]
+    assert prompts == sorted(prompts)
+    assert all(min(each["first_s"], each["tokens_per_s"]) > 0 for each in told["prefill"])
+
+    def of_lowest_class() -> int:
+        rows = household.call("GET", "/api/requests", key="viewer").json["rows"].values()
+        return [row["class"] for row in rows if row["asked"] == "echo"].count("batch")
+
+    wait_until(lambda: of_lowest_class() == cost["requests"], "each is a request like any other")
+    assert household.call("DELETE", "/api/models/speed/echo", key="admin").status == 404
+    for model in ("nothing", "echo-2"):
+        refused = household.call("POST", "/api/models/speed", {"model": model}, key="admin")
+        assert (refused.status, "load it first" in refused.body.decode()) == (400, True)
 
 
 def test_a_form_is_no_request_of_ours(household: Household) -> None:

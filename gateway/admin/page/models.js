@@ -1,5 +1,6 @@
 import { Act, Bar, Facts, State, Table, Time, Topic, action, bytes, count, html, rate, seconds } from "./ui.js";
 import { Disk } from "./disk.js";
+import { Speed } from "./speed.js";
 import { call } from "./live.js";
 
 const order = ["ready", "loading", "draining", "stalled", "no_memory", "failed", "available", "unloaded"];
@@ -37,7 +38,7 @@ const columns = (mayWrite) => [
 ];
 
 export const Models = ({ live, mayWrite, id }) => html`<${Topic} live=${live} name="models">${(state) => {
-  if (id) return html`<p><a href="#/models">All models</a></p><h1>${id}</h1>${state.models[id] ? html`<${Model} id=${id} model=${state.models[id]} mayWrite=${mayWrite} />` : html`<p class="empty">No Mac that is here has this model.</p>`}`;
+  if (id) return html`<p><a href="#/models">All models</a></p><h1>${id}</h1>${state.models[id] ? html`<${Model} id=${id} model=${state.models[id]} mayWrite=${mayWrite} /><${Speed} live=${live} id=${id} mayWrite=${mayWrite} />` : html`<p class="empty">No Mac that is here has this model.</p>`}`;
   const rows = Object.entries(state.models).map(([name, model]) => ({ id: name, model }));
   return html`<h1>Models</h1><${Table} label="Models" columns=${columns(mayWrite)} rows=${rows} empty=${html`No model yet: start one with <code>mlx-gateway up --model NAME</code>, or list it in <code>models.json</code>.`} />`;
 }}<//>${mayWrite && !id && html`<h2>On this gateway's disk</h2><${Topic} live=${live} name="pulls">${(state) => html`<${Disk} pulls=${state.pulls} />`}<//>`}`;

@@ -177,8 +177,10 @@ export const Facts = ({ of }) => html`<dl class="facts">${of.filter(([, value]) 
 const COLOURS = ["--hot", "--warm", "--cold", "--accent", "--ok"];
 const DASHES = [[], [6, 4], [2, 3], [8, 2, 2, 2], [1, 4]];
 
-// `series`: {name, values}; `xs` Unix times. The numbers are also a table, behind a button.
-export const Chart = ({ title, unit, xs, series }) => {
+const TIMES = { name: "time", isTime: true, show: (at) => new Date(at * 1000).toLocaleTimeString() };
+
+// `series`: {name, values}; `xs` Unix times, or what `at` says of them. The numbers are also a table, behind a button.
+export const Chart = ({ title, unit, xs, series, at = TIMES }) => {
   const box = useRef();
   const chart = useRef();
   const [isTable, setTable] = useState(false);
@@ -186,16 +188,17 @@ export const Chart = ({ title, unit, xs, series }) => {
   const latest = series.map((each) => `${each.name} ${each.values.findLast((value) => value !== null)?.toFixed(2) ?? "nothing"}`).join(", ");
   const data = [xs, ...series.map((each) => each.values)];
   useEffect(() => {
-    if (!box.current || typeof uPlot === "undefined") return undefined;
+    const held = box.current; // the place is taken from the ref before the observer of its size ends
+    if (!held || typeof uPlot === "undefined") return undefined;
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
     const lines = series.map((each, index) => ({ label: each.name, stroke: colour(COLOURS[index]), dash: DASHES[index], width: 2, spanGaps: false, points: { size: 5 } }));
-    const options = { width: box.current.clientWidth || 300, height: 160, series: [{}, ...lines], axes: [axis, { ...axis, size: 48 }],
-      scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } }, legend: { show: false }, cursor: { sync: { key: "all" } } };
-    chart.current = new uPlot(options, data, box.current);
-    const resize = new ResizeObserver(() => chart.current?.setSize({ width: box.current.clientWidth, height: 160 }));
-    resize.observe(box.current);
+    const options = { width: held.clientWidth || 300, height: 160, series: [{}, ...lines], axes: [axis, { ...axis, size: 48 }],
+      scales: { x: { time: Boolean(at.isTime) }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } }, legend: { show: false }, cursor: { sync: { key: "all" } } };
+    chart.current = new uPlot(options, data, held);
+    const resize = new ResizeObserver(() => chart.current?.setSize({ width: held.clientWidth || 300, height: 160 }));
+    resize.observe(held);
     return () => {
       resize.disconnect();
       chart.current.destroy();
@@ -206,8 +209,8 @@ export const Chart = ({ title, unit, xs, series }) => {
   return html`<figure><figcaption>${title} <span class="muted">(${unit})</span>
       ${series.map((each, index) => html`<span class="key"><span class=${`swatch c${index}`} aria-hidden="true"></span>${each.name}</span>`)}
       <button type="button" aria-pressed=${isTable ? "true" : "false"} onClick=${() => setTable(!isTable)}>As a table</button></figcaption>
-    ${isTable ? html`<${Table} label=${title} filter=${false} empty="Nothing yet." rows=${xs.map((at, index) => ({ id: at, at, index })).reverse()}
-      columns=${[{ name: "time", of: (row) => row.at, show: (row) => new Date(row.at * 1000).toLocaleTimeString() },
+    ${isTable ? html`<${Table} label=${title} filter=${false} empty="Nothing yet." rows=${xs.map((x, index) => ({ id: x, x, index }))[at.isTime ? "reverse" : "slice"]()}
+      columns=${[{ name: at.name, of: (row) => row.x, show: (row) => at.show(row.x) },
         ...series.map((each) => ({ name: each.name, right: true, of: (row) => each.values[row.index], show: (row) => each.values[row.index]?.toFixed(2) ?? "–" }))]} />`
       : html`<div class="chart" ref=${box} role="img" aria-label=${`${title}, ${unit}, latest: ${latest}`}></div>`}
   </figure>`;

@@ -48,6 +48,7 @@ PARSERS: dict[str, Any] = {
     "SessionBody": bodies.parse_session,
     "ModelOrderBody": bodies.parse_model_order,
     "PullBody": bodies.parse_pull,
+    "SpeedBody": bodies.parse_speed,
     "HubSearchBody": bodies.parse_search,
     "DropBody": bodies.parse_drop,
     "SettingsTextBody": bodies.parse_text,
