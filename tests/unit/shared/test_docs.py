@@ -17,7 +17,7 @@ from tests.support.processes import REPOSITORY
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 LINKED = [*PAGES, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "DESIGN.md"]
 # What a person has, or is told how to get.
-_OTHERS = {"export", "claude", "codex", "curl", "docker", "honcho", "litellm", "make", "python", "uv"}
+_OTHERS = {"export", "claude", "codex", "curl", "docker", "honcho", "litellm", "make", "pip", "python", "uv"}
 _IDS = [path.name for path in PAGES]
 
 
