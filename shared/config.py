@@ -139,6 +139,7 @@ _NOT_NEGATIVE = (
 
 _LEAST_SECRET_BYTES = 32
 SERVICE_SOCKET = "NOTIFY_SOCKET"
+SOURCES = "MLX_GATEWAY_SETTING_SOURCES"  # no setting: told to children
 
 
 def environment_name(field_name: str) -> str:
@@ -255,6 +256,7 @@ def own_environment(settings: Settings) -> dict[str, str]:
         value = getattr(settings, each.name)
         if value is not None and value not in ("", ()):
             environment[environment_name(each.name)] = ",".join(value) if isinstance(value, tuple) else str(value)
+    environment[SOURCES] = ",".join(f"{name}={source}" for name, source in setting_sources(settings).items())
     return environment
 
 
@@ -262,6 +264,28 @@ def child_environment(settings: Settings) -> dict[str, str]:
     """The same for a child: the file of the log is ours, and so is what we tell whoever keeps us as a service."""
     ours = (environment_name("log_file"), SERVICE_SOCKET)
     return {name: value for name, value in own_environment(settings).items() if name not in ours}
+
+
+def setting_sources(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """By variable, who has set it: `environment`, or `command line`, as which counts what a parent process has chosen.
+    Those that are as usual are not there. A child is told what its parent knew, for it is given every setting."""
+    environ = os.environ if environ is None else environ
+    if SOURCES in environ:
+        return dict(pair.split("=", 1) for pair in environ[SOURCES].split(",") if "=" in pair)
+    found = {}
+    for each in fields(Settings):
+        name, value = environment_name(each.name), getattr(settings, each.name)
+        raw = environ.get(name, "")
+        if raw and (isinstance(value, tuple) or _plain(_convert(name, raw, each.default)) == value):
+            found[name] = "environment"
+        elif value != _plain(each.default):
+            found[name] = "command line"
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value as settings hold it once they are loaded."""
+    return _absolute(value) if isinstance(value, Path) else value
 
 
 def set_variables(settings: Settings, *, only_given: bool = False, secrets: bool = False) -> dict[str, str]:

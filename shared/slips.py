@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from shared.config import SETTINGS_FILES, Settings, SettingsFile, environment_name, plain_environment
+from shared.config import SETTINGS_FILES, SOURCES, Settings, SettingsFile, environment_name, plain_environment
 from shared.errors import ConfigError
 from shared.nearest import meant
 from shared.options import ENGINE_OPTIONS, GGUF, unknown_names
@@ -37,7 +37,7 @@ def find_slips(settings: Settings, tiers: Sequence[str], environ: Mapping[str, s
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[str]:
-    known = {environment_name(each.name) for each in fields(Settings)}
+    known = {SOURCES, *(environment_name(each.name) for each in fields(Settings))}
     for name in sorted(environ):
         if name.startswith(_OURS) and name not in known and not name.startswith(_FOR_TESTS):
             yield f"nothing reads the variable {name}{meant(name, known)}"

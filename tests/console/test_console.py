@@ -466,6 +466,20 @@ SPEEDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def test_cache_variables_are_shown_with_who_has_set_them(stand: Stand) -> None:
+    page = stand.browser.page(stand.url("settings"))
+    table = "document.querySelector('[aria-label=\"Cache variables\"]')?.innerText"
+    page.wait(f"{table}?.includes('MLX_GATEWAY_SSD_CACHE_BYTES')")
+    rows = {row.split("\t")[0]: row.split("\t") for row in page.run(table).splitlines()}
+    assert rows["MLX_CACHE_MAX_SLOTS"][1:] == [
+        "4 conversations",
+        "that the cache is sized for, and that subagents and titles never push out",
+        "default",
+    ]
+    assert page.complaints == []
+    page.close()
+
+
 def test_the_speed_of_a_model_is_tested_and_drawn(stand: Stand) -> None:
     """By real requests, here at an echo worker."""
     page = stand.browser.page(stand.url("models/echo"))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from shared.config import (
+    SOURCES,
     Settings,
     SettingsFile,
     child_environment,
@@ -22,6 +23,7 @@ from shared.config import (
     load_secret,
     load_settings,
     model_folders,
+    setting_sources,
 )
 from shared.connections import build_async_redis, build_redis
 from shared.errors import ConfigError
@@ -101,6 +103,39 @@ def test_a_child_reads_exactly_the_parents_settings(monkeypatch: pytest.MonkeyPa
     given = {"port": 0, "state_dir": tmp_path, "api_key": "secret key", "stall_s": 1.5}
     parent = load_settings(given, environ=lists)
     assert load_settings(environ=child_environment(parent)) == parent
+
+
+def test_who_has_set_what_is_known_to_children_and_theirs_though_they_are_given_everything(tmp_path: Path) -> None:
+    environ = {
+        "MLX_GATEWAY_CACHE_BYTES": "1_000",
+        "MLX_CACHE_MAX_SLOTS": "4",
+        "MLX_GATEWAY_PORT": "9000",
+        "MLX_GATEWAY_CONFIG_DIR": "config",
+        "MLX_GATEWAY_ALLOWED_HOSTS": "a.lan, b.lan",
+    }
+    parent = load_settings({"port": 9001, "state_dir": tmp_path, "host": None}, environ=environ)
+    told = {
+        **dict.fromkeys(environ, "environment"),
+        "MLX_GATEWAY_PORT": "command line",
+        "MLX_GATEWAY_STATE_DIR": "command line",
+    }
+    assert setting_sources(parent, environ) == told
+    assert setting_sources(load_settings(environ={}), {}) == {}
+    child = {**environ, SOURCES: ",".join(f"{name}={source}" for name, source in told.items())}
+    assert setting_sources(load_settings(environ=child), child) == told
+    assert setting_sources(parent, {SOURCES: ""}) == {}
+
+
+def test_a_child_is_told_who_has_set_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in fields(Settings):
+        monkeypatch.delenv(environment_name(field.name), raising=False)
+    monkeypatch.delenv(SOURCES, raising=False)
+    monkeypatch.setenv("MLX_GATEWAY_CACHE_BYTES", "5")
+    child = child_environment(load_settings({"port": 7}))
+    assert child[SOURCES] == "MLX_GATEWAY_PORT=command line,MLX_GATEWAY_CACHE_BYTES=environment"
+    for name, value in child.items():
+        monkeypatch.setenv(name, value)
+    assert child_environment(load_settings())[SOURCES] == child[SOURCES], "and so are theirs"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "::1", "localhost"])
