@@ -154,7 +154,7 @@ class Link(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
     """A conversation's prefixes, as `shared.trail.Trail` has them. `first_user` is the index of the first message of
-    the user, -1 where there is none."""
+    the user, -1 where there is none; `images` is how many there are, those in results of tools included."""
 
     tools_first: tuple[Link, ...] = ()
     system_first: tuple[Link, ...] = ()
@@ -163,6 +163,7 @@ class Chain:
     head_bytes: int = 0
     text_bytes: int = 0
     first_user: int = -1
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

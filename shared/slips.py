@@ -71,7 +71,7 @@ def _options(where: str, entry: Mapping[str, Any]) -> Iterator[str]:
 def _tiers(data: Any, known: Sequence[str]) -> Iterator[str]:
     if not isinstance(data, dict):
         return
-    yield from _keys("claude_routing.json", data, {"tiers", "fallbacks"})
+    yield from _keys("claude_routing.json", data, {"tiers", "fallbacks", "rules"})
     tiers = data.get("tiers")
     for tier, target in tiers.items() if isinstance(tiers, dict) else ():
         if tier.lower() not in known:

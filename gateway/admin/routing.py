@@ -8,6 +8,7 @@ from typing import Any
 from gateway.admin.merging import known
 from gateway.admin.settings_files import NAMES, SettingsEditor
 from gateway.dialects.registry import TIERS
+from gateway.models.rules import Rule
 from gateway.models.settings_files import Policies
 from shared.config import Settings, SettingsFile, environment_name
 from shared.errors import ConfigError
@@ -25,6 +26,7 @@ def render_table(policies: Policies, dead: frozenset[str]) -> dict[str, Any]:
             name: {"models": list(each.models), "on": sorted(each.on), "cool_down_s": each.cool_down_s}
             for name, each in policies.fallbacks().items()
         },
+        "rules": [_rule(each) for each in policies.rules()],
         "profiles": sorted(routes.profiles),
         "default_model": {"model": routes.default_model, "set_by": environment_name("default_model")},
         "faults": list(policies.faults()),
@@ -40,6 +42,12 @@ def render_files(settings: Settings, editor: SettingsEditor) -> dict[str, Any]:
 
 def _tier(target: Target | None) -> dict[str, str]:
     return {} if target is None else {name: value for name, value in asdict(target).items() if value}
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    """What it says."""
+    unsaid = asdict(Rule(number=0, model=""))
+    return {name: value for name, value in asdict(rule).items() if value != unsaid[name] or value is False}
 
 
 def _file(editor: SettingsEditor, name: str) -> dict[str, Any]:

@@ -407,7 +407,8 @@ def _examine_running(settings: Settings) -> None:
     if any(find_faults(settings)):
         return  # which has been told
     policies = Policies(settings)
-    for line in find_dead_names(fleet, policies.routes(), VENDOR_NAMES, sampled=policies.sampling().keys()):
+    ruled = [rule.model for rule in policies.rules()]
+    for line in find_dead_names(fleet, policies.routes(), VENDOR_NAMES, sampled=policies.sampling(), ruled=ruled):
         print(f"note names: {line}")
 
 

@@ -95,6 +95,16 @@ class _Endpoint:
         )
         return await self.reader.read(self.dialect, asked, body)
 
+    async def ruled(self, scope: Scope, parsed: Parsed) -> tuple[Parsed, str]:
+        """By what it is it may be another model's; then what its client is told of that."""
+        asked = parsed.request.model
+        rule = await self.intake.ruled(parsed.request, holder_of(scope).limit)
+        if rule is None or rule.model == asked:
+            return parsed, ""
+        told = f"{asked} is answered by {rule.model}: rule {rule.number} of claude_routing.json"
+        logger.info("request %s: %s", parsed.request.id, told)
+        return _asking(parsed, rule.model, 0), told
+
     async def _taken(self, scope: Scope, asked: GenerateRequest) -> GenerateRequest:
         """The request as it goes to a worker. Raises the errors of `Intake.take`, and `PermissionDeniedError`."""
         holder = holder_of(scope)
@@ -137,6 +147,8 @@ class Generate(_Endpoint):
         story.parsed = parsed = replace(parsed, others=tuple(map(holder.own, parsed.others)))
         record.warnings = parsed.warnings
         parsed_s = record.note_stage("parse", record.started_s)
+        parsed, ruled = await self.ruled(scope, parsed)
+        record.warnings = (*record.warnings, *filter(None, (ruled,)))
         chain = await self.intake.chain(parsed.request.model, holder.limit)
         if parsed.request.model not in chain.names:
             told = f"{parsed.request.model} is passed over: it did not answer a moment ago"
@@ -417,7 +429,7 @@ class CountTokens(_Endpoint):
         self._render_count = dialect.render_count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        parsed = await self.parse(scope, receive, counting=True)
+        parsed, _ = await self.ruled(scope, await self.parse(scope, receive, counting=True))
         request = await self._taken(scope, parsed.request)
         scope["state"]["model"] = request.model
         dispatch = await self.dispatcher.admit_count(request)

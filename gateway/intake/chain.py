@@ -31,6 +31,7 @@ def build_chain(given: GenerateRequest, packed: Packed) -> Chain:
         head_bytes=len(tools) + len(system),
         text_bytes=len(tools) + (sum(sizes) if sizes else len(system)),
         first_user=next((index for index, message in enumerate(given.messages) if message.role == "user"), -1),
+        images=sum(1 for message in given.messages for _ in _images(message)),
     )
 
 
@@ -63,5 +64,10 @@ def _head_text(given: GenerateRequest) -> str:
 
 def _image_excess(message: Message) -> int:
     """Bytes of images beyond what an image counts for."""
-    parts = [inner for part in message.parts for inner in (part.parts if isinstance(part, ToolResultPart) else (part,))]
-    return sum(max(0, len(part.data) - _IMAGE_BYTES) for part in parts if isinstance(part, ImagePart))
+    return sum(max(0, len(image.data) - _IMAGE_BYTES) for image in _images(message))
+
+
+def _images(message: Message) -> Iterator[ImagePart]:
+    for part in message.parts:
+        inner = part.parts if isinstance(part, ToolResultPart) else (part,)
+        yield from (each for each in inner if isinstance(each, ImagePart))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from gateway.intake.tags import Tagger
 from gateway.models.fallbacks import Chain, Fallbacks
 from gateway.models.names import MayUse, ModelNames
+from gateway.models.rules import Rule, traits_of
 from gateway.models.sampling import fill_sampling
 from gateway.models.settings_files import Policies
 from shared.errors import GatewayError
@@ -28,6 +29,18 @@ class Intake:
             return chain
         behind = {each: await self._model_of(each, may_use) for each in chain.names if each != name}
         return chain.without({each for each, model in behind.items() if model and not may_use(model)})
+
+    async def ruled(self, request: GenerateRequest, may_use: MayUse | None = None) -> Rule | None:
+        """The first rule of the settings that fits a request, whose `model` is still the client's name for it, and
+        leads to a model that it may use."""
+        rules = self._policies.rules()
+        traits = traits_of(request) if rules else None
+        for rule in rules:
+            if traits is not None and rule.fits(traits, self.names.vendors):
+                model = await self._model_of(rule.model, may_use)
+                if model and (may_use is None or may_use(model)):
+                    return rule
+        return None
 
     async def _model_of(self, name: str, may_use: MayUse | None) -> str:
         try:

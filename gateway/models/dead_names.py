@@ -11,13 +11,19 @@ from shared.registry import Fleet
 
 
 def find_dead_names(
-    fleet: Fleet, routes: Routes, vendors: Sequence[VendorNames], *, sampled: Collection[str] = ()
+    fleet: Fleet,
+    routes: Routes,
+    vendors: Sequence[VendorNames],
+    *,
+    sampled: Collection[str] = (),
+    ruled: Sequence[str] = (),
 ) -> Iterator[str]:
-    """One line for each alias, tier and default, and for each model that has sampling defaults (`sampled`); none while
-    nothing is served, or a host is there that we do not understand: it may serve the model."""
+    """One line for each alias, tier and default, and for each model that has sampling defaults (`sampled`) or that a
+    rule names (`ruled`, in their order); none while nothing is served, or a host is there that we do not understand: it
+    may serve the model."""
     if not fleet.model_ids() or fleet.strangers:
         return
-    for name, what in _names(routes):
+    for name, what in (*_names(routes), *_ruled(ruled)):
         try:
             resolve(name, fleet, routes, vendors=vendors)
         except ModelNotFoundError as error:
@@ -28,6 +34,11 @@ def find_dead_names(
     there = ", ".join(sorted(known))
     for model in sorted(set(sampled) - known - {""}):
         yield f"inference_settings.json has defaults for {model!r}, which is not served; there are: {there}"
+
+
+def _ruled(ruled: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for number, model in enumerate(ruled, 1):
+        yield model, f"rule {number} of claude_routing.json"
 
 
 def _names(routes: Routes) -> Iterator[tuple[str, str]]:

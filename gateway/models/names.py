@@ -41,7 +41,7 @@ class ModelNames:
     ) -> None:
         self._policies = policies
         self._fleet = fleet
-        self._vendors = vendors
+        self.vendors = vendors
         self._last_used = last_used
 
     async def resolve(self, name: str, may_use: MayUse | None = None) -> Target:
@@ -60,7 +60,11 @@ class ModelNames:
         """What the settings files name and nobody serves, a line each."""
         policies = self._policies
         found = find_dead_names(
-            self._fleet.snapshot, policies.routes(), self._vendors, sampled=policies.sampling().keys()
+            self._fleet.snapshot,
+            policies.routes(),
+            self.vendors,
+            sampled=policies.sampling().keys(),
+            ruled=[rule.model for rule in policies.rules()],
         )
         return frozenset(found)
 
@@ -77,7 +81,7 @@ class ModelNames:
 
     def _among(self, fleet: Fleet, name: str) -> Target:
         routes, last_used = self._policies.routes(), self._last_used()
-        return resolve(name, fleet, routes, last_used=last_used, vendors=self._vendors)
+        return resolve(name, fleet, routes, last_used=last_used, vendors=self.vendors)
 
 
 def usable(fleet: Fleet, may_use: MayUse) -> Fleet:

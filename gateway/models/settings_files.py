@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from gateway.models.fallbacks import Fallback, parse_fallbacks
 from gateway.models.profiles import Profile, parse_profiles
 from gateway.models.resolve import Routes, parse_aliases
+from gateway.models.rules import Rule, parse_rules
 from gateway.models.sampling import parse_sampling
 from shared.config import SETTINGS_FILES, Settings, SettingsFile
 from shared.errors import ConfigError
@@ -64,7 +65,7 @@ class _ParsedFile(Generic[_T]):
 PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "models.json": lambda data: parse_models(data) if data else (),
     "model_aliases.json": parse_aliases,
-    "claude_routing.json": lambda data: (parse_tiers(data), parse_fallbacks(data)),
+    "claude_routing.json": lambda data: (parse_tiers(data), parse_fallbacks(data), parse_rules(data)),
     "inference_settings.json": lambda data: (parse_sampling(data), parse_profiles(data)),
     "remotes.json": parse_remotes,
     GGUF_CONFIG: lambda data: raise_first(gguf_faults(data)),
@@ -123,6 +124,7 @@ class Policies:
         self._aliases = _ParsedFile(settings, "model_aliases.json", parse_aliases, logger.warning)
         self._tiers = _ParsedFile(settings, "claude_routing.json", parse_tiers, logger.warning)
         self._fallbacks = _ParsedFile(settings, "claude_routing.json", parse_fallbacks)
+        self._rules = _ParsedFile(settings, "claude_routing.json", parse_rules)
         self._sampling = _ParsedFile(settings, "inference_settings.json", parse_sampling, logger.warning)
         self._profiles = _ParsedFile(settings, "inference_settings.json", parse_profiles)
         self._default_model = settings.default_model
@@ -141,6 +143,12 @@ class Policies:
         self._tell_faults()
         return self._fallbacks.value
 
+    def rules(self) -> tuple[Rule, ...]:
+        """Who answers by what a request is: the first that fits."""
+        self._rules.refresh()
+        self._tell_faults()
+        return self._rules.value
+
     def sampling(self) -> Mapping[str, Mapping[str, Any]]:
         """Sampling defaults by model id, those of all models under the empty one."""
         self._sampling.refresh()
@@ -155,11 +163,12 @@ class Policies:
         """One line for each file that cannot be used as it is now: its last good content stays in force."""
         self.routes()
         self.fallbacks()
+        self.rules()
         self.sampling()
         return tuple(self._told)
 
     def _tell_faults(self) -> None:
-        files = (self._aliases, self._tiers, self._fallbacks, self._sampling, self._profiles)
+        files = (self._aliases, self._tiers, self._fallbacks, self._rules, self._sampling, self._profiles)
         found = dict.fromkeys(each.fault for each in files if each.fault)
         for fault in found.keys() - self._told.keys():
             self._tell(fault)

@@ -19,6 +19,7 @@ from tests.support.served import EventSource, Served, message, served
 
 MESSAGES, CHAT = "/v1/messages", "/v1/chat/completions"
 WORDS = "one two three"
+RULES = [{"asked": ["by-rule"], "images": False, "most_prompt_bytes": 1000, "model": "echo"}]
 
 
 @pytest.fixture(scope="module", params=("echo", "echo-streamed"))
@@ -28,7 +29,7 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     config.mkdir()
     (config / "model_aliases.json").write_bytes(orjson.dumps({"fast": "echo"}))
     fallbacks = {"gone": ["echo"], "wrong": {"models": ["echo"], "on": ["overloaded"]}}
-    (config / "claude_routing.json").write_bytes(orjson.dumps({"fallbacks": fallbacks}))
+    (config / "claude_routing.json").write_bytes(orjson.dumps({"fallbacks": fallbacks, "rules": RULES}))
     with RedisServer() as server, served(server.url, folder, keepalive_s=0.2, config_dir=config) as gateway:
         with gateway.worker(engine=request.param):
             yield gateway
@@ -51,6 +52,15 @@ def test_a_whole_message(gateway: Served, prefix: str) -> None:
     assert reply.json["content"] == [{"type": "text", "text": WORDS}]
     assert reply.json["usage"]["input_tokens"] == 3
     assert reply.headers["content-type"] == "application/json"
+
+
+def test_a_rule_has_another_model_answer_which_the_header_tells(gateway: Served) -> None:
+    reply = gateway.post(MESSAGES, message(WORDS) | {"model": "by-rule"})
+    assert (reply.status, reply.json["model"]) == (200, "echo")
+    assert reply.headers["x-mlx-gateway-warnings"] == "by-rule is answered by echo: rule 1 of claude_routing.json"
+    assert gateway.post(MESSAGES, message("x" * 2000) | {"model": "by-rule"}).status == 404
+    counted = gateway.post(MESSAGES + "/count_tokens", message(WORDS) | {"model": "by-rule"})
+    assert counted.json == {"input_tokens": 3}
 
 
 @pytest.mark.parametrize("path", [MESSAGES, MESSAGES + "?beta=true", "/anthropic" + MESSAGES])

@@ -27,6 +27,11 @@ FILES = {
     "model_aliases.json": {"mine": "small-b", "secret": "big", "away": "nowhere", "strong": "big:careful"},
     "claude_routing.json": {
         "tiers": {"opus": "big", "haiku": "small-b"},
+        "rules": [
+            {"asked": ["mine"], "tools": False, "model": "nowhere"},
+            {"asked": ["mine"], "tools": False, "model": "strong"},
+            {"asked": ["mine"], "tools": False, "model": "small-a"},
+        ],
         "fallbacks": {"small-a": ["big", "secret", "small-b"], "big": ["small-a"], "small-b": ["big"]},
     },
     "inference_settings.json": {"profiles": {"careful": {"temperature": 0.1}}},
@@ -105,3 +110,12 @@ def test_nobody_is_asked_instead_whom_a_key_may_not_use(intake: Intake) -> None:
     assert chain("small-b") == ("small-b",)
     assert chain("big") == ("big", "small-a"), "who is asked first refuses"
     assert chain("small-a", Holder()) == ("small-a", "big", "secret", "small-b")
+
+
+def test_no_rule_leads_to_nowhere_or_to_what_a_key_may_not_use(intake: Intake) -> None:
+    def ruled(name: str, holder: Holder) -> int:
+        rule = asyncio.run(intake.ruled(GenerateRequest(id="r", model=name, messages=()), holder.limit))
+        return rule.number if rule else 0
+
+    assert (ruled("mine", Holder()), ruled("mine", ANNA), ruled("opus", ANNA)) == (2, 3, 0)
+    assert "rule 1 of claude_routing.json leads nowhere" in "\n".join(intake.names.dead())
