@@ -14,6 +14,7 @@ give the worker a pipe as stdin: the worker ends itself when that pipe closes, s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -21,7 +22,7 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -45,6 +46,7 @@ State = Literal["loading", "ready", "draining", "stalled", "failed"]
 _STATES = ("loading", "ready", "draining", "stalled", "failed")
 _MAX_REASON = 2000  # characters: for people to read, and a line is one that asyncio's readers take
 _PARENT_CHECK_S = 0.5
+_TOLD_CHECK_S = 5.0  # where the kernel tells of its end
 _PIPED_CHECK_S = 5.0  # the pipe's end is heard at once: this is for a pipe that somebody else has got hold of
 
 
@@ -120,14 +122,42 @@ def watch_parent(on_gone: Callable[[], None]) -> threading.Thread:
 
 def _watch(parent: int, on_gone: Callable[[], None]) -> None:
     descriptor = sys.stdin.fileno() if sys.stdin is not None else -1
-    piped = descriptor >= 0 and _is_pipe(descriptor)
+    if descriptor >= 0 and _is_pipe(descriptor):
+        while os.getppid() == parent:
+            if select.select([descriptor], [], [], _PIPED_CHECK_S)[0] and not os.read(descriptor, 4096):
+                break
+    else:
+        wait_for_parent(parent)
+    on_gone()
+
+
+def wait_for_parent(parent: int) -> None:
+    """Until this process has another parent, as it has once that one ended: the kernel tells of it where it can, so
+    that nobody looks again and again."""
+    with contextlib.suppress(OSError), _end_of(parent) as has_ended:
+        while os.getppid() == parent and not has_ended(_TOLD_CHECK_S):
+            pass
     never = threading.Event()
     while os.getppid() == parent:
-        if not piped:
-            never.wait(_PARENT_CHECK_S)
-        elif select.select([descriptor], [], [], _PIPED_CHECK_S)[0] and not os.read(descriptor, 4096):
-            break
-    on_gone()
+        never.wait(_PARENT_CHECK_S)
+
+
+@contextlib.contextmanager
+def _end_of(pid: int) -> Iterator[Callable[[float], bool]]:
+    """What tells whether another process has ended, within so many seconds. Raises `OSError` where the kernel tells
+    nobody, and when the process is gone."""
+    if sys.platform == "linux":
+        descriptor = os.pidfd_open(pid)
+        try:
+            yield lambda timeout_s: bool(select.select([descriptor], [], [], timeout_s)[0])
+        finally:
+            os.close(descriptor)
+    elif sys.platform == "darwin":
+        with contextlib.closing(select.kqueue()) as queue:
+            queue.control([select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)], 0)
+            yield lambda timeout_s: bool(queue.control(None, 1, timeout_s))
+    else:
+        raise OSError("nobody tells of the end of another process")
 
 
 def _is_pipe(descriptor: int) -> bool:

@@ -15,10 +15,12 @@ import redis.asyncio
 
 from gateway.command.stack import keep_redis
 from gateway.dispatch.tasks import cancel_all
+from shared import connections
 from shared.errors import ConfigError
 from shared.redis_server import RedisServer, choose_redis, find_redis, redis_version
 from tests.support.gateway import until, until_true
 from tests.support.processes import is_running, running, wait_until
+from worker.rq import waiter
 
 OWNER = """
 import time
@@ -53,6 +55,12 @@ def test_nothing_is_evicted_and_slow_readers_are_cut_off(redis_client: redis.Red
     limits = redis_client.config_get("client-output-buffer-limit")["client-output-buffer-limit"]
     assert limits.endswith("pubsub 33554432 8388608 30")
     assert redis_client.config_get("save")["save"] == ""
+
+
+def test_an_idle_server_wakes_seldom_and_still_ends_a_workers_wait_in_time(redis_client: redis.Redis) -> None:
+    hz = int(redis_client.config_get("hz")["hz"])
+    assert hz < 10
+    assert waiter._WAIT_S + 1 / hz < connections._TIMEOUT_S
 
 
 def test_stop_leaves_no_process_and_no_file() -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _IDLE_S = 0.1
-_QUIET_IDLE_S = 0.3  # when nothing was asked for a while, and nothing is left over that needs the device
+_QUIET_IDLE_S = 1.0  # when nothing was asked for a while, and nothing is left over that needs the device
 _QUIET_AFTER = 50  # calls of `idle`
 
 

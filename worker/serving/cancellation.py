@@ -4,6 +4,7 @@ what is kept."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -20,7 +21,8 @@ from shared.wire import decode
 
 log = logging.getLogger(__name__)
 
-_WAIT_S = 0.5
+_WAIT_S = 5.0
+_END_S = 1.0  # of a thread that hears of its end from Redis, which may hang
 _RETRY_S = 0.2
 
 
@@ -51,17 +53,22 @@ class CancelListener:
         self._others = others
         self._stopping = threading.Event()
         self._is_away = False
+        self._subscription: redis.client.PubSub | None = None
         self._thread = threading.Thread(target=self._run, name="cancels", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
+        """Nothing is heard any more. The thread waits for what Redis says: that it is to say nothing more ends that."""
         self._stopping.set()
+        if self._subscription is not None:
+            with contextlib.suppress(redis.RedisError, OSError):
+                self._subscription.unsubscribe()  # type: ignore[no-untyped-call]
 
     def join(self) -> None:
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_END_S)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -77,10 +84,16 @@ class CancelListener:
         with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
             subscription.subscribe(self._channel, *self._others)
             self._is_away = False
-            while not self._stopping.is_set():
-                message = subscription.get_message(timeout=_WAIT_S)
-                if message is None:
-                    continue
+            self._subscription = subscription
+            try:
+                self._hear_all(subscription)
+            finally:
+                self._subscription = None
+
+    def _hear_all(self, subscription: redis.client.PubSub) -> None:
+        while not self._stopping.is_set():
+            message = subscription.get_message(timeout=_WAIT_S)
+            if message is not None and not self._stopping.is_set():
                 hear = self._others.get(message["channel"].decode(), self._hear)
                 hear(message["data"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import redis
@@ -151,5 +152,9 @@ class LeaseKeeper:
                 self._is_away = True
             else:
                 self._is_away = False
-            self._stopping.wait(_REST_S)
-            self._nudge.wait(keys.LEASE_EVERY_S - _REST_S)
+            self._rest(time.monotonic())
+
+    def _rest(self, written_s: float) -> None:
+        """Until the next lease is due, or something has changed: one waking where nothing has."""
+        if self._nudge.wait(keys.LEASE_EVERY_S):
+            self._stopping.wait(max(0.0, written_s + _REST_S - time.monotonic()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import redis
 
 from shared import wire
@@ -13,6 +14,7 @@ from shared.request import End
 from tests.support.names import NAMES
 from tests.support.processes import wait_until
 from tests.support.sealed import control_seal, frame_seal, host_seal
+from worker.serving import cancellation
 from worker.serving.cancellation import CancelListener
 
 WORKER = "h.w.e"
@@ -84,3 +86,12 @@ def test_cancellations_are_heard_again_after_redis_was_away(redis_server: RedisS
         with redis.Redis.from_url(redis_server.url) as client:
             wait_until(lambda: say(client, "after"), "a listener again")
         wait_until(lambda: end("after") in heard, "the cancellation")
+
+
+def test_a_listener_that_waits_for_what_is_said_ends_at_once(
+    redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellation, "_WAIT_S", 3600.0)
+    monkeypatch.setattr(cancellation, "_END_S", 3600.0)
+    with listening(redis_url, [], {"rq:pubsub:w": []}):
+        wait_until(lambda: say(redis_client, "r1"), "a listener")

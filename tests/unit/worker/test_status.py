@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,32 @@ def test_the_arguments_make_the_model_spec() -> None:
 def test_an_option_without_value_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="fast"):
         build_spec(parse_arguments(["--model", "x", "--option", "fast"]))
+
+
+_CHILD = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from worker import status
+status._TOLD_CHECK_S = status._PARENT_CHECK_S = 60.0  # nobody has looked in time
+if sys.argv[2] == "polled":
+    status._end_of, status._PARENT_CHECK_S = (lambda pid: open("/nowhere")), 0.01
+parent = os.getppid()
+print("waits", flush=True)
+status.wait_for_parent(parent)
+print("alone", flush=True)
+"""
+_PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, *sys.argv[1:]]); sys.stdin.read()"
+
+
+@pytest.mark.parametrize("how", ["told", "polled"])
+def test_the_end_of_the_parent_is_seen_at_once(how: str) -> None:
+    root = str(Path(__file__).parents[3])
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT, "-c", _CHILD, root, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdin is not None
+        assert parent.stdout.readline() == b"waits\n"
+        parent.stdin.close()
+        assert parent.wait(30) == 0
+        assert parent.stdout.readline() == b"alone\n"
