@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from shared.beats import until_beat_s
 from shared.processes import GuardedProcess
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,13 @@ class Awake:
     def is_held(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a hold that is to end some time, if somebody did not end it."""
+        return self._process is not None
+
     def note(self, *, is_at_work: bool, now_s: float) -> None:
-        """How things are now; to be told again and again."""
+        """How things are now; to be told again and again while somebody is at work or a hold is begun."""
         if is_at_work:
             self._at_work_s = now_s
         if not self._command:
@@ -70,9 +76,11 @@ async def keep_awake(awake: Awake, is_at_work: Callable[[], bool], stopping: asy
     """Until `stopping`."""
     try:
         while not stopping.is_set():
-            await asyncio.to_thread(awake.note, is_at_work=is_at_work(), now_s=time.monotonic())
+            now_at_work = is_at_work()
+            if now_at_work or awake.is_begun:
+                await asyncio.to_thread(awake.note, is_at_work=now_at_work, now_s=time.monotonic())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_EVERY_S):
+                async with asyncio.timeout(until_beat_s(_LOOK_EVERY_S)):
                     await stopping.wait()
     finally:
         awake.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -35,11 +36,17 @@ class MachineFigures:
         self._figures: dict[str, float] = {}
         self.disk_trouble = ""  # why caches and logs cannot be written; the last `read` found it out
 
+    async def now(self) -> dict[str, float]:
+        """What `read` gives, which asks the machine beside the event loop, and only when that is due."""
+        return await asyncio.to_thread(self.read) if self._is_due() else self._figures
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._read_s >= EVERY_S
+
     def read(self) -> dict[str, float]:
         """By the keys of `shared.worker_metrics.HOST_FIGURES`."""
-        now_s = time.monotonic()
-        if now_s - self._read_s >= EVERY_S:
-            self._read_s = now_s
+        if self._is_due():
+            self._read_s = time.monotonic()
             self._look_at_disk()
             pressure = {"memory_pressure": _LEVELS[self._pressure.level()]}
             state = self._heat.state()

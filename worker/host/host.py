@@ -16,11 +16,11 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from redis.exceptions import RedisError
 
 from shared import keys, wire
+from shared.beats import until_beat_s
 from shared.config import (
     Settings,
     SettingsFile,
@@ -30,7 +30,7 @@ from shared.config import (
     resolve_source,
 )
 from shared.connections import build_async_redis, build_redis
-from shared.errors import ConfigError, WireError
+from shared.errors import ConfigError
 from shared.keys import Names, word
 from shared.log import set_up_logging
 from shared.options import ENGINE_OPTIONS
@@ -59,6 +59,7 @@ from worker.host.leaving import leave
 from worker.host.lending import Lender
 from worker.host.memory import MemoryKeeper
 from worker.host.pressure import build_pressure
+from worker.host.requests import Requests
 from worker.host.revoked import Revocations
 from worker.host.sign import SignOfLife
 from worker.host.supervision import ModelSupervisor, Surroundings
@@ -69,7 +70,7 @@ logger = logging.getLogger(__name__)
 
 DEMO_MODEL = Path(__file__).parents[1] / "demo_model"
 _CHECK_S = 1.0
-_LISTEN_S = 1.0
+_END_S = 2.0
 _BURY_S = 5.0
 
 
@@ -170,9 +171,6 @@ class Host:
         self._routing = SettingsFile(settings, "claude_routing.json", logger.warning)
         self._remotes = SettingsFile(settings, REMOTES, logger.warning)
         keys = host_keys(settings, word(name))
-        self._loads = keys.anyone.seal(Purpose.LOADS)
-        self._channel = self._names.host_channel(word(name))
-        self._orders = keys.own.seal(Purpose.ORDERS, word(name))
         self._redis = build_async_redis(settings)
         self._sign = SignOfLife(self._redis, self._names, word(name), keys.own.seal(Purpose.HOST, word(name)))
         self._record = HostRecord(
@@ -206,6 +204,9 @@ class Host:
         self._lender = Lender(settings, keys.own)
         self._revocations = Revocations(self._redis, settings, keys.own, self._lender.learn)
         self._memory = MemoryKeeper(self._device, _Supervised(self._supervisors), pressure)
+        self._requests = Requests(
+            self._redis, self._names, keys, word(name), _Supervised(self._supervisors), drain=self.drain
+        )
 
     def stop(self) -> None:
         """Ask once to end everything politely, twice to end it at once."""
@@ -218,6 +219,7 @@ class Host:
         """Take nothing new, let what runs finish, lend what is kept for a while, and leave."""
         if self._leaving is None:
             logger.info("the host leaves: what runs finishes first")
+            self._requests.load_no_more()
             self._leaving = asyncio.get_running_loop().create_task(self._leave())
             self._changed.set()
 
@@ -245,7 +247,7 @@ class Host:
         following = asyncio.create_task(self._follow_file())
         works = (
             self._publish(),
-            self._follow_requests(),
+            self._requests.follow(self._stopping),
             self._watch_device(),
             self._memory.run(self._stopping),
             self._revocations.follow(self._stopping),
@@ -260,9 +262,10 @@ class Host:
         finally:
             self._stopping.set()
             following.cancel()
+            await self._requests.hear_no_more()
             await self._serve({})
             # The others end by themselves: redis-py may swallow a cancellation, or be left in the middle of a reply.
-            _, late = await asyncio.wait(tasks, timeout=2 * _LISTEN_S)
+            _, late = await asyncio.wait(tasks, timeout=_END_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -315,7 +318,7 @@ class Host:
 
     async def _follow_file(self) -> None:
         while True:
-            await asyncio.sleep(_CHECK_S)
+            await asyncio.sleep(until_beat_s(_CHECK_S))
             if self._leaving is not None:
                 continue
             for supervisor, _ in self._supervisors.values():
@@ -339,19 +342,6 @@ class Host:
         if fault:
             logger.error("%s; the models stay as they were", fault)
 
-    async def _follow_requests(self) -> None:
-        """Load a model when somebody asks for it, and unload one when a person says so."""
-        while not self._stopping.is_set():
-            try:
-                async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
-                    await subscription.subscribe(self._names.loads, self._channel)
-                    while not self._stopping.is_set():
-                        message = await subscription.get_message(timeout=_LISTEN_S)
-                        if message is not None:
-                            self._told(message["channel"], message["data"])
-            except (RedisError, OSError):
-                await asyncio.sleep(_LISTEN_S)
-
     async def _watch_device(self) -> None:
         """End a worker that hangs with the device in its hands, or was stopped by a signal: it cannot, and others wait
         for it."""
@@ -373,57 +363,19 @@ class Host:
                 logger.error("%s: its worker (pid %d) stands still: killed", workers[pid].spec.id, pid)
                 workers[pid].kill()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CHECK_S):
+                async with asyncio.timeout(until_beat_s(_CHECK_S)):
                     await self._stopping.wait()
 
     def _is_at_work(self) -> bool:
         uses = [supervisor.use for supervisor, _ in self._supervisors.values()]
         return any(use is not None and use.idle_since_s is None for use in uses)
 
-    def _told(self, channel: bytes, data: bytes) -> None:
-        is_order = channel.decode(errors="replace") == self._channel
-        seal = self._orders if is_order else self._loads
-        try:
-            value: Any = wire.decode(seal.open(data))
-        except WireError as error:
-            logger.warning("a request to load or unload a model was not understood: %s", error)
-            return
-        if is_order:
-            self._ordered(value)
-            return
-        for key in value if isinstance(value, list) and self._leaving is None else ():
-            own = self._asked_model(key)
-            if own in self._supervisors:
-                self._supervisors[own][0].ask()
-
-    def _asked_model(self, key: object) -> str:
-        """The id here of a model that any host may load, or that this one of several shall: [model, host]. Empty for
-        what is for others."""
-        match key:
-            case str(name) | [str(name), self._word]:
-                return name.removesuffix(f"@{self._word}")
-        return ""
-
-    def _ordered(self, value: Any) -> None:
-        match value:
-            case ["drain"]:
-                self.drain()
-            case ["unload", str(model), bool(is_forced)] if model in self._supervisors:
-                supervisor, _ = self._supervisors[model]
-                if supervisor.spec.is_pinned and not is_forced:
-                    logger.warning("%s is pinned: it stays", model)
-                    return
-                logger.info("%s is unloaded: somebody said so", model)
-                supervisor.unload()
-            case _:
-                logger.warning("an order was not understood: %.200r", value)
-
     async def _publish(self) -> None:
         """The record, each second and at every change."""
         while not self._stopping.is_set():
             self._changed.clear()
             models = tuple(supervisor.told for supervisor, _ in self._supervisors.values())
-            figures = {**await asyncio.to_thread(self._figures.read), **await self._clock.read()}
+            figures = {**await self._figures.now(), **await self._clock.read()}
             faults = tuple(filter(None, (self._fault, self._figures.disk_trouble)))
             files = self._lender.address
             is_draining = self._leaving is not None
@@ -437,7 +389,7 @@ class Host:
                     supervisor.kill()
                 raise
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(keys.LEASE_EVERY_S):
+                async with asyncio.timeout(until_beat_s(keys.LEASE_EVERY_S)):
                     await self._changed.wait()
 
     async def _bury(self, worker: str) -> None:

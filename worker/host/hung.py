@@ -25,18 +25,22 @@ class StoppedWorkers:
     the system."""
 
     def __init__(self, is_stopped: Callable[[int], bool] | None = None) -> None:
-        self._is_stopped = is_stopped or _is_stopped
+        self._is_stopped = is_stopped or self._ask
         self._since_s: dict[int, float] = {}
+        self._processes: dict[int, psutil.Process] = {}  # each found once: that costs more than to ask it
 
     def find(self, pids: Collection[int], *, stall_s: float, now_s: float) -> list[int]:
         """Those of these processes that have stood still for longer than `stall_s`."""
         stopped = [pid for pid in pids if self._is_stopped(pid)]
         self._since_s = {pid: self._since_s.get(pid, now_s) for pid in stopped}
+        self._processes = {pid: each for pid, each in self._processes.items() if pid in pids}
         return [pid for pid, since_s in self._since_s.items() if now_s - since_s > stall_s]
 
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
-    except psutil.Error:
-        return False
+    def _ask(self, pid: int) -> bool:
+        try:
+            if pid not in self._processes:
+                self._processes[pid] = psutil.Process(pid)
+            return bool(self._processes[pid].status() == psutil.STATUS_STOPPED)
+        except psutil.Error:
+            self._processes.pop(pid, None)
+            return False

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from shared.beats import until_beat_s
 from worker.device.neighbours import holdings_by_pid
 from worker.device.sharing import Holding
 from worker.host.pressure import Level, Pressure
@@ -45,7 +46,7 @@ class MemoryKeeper:
         while not stopping.is_set():
             self.look(time.monotonic())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S if self._is_moving() else _STEADY_LOOK_S):
+                async with asyncio.timeout(until_beat_s(_LOOK_S if self._is_moving() else _STEADY_LOOK_S)):
                     await stopping.wait()
 
     def _is_moving(self) -> bool:

@@ -16,6 +16,7 @@ import redis.asyncio
 from redis.exceptions import NoPermissionError, RedisError
 
 from shared import wire
+from shared.beats import until_beat_s
 from shared.config import Settings, load_secret
 from shared.errors import WireError
 from shared.keys import Names
@@ -58,7 +59,7 @@ class Revocations:
         while not stopping.is_set():
             await self.look()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(EVERY_S):
+                async with asyncio.timeout(until_beat_s(EVERY_S)):
                     await stopping.wait()
 
     async def look(self) -> None:

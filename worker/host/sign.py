@@ -37,6 +37,8 @@ class SignOfLife:
         self._key = names.host(word)
         self._has_told = False
         self._written = 0
+        self._said: HostRecord | None = None
+        self._data = b""  # the record as it is written
 
     async def read(self) -> HostRecord | None:
         """The record of whoever has this name; None where there is none that can be read."""
@@ -96,17 +98,22 @@ class SignOfLife:
         """Where Redis is full, the record that it has is made to last, which takes no memory. Where it had none, it was
         emptied, or we were away for too long."""
         try:
-            before = await self._redis.set(
-                self._key, self._seal.close(wire.encode(record)), ex=keys.HOST_TTL_S, get=True
-            )
+            data = self._sealed(record)
+            before = await self._redis.set(self._key, data, ex=keys.HOST_TTL_S, get=True)
             if before is None or self._written % _NAMED_EVERY == 0:
                 await self._redis.sadd(self._names.hosts, self._word)
-            if self._written:  # what our first one replaces may be of a host that is gone
+            if self._written and before != data:  # what our first one replaces may be of a host that is gone
                 self._give_way(before, record)
             self._written += 1
         except OutOfMemoryError:
             if not await self._redis.expire(self._key, keys.HOST_TTL_S):
                 raise
+
+    def _sealed(self, record: HostRecord) -> bytes:
+        """Mostly the one before says the same."""
+        if record != self._said:
+            self._said, self._data = record, self._seal.close(wire.encode(record))
+        return self._data
 
     def _give_way(self, before: object, mine: HostRecord) -> None:
         """Of two that began at once, or of a Mac and its copy, the later one ends."""

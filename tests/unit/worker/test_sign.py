@@ -143,3 +143,19 @@ def test_of_two_that_began_at_once_the_later_one_ends(redis_url: str) -> None:
 def test_a_record_of_an_earlier_release_outranks_nobody() -> None:
     assert not is_earlier(RECORD, _instance("mine", 1.0))
     assert not is_earlier(_instance("mine", 1.0), _instance("mine", 1.0))
+
+
+def test_a_record_that_says_the_same_is_not_read_again_while_no_other_host_writes(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    other = replace(RECORD, instance="other", since_s=1.0, machine="elsewhere")
+
+    async def scenario(sign: SignOfLife) -> None:
+        for record in (RECORD, RECORD, replace(RECORD, pid=2)):
+            await sign.renew(record)
+            assert await sign.read() == record
+        redis_client.set(NAMES.host("mac"), SEAL.close(wire.encode(other)))
+        with pytest.raises(ConfigError, match="serves on this Redis already"):
+            await sign.renew(replace(RECORD, instance="mine", since_s=2.0))
+
+    play(redis_url, scenario)
