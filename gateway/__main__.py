@@ -18,6 +18,7 @@ import uvicorn
 from gateway.app import GatewayApp, create_app, drain_s
 from gateway.http.protocol import BoundedHttp
 from gateway.secured import HttpsListener
+from shared.beats import until_beat_s
 from shared.config import Settings, load_settings
 from shared.errors import ConfigError
 from shared.log import set_up_logging
@@ -61,7 +62,7 @@ class GatewayServer(uvicorn.Server):
         count = 0
         while not await self.on_tick(count):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TICK_S):
+                async with asyncio.timeout(until_beat_s(_TICK_S)):
                     await self._exiting.wait()
             count += _TICKS
 

@@ -218,7 +218,6 @@ async def running_tasks(
     works = {"fleet": fleet.run(), "frames": hub.run(), "watchdog": watchdog.run()}
     works["waits"] = keep_telling_long_waits(parts.dispatcher)
     works["moves"] = keep_moving(parts.dispatcher, fleet)
-    works["suspects"] = parts.suspects.run()
     works["strays"] = parts.strays.run()
     works["handovers"] = parts.handovers.run()
     works["names"] = keep_telling_dead(parts.names)

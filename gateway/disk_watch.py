@@ -6,6 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
+from shared.beats import until_beat_s
 from shared.disk import write_trouble
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ class DiskWatch:
         """For ever."""
         while True:
             await self.look()
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(until_beat_s(EVERY_S))
 
     async def look(self) -> None:
         trouble = await asyncio.to_thread(write_trouble, self._folder)

@@ -140,6 +140,7 @@ def build_parts(settings: Settings) -> Parts:
     limits = Limits.of(settings)
     dispatching = _build_dispatching(base, limits, Patience.of(settings.execution_ttl_s).broker_away_s)
     dispatcher = dispatching.dispatcher
+    fleet.beside = (dispatching.suspects,)
     metrics.registry.register(_collector(fleet, limits, dispatcher))
     metrics.registry.register(CertificateCollector(DoorFolder(settings)))
     model_names = ModelNames(policies, fleet, VENDOR_NAMES, lambda: dispatcher.last_model)

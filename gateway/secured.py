@@ -14,6 +14,7 @@ from typing import Final
 from gateway.door.folder import DoorFolder, OpenHttps
 from gateway.door.web import ensure_web_certificate, reached_as
 from gateway.door.whereabouts import local_name
+from shared.beats import until_beat_s
 from shared.config import Settings, environment_name
 from shared.errors import ConfigError
 from shared.hosts import is_loopback_address
@@ -71,7 +72,7 @@ class HttpsListener:
     async def _keep(self, protocol: Callable[[], asyncio.Protocol]) -> None:
         """Until cancelled. What does not work is said in the log: the gateway serves all the same without."""
         while not self._folder.is_shared:  # noqa: ASYNC110 - another process shares
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(until_beat_s(_LOOK_S))
         try:
             await self._serve(protocol)
         except ConfigError as error:

@@ -23,6 +23,7 @@ from gateway.batches.ledger import Ledger
 from gateway.batches.store import BatchStore
 from gateway.dialects.batch_values import Batch, Ended, StoredFile, Task
 from gateway.dispatch.tasks import cancel_all
+from shared.beats import until_beat_s
 from shared.errors import GatewayError, QuotaSpentError, RateLimitedError, WorkerLostError
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class BatchRunner:
     async def run(self) -> None:
         """Until cancelled; what runs then waits again. Where nobody ever asked for a batch, nothing is written."""
         while not self._store.path.exists():
-            await self._wait(_TICK_S)
+            await self._wait(until_beat_s(_TICK_S))
         async with _held(self._store.path.with_suffix(".lock")):
             try:
                 while True:
@@ -82,7 +83,8 @@ class BatchRunner:
 
     async def _wait(self, most_s: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._store.woken.wait(), most_s)
+            async with asyncio.timeout(most_s):
+                await self._store.woken.wait()
         self._store.woken.clear()
 
     def _pause_s(self) -> float:

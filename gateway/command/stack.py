@@ -25,6 +25,7 @@ from gateway.door.folder import DoorFolder
 from gateway.models.settings_files import Policies
 from gateway.secured import listen_https
 from shared import wire
+from shared.beats import until_beat_s
 from shared.config import Settings, child_environment, load_secret, resolve_source
 from shared.connections import build_async_redis, build_redis
 from shared.disk import subject_and_effect
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 EXIT_CONFIG = 2  # a child that ends so will end so again
 _POLL_S = 0.1
 _SETTLED_POLL_S = 1.0
+_SHOWN_EVERY_S = 2.0  # once it is ready: people read it
 _GRACE_S = 8.0  # over what a worker gets to drain: the host waits for its workers, the gateway for their answers
 _DOOR_GRACE_S = 2.0
 _BACKLOG = 2048
@@ -257,7 +259,7 @@ class Stack:
         """From when this Mac is shared, which may be while we run."""
         folder = DoorFolder(self.settings)
         while not folder.is_shared:  # noqa: ASYNC110 - another process shares
-            await asyncio.sleep(_SETTLED_POLL_S)
+            await asyncio.sleep(until_beat_s(_SETTLED_POLL_S))
         await door.keep(lambda: False)
 
     async def _keep_renewing(self) -> None:
@@ -297,17 +299,17 @@ class Stack:
         host = word(self.name)
         key = Names(self.settings.deployment).host(host)
         policies = Policies(self.settings, tell=lambda _: None)
-        seal = Keyring(load_secret(self.settings)).of(host).seal(Purpose.HOST, host)
+        record = _Record(Keyring(load_secret(self.settings)).of(host).seal(Purpose.HOST, host))
         async with build_async_redis(self.settings) as broker:
             while not self._stopping.is_set():
                 with contextlib.suppress(RedisError, OSError):
-                    found = record_of(await broker.get(key), seal)
+                    found = record.of(await broker.get(key))
                     self._show(found.models if found else (), shown)
                     self._show_faults((*policies.faults(), *(found.faults if found else ())))
                 if not self._is_ready:
                     await self._announce_when_ready(shown.values())
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_SETTLED_POLL_S if self._is_ready else _POLL_S):
+                    async with asyncio.timeout(until_beat_s(_SHOWN_EVERY_S) if self._is_ready else _POLL_S):
                         await self._stopping.wait()
 
     async def _announce_when_ready(self, models: Collection[ModelRecord]) -> None:
@@ -385,6 +387,20 @@ def next_lines(url: str) -> Iterator[str]:
     yield "  mlx-gateway launch claude     Claude Code on these models (or codex, opencode, qwen, pi, aider)"
     yield "  mlx-gateway status            what runs, as it happens"
     yield f"  any Anthropic client: ANTHROPIC_BASE_URL={url}; any OpenAI client: OPENAI_BASE_URL={url}/v1"
+
+
+class _Record:
+    """A host's record, read again when it says something else."""
+
+    def __init__(self, seal: Seal) -> None:
+        self._seal = seal
+        self._data: object = None
+        self._found: HostRecord | None = None
+
+    def of(self, data: object) -> HostRecord | None:
+        if data != self._data:
+            self._data, self._found = data, record_of(data, self._seal)
+        return self._found
 
 
 def record_of(data: object, seal: Seal) -> HostRecord | None:

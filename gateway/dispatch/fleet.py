@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import redis.asyncio
 from redis.exceptions import OutOfMemoryError, RedisError
@@ -21,8 +21,9 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from gateway.dispatch.identities import told_apart
 from gateway.dispatch.jobs import queue_key
 from gateway.dispatch.presence import Presence, away_error, reason_of
-from gateway.dispatch.roll import read_record
+from gateway.dispatch.roll import Roll
 from shared import wire
+from shared.beats import until_beat_s
 from shared.clock import RedisClock
 from shared.errors import BrokerUnavailableError, WireError
 from shared.healing import heal_async, is_wrong_type
@@ -30,7 +31,7 @@ from shared.keys import GATEWAY_TTL_S, LEASE_TTL_S, Names, host_of, word
 from shared.places import NONE, Counts
 from shared.registry import Fleet, GatewayRecord, HostRecord, Stranger, WorkerLease
 from shared.request import PRIORITIES
-from shared.seal import Keyring, Purpose, Seal
+from shared.seal import Keyring, Purpose
 from shared.work import LANES
 
 logger = logging.getLogger(__name__)
@@ -43,14 +44,23 @@ _PRESENCE_EVERY_S = 1.0
 _FORGOTTEN_AT_ONCE = 1000
 _is_ours = re.compile(r"[A-Za-z0-9_.-]{1,1000}").fullmatch  # what `shared.keys.word` makes of names; gateways' ids
 
-_R = TypeVar("_R", WorkerLease, HostRecord, GatewayRecord)
+
+class Asked(Protocol):
+    """What is read along with the fleet."""
+
+    def ask(self, pipe: redis.asyncio.client.Pipeline) -> None:
+        """Queue one command."""
+
+    def hear(self, reply: Any) -> None:
+        """What it gave, which may be a `RedisError`."""
 
 
 class FleetWatcher(Presence):
     """Refreshes `snapshot` in the background and on demand; it is connected when the last try reached Redis. `unplaced`
     maps a model to the jobs that wait until a worker holds it, by class, `unplaced_beside` by lane of the kinds of work
     that have their own. `myself` is what others see of this gateway while it refreshes, with the `faults` of its
-    settings files; `on_hosts` is awaited with the words of all hosts before a snapshot that shows them.
+    settings files; `on_hosts` is awaited with the words of all hosts before a snapshot that shows them; `beside` is
+    asked in the same round trip.
 
     While something `is_busy` or the fleet changes it is read every `every_s`, else each second: who begins something
     then has it read `fresh`. One reads at a time: who asks while somebody reads waits for the next read, which is of
@@ -82,6 +92,11 @@ class FleetWatcher(Presence):
         self._workers: list[str] = []
         self._hosts: list[str] = []
         self._gateways: list[str] = []
+        self._leases = Roll(WorkerLease, Purpose.LEASE, keyring.of_worker)
+        self._host_records = Roll(HostRecord, Purpose.HOST, keyring.of)
+        self._gateway_records = Roll(GatewayRecord, Purpose.GATEWAY, lambda _: keyring.gateways)
+        self.beside: Sequence[Asked] = ()
+        self._told: tuple[tuple[str, ...], bytes] | None = None  # the faults that this gateway told, and its record
         self._absent_since_s: dict[tuple[str, str], float] = {}
         self._said: set[Stranger] = set()
         self._reading = asyncio.Lock()
@@ -110,8 +125,11 @@ class FleetWatcher(Presence):
         is_steady = self.is_connected and time.monotonic() - self._changed_s > _QUIET_AFTER_S
         self._is_quiet = is_steady and not self.is_busy()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(self._every_s, _QUIET_EVERY_S) if self._is_quiet else self._every_s):
+            async with asyncio.timeout(self._pause_s()):
                 await self._wake.wait()
+
+    def _pause_s(self) -> float:
+        return until_beat_s(max(self._every_s, _QUIET_EVERY_S)) if self._is_quiet else self._every_s
 
     async def fresh(self) -> None:
         """For who begins something: the fleet as of `every_s` ago at most. Raises `BrokerUnavailableError`."""
@@ -199,7 +217,7 @@ class FleetWatcher(Presence):
     async def _ask(self, sets: Sequence[str], lists: Sequence[str]) -> tuple[list[Any], float]:
         """The replies, errors among them: the time, the sets, the records of all known names, the lists' lengths, the
         generations of hosts' keys; and when they were asked for. Where Redis is full others do not see this gateway,
-        which is no reason to see nobody."""
+        which is no reason to see nobody. What is asked `beside` is heard here."""
         async with self._redis.pipeline(transaction=False) as pipe:
             is_told = self._queue_presence(pipe)
             pipe.time()
@@ -209,8 +227,12 @@ class FleetWatcher(Presence):
             for each in lists:
                 pipe.llen(each)
             pipe.get(self._names.generations)
+            for asked in self.beside:
+                asked.ask(pipe)
             sent_s = time.monotonic()
             replies = await pipe.execute(raise_on_error=False)
+        for asked in reversed(self.beside):
+            asked.hear(replies.pop())
         if is_told and not isinstance(replies[0], RedisError):
             self._present_s = sent_s
         return replies[1 if is_told else 0 :], sent_s
@@ -258,11 +280,16 @@ class FleetWatcher(Presence):
         """Whether this gateway tells that it lives, which it does each second."""
         if self._myself is None or time.monotonic() - self._present_s < _PRESENCE_EVERY_S - self._every_s / 2:
             return False
-        gateway = self._myself.gateway
-        seal = self._keyring.gateways.seal(Purpose.GATEWAY, gateway)
-        myself = replace(self._myself, faults=self.faults())
-        pipe.set(self._names.gateway(gateway), seal.close(wire.encode(myself)), ex=GATEWAY_TTL_S)
+        pipe.set(self._names.gateway(self._myself.gateway), self._presence(self._myself), ex=GATEWAY_TTL_S)
         return True
+
+    def _presence(self, myself: GatewayRecord) -> bytes:
+        """The record of this gateway, sealed; mostly the one before says the same."""
+        faults = self.faults()
+        if self._told is None or self._told[0] != faults:
+            seal = self._keyring.gateways.seal(Purpose.GATEWAY, myself.gateway)
+            self._told = faults, seal.close(wire.encode(replace(myself, faults=faults)))
+        return self._told[1]
 
     async def _name_myself(self, gateways: list[str]) -> None:
         """Among the names of all gateways, unless Redis is too full for it."""
@@ -288,10 +315,9 @@ class FleetWatcher(Presence):
 
     def _called(self, values: Sequence[Sequence[bytes | None]]) -> Fleet:
         """Everybody alive, those with whom nobody here can speak apart."""
-        keyring = self._keyring
-        workers = _present(self._workers, values[0], WorkerLease, lambda n: keyring.of_worker(n).seal(Purpose.LEASE, n))
-        hosts = _present(self._hosts, values[1], HostRecord, lambda n: keyring.of(n).seal(Purpose.HOST, n))
-        others = _present(self._gateways, values[2], GatewayRecord, lambda n: keyring.gateways.seal(Purpose.GATEWAY, n))
+        workers = self._leases.call(self._workers, values[0])
+        hosts = self._host_records.call(self._hosts, values[1])
+        others = self._gateway_records.call(self._gateways, values[2])
         strangers = tuple(each for each in (*workers, *hosts, *others) if isinstance(each, Stranger))
         for stranger in set(strangers) - self._said:
             logger.error("%s %s gets no work: %s", stranger.kind, stranger.name, stranger.reason)
@@ -343,13 +369,6 @@ def _member(name: str) -> bytes:
 
 def _absent(names: Sequence[str], values: Sequence[bytes | None]) -> list[str]:
     return [name for name, value in zip(names, values, strict=False) if value is None]
-
-
-def _present(
-    names: Sequence[str], values: Sequence[bytes | None], cls: type[_R], seal_of: Callable[[str], Seal]
-) -> list[_R | Stranger]:
-    found = zip(names, values, strict=False)
-    return [read_record(name, data, cls, seal_of(name)) for name, data in found if data is not None]
 
 
 def _raise_any(replies: Sequence[object]) -> None:

@@ -17,6 +17,7 @@ import redis.asyncio
 from gateway.dispatch.asking import asking_redis
 from gateway.dispatch.fleet import FleetWatcher
 from shared import wire
+from shared.beats import until_beat_s
 from shared.errors import BrokerUnavailableError
 from shared.grants import issue
 from shared.keys import Names, host_of, word
@@ -79,7 +80,7 @@ class Handovers:
     async def run(self) -> None:
         """For ever."""
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(until_beat_s(_LOOK_EVERY_S))
             try:
                 await self.look()
             except BrokerUnavailableError as error:

@@ -9,6 +9,7 @@ from typing import Final
 
 from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.dispatcher import Dispatcher
+from shared.beats import until_beat_s
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ async def keep_telling_long_waits(dispatcher: Dispatcher) -> None:
     """For ever."""
     told: set[str] = set()
     while True:
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(until_beat_s(_LOOK_EVERY_S))
         told = tell_long_waits(dispatcher.waiting(), told, now_s=time.monotonic())
 
 

@@ -16,6 +16,7 @@ from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.facts import Placed, Prospect, Refused
 from gateway.dispatch.fleet import FleetWatcher
+from shared.beats import until_beat_s
 from shared.errors import BrokerUnavailableError
 from shared.registry import Fleet
 
@@ -57,7 +58,7 @@ async def keep_moving(dispatcher: Dispatcher, fleet: FleetWatcher) -> None:
     looked_s: dict[str, float] = {}
     while True:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(EVERY_S if dispatcher.waiting() else _IDLE_EVERY_S):
+            async with asyncio.timeout(until_beat_s(EVERY_S if dispatcher.waiting() else _IDLE_EVERY_S)):
                 await dispatcher.has_changed.wait()
         dispatcher.has_changed.clear()
         try:

@@ -16,6 +16,7 @@ from typing import Final
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from shared.beats import until_beat_s
 from shared.errors import OverloadedError, RequestTooLargeError
 
 LARGE_BYTES: Final = 128 * 1024
@@ -95,4 +96,4 @@ async def keep_telling(space: Space, note: Callable[[int, int], None]) -> None:
     while True:
         memory = await space.memory()
         note(memory.used_bytes, memory.max_bytes)
-        await asyncio.sleep(_TELL_EVERY_S)
+        await asyncio.sleep(until_beat_s(_TELL_EVERY_S))

@@ -22,6 +22,7 @@ from gateway.dispatch.asking import asking_redis
 from gateway.dispatch.facts import Placed
 from gateway.dispatch.jobs import JobQueue, Placement
 from shared import keys
+from shared.beats import until_beat_s
 from shared.errors import BrokerUnavailableError, OverloadedError
 from shared.keys import Names
 
@@ -66,7 +67,7 @@ class Strays:
     async def run(self) -> None:
         """For ever."""
         while True:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(until_beat_s(EVERY_S))
             try:
                 await self.look(time.monotonic())
             except (BrokerUnavailableError, OverloadedError) as error:

@@ -27,7 +27,6 @@ from shared.request import GenerateRequest, PackedRequest
 logger = logging.getLogger(__name__)
 
 LONE_DEATHS = 2  # after which a request is quarantined
-_LOOK_S = 1.0
 _TIMEOUT_S = 1.0
 _LONE, _SHAPE = "lone", "shape"
 
@@ -107,7 +106,7 @@ def _read_shape(data: bytes) -> dict[str, Any]:
 
 
 class Suspects:
-    """What all gateways know, as of a second ago."""
+    """What all gateways know, as of the last look at the fleet."""
 
     def __init__(self, broker: redis.asyncio.Redis, names: Names) -> None:
         self._redis = broker
@@ -116,21 +115,22 @@ class Suspects:
         self.quarantined: Mapping[str, Mapping[str, Any]] = {}
         self._noting: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> None:
-        """Look for ever, for the first time when everything has begun."""
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            try:
-                async with asyncio.timeout(_TIMEOUT_S):
-                    await self.look()
-            except (RedisError, OSError, TimeoutError) as error:
-                logger.debug("what is quarantined is not known: %s", error)
+    def ask(self, pipe: redis.asyncio.client.Pipeline) -> None:
+        """One command, along with what else is read."""
+        pipe.hgetall(self._key)
+
+    def hear(self, reply: dict[bytes, bytes] | RedisError) -> None:
+        """What it gave; what is known stays where that was an error."""
+        if isinstance(reply, RedisError):
+            logger.debug("what is quarantined is not known: %s", reply)
+            return
+        self._lone = lone_deaths(reply)
+        self.quarantined = quarantined(reply)
 
     async def look(self) -> None:
         """Raises `RedisError`."""
         fields: dict[Any, Any] = await self._redis.hgetall(self._key)
-        self._lone = lone_deaths(fields)
-        self.quarantined = quarantined(fields)
+        self.hear(fields)
 
     def check(self, request: GenerateRequest) -> int:
         """At how many deaths the request was the only suspect. Raises `QuarantinedError` for one that is refused."""

@@ -14,6 +14,7 @@ from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.jobs import JobQueue, JobState
 from gateway.dispatch.streams import FrameHub
+from shared.beats import until_beat_s
 from shared.errors import (
     BrokerUnavailableError,
     DeadlineExceededError,
@@ -179,7 +180,7 @@ class Watchdog:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S if self._hub.dispatches else _IDLE_TICK_S)
+            await asyncio.sleep(until_beat_s(TICK_S if self._hub.dispatches else _IDLE_TICK_S))
             try:
                 await self.tick()
             except (BrokerUnavailableError, TimeoutError) as error:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from shared.beats import until_beat_s
 from shared.events import Usage, known
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class UsageBook:
     async def keep_writing(self) -> None:
         """For ever."""
         while True:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(until_beat_s(EVERY_S))
             if self._gathered:
                 await self.flush()
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from gateway.models.dead_names import find_dead_names
 from gateway.models.resolve import VendorNames, resolve
 from gateway.models.settings_files import Policies
+from shared.beats import until_beat_s
 from shared.errors import GatewayError, ModelNotFoundError, OverloadedError
 from shared.registry import Fleet
 from shared.routing import Target
@@ -95,7 +96,7 @@ async def keep_telling_dead(names: ModelNames) -> None:
     before: frozenset[str] = frozenset()
     told: frozenset[str] = frozenset()
     while True:
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(until_beat_s(_LOOK_S))
         dead = names.dead()
         for line in sorted(dead & before - told):
             logger.warning("%s", line)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from shared.beats import until_beat_s
 from shared.errors import GatewayError, InternalError
 from shared.events import Failed
 from shared.grants import Grant
@@ -311,7 +312,7 @@ class SteppedEngine:
 
     def _pause_s(self, idled: int) -> float:
         """Until `idle` is called again; a message ends it at once."""
-        return _IDLE_S if idled < _QUIET_AFTER or self.core.needs_turn() else _QUIET_IDLE_S
+        return _IDLE_S if idled < _QUIET_AFTER or self.core.needs_turn() else until_beat_s(_QUIET_IDLE_S)
 
     def _idle(self) -> None:
         with self._turn() if self.core.needs_turn() else self._clock.running():

@@ -19,6 +19,7 @@ from rq.job import JobStatus
 from rq.utils import now
 from rq.worker import WorkerStatus
 
+from shared.beats import until_beat_s
 from shared.clock import RedisClock
 from shared.errors import GatewayError, RequestCancelledError, WireError, WorkerLostError
 from shared.events import Usage
@@ -370,7 +371,7 @@ class ControlLoop:
         now_s = time.monotonic()
         if now_s < self._next_beat_s:
             return
-        self._next_beat_s = now_s + BEAT_S
+        self._next_beat_s = now_s + until_beat_s(BEAT_S, now_s)
         self._steady.look()
         if self._stalled_s() > self._limits.stall_s:
             self._end_stalled()

@@ -11,6 +11,7 @@ import redis
 from redis.exceptions import OutOfMemoryError
 
 from shared import keys
+from shared.beats import until_beat_s
 from shared.healing import heal, is_wrong_type
 from shared.keys import Names, host_of
 from shared.registry import WorkerLease
@@ -156,5 +157,5 @@ class LeaseKeeper:
 
     def _rest(self, written_s: float) -> None:
         """Until the next lease is due, or something has changed: one waking where nothing has."""
-        if self._nudge.wait(keys.LEASE_EVERY_S):
+        if self._nudge.wait(until_beat_s(keys.LEASE_EVERY_S)):
             self._stopping.wait(max(0.0, written_s + _REST_S - time.monotonic()))

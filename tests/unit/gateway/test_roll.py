@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from gateway.dispatch.roll import read_record
+from gateway.dispatch import roll
+from gateway.dispatch.roll import Roll, read_record
 from gateway.models.resolve import Routes, resolve
 from gateway.overview import render_overview
 from shared import wire
 from shared.errors import ModelNotFoundError, OverloadedError
+from shared.keys import host_of
 from shared.registry import Fleet, HostRecord, Reader, Stranger, WorkerLease
 from shared.seal import Keyring, Purpose
 from shared.work import Count
 from tests.support.fleet import host, lease
-from tests.support.sealed import host_seal, lease_seal, sealed_host, sealed_lease
+from tests.support.sealed import SECRET, host_seal, lease_seal, sealed_host, sealed_lease
 
 LEASE = lease("m")
 NAME = LEASE.worker
@@ -100,3 +102,25 @@ def test_a_worker_need_not_know_every_kind_of_work() -> None:
     reader = replace(wire.READER, codes=tuple(code for code in wire.READER.codes if code != wire._CODES[Count]))
     lease_without = replace(LEASE, reader=reader, kinds=("generate",))
     assert read(sealed_lease(lease_without)) == lease_without
+
+
+def test_who_says_the_same_again_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[bytes] = []
+
+    def reading(name: str, data: bytes, cls: Any, seal: Any) -> Any:
+        reads.append(data)
+        return read_record(name, data, cls, seal)
+
+    monkeypatch.setattr(roll, "read_record", reading)
+    keyring = Keyring(SECRET.encode())
+    leases = Roll(WorkerLease, Purpose.LEASE, keyring.of_worker)
+    first, later, junk = sealed_lease(LEASE), sealed_lease(replace(LEASE, in_flight=1)), b"\xc1"
+    for _ in range(3):
+        assert leases.call([NAME], [first]) == [LEASE]
+    assert leases.call([NAME, "gone", "odd"], [later, None, junk])[0] == replace(LEASE, in_flight=1)
+    assert leases.call([], []) == []
+    assert leases.call([NAME], [first]) == [LEASE]
+    assert reads == [first, later, junk, first]
+    keyring.learn({host_of(NAME): 2})
+    (stranger,) = leases.call([NAME], [first])
+    assert isinstance(stranger, Stranger), "its key has had a new generation since"

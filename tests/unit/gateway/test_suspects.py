@@ -9,11 +9,13 @@ from dataclasses import replace
 import pytest
 import redis.asyncio
 
+from gateway.dispatch.fleet import FleetWatcher
 from gateway.dispatch.suspects import Death, Suspects, digest_of, shape_of
 from shared.errors import QuarantinedError, WorkerLostError
 from shared.messages import Message, TextPart
 from shared.request import GenerateRequest, SamplingParams
 from tests.support.names import NAMES
+from tests.support.sealed import KEYRING
 
 REQUEST = GenerateRequest(id="r1", model="m", messages=(Message(role="user", parts=(TextPart(text="secret words"),)),))
 
@@ -67,6 +69,25 @@ def test_after_two_deaths_every_gateway_refuses_it(redis_url: str) -> None:
         [shape] = one.quarantined.values()
         assert shape["model"] == "m"
         assert await broker.ttl(NAMES.suspects) > 0
+
+    played(redis_url, scenario)
+
+
+def test_every_look_at_the_fleet_tells_of_suspects_whatever_lies_there(redis_url: str) -> None:
+    async def scenario(one: Suspects, other: Suspects, broker: redis.asyncio.Redis) -> None:
+        fleet = FleetWatcher(broker, NAMES, KEYRING)
+        fleet.beside = (one, other)
+        await one._note(REQUEST)
+        await fleet.refresh()
+        assert one.check(REQUEST) == other.check(REQUEST) == 1
+        await broker.delete(NAMES.suspects)
+        await broker.set(NAMES.suspects, "x")
+        await fleet.refresh()
+        assert one.check(REQUEST) == 1, "what cannot be read changes nothing"
+        await broker.delete(NAMES.suspects)
+        await fleet.refresh()
+        assert one.check(REQUEST) == other.check(REQUEST) == 0
+        assert fleet.is_connected
 
     played(redis_url, scenario)
 
