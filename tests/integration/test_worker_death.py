@@ -154,18 +154,15 @@ def test_jobs_that_arrive_while_it_stops_are_left_in_the_queue(
     redis_url: str, tmp_path: Path, gateway: TestGateway
 ) -> None:
     """H8: a waiter still blocked on the queue must not take what the stopping worker leaves."""
-    with running_worker(redis_url, tmp_path) as worker:
-        gateway.wait_ready()
+    with busy_worker(redis_url, tmp_path, gateway, MLX_GATEWAY_DRAIN_S="60") as (worker, _):
         worker.signal(signal.SIGTERM)
-        number = 0
-        while worker.process.poll() is None or number < 8:
-            gateway.ask("hi", f"r{number}")
-            number += 1
-            time.sleep(0.01)
-    # One that was claimed when the signal came may have gone back to its gateway.
-    done = [n for n in range(number) if gateway.job_status(f"r{n}-1") in ("finished", "canceled")]
-    queued = gateway.queue().job_ids
-    assert len(done) + len(queued) == number
+        wait_until(lambda: [lease.state for lease in gateway.leases()] == ["draining"], "the lease")
+        late = [gateway.ask("hi", f"late{number}") for number in range(5)]
+        bell = NAMES.bell(gateway.leases()[0].worker)
+        wait_until(lambda: not gateway.client.exists(bell), "its waiter has heard of them")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == EXIT_STOPPED
+    assert gateway.queue().job_ids == late
     assert nothing_left(gateway)
 
 
