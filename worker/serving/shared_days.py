@@ -39,6 +39,7 @@ class RedisDays:
         self._client = client
         self._names = names
         self._agree = client.register_script(_AGREE)
+        self._told = ""  # the last error
 
     def agree(
         self, conversation: bytes, head: bytes, day: datetime.datetime, *, is_known: bool, goes_on: bool
@@ -50,8 +51,14 @@ class RedisDays:
             tell_healed(healed)
             return self._read(told, keys)
         except redis.RedisError as error:
-            log.warning("the day that a conversation began on is this worker's own: %s", error)
+            self._tell(str(error))
             return None
+
+    def _tell(self, error: str) -> None:
+        """Once: a Redis user that an older door made may not ask at all."""
+        if error != self._told:
+            log.warning("the day that a conversation began on is this worker's own: %s", error)
+        self._told = error
 
     def _read(self, told: bytes, keys: list[str]) -> datetime.datetime | None:
         """What is no time with its zone is removed. Raises `redis.RedisError`."""

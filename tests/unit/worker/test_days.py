@@ -207,13 +207,14 @@ def test_a_template_that_tells_no_date_asks_nobody(shared: RedisDays, redis_clie
 # --- where Redis does not help -----------------------------------------------------------------------------------
 
 
-def test_without_redis_a_worker_keeps_its_own() -> None:
+def test_without_redis_a_worker_keeps_its_own_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     with redis.Redis.from_url(_NOWHERE) as client:
         clock = Clock()
         builder = builder_at(clock, RedisDays(client, NAMES))
         old = shown(builder, *grown())
         clock.pass_days(1)
         assert shown(builder, *grown()) == old
+    assert caplog.text.count("this worker's own") == 1
 
 
 @pytest.mark.parametrize("told", [b"tomorrow", b"\xff", b"2026-01-01T00:00:00", b"", None])
