@@ -15,9 +15,10 @@ from shared.errors import UnsupportedContentError
 from tests.support.images import image_part, shows
 from tests.support.mlx_engine import Driver, request
 from tests.support.models import CheckpointMaker
+from worker.engines.mlx.eyes.base import Seen, joined
 from worker.engines.mlx.eyes.families import FAMILIES, sections_of
 from worker.engines.mlx.eyes.finding import Sight, find_sight
-from worker.engines.mlx.eyes.places import Pass, PlacedRope, Places, axes_of, moved_behind, positions
+from worker.engines.mlx.eyes.places import DeepLayer, Pass, PlacedRope, Places, axes_of, moved_behind, positions
 from worker.prompt import Prompt
 from worker.prompt.image_files import Image
 from worker.prompt.image_pieces import ImageSpan, Patch, find_spans
@@ -115,6 +116,21 @@ def test_rows_of_a_batch_are_moved_each_by_its_own() -> None:
         turned = placed(x, offset=mx.array([10, 4]))
     for row, offset in enumerate((7, 4)):
         assert mx.allclose(turned[row], rope(x[row : row + 1], offset=offset)[0], atol=1e-5)
+
+
+def test_what_an_image_has_for_a_layer_is_added_behind_that_layer() -> None:
+    places = Places()
+    first, second, third = (DeepLayer(nn.Identity(), places, index) for index in range(3))
+    x, deep = mx.ones((1, 2, 4)), [mx.full((1, 2, 4), 2.0), mx.full((1, 2, 4), 3.0)]
+    with places.of(Pass(deep=deep)):
+        assert [int(layer(x).max().item()) for layer in (first, second, third)] == [3, 4, 1]
+    assert mx.array_equal(first(x), x)
+
+
+def test_pieces_without_anything_for_deeper_layers_add_nothing_there() -> None:
+    seen = joined([Seen(mx.ones((1, 4))), Seen(mx.ones((2, 4)), [mx.full((2, 4), 5.0)])])
+    assert seen.rows.shape == (3, 4)
+    assert [rows[:, 0].tolist() for rows in seen.deep] == [[0.0, 5.0, 5.0]]
 
 
 def test_the_sections_are_found_wherever_a_config_has_them() -> None:

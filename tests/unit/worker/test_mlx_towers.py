@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shared.errors import UnsupportedContentError
-from shared.events import Started
+from shared.events import Failed, Started
 from shared.messages import Message, TextPart
 from tests.models.vision_checkpoint import FAMILIES, build_vision_checkpoint
 from tests.support.images import image_part, picture, shows
@@ -47,9 +47,9 @@ def said_by_mlx_vlm(folder: Path, text: str, images: Sequence[Any], count: int) 
     from transformers import AutoProcessor
 
     model, processor = load_model(folder), AutoProcessor.from_pretrained(folder)
-    inputs = processor(text=text, images=list(images) or None, add_special_tokens=False)
+    inputs = processor(text=text, images=list(images) or None)
     arrays = {name: mx.array(value) for name, value in inputs.items()}
-    prompt, mask = arrays.pop("input_ids"), arrays.pop("attention_mask")
+    prompt, mask = (arrays.pop(name).reshape(1, -1) for name in ("input_ids", "attention_mask"))
     steps = generate_step(
         prompt, model, arrays.pop("pixel_values", None), mask, max_tokens=count, temperature=0.0, **arrays
     )
@@ -103,9 +103,13 @@ def test_a_second_turn_computes_only_what_is_new(folder: Path) -> None:
     grown = [*asked, Message(role="assistant", parts=first.parts), message("user", "And what is behind it?")]
     driver.run(request("second", grown))
     assert cached_tokens(driver, "second") >= driver.engine.count(request("first", asked))
-    assert driver.tokens["second"] == cold(folder, *grown)
     assert driver.engine._vision is not None
     assert driver.engine._vision.images == 1
+    anew = Driver(folder, cache_bytes=1)  # that has said the answer, too: noise is seldom spelt as it was said
+    anew.run(request("first", asked))
+    anew.run(request("second", grown))
+    assert cached_tokens(anew, "second") == 0
+    assert driver.tokens["second"] == anew.tokens["second"]
 
 
 def test_another_image_of_the_same_size_is_not_taken_for_the_first(folder: Path) -> None:
@@ -171,10 +175,22 @@ def test_images_come_back_from_the_disk_by_their_content(folder: Path, tmp_path:
     assert after.tokens["same"] == before.tokens["a"]
 
 
+def test_an_image_that_cannot_be_embedded_ends_only_its_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(folder)
+    driver.submit(request("image", asked_about(1)), request("text", [message("user", "Only words.")]))
+    assert driver.engine._vision is not None
+    monkeypatch.setattr(driver.engine._vision._eyes, "_image", lambda tokens, pixels: [][1])
+    driver.step_until(lambda: not driver.engine.has_work())
+    failed = driver.events["image"][-1]
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.message[:24]) == ("unsupported_content", "Could not process image:")
+    assert len(driver.tokens["text"]) == 24
+
+
 def test_a_folder_without_a_processor_reads_text_and_says_why_not_images(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / folder.name))
     (copy / "preprocessor_config.json").unlink()
     driver = Driver(copy)
     driver.run(request("a", [message("user", "Only words.")]))
-    with pytest.raises(UnsupportedContentError, match=r"cannot be loaded: .* no preprocessor_config\.json"):
+    with pytest.raises(UnsupportedContentError, match=r"cannot be loaded: .*preprocessor_config\.json"):
         driver.engine.prepare(request("b", asked_about(1)))

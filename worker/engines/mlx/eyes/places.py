@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,6 +102,24 @@ def axes_of(order: Order, sections: Sequence[int]) -> NDArray[np.int32]:
     for axis in (1, 2):
         axes[axis : sections[axis] * _AXES : _AXES] = axis
     return axes
+
+
+class DeepLayer(nn.Module):
+    """In the place of one of a model's first layers: what an image has for it is added behind it (DeepStack).
+
+    Source: https://arxiv.org/abs/2511.21631, 2.
+    """
+
+    def __init__(self, layer: Any, places: Places, index: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self._places = places
+        self._index = index
+
+    def __call__(self, x: mx.array, *given: Any, **more: Any) -> mx.array:
+        out: mx.array = self.layer(x, *given, **more)
+        deep = self._places.now.deep
+        return out + deep[self._index] if self._index < len(deep) else out
 
 
 class PlacedRope:

@@ -6,6 +6,7 @@ what they are for any model of mlx-lm, its caches, batches and drafts too, and m
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoProcessor
 
+from shared.errors import UnsupportedContentError
 from worker.device.turns import Turn
 from worker.engines.mlx.eyes.base import Seen
 from worker.engines.mlx.eyes.families import Family, sections_of
-from worker.engines.mlx.eyes.places import Order, PlacedRope, Places, axes_of
+from worker.engines.mlx.eyes.places import DeepLayer, Order, PlacedRope, Places, axes_of
+from worker.files.messages import IMAGE_REFUSAL
 from worker.prompt.image_files import Patches, Pixels
+
+log = logging.getLogger(__name__)
 
 _NOT_PIXELS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "num_crops"})
 # Without either, mlx-vlm would cut images as it thinks best.
@@ -43,14 +48,18 @@ class TowerProcessor:
 
     def __call__(self, text: str, *, images: Sequence[NDArray[np.uint8]]) -> tuple[str, list[Patches]]:
         with self._lock:
-            shown = [Image.fromarray(image) for image in images]
-            out = self._processor(text=text, images=shown, add_special_tokens=False)
-            tokens: Any = np.array(out["input_ids"]).reshape(-1).tolist()
-            written = self._processor.tokenizer.decode(
-                tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
+            out = self._processor(text=text, images=[Image.fromarray(image) for image in images])
+            written = self._text(np.array(out["input_ids"]).reshape(-1).tolist())
         arrays = {name: _as_array(value) for name, value in out.items() if name not in _NOT_PIXELS}
         return written, [Patches(arrays=arrays, grid=self._grid(arrays))]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        """Without what a tokenizer puts around any text."""
+        tokenizer = self._processor.tokenizer
+        start = 1 if tokens[0] == tokenizer.bos_token_id else 0
+        end = len(tokens) - (tokens[-1] == tokenizer.eos_token_id)
+        text: str = tokenizer.decode(tokens[start:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
     def _grid(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[int, int] | None:
         """How many rows and columns of tokens an image has, for families that say it."""
@@ -79,13 +88,20 @@ class TowerEyes:
         return rows
 
     def image(self, tokens: mx.array, pixels: Pixels) -> Seen:
+        try:
+            return self._image(tokens, pixels)
+        except (IndexError, TypeError, ValueError) as error:  # for an image that its tower was not made for
+            log.warning("an image cannot be embedded", exc_info=True)
+            raise UnsupportedContentError(f"{IMAGE_REFUSAL}: it cannot be embedded: {error}") from error
+
+    def _image(self, tokens: mx.array, pixels: Pixels) -> Seen:
         assert isinstance(pixels, Patches)
         arrays = {name: mx.array(array) for name, array in pixels.arrays.items()}
         words = self.words(tokens)
         if self.places is not None:
             return self._placed(words, arrays)
         found = self._tower.get_input_embeddings(tokens[None], mask=mx.ones((1, tokens.size), mx.int32), **arrays)
-        return Seen(found.inputs_embeds[0].astype(words.dtype))
+        return Seen(_of_shape(words, found.inputs_embeds[0]))
 
     def _placed(self, words: mx.array, arrays: Mapping[str, mx.array]) -> Seen:
         """Of a family whose tower gives the rows themselves, and those of deeper layers with them."""
@@ -93,7 +109,14 @@ class TowerEyes:
         pixels = arrays["pixel_values"].astype(tower.patch_embed.proj.weight.dtype)
         found = tower(pixels, arrays["image_grid_thw"])
         rows, deep = found if isinstance(found, tuple) else (found, None)
-        return Seen(rows.astype(words.dtype), [each.astype(words.dtype) for each in deep or ()])
+        return Seen(_of_shape(words, rows), [_of_shape(words, each) for each in deep or ()])
+
+
+def _of_shape(words: mx.array, rows: mx.array) -> mx.array:
+    """The rows, which must be as many and as wide as those of the words whose place they take."""
+    if rows.shape != words.shape:
+        raise ValueError(f"rows of {rows.shape} for tokens of {words.shape}")
+    return rows.astype(words.dtype)
 
 
 def load_tower(
@@ -104,9 +127,14 @@ def load_tower(
     if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
         raise ValueError(f"the folder has no {' or '.join(_PROCESSOR_FILES)}")
     words = _body_of(model).embed_tokens
-    places = _placed(model, family.order, sections_of(config)) if family.order is not None else None
+    places = None
+    if family.order is not None:
+        places = _placed(model, family.order, sections_of(config))
+        _deepened(model, places, len((config.get("vision_config") or {}).get("deepstack_visual_indexes") or ()))
     with turn():
         tower = load_model(folder, lazy=True)
+    if family.is_scaled:  # configs seldom say this width where mlx-vlm looks for it
+        tower.config.hidden_size = words(mx.array([0])).shape[-1]
     taken = _let_words_go(tower, words, turn)
     merge = int((config.get("vision_config") or {}).get("spatial_merge_size", 2))
     processor = TowerProcessor(AutoProcessor.from_pretrained(folder), family, merge)
@@ -138,6 +166,12 @@ def _body_of(model: Any) -> Any:
         if hasattr(body, "embed_tokens") and hasattr(body, "layers"):
             return body
     raise ValueError(f"nothing is known of where {type(model).__module__} keeps its embedding")
+
+
+def _deepened(model: Any, places: Places, count: int) -> None:
+    """Let the first `count` layers add what images have for them."""
+    layers = _body_of(model).layers
+    layers[:count] = [DeepLayer(layer, places, index) for index, layer in enumerate(layers[:count])]
 
 
 def _placed(model: Any, order: Order, sections: Sequence[int]) -> Places:
