@@ -14,6 +14,7 @@ import pytest
 from shared.errors import UnsupportedContentError
 from shared.events import Failed, Started
 from shared.messages import Message, TextPart
+from shared.request import SamplingParams
 from tests.models.vision_checkpoint import FAMILIES, build_vision_checkpoint
 from tests.support.images import image_part, picture, shows
 from tests.support.mlx_engine import Driver, message, request
@@ -39,8 +40,9 @@ def cached_tokens(driver: Driver, key: str) -> int:
     return next(event.usage.cached_tokens for event in driver.events[key] if isinstance(event, Started))
 
 
-def said_by_mlx_vlm(folder: Path, text: str, images: Sequence[Any], count: int) -> tuple[list[int], list[int]]:
-    """Prompt and answer as mlx-vlm alone computes them, for a text with the template's marker for each image."""
+def said_by_mlx_vlm(folder: Path, text: str, images: Sequence[Any]) -> tuple[list[int], list[int], list[float]]:
+    """Prompt, answer and its log probabilities as mlx-vlm alone computes them, for a text with the template's marker
+    for each image."""
     import mlx.core as mx
     from mlx_vlm.generate import generate_step
     from mlx_vlm.utils import load_model
@@ -51,10 +53,16 @@ def said_by_mlx_vlm(folder: Path, text: str, images: Sequence[Any], count: int) 
     arrays = {name: mx.array(value) for name, value in inputs.items()}
     prompt, mask = (arrays.pop(name).reshape(1, -1) for name in ("input_ids", "attention_mask"))
     steps = generate_step(
-        prompt, model, arrays.pop("pixel_values", None), mask, max_tokens=count, temperature=0.0, **arrays
+        prompt, model, arrays.pop("pixel_values", None), mask, max_tokens=24, temperature=0.0, **arrays
     )
     tokens: Any = prompt[0].tolist()
-    return tokens, [int(token) for token, _ in steps]
+    said = [(int(token), float(logprobs.reshape(-1)[int(token)])) for token, logprobs in steps]
+    return tokens, [token for token, _ in said], [logprob for _, logprob in said]
+
+
+def logprobs(driver: Driver, key: str) -> list[float]:
+    told = (getattr(event, "logprobs", None) or () for event in driver.events[key])
+    return [each.logprob for some in told for each in some]
 
 
 def rendered(driver: Driver, system: str, user: str) -> str:
@@ -74,22 +82,24 @@ def asked_about(*seeds: int) -> list[Message]:
 
 def test_images_are_answered_as_mlx_vlm_answers_them(folder: Path) -> None:
     driver = Driver(folder)
-    asked = request("a", asked_about(1, 3))
+    sampling = SamplingParams(max_tokens=24, temperature=0.0, top_logprobs=1)
+    asked = request("a", asked_about(1, 3), sampling=sampling)
     prepared = driver.engine.prepare(asked)
     driver.run(asked)
     shown = FAMILIES[folder.name].shown
     text = rendered(driver, SYSTEM.parts[0].text, f"Number 1 is {shown}Number 3 is {shown} and what is it?")  # type: ignore[union-attr]
-    prompt, answer = said_by_mlx_vlm(folder, text, [picture(1, width=90), picture(3, width=270)], 24)
+    prompt, answer, certain = said_by_mlx_vlm(folder, text, [picture(1, width=90), picture(3, width=270)])
     assert prepared.payload.prompt.tokens == prompt
     assert driver.engine.count(asked) == len(prompt)
     assert driver.tokens["a"] == answer
+    assert logprobs(driver, "a") == pytest.approx(certain, abs=0.002)
 
 
 def test_a_text_is_answered_as_mlx_vlm_answers_it(folder: Path) -> None:
     driver = Driver(folder)
     driver.run(request("a", [SYSTEM, message("user", "Nothing to see here, only words.")]))
     text = rendered(driver, SYSTEM.parts[0].text, "Nothing to see here, only words.")  # type: ignore[union-attr]
-    assert driver.tokens["a"] == said_by_mlx_vlm(folder, text, [], 24)[1]
+    assert driver.tokens["a"] == said_by_mlx_vlm(folder, text, [])[1]
 
 
 def test_what_an_image_shows_and_where_it_stands_changes_the_answer(folder: Path) -> None:
