@@ -694,8 +694,112 @@ def test_chat_calls_tools_shows_images_keeps_versions_and_copies_itself_as_code(
     page.close()
 
 
+def as_fetched(page: Page, test: str, answer: str) -> None:
+    """From here on the page is told `answer`, an expression, where `test` of `url` and `more` says so."""
+    page.run(
+        "(() => { const real = fetch; window.fetch = async (url, more) => "
+        f"({test}) ? ({answer}) : real(url, more); }})()"
+    )
+
+
+def test_what_is_typed_while_a_file_is_checked_or_written_is_not_lost(stand: Stand) -> None:
+    path = stand.folder / "open/config/claude_routing.json"
+    page = stand.browser.page(stand.url("routing"))
+    section = 'section[aria-label="claude_routing.json"]'
+    changed, more = ROUTING.replace('"opus": "echo"', '"haiku": "echo"'), ROUTING.replace('"opus"', '"sonnet"')
+    page.wait(f"document.querySelector('{section} textarea')")
+    page.run("void (window.held = new Promise((done) => { window.release = done; }))")
+    as_fetched(page, "url.endsWith('/check') || more?.method === 'PUT'", "(await window.held, real(url, more))")
+    put(page, f"{section} textarea", changed)
+    press(page, "Check", within=section)
+    put(page, f"{section} textarea", more)
+    page.run("window.release()")
+    page.wait(f"document.querySelector('{section}').innerText.includes('changed since: check again')")
+    assert not page.run(f"Boolean(document.querySelector('{section} .diff'))"), "no difference of another text"
+    press(page, "Check", within=section)
+    page.wait(f"document.querySelector('{section} .diff')")
+    page.run("void (window.held = new Promise((done) => { window.release = done; }))")
+    press(page, "Write", within=section)
+    put(page, f"{section} textarea", changed)
+    page.run("window.release()")
+    page.wait(f"document.querySelector('{section}').innerText.includes('Undo the last write')")
+    assert path.read_text() == more
+    assert page.run(f"document.querySelector('{section} textarea').value") == changed
+    press(page, "Discard", within=section)
+    press(page, "Undo the last write", within=section)
+    page.wait(f"document.querySelector('{section}').innerText.includes('as before')")
+    assert path.read_text() == ROUTING
+    page.close()
+
+
+def test_what_is_shown_once_can_be_copied_and_where_it_cannot_that_is_said(stand: Stand) -> None:
+    """A field beside an open dialog cannot be selected: what was copied was nothing. Whether the browser's clipboard
+    has it is not seen here."""
+    page = stand.browser.page(stand.url("settings"))
+    page.wait("document.querySelector('section[aria-label=\"inference_settings.json\"]')")
+    as_fetched(page, "url === '/api/hosts'", 'new Response(\'{"line": "mlx-gateway join x", "hint": "there"}\')')
+    page.run("document.execCommand = () => { window.copied = document.activeElement.value; return true; }")
+    press(page, "Make a join code")
+    press(page, "Copy", within="dialog[open]")
+    page.wait("document.querySelector('dialog[open]').innerText.includes('copied')")
+    assert page.run("window.copied") == "mlx-gateway join x"
+    page.run("document.execCommand = () => false")
+    press(page, "Copy", within="dialog[open]")
+    page.wait("document.querySelector('dialog[open] [role=alert]')?.innerText.includes('lets nothing be copied')")
+    page.close()
+
+
+def test_an_answer_that_breaks_off_and_a_list_that_cannot_be_read_are_told(stand: Stand) -> None:
+    page = stand.browser.page(stand.url("chat"))
+    page.wait("document.querySelector('main > form textarea')")
+    begun = 'data: {"type": "content_block_delta", "index": 0, "delta": {"text": "Once upon"}}\\n\\n'
+    as_fetched(page, "url === '/v1/messages'", f"new Response('{begun}')")
+    say(page, "a tale")
+    page.wait("document.querySelector('.assistant [role=alert]')?.innerText.includes('the answer broke off')")
+    assert "Once upon" in page.text()
+    as_fetched(page, "url === '/v1/models'", 'new Response(\'{"error": {"message": "no"}}\', { status: 503 })')
+    page.run(
+        "Promise.all(['chat.js', 'vendor/preact.js'].map((name) =>"
+        " import(document.querySelector('script[type=module]').src.replace('app.js', name))))"
+        ".then(([{ Chat }, { html, render }]) => { document.querySelector('main').innerHTML = '<div></div>';"
+        " render(html`<${Chat} live=${{ states: {}, errors: {} }} role='user' />`,"
+        " document.querySelector('main').lastElementChild); })"
+    )
+    page.wait("document.querySelector('main [role=alert]')?.innerText.includes('could not be read: no')")
+    page.close()
+
+
+def test_images_that_are_picked_while_others_are_read_are_all_there(stand: Stand) -> None:
+    page = stand.browser.page(stand.url("chat"))
+    page.wait("document.querySelector('input[type=file]')")
+    page.run(
+        f"for (const name of ['a.png', 'b.png']) {{ const held = new DataTransfer(); held.items.add(new File(['{DOT}'],"
+        " name, {type: 'image/png'})); const field = document.querySelector('input[type=file]');"
+        " field.files = held.files; field.dispatchEvent(new Event('change', {bubbles: true})); }"
+    )
+    page.wait("document.querySelectorAll('main > form .images li').length === 2")
+    page.close()
+
+
+def test_who_cannot_be_signed_out_is_told(stand: Stand) -> None:
+    stand.browser.clear_cookies()
+    page = stand.browser.page(stand.url("settings", stand.keyed))
+    page.wait("document.querySelector('input[type=password]')")
+    sign_in(page, KEYED)
+    page.wait("document.querySelector('nav')")
+    shown(page, "settings")
+    as_fetched(page, "more?.method === 'DELETE'", "Promise.reject(new Error('away'))")
+    press(page, "Sign out")
+    page.wait("[...document.querySelectorAll('main [role=alert]')].some((each) => each.innerText.includes('reached'))")
+    page.close()
+    stand.browser.clear_cookies()
+
+
 def run_copied(page: Page) -> str:
-    page.run("document.execCommand = () => { window.copied = document.querySelector('textarea.offscreen').value; }")
+    page.run(
+        "document.execCommand = () => { window.copied = document.querySelector('textarea.offscreen').value;"
+        " return true; }"
+    )
     page.run("window.copied = ''")
     press(page, "Python")
     page.wait("window.copied")

@@ -1,4 +1,5 @@
 import { Act, copy, count, html, seconds, useEffect, useRef, useState } from "./ui.js";
+import { call } from "./live.js";
 import { DIALECTS, events, parseTools } from "./dialects.js";
 
 const MOST_IMAGES = 20;
@@ -94,8 +95,9 @@ const toolsOf = (text) => { try { return [parseTools(text), ""]; } catch (error)
 export const Chat = ({ live, role }) => {
   const known = live.states.models ? live.states.models.models : null;
   const [mine, setMine] = useState([]);
+  const [unread, setUnread] = useState("");
   useEffect(() => {
-    if (role === "user") fetch("/v1/models").then((answer) => answer.json()).then((said) => setMine((said.data || []).map((each) => each.id)), () => {});
+    if (role === "user") call("GET", "/v1/models").then((said) => setMine(said.data.map((each) => each.id)), (failed) => setUnread(failed.message));
   }, [role]);
   const models = known ? Object.keys(known) : mine;
   const [settings, setSettings] = useState({ dialect: "anthropic", model: "", profile: "", system: "", most: 1024, temperature: "", topP: "", topK: "", tools: "" });
@@ -151,6 +153,7 @@ export const Chat = ({ live, role }) => {
       answer.request = reply.headers.get("request-id");
       if (!reply.ok) throw new Error((await reply.json().catch(() => null))?.error?.message || `the gateway answered ${reply.status}`);
       for await (const event of events(reply)) dialect.read(event, answer, note);
+      if (!answer.end) throw new Error("the answer broke off");
     } catch (error) {
       if (error.name === "AbortError") answer.end = "stopped";
       else answer.error = error.message;
@@ -178,9 +181,11 @@ export const Chat = ({ live, role }) => {
     if (!files.length) return;
     event.preventDefault();
     const read = await Promise.allSettled([...files].map(imageOf));
-    const found = [...images, ...read.filter((each) => each.value).map((each) => each.value)];
-    setImageError(found.length > MOST_IMAGES ? `${MOST_IMAGES} images at the most` : read.find((each) => each.reason)?.reason.message || "");
-    setImages(found.slice(0, MOST_IMAGES));
+    const found = read.filter((each) => each.value).map((each) => each.value);
+    setImages((before) => { // others may have been read meanwhile
+      setImageError(before.length + found.length > MOST_IMAGES ? `${MOST_IMAGES} images at the most` : read.find((each) => each.reason)?.reason.message || "");
+      return [...before, ...found].slice(0, MOST_IMAGES);
+    });
   };
   const edit = (turn) => { setText(turn.text); setImages(turn.images); setEdited(turn); box.current.focus(); };
   const isBlind = images.length > 0 && Object.values(known?.[model]?.workers || {}).some((each) => !each.images);
@@ -191,7 +196,8 @@ export const Chat = ({ live, role }) => {
       onEdit=${!stop && turn.role === "user" ? () => edit(turn) : null}
       onRetry=${!stop && turn.role === "assistant" && turn === last ? () => ask(past(turn.above)) : null} />`)}
       ${last?.isOver && !last.error && last.end !== "stopped" && last.calls?.length > 0 && html`<${Results} key=${last.id} calls=${last.calls} tools=${tools} onGive=${(results) => say(made({ role: "tool", above: last.id, results }))} />`}</div>
-    ${!way.length && html`<p class="empty">${models.length ? "Nothing was said yet." : "No model is served: load one first."}</p>`}
+    ${unread && html`<p role="alert" class="notice bad">What is served could not be read: ${unread}</p>`}
+    ${!way.length && !unread && html`<p class="empty">${models.length ? "Nothing was said yet." : "No model is served: load one first."}</p>`}
     <form onSubmit=${send} onDragOver=${(event) => event.preventDefault()} onDrop=${(event) => take(event.dataTransfer.files, event)}>
       ${edited && html`<p class="notice">Said anew, as one more version: what followed the other stays there. <button type="button" onClick=${() => { setEdited(null); setText(""); setImages([]); }}>Leave it</button></p>`}
       <label>Message<textarea ref=${box} rows="3" value=${text} onInput=${(event) => setText(event.target.value)} onPaste=${(event) => take(event.clipboardData.files, event)}

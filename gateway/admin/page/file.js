@@ -10,6 +10,8 @@ export const File = ({ name, file, form }) => {
   const [word, setWord] = useState("");
   const replaced = useRef(new Set()); // tags of what was written over from here, which may still be told
   const isChanged = text !== base.text;
+  const typed = useRef(); // what stands there when an answer comes, which may be more than was asked about
+  typed.current = text;
   useEffect(() => {
     // An edit from elsewhere: shown at once where nothing is being changed here, else both are.
     if (file.tag === base.tag) { replaced.current.clear(); setBase(file); }
@@ -22,6 +24,7 @@ export const File = ({ name, file, form }) => {
   const check = async () => {
     setFound(null);
     const said = await call("POST", `${path}/check`, { text });
+    if (typed.current !== text) return "changed since: check again";
     setFound(said);
     return said.fault ? "not written" : said.diff ? "checked" : "nothing would change";
   };
@@ -29,7 +32,7 @@ export const File = ({ name, file, form }) => {
     replaced.current.add(base.tag);
     replaced.current.delete(said.tag);
     setBase({ ...base, ...said, undo: base.undo + more });
-    setText(said.text);
+    if (typed.current === text) setText(said.text);
     setFound(null);
     setWord(word);
   };

@@ -49,7 +49,7 @@ const Form = ({ text, type, models }) => {
   const add = () => { type(edit(text, ["profiles", made], {})); setId(`p ${made}`); setMade(""); };
   return html`<div class="fields"><label>Of <select name="scope" value=${scope.id} onChange=${(event) => setId(event.target.value)}>${scopes.map((each) => html`<option value=${each.id}>${each.name}</option>`)}</select></label>
       <label>A new profile <input name="profile" value=${made} maxlength="60" placeholder="careful" onInput=${(event) => setMade(event.target.value)} /></label>
-      <p class="row"><button type="button" disabled=${!made.trim() || made.includes(":") || made in (said.profiles || {})} onClick=${add}>Add it</button>
+      <p class="row"><button type="button" disabled=${!made.trim() || made.includes(":") || Object.hasOwn(said.profiles || {}, made)} onClick=${add}>Add it</button>
         ${(scope.isProfile || (scope.id && said.models?.[scope.path[1]])) && html`<button type="button" onClick=${() => { type(edit(text, scope.path, undefined)); setId(""); }}>Take ${scope.path[1]} out</button>`}</p></div>
     <fieldset class="fields"><legend>${scope.name}</legend>${SAMPLING.map(([name, bounds]) => html`<${Number_} key=${scope.id + name} name=${name} bounds=${bounds} table=${table} put=${put} />`)}
       ${scope.isProfile && html`<${Own} key=${scope.id} table=${table} put=${put} />`}</fieldset>`;

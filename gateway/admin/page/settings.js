@@ -102,7 +102,7 @@ export const Settings = ({ live, mayWrite, session, signOut, letters, setLetters
   <h2>Cache variables</h2><${Topic} live=${live} name="about">${(state) => html`<${CacheVariables} state=${state} />`}<//>
   <h2>This browser</h2>
   <p><label><input type="checkbox" checked=${letters} onChange=${(event) => setLetters(event.target.checked)} /> Single letters are shortcuts (? lists them)</label></p>
-  ${session.needs_key && html`<p>Signed in as ${session.name || "the owner"}, ${session.role}. <button type="button" onClick=${signOut}>Sign out</button></p>`}
+  ${session.needs_key && html`<p>Signed in as ${session.name || "the owner"}, ${session.role}. <${Act} run=${signOut}>Sign out<//></p>`}
   <h2>About</h2><${Topic} live=${live} name="about">${(state) => html`
     <${Facts} of=${[["mlx-gateway", state.version], ["gateway", state.gateway], ["Python", state.python], ["made with", Object.entries(state.licences).map(([name, licence]) => `${name} (${licence})`).join(", ")]]} />
     <details><summary>Settings of this gateway</summary><${Table} label="Settings" most=${500} rows=${Object.entries(state.settings).map(([id, value]) => ({ id, value, given: state.given[id] }))} empty="" columns=${[

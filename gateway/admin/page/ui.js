@@ -117,10 +117,13 @@ export const copy = (text) => {
   area.value = text;
   area.setAttribute("aria-hidden", "true");
   area.className = "offscreen";
-  document.body.append(area);
+  const before = document.activeElement;
+  (document.querySelector("dialog[open]") || document.body).append(area); // beside an open dialog nothing can be selected
   area.select();
-  document.execCommand("copy");
+  const isDone = document.execCommand("copy");
   area.remove();
+  before?.focus();
+  if (!isDone) throw new Error("this browser lets nothing be copied here");
 };
 
 export const Copy = ({ text, children = "Copy" }) =>
