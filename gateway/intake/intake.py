@@ -24,11 +24,12 @@ class Intake:
     async def chain(self, name: str, may_use: MayUse | None = None) -> Chain:
         """Who is asked, one after another, for a client's name of a model: nobody whom it may not use instead."""
         model = await self._model_of(name, may_use)
-        chain = self._fallbacks.of(name, model)
+        fallback = self._fallbacks.instead(name, model)
+        others = {each: await self._model_of(each, may_use) for each in fallback.models if each != name}
+        chain = self._fallbacks.of(name, fallback, {name: model, **others})
         if may_use is None:
             return chain
-        behind = {each: await self._model_of(each, may_use) for each in chain.names if each != name}
-        return chain.without({each for each, model in behind.items() if model and not may_use(model)})
+        return chain.without({each for each, model in others.items() if model and not may_use(model)})
 
     async def ruled(self, request: GenerateRequest, may_use: MayUse | None = None) -> Rule | None:
         """The first rule of the settings that fits a request, whose `model` is still the client's name for it, and

@@ -5,7 +5,7 @@
 
 The key is what a client asks for: a tier, an alias or a model; what it stands for counts where it has none of its own.
 The next is asked when one fails for a reason that another may not have, before anything was said. A model that failed
-so is not asked first again for a while.
+so, and not for what the request is, is not asked first again for a while, by whatever name it is asked for.
 """
 
 from __future__ import annotations
@@ -63,34 +63,38 @@ class Fallbacks:
         self._table = table
         self._vendors = vendors
         self._clock = clock
-        self._cooling: dict[str, float] = {}  # name -> until when
+        self._cooling: dict[str, float] = {}  # model, or a name that stands for none -> until when
 
-    def of(self, name: str, model: str = "") -> Chain:
-        """For what a client asks for, and the model that this stands for."""
+    def instead(self, name: str, model: str = "") -> Fallback:
+        """Of what a client asks for, and the model that this stands for."""
         table = self._table()
         tiers = (vendor.tier_of(name, table) for vendor in self._vendors)
         keys = (key for key in (name, *tiers, model) if key in table)
-        fallback = table.get(next(keys, ""), Fallback(models=()))
-        return Chain(self, name, fallback)
+        return table.get(next(keys, ""), Fallback(models=()))
 
-    def is_cooling(self, name: str) -> bool:
-        return self._cooling.get(name, 0.0) > self._clock()
+    def of(self, name: str, fallback: Fallback, behind: Mapping[str, str]) -> Chain:
+        """`behind` has the models that the names stand for now."""
+        return Chain(self, name, fallback, behind)
 
-    def failed(self, name: str, cool_down_s: float) -> None:
-        self._cooling[name] = self._clock() + cool_down_s
+    def is_cooling(self, model: str) -> bool:
+        return self._cooling.get(model, 0.0) > self._clock()
 
-    def worked(self, name: str) -> None:
-        self._cooling.pop(name, None)
+    def failed(self, model: str, cool_down_s: float) -> None:
+        self._cooling[model] = self._clock() + cool_down_s
+
+    def worked(self, model: str) -> None:
+        self._cooling.pop(model, None)
 
 
 class Chain:
     """One request's way from one model to the next."""
 
-    def __init__(self, fallbacks: Fallbacks, name: str, fallback: Fallback) -> None:
+    def __init__(self, fallbacks: Fallbacks, name: str, fallback: Fallback, behind: Mapping[str, str]) -> None:
         self._fallbacks = fallbacks
         self._fallback = fallback
+        self._behind = behind
         self._all = tuple(dict.fromkeys((name, *fallback.models)))
-        warm = tuple(each for each in self._all if not fallbacks.is_cooling(each))
+        warm = tuple(each for each in self._all if not fallbacks.is_cooling(self._model(each)))
         self.names = warm or self._all
         self._left = len(self.names)
 
@@ -107,11 +111,15 @@ class Chain:
         return self
 
     def goes_on(self, name: str, error: GatewayError) -> bool:
-        """Whether another is asked after this error, which is kept in mind."""
+        """Whether another is asked after this error, which is kept in mind unless it is about the request."""
         if not self._fallback.models or error.code not in self._fallback.on:
             return False
-        self._fallbacks.failed(name, self._fallback.cool_down_s)
+        if error.code in ON:
+            self._fallbacks.failed(self._model(name), self._fallback.cool_down_s)
         return self._left > 0
 
     def worked(self, name: str) -> None:
-        self._fallbacks.worked(name)
+        self._fallbacks.worked(self._model(name))
+
+    def _model(self, name: str) -> str:
+        return self._behind.get(name) or name
