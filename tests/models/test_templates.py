@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
-from tests.models.templates import broken_law, conversation, difference, own_losses, request_of, tokenizer_for
+from shared.messages import Message, ReasoningPart
+from tests.models.templates import (
+    broken_law,
+    call,
+    conversation,
+    difference,
+    own_losses,
+    request_of,
+    result,
+    said,
+    text,
+    tokenizer_for,
+)
 from tests.unit.worker.prompt_models import FAMILIES, TEMPLATES
 from worker.engines.tokens.call_trip import failed_trips
 from worker.prompt import PromptBuilder
@@ -68,6 +81,39 @@ def test_what_stands_before_the_header_is_what_the_template_writes_without_it(
 def test_a_prompt_differs_from_the_templates_own_only_where_that_contradicts_itself(path: Path) -> None:
     if difference(tokenizer_for(path.read_text()), built(path)):
         assert any(own_losses(built(path)))
+
+
+@pytest.mark.slow
+@each_template
+@pytest.mark.parametrize("seed", range(3))
+def test_a_prompt_is_the_same_after_a_restart(path: Path, seed: int) -> None:
+    """Whatever a builder has seen before: this conversation turn by turn, and others."""
+    chance = random.Random(seed)
+    tokenizer = tokenizer_for(path.read_text())
+    seasoned = PromptBuilder(tokenizer, context_tokens=1 << 20)
+    for rounds in (3, 14, 24):
+        messages = mixed(chance, rounds)
+        thinking = chance.choice((None, True, False))
+        ends = [at for at, message in enumerate(messages) if message.role == "assistant"]
+        for end in (*ends, len(messages)):
+            tokens = seasoned.build(request_of(messages[:end], thinking)).tokens
+        fresh = PromptBuilder(tokenizer, context_tokens=1 << 20)
+        assert tokens == fresh.build(request_of(messages, thinking)).tokens
+
+
+def mixed(chance: random.Random, rounds: int) -> list[Message]:
+    """Answers, some with reasoning, and calls, some of them parallel, with users' words between them."""
+    messages, calls = [said("user", text(f"question {chance.randrange(99)}"))], itertools.count(1)
+    for _ in range(rounds):
+        thought = [ReasoningPart(text="hm")] if chance.random() < 0.4 else []
+        if chance.random() < 0.4:
+            messages += [said("assistant", *thought, text("so")), said("user", text(chance.choice(("7", "/no_think"))))]
+            continue
+        made = [next(calls) for _ in range(chance.choice((1, 1, 2, 3)))]
+        beside = [text("I look")] if chance.random() < 0.5 else []
+        messages.append(said("assistant", *thought, *beside, *(call(n, "Bash", command=f"cat {n}") for n in made)))
+        messages += [result(number, f"file {number}") for number in made]
+    return messages
 
 
 @pytest.mark.parametrize("path", _PATHS, ids=lambda path: path.stem)
