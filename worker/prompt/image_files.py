@@ -50,7 +50,8 @@ Pixels = NDArray[np.float32] | Patches
 class Processor(Protocol):
     """The image processor of a model, as mlx-lm has it: puts the tokens of one image in the place of each
     `image_token` of a text, and cuts the images, (height, width, 3) of bytes, to what the model embeds. It may have a
-    `patch_token`, where its tokens are others than that one."""
+    `patch_token`, where its tokens are others than that one, and a `salt` (bytes), which tells it from those that cut
+    the same image otherwise."""
 
     @property
     def image_token(self) -> str: ...
@@ -60,8 +61,8 @@ class Processor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """`digest` is that of its content. `text` stands for it in the prompt and makes `tokens` patch tokens, with others
-    around them, and perhaps between. `data` is the base64 text it came in."""
+    """`digest` is that of its content and of what cuts it. `text` stands for it in the prompt and makes `tokens` patch
+    tokens, with others around them, and perhaps between. `data` is the base64 text it came in."""
 
     digest: bytes
     text: str
@@ -88,6 +89,7 @@ class ImageReader:
     def __init__(self, processor: Processor) -> None:
         self.patch = processor.image_token
         self.patch_token: str = getattr(processor, "patch_token", self.patch)
+        self._salt: bytes = getattr(processor, "salt", b"")
         self._processor = processor
         self._shown: OrderedDict[bytes, _Shown] = OrderedDict()
         self._read: OrderedDict[bytes, _Read] = OrderedDict()
@@ -106,7 +108,7 @@ class ImageReader:
             raise UnsupportedContentError(
                 f"{IMAGE_REFUSAL}: image exceeds 5 MB maximum: {len(part.data)} bytes > {MAX_BASE64_BYTES} bytes"
             )
-        digest = hashlib.sha256(part.data.encode("utf-8", "surrogatepass")).digest()
+        digest = hashlib.sha256(self._salt + part.data.encode("utf-8", "surrogatepass")).digest()
         shown = self._shown.get(digest) or self._process(digest, part.data).shown
         tokens = shown.text.count(self.patch_token)
         return Image(digest=digest, text=shown.text, tokens=tokens, grid=shown.grid, data=part.data)

@@ -185,6 +185,15 @@ def test_images_come_back_from_the_disk_by_their_content(folder: Path, tmp_path:
     assert after.tokens["same"] == before.tokens["a"]
 
 
+def test_an_image_that_is_cut_otherwise_is_another_to_the_cache(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / folder.name))
+    config = copy / "preprocessor_config.json"
+    config.write_text(config.read_text().replace("{", '{"note": "", ', 1))
+    one, other = (Driver(path).engine.prepare(request("a", asked_about(1))).payload.prompt for path in (folder, copy))
+    assert one.tokens == other.tokens
+    assert one.spans[0].digest != other.spans[0].digest
+
+
 def test_an_image_that_cannot_be_embedded_ends_only_its_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(folder)
     driver.submit(request("image", asked_about(1)), request("text", [message("user", "Only words.")]))

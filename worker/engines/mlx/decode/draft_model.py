@@ -41,7 +41,7 @@ def load_draft(source: str, model: LoadedModel, turn: Turn = nullcontext) -> Loa
     cannot serve: answers come all the same."""
     try:
         folder = find_model(source, *model_folders())
-        draft = load(folder, max_context_tokens=0, report=lambda done: None, turn=turn)
+        draft = load(folder, max_context_tokens=0, report=lambda done: None, turn=turn, has_eyes=False)
         _check(model, draft)
     except ModelUnavailableError as error:
         log.warning("no drafting with draft_model %s: %s", source, error.message)

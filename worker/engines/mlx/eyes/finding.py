@@ -37,6 +37,13 @@ def find_sight(
     is_there: Callable[[str], bool] = is_installed,
 ) -> Sight:
     """mlx-lm's own way first, then mlx-vlm's. A model whose eyes cannot be had reads text."""
+    found = _found(model, folder, config, turn, is_there)
+    if found.reason:
+        log.warning("%s reads text only: %s", folder.name, found.reason)
+    return found
+
+
+def _found(model: Any, folder: Path, config: Mapping[str, Any], turn: Turn, is_there: Callable[[str], bool]) -> Sight:
     if not config.get("vision_config"):
         return Sight()
     processor = load_processor(model, dict(config))
@@ -54,7 +61,7 @@ def find_sight(
 
         eyes, nbytes = load_tower(folder, config, family, model, turn)
     except Exception as error:  # whatever other people's code raises for a file that is not as expected
-        log.warning("%s reads text only: its images cannot be read", folder, exc_info=True)
+        log.info("the eyes of %s cannot be loaded", folder, exc_info=True)
         return Sight(reason=f"what reads this model's images cannot be loaded: {error}")
     return Sight(eyes=eyes, nbytes=nbytes)
 

@@ -6,6 +6,7 @@ what they are for any model of mlx-lm, its caches, batches and drafts too, and m
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx_vlm
 import numpy as np
 from mlx.utils import tree_flatten
 from mlx_vlm.utils import load_model
@@ -39,7 +41,8 @@ _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 class TowerProcessor:
     """A processor of mlx-vlm's. Thread-safe."""
 
-    def __init__(self, processor: Any, family: Family, merge: int) -> None:
+    def __init__(self, processor: Any, family: Family, *, merge: int, salt: bytes) -> None:
+        self.salt = salt
         self.image_token: str = getattr(processor, family.written)
         self.patch_token: str = processor.image_token
         self._processor = processor
@@ -124,8 +127,6 @@ def load_tower(
 ) -> tuple[TowerEyes, int]:
     """The eyes of `model`, and how many bytes they take. Raises whatever mlx-vlm, transformers or the model's files
     raise, and `ValueError` where `model` cannot be told what they need to tell."""
-    if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
-        raise ValueError(f"the folder has no {' or '.join(_PROCESSOR_FILES)}")
     words = _body_of(model).embed_tokens
     places = None
     if family.order is not None:
@@ -137,8 +138,19 @@ def load_tower(
         tower.config.hidden_size = words(mx.array([0])).shape[-1]
     taken = _let_words_go(tower, words, turn)
     merge = int((config.get("vision_config") or {}).get("spatial_merge_size", 2))
-    processor = TowerProcessor(AutoProcessor.from_pretrained(folder), family, merge)
+    processor = TowerProcessor(AutoProcessor.from_pretrained(folder), family, merge=merge, salt=_salt(folder))
     return TowerEyes(tower, words, processor, places), taken
+
+
+def _salt(folder: Path) -> bytes:
+    """Of what decides how images are cut: what is kept of an image is no other cut's."""
+    files = [path for path in (folder / name for name in _PROCESSOR_FILES) if path.is_file()]
+    if not files:
+        raise ValueError(f"the folder has no {' or '.join(_PROCESSOR_FILES)}")
+    digest = hashlib.sha256(mlx_vlm.__version__.encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.digest()
 
 
 def _let_words_go(tower: Any, words: nn.Module, turn: Turn) -> int:

@@ -16,7 +16,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 from shared.errors import ModelUnavailableError
 from worker.device.turns import Turn
 from worker.engines.mlx.eyes.base import Eyes
-from worker.engines.mlx.eyes.finding import find_sight
+from worker.engines.mlx.eyes.finding import Sight, find_sight
 from worker.engines.mlx.eyes.places import Places
 from worker.engines.mlx.model.ends import answer_ends
 from worker.engines.mlx.model.fingerprint import read_prints
@@ -60,17 +60,22 @@ def context_tokens_of(config: dict[str, Any], tokenizer_limit: int, cap: int) ->
 
 
 def load(
-    folder: Path, *, max_context_tokens: int, report: Callable[[float], None], turn: Turn = nullcontext
+    folder: Path,
+    *,
+    max_context_tokens: int,
+    report: Callable[[float], None],
+    turn: Turn = nullcontext,
+    has_eyes: bool = True,
 ) -> LoadedModel:
-    """Load weights and tokenizer from `folder`; whatever uses the device is done in pieces, each in a `turn`. Raises
-    `ModelUnavailableError` with the reason."""
+    """Load weights and tokenizer from `folder`, and its eyes unless told not to; whatever uses the device is done in
+    pieces, each in a `turn`. Raises `ModelUnavailableError` with the reason."""
     check_folder(folder)
     with without_byte_order_marks(folder) as readable:
-        return _load(readable, folder, max_context_tokens, report, turn)
+        return _load(readable, folder, max_context_tokens, report, turn, has_eyes)
 
 
 def _load(
-    folder: Path, name: Path, max_context_tokens: int, report: Callable[[float], None], turn: Turn
+    folder: Path, name: Path, max_context_tokens: int, report: Callable[[float], None], turn: Turn, has_eyes: bool
 ) -> LoadedModel:
     config = parse_json(folder / "config.json")
     report(0.0)
@@ -81,7 +86,7 @@ def _load(
         with turn():
             logits = model(mx.array([[0]], mx.int32))
             mx.eval(logits)
-        sight = find_sight(model, folder, config, turn)
+        sight = find_sight(model, folder, config, turn) if has_eyes else Sight()
     except Exception as error:
         raise ModelUnavailableError(f"{name} ({config['model_type']}) cannot be loaded: {error}") from error
     except SystemExit as error:  # a module of mlx-lm that lacks a package prints so and ends the process
