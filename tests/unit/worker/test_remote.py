@@ -120,6 +120,19 @@ def test_a_tools_numbers_reach_the_server_as_the_client_wrote_them(tmp_path: Pat
     assert bounds == {"maximum": 123456789012345678901234567890}
 
 
+def test_what_a_person_has_unloaded_stays_so_until_it_is_asked_for(tmp_path: Path) -> None:
+    stand_in = LmStudioStandIn([text_chunk("ok"), end_chunk(), "data: [DONE]"])
+    with asked_of(stand_in, tmp_path, profile="lmstudio", context_tokens=8192) as asked:
+        stand_in.loaded = 0
+        loop = asked.engine._loop
+        assert loop is not None
+        asyncio.run_coroutine_threadsafe(asked.source._presence._look(), loop).result(10)
+        stats = asked.source.stats()
+        assert (len(stand_in.bodies("/api/v1/models/load")), stats.notes, stats.metrics["upstream_up"]) == (1, (), 1.0)
+        assert asked.answer(ask()).parts == (TextPart(text="ok"),)
+        assert (len(stand_in.bodies("/api/v1/models/load")), stand_in.loaded) == (2, 8192)
+
+
 def test_mistral_rs_is_asked_by_its_models_name_and_in_its_words(tmp_path: Path) -> None:
     stand_in = MistralRsStandIn(status="unloaded")  # which a request to it loads
     with asked_of(stand_in, tmp_path) as asked:

@@ -25,20 +25,24 @@ _OURS_AT_ONCE = 8  # a gateway of ours shares its workers out by itself
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What a server says of a model: its name there, the window it is loaded with (0: it does not say), how many
-    requests it runs at once (0: it does not say), whether it reads images."""
+    requests it runs at once (0: it does not say), whether it reads images. One that is not loaded (`is_loaded`) was
+    not to be."""
 
     model: str
     context_tokens: int = 0
     slots: int = 0
     images: bool = False
+    is_loaded: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a person has set for it."""
+    """What a person has set for it. `may_load`: somebody asks for the model; else it is only looked for, for who has
+    unloaded it wants its memory."""
 
     model: str
     context_tokens: int
+    may_load: bool = True
 
 
 Shape = Literal["chat", "ollama", "anthropic"]
@@ -130,6 +134,8 @@ async def _find_lmstudio(address: Address, wanted: Wanted) -> Facts:
     entry = _choose(address, wanted, data, "models", "key")
     images = bool((entry.get("capabilities") or {}).get("vision"))
     loaded = entry.get("loaded_instances") or ()
+    if not loaded and not wanted.may_load:
+        return Facts(model=str(entry["key"]), images=images, is_loaded=False)
     if not loaded:
         body: dict[str, Any] = {"model": entry["key"], "echo_load_config": True}
         if wanted.context_tokens:

@@ -69,7 +69,7 @@ class RemoteSource:
         self._facts = Facts(model=remote.model)
         self._is_found = False
         self._estimate = Estimate()
-        self._presence = Presence(self._find)
+        self._presence = Presence(self._look)
         self._probe = SlotProbe(remote.id, self._words, is_idle=self._is_idle, is_told=lambda: self._facts.slots > 0)
         self._may_probe = may_probe(remote, has_key=bool(key))
         command = completed(remote.command, urlsplit(remote.url).port)
@@ -121,7 +121,11 @@ class RemoteSource:
         except TimeoutError:
             log.warning("%s is away: %s", self._remote.id, said)
 
-    async def _find(self) -> None:
+    async def _look(self) -> None:
+        """Nobody asks: who is there, and nothing is loaded for it. Raises `ModelUnavailableError`."""
+        await self._find(may_load=False)
+
+    async def _find(self, *, may_load: bool = True) -> None:
         """Who is there, and what it says of the model. Raises `ModelUnavailableError`."""
         remote = self._remote
         if not remote.profile:
@@ -129,14 +133,17 @@ class RemoteSource:
             if found is None:
                 raise ModelUnavailableError(f"no server of models answers at {self._address.url}")
             self._profile = PROFILES[found.profile or "openai"]
-        wanted = Wanted(model=remote.model, context_tokens=remote.context_tokens)
+        wanted = Wanted(model=remote.model, context_tokens=remote.context_tokens, may_load=may_load)
         try:
             with reading():
-                self._facts = await self._profile.find(self._address, wanted)
+                facts = await self._profile.find(self._address, wanted)
         except AskError as error:
             raise ModelUnavailableError(f"{self._address.url}: {error}") from error
-        self._is_found = True
+        self._is_found = facts.is_loaded  # else by the next request
         self._presence.note(True)
+        if not facts.is_loaded:
+            return
+        self._facts = facts
         log.info("%s is %s of %s (%s): %s", remote.id, self._facts.model, remote.url, self._profile.name, self._facts)
 
     async def close(self) -> None:
@@ -206,7 +213,7 @@ class RemoteSource:
         return counted
 
     def stats(self) -> EngineStats:
-        notes = () if self._is_found else (f"{self._address.url} is away",)
+        notes = () if self._presence.is_up else (f"{self._address.url} is away",)
         return EngineStats(
             notes=notes, capacity=self._probe.slots, metrics={"upstream_up": float(self._presence.is_up)}
         )
