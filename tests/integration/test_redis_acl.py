@@ -66,6 +66,7 @@ def _leave(port: int, operator: redis.Redis) -> None:
     """Clients that leave, one whose request runs and one whose request waits behind it."""
     runs, waits = (http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(2))
     with contextlib.closing(runs), contextlib.closing(waits):
+        wait_until(lambda: not running_jobs(operator, "echo"), "what was asked before is recorded as ended")
         runs.request("POST", "/v1/messages", json.dumps(message("echo:hang")))
         wait_until(lambda: running_jobs(operator, "echo"), "the first runs", deadline_s=30)
         waits.request("POST", "/v1/messages", json.dumps(message("hello")))
