@@ -2,7 +2,8 @@
 
     python -m tests.models.gguf_checkpoint FOLDER OUT.gguf
 
-Qwen 3's architecture with a byte-level vocabulary, which is what `agent-full` and `random_checkpoint full` are. Written
+Qwen 3's architecture with a byte-level vocabulary, which is what `agent-full` and `random_checkpoint full` are, and the
+Llama of `scripted_checkpoint`, whose queries and keys are zero (a true Llama's would have to be permuted). Written
 by hand after the format's description (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
@@ -71,7 +72,10 @@ def _architecture(config: dict[str, Any]) -> dict[str, Any]:
         "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
         "rope.freq_base": float(config["rope_theta"]),
     }
-    return {"general.architecture": "qwen3", **{f"qwen3.{name}": value for name, value in named.items()}}
+    name = config["model_type"]
+    if name == "llama":
+        named["rope.dimension_count"] = config["head_dim"]
+    return {"general.architecture": name, **{f"{name}.{key}": value for key, value in named.items()}}
 
 
 def _tokenizer(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
