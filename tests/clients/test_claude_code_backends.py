@@ -1,5 +1,5 @@
 """The real Claude Code through every backend that runs here: a task with a tool and the conversation continued, on MLX,
-GGUF, mlx_lm.server, llama.cpp's server, a second mlx-gateway and LiteLLM in front of it. (`-s` shows the table.)
+GGUF, mlx_lm.server, llama.cpp's server, vllm-mlx, a second mlx-gateway, LiteLLM in front of it. (`-s` shows a table.)
 
 Two models: the demo model, whose architecture llama.cpp has not, and a scripted one, the same weights on MLX and as
 GGUF. The scripted one attends to nothing: its chat template says which of four texts comes, by what the last message
@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ SAID = {
     "scripted": ("There are seven lamps, all blue.", "And nine more, all red."),
 }
 BACKENDS = ("demo", "scripted", "scripted.gguf", "by-mlx-lm", "by-llama", "by-gateway", "by-messages")
-SCRIPTED = ("scripted", "scripted.gguf", "by-llama")
+SCRIPTED = ("scripted", "scripted.gguf", "by-llama", "by-vllm-mlx")
 KEY = "sk-litellm"
+VLLM_MLX = ("vllm-mlx==0.6.0", "mlx[cpu]")  # with what it needs 6 GB on Linux
 GGUF = {"binary": "wheel", "slots": 2, "context_tokens": WINDOW_TOKENS, "default_args": ["-t", "1"]}
 
 
@@ -68,11 +70,13 @@ def scripted(folder: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Stacks:
-    """`second` is an upstream of `first`, directly and through LiteLLM, which is on `litellm_port` once started."""
+    """`second` is an upstream of `first`, as are LiteLLM and vllm-mlx, which are on these ports once started."""
 
     first: Up
     second: Up
+    scripted: Path
     litellm_port: int
+    vllm_port: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +108,9 @@ def mlx_lm_server(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def remotes(second: Up, mlx_lm: str, llama: str, litellm_port: int) -> list[dict[str, Any]]:
+def remotes(second: Up, scripted: Path, mlx_lm: str, llama: str, *ports: int) -> list[dict[str, Any]]:
+    litellm_port, vllm_port = ports
+    vllm = {"url": f"http://127.0.0.1:{vllm_port}", "model": str(scripted), "profile": "vllm-mlx"}
     litellm = {"url": f"http://127.0.0.1:{litellm_port}", "model": "local", "profile": "openai", "key": KEY}
     return [
         {"id": "by-mlx-lm", "url": mlx_lm, "model": str(DEMO_MODEL), "profile": "mlx-lm"},
@@ -112,6 +118,7 @@ def remotes(second: Up, mlx_lm: str, llama: str, litellm_port: int) -> list[dict
         {"id": "by-gateway", "url": second.url, "model": DEMO_MODEL.name},
         {"id": "by-messages", "url": second.url, "model": f"anthropic/{DEMO_MODEL.name}", "profile": "anthropic"},
         {"id": "by-litellm", **litellm},
+        {"id": "by-vllm-mlx", **vllm},
     ]
 
 
@@ -135,11 +142,11 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stacks]:
         second = stack.enter_context(up(folder / "second", "--engine", "mlx", "--model", str(DEMO_MODEL)))
         second.wait_until_ready()
         servers = stack.enter_context(mlx_lm_server(folder)), stack.enter_context(llama_server(gguf, folder))
-        litellm_port = free_port()
+        ports = free_port(), free_port()
         files = {
             "models.json": {"models": [{"id": name, "source": str(source)} for name, source in sources.items()]},
             "gguf_config.json": GGUF,
-            "remotes.json": {"remotes": remotes(second, *servers, litellm_port)},
+            "remotes.json": {"remotes": remotes(second, checkpoint, *servers, *ports)},
         }
         for name, content in files.items():
             (config / name).write_text(json.dumps(content))
@@ -147,7 +154,7 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stacks]:
         first.wait_until_ready()
         for name in BACKENDS:
             wait_until_answered(first, name)
-        yield Stacks(first=first, second=second, litellm_port=litellm_port)
+        yield Stacks(first=first, second=second, scripted=checkpoint, litellm_port=ports[0], vllm_port=ports[1])
 
 
 @pytest.fixture
@@ -165,6 +172,20 @@ def by_litellm(stacks: Stacks, tmp_path: Path) -> Iterator[str]:
         wait_until(Proxy(stacks.litellm_port, KEY).is_there, "LiteLLM is there", deadline_s=START_S)
         wait_until_answered(stacks.first, "by-litellm")
         yield "by-litellm"
+
+
+@pytest.fixture
+def by_vllm_mlx(stacks: Stacks, tmp_path: Path) -> Iterator[str]:
+    """vllm-mlx with the scripted model, whose kind its own mlx-lm knows, and the name under which that is served."""
+    python = interpreter("vllm-mlx", *VLLM_MLX)
+    words = (str(python.parent / "vllm-mlx"), "serve", str(stacks.scripted), "--host", "127.0.0.1")
+    more = ("--port", str(stacks.vllm_port), "--continuous-batching")
+    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    environment = {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}  # it keeps prompts in its user's cache
+    with running(*words, *more, *tools, log=tmp_path / "vllm-mlx.log", env=environment, python=str(python)) as process:
+        process.wait_for_line("Uvicorn running", deadline_s=START_S)
+        wait_until_answered(stacks.first, "by-vllm-mlx")
+        yield "by-vllm-mlx"
 
 
 def converse(url: str, model: str, folder: Path) -> Conversation:
@@ -218,3 +239,12 @@ def test_a_task_and_its_continuation_through_litellm(
     stacks: Stacks, by_litellm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_appended(check(stacks, by_litellm, tmp_path, capsys))
+
+
+def test_a_task_and_its_continuation_through_vllm_mlx(
+    stacks: Stacks, by_vllm_mlx: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It does not tell what it had cached, and nothing is made up."""
+    asked = check(stacks, by_vllm_mlx, tmp_path, capsys)
+    assert [exchange.cached_tokens for exchange in asked] == [0] * 4
+    assert all(later.prompt_tokens > earlier.prompt_tokens > 0 for earlier, later in pairwise(asked))
