@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from gateway.dialects.openai import batches as openai
 from gateway.dialects.priority import PRIORITY_HEADER
 from gateway.http.replies import dialect_of
 from gateway.http.routes import find_route
+from gateway.http.staying import StayingClient
 from gateway.keys.holder import Holder
 from shared.errors import GatewayError
 
@@ -88,19 +88,13 @@ def _result_files(ledger: Ledger, batch: Batch) -> dict[str, tuple[StoredFile, b
     return files
 
 
-class _Exchange:
-    """A client that sends a body, stays, and keeps what it is told."""
+class _Exchange(StayingClient):
+    """Keeps what it is told."""
 
     def __init__(self, body: bytes) -> None:
-        self._requests: list[Message] = [{"type": "http.request", "body": body}]
+        super().__init__(body)
         self.status = 0
         self.body: list[bytes] = []
-
-    async def receive(self) -> Message:
-        if self._requests:
-            return self._requests.pop()
-        await asyncio.Event().wait()
-        raise AssertionError("it stays until it is cancelled")
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ import orjson
 from starlette.types import ASGIApp, Message
 
 from gateway.dialects.priority import PRIORITY_HEADER
+from gateway.http.staying import StayingClient
 from gateway.keys.holder import Holder
 from shared.errors import ModelUnavailableError
 from shared.exact import dump_bytes
@@ -21,23 +21,17 @@ _SAID: Final = ("content", "reasoning_content", "reasoning", "tool_calls")
 _DATA: Final = b"data: "
 
 
-class TimedAnswer:
-    """A client that stays: `first_s` and `last_s` are seconds since it asked, None while nothing was said; `usage` is
+class TimedAnswer(StayingClient):
+    """`first_s` and `last_s` are seconds since it asked, None while nothing was said; `usage` is
     what the answer says of itself."""
 
     def __init__(self, body: bytes) -> None:
-        self._requests: list[Message] = [{"type": "http.request", "body": body}]
+        super().__init__(body)
         self._began_s = time.monotonic()
         self._rest = b""
         self.first_s: float | None = None
         self.last_s: float | None = None
         self.usage: Mapping[str, Any] = {}
-
-    async def receive(self) -> Message:
-        if self._requests:
-            return self._requests.pop()
-        await asyncio.Event().wait()
-        raise AssertionError("it stays until it is cancelled")
 
     async def send(self, message: Message) -> None:
         """Raises `ModelUnavailableError` for an answer that ends in an error."""
