@@ -19,6 +19,7 @@ from gateway.dialects.openai_chat.dialect import OpenAIChatDialect
 from gateway.dialects.openai_chat.render import ChatReply, ChunkStream
 from gateway.http.endpoints import Generate
 from gateway.http.middleware import ErrorAnswers
+from gateway.parts import Parts
 from shared.config import Settings
 from shared.events import Completion, Event, TextDelta
 from tests.support.gateway import FINISHED, STARTED, HandWorker, text, until
@@ -68,6 +69,10 @@ class BrokenOpenAIChat(OpenAIChatDialect):
 PATHS = {BrokenAnthropic: "/v1/messages", BrokenOpenAIChat: "/v1/chat/completions"}
 
 
+def _is_placed(parts: Parts) -> bool:
+    return any(each.attempt.is_for("host") for each in parts.hub.dispatches.values())
+
+
 async def exchange(app: GatewayApp, dialect: Dialect, path: str, *, stream: bool) -> tuple[int, bytes]:
     """Status and body of an answer of a few words, as far as the gateway gets with it."""
     parts = app.parts
@@ -90,9 +95,9 @@ async def exchange(app: GatewayApp, dialect: Dialect, path: str, *, stream: bool
     async with worker.living():
         await until(lambda: parts.fleet.snapshot.workers, "the worker is seen")
         answering = asyncio.create_task(endpoint(scope, receive, send))
-        await until(lambda: parts.hub.dispatches, "the request is under way")
+        await until(lambda: _is_placed(parts), "the request is placed: before that nobody may answer it")
         await worker.say("req_1", STARTED, text("a word"), FINISHED)
-        await answering
+        await asyncio.wait_for(answering, 30)
     assert not parts.hub.dispatches
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
