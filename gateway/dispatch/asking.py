@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gateway.dispatch.presence import away_error
 from shared.errors import OverloadedError
@@ -22,7 +22,13 @@ async def asking_redis(purpose: str) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(_PATIENCE_S):
             yield
-    except OutOfMemoryError as error:
-        raise OverloadedError(f"{purpose}: Redis is full", retry_after_s=_FULL_S, reason="redis_full") from error
     except (RedisError, OSError, TimeoutError) as error:
+        if _is_full(error):
+            raise OverloadedError(f"{purpose}: Redis is full", retry_after_s=_FULL_S, reason="redis_full") from error
         raise away_error(purpose, error) from error
+
+
+def _is_full(error: BaseException) -> bool:
+    """Before 7.0 Redis says of a script only that it failed, with the command's error somewhere in the text."""
+    in_script = isinstance(error, ResponseError) and "-OOM command not allowed" in str(error)
+    return in_script or isinstance(error, OutOfMemoryError)

@@ -494,6 +494,7 @@ def test_a_worker_user_with_the_rights_it_needs_and_no_more(
         "worker",
         enabled=True,
         passwords=["+pw"],
+        reset_channels=True,  # before 7.0 a new user has all of them
         categories=["+@all", "-@dangerous", "-@admin"],
         commands=["+client|list", "+client|setname", "+info", "+evalsha", "+script|load"],
         keys=["rq:*", f"{NAMES.deployment}:*"],
