@@ -143,7 +143,7 @@ def test_an_answer_stopped_with_control_c_ends_there_and_the_conversation_goes_o
         terminal.enter("Tell me of the lamps, all of them")
         wait_for_words(desk.recorder, before)
         terminal.press("\x03")
-        wait_until(lambda: slow_runs(desk) == 0, "the work has ended", deadline_s=10)
+        wait_until(lambda: slow_runs(desk) == 0, "the work has ended", deadline_s=30)
         terminal.enter("Only this then, seven")
         wait_until(lambda: len(answered(desk.recorder, before)) == 1, "the next answer", deadline_s=60)
     show("stopped with Ctrl-C, and asked again", exchanges, capsys)

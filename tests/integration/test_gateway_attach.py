@@ -127,7 +127,7 @@ def test_the_work_stops_when_the_last_has_left(gateway: Served) -> None:
             one.leave()
             read_words(two, 20)
             assert count_jobs(client) == 1
-        wait_until(lambda: not count_jobs(client), "the work ends", deadline_s=3)
+        wait_until(lambda: not count_jobs(client), "the work ends", deadline_s=30)
         assert count_jobs(client, CanceledJobRegistry) == 1
 
 
@@ -146,7 +146,7 @@ def test_a_client_that_leaves_stops_all_its_choices(gateway: Served) -> None:
         with gateway.stream(CHAT, body) as source:
             read_words(source, 20)
             assert count_jobs(client) == 3
-        wait_until(lambda: not count_jobs(client), "the work ends", deadline_s=3)
+        wait_until(lambda: not count_jobs(client), "the work ends", deadline_s=30)
         assert count_jobs(client, CanceledJobRegistry) == 3
 
 

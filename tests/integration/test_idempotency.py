@@ -95,7 +95,7 @@ def test_without_a_client_the_work_of_a_gone_gateway_is_cancelled(one: Served, o
     with other.stream(MESSAGES, _ask("echo:words 100000"), {"idempotency-key": "gone"}) as first:
         next(_texts(first))
         _kill(other)
-    wait_until(lambda: not _jobs(one), "the work ends", deadline_s=12)
+    wait_until(lambda: not _jobs(one), "the work ends", deadline_s=30)
 
 
 @pytest.mark.slow

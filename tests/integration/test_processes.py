@@ -38,7 +38,7 @@ def _start(command: list[str], log: Path, *, grace_s: float = 10.0) -> GuardedPr
 def test_exit_status_and_output_are_the_commands_own(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as file:
         process = GuardedProcess(["sh", "-c", "echo hello; exit 7"], output=file)
-    assert process.wait(10) == 7
+    assert process.wait(40) == 7
     assert process.poll() == 7
     assert (tmp_path / "log").read_text() == "hello\n"
 
@@ -46,7 +46,7 @@ def test_exit_status_and_output_are_the_commands_own(tmp_path: Path) -> None:
 def test_a_command_that_does_not_exist_ends_with_127_and_says_so(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as file:
         process = GuardedProcess([str(tmp_path / "absent")], output=file)
-    assert process.wait(10) == 127
+    assert process.wait(40) == 127
     assert "cannot run" in (tmp_path / "log").read_text()
 
 
@@ -54,7 +54,7 @@ def test_terminate_is_polite_and_a_signal_shows_in_the_status(tmp_path: Path) ->
     process = _start(SLEEPER, tmp_path / "log")
     assert process.poll() is None
     process.terminate()
-    assert process.wait(10) == 128 + signal.SIGTERM
+    assert process.wait(40) == 128 + signal.SIGTERM
 
 
 def test_stop_kills_what_ignores_sigterm(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_what_the_command_started_is_swept_up(tmp_path: Path) -> None:
     process = _start(PARENT, tmp_path / "log")
     grandchild = int((tmp_path / "log").read_text().split()[1])
     os.kill(process.pid, signal.SIGKILL)
-    assert process.wait(10) == 128 + signal.SIGKILL
+    assert process.wait(40) == 128 + signal.SIGKILL
     wait_until(lambda: not is_running(grandchild), "the grandchild is gone")
 
 
@@ -76,7 +76,7 @@ def test_the_command_dies_with_a_killed_guard(tmp_path: Path) -> None:
     process = _start(SLEEPER, tmp_path / "log")
     os.kill(process._process.pid, signal.SIGKILL)
     wait_until(lambda: not is_running(process.pid), "the command is gone")
-    assert process.wait(10) == 128 + signal.SIGKILL
+    assert process.wait(40) == 128 + signal.SIGKILL
 
 
 @pytest.mark.parametrize("command", [SLEEPER, STUBBORN], ids=["polite", "stubborn"])
@@ -107,4 +107,4 @@ def test_its_descriptor_becomes_readable_when_it_ends(tmp_path: Path) -> None:
     assert select.select([process], [], [], 0)[0] == []
     process.kill()
     assert select.select([process], [], [], 10)[0] == [process]
-    process.wait(10)
+    process.wait(40)

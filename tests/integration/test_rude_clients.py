@@ -142,7 +142,7 @@ def test_who_half_closes_counts_as_gone_and_their_work_ends(gateway: Served) -> 
         assert b"200 OK" in client.recv(1 << 16)
         client.shutdown(socket.SHUT_WR)
         with gateway.client() as broker:
-            wait_until(lambda: len(running_jobs(broker, "echo")) <= 1, "its work ends", deadline_s=10)
+            wait_until(lambda: len(running_jobs(broker, "echo")) <= 1, "its work ends", deadline_s=30)
     _wait_idle(gateway)
 
 

@@ -116,7 +116,7 @@ def held(gateway: Served, model: str) -> list[int]:
 
 
 def answered(replies: list[Future[Reply]]) -> list[str]:
-    found: list[Any] = [reply.result(15) for reply in replies]
+    found: list[Any] = [reply.result(40) for reply in replies]
     assert {reply.status for reply in found} == {200}
     return [reply.json["content"][0]["text"] for reply in found]
 

@@ -107,11 +107,11 @@ class Browser:
         for end in (self._out,):
             os.close(end)
         try:
-            self._process.wait(10)
+            self._process.wait(40)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(10)
-        self._reader.join(10)
+            self._process.wait(40)
+        self._reader.join(40)
         os.close(self._in)
 
 
@@ -150,7 +150,7 @@ class Page:
             raise BrowserError(str(details.get("exception", {}).get("description") or details["text"]))
         return said["result"].get("value")
 
-    def wait(self, script: str, *, deadline_s: float = 20.0) -> Any:
+    def wait(self, script: str, *, deadline_s: float = 40.0) -> Any:
         """Until it is true, as scripts say true."""
 
         def look() -> Any:

@@ -31,7 +31,7 @@ from tests.support.fleet import lease
 from tests.support.names import NAMES
 from tests.support.sealed import KEYRING, frame_seal, sealed_lease
 
-DEADLINE_S = 10.0
+DEADLINE_S = 40.0
 PATIENCE = Patience(silence_s=1.0, broker_away_s=1.0)
 _BEAT_S = 0.2
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parents[2]
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 
 
 def wait_until(condition: Callable[[], T], what: str, *, deadline_s: float = DEADLINE_S, every_s: float = 0.01) -> T:

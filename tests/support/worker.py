@@ -130,7 +130,7 @@ class TestGateway:
     def entry_seqs(self, request_id: str = "r1", attempt: int = 1) -> list[int]:
         return list(self._seqs[request_id, attempt])
 
-    def wait_for(self, kind: type[_T], request_id: str = "r1", timeout_s: float = 10.0) -> _T:
+    def wait_for(self, kind: type[_T], request_id: str = "r1", timeout_s: float = 40.0) -> _T:
         """The first event of a kind."""
         end_s = time.monotonic() + timeout_s
         with self._changed:
@@ -142,11 +142,11 @@ class TestGateway:
                 assert left_s > 0, f"no {kind.__name__} within {timeout_s} s, but {self._events[request_id]}"
                 self._changed.wait(left_s)
 
-    def wait_end(self, request_id: str = "r1", timeout_s: float = 10.0) -> Finished | Failed | Returned:
+    def wait_end(self, request_id: str = "r1", timeout_s: float = 40.0) -> Finished | Failed | Returned:
         end: Finished | Failed | Returned = self.wait_for(Finished | Failed | Returned, request_id, timeout_s)  # type: ignore[arg-type]
         return end
 
-    def completion(self, request_id: str = "r1", timeout_s: float = 10.0) -> Completion:
+    def completion(self, request_id: str = "r1", timeout_s: float = 40.0) -> Completion:
         self.wait_end(request_id, timeout_s)
         return assemble(self.events(request_id))
 

@@ -52,7 +52,7 @@ class Client:
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scenario, 10))
+    asyncio.run(asyncio.wait_for(scenario, 40))
 
 
 def test_events_carry_their_choice_until_the_last_one_ends() -> None:

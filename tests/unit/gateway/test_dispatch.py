@@ -91,7 +91,7 @@ class Play:
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scenario, 10))
+    asyncio.run(asyncio.wait_for(scenario, 40))
 
 
 def failures(events: list[Event]) -> list[str]:

@@ -21,7 +21,7 @@ def say(stream: Dispatch, seq: int, *events: Event) -> None:
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scenario, 10))
+    asyncio.run(asyncio.wait_for(scenario, 40))
 
 
 def test_waiting_ends_with_its_timeout() -> None:

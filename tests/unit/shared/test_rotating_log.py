@@ -55,7 +55,7 @@ def test_all_that_a_child_says_is_in_its_log_when_it_has_ended(tmp_path: Path) -
 def test_a_command_that_cannot_be_run_says_so_in_its_log(tmp_path: Path) -> None:
     log = tmp_path / "child.log"
     child = GuardedProcess(["/nowhere/at/all"], log=log)
-    assert child.wait(10) == 127
+    assert child.wait(40) == 127
     assert "cannot run /nowhere/at/all" in log.read_text()
 
 

@@ -75,7 +75,7 @@ def test_of_many_that_claim_at_the_same_moment_one_gets_the_memory(tmp_path: Pat
     finally:
         for worker in workers:
             end.put(None)
-            worker.join(10)
+            worker.join(40)
 
 
 def test_a_draft_models_weights_count(random_checkpoint: CheckpointMaker) -> None:

@@ -98,13 +98,13 @@ def test_an_image_is_processed_once_and_its_pixels_are_those_of_the_processor() 
     reader = ImageReader(Counting())
     image = reader.read(image_part(1))
     assert reader.read(image_part(1)) == image
-    pixels = reader.pixels(image).result(10)
+    pixels = reader.pixels(image).result(40)
     assert calls == [1]
     _, (expected,) = Processor()("<|patch|>", images=[np.asarray(picture(1))])
     assert np.array_equal(pixels, np.array(expected))
     assert image.text == "<|image_start|>" + "<|patch|>" * image.tokens + "<|image_end|>"
     reader._read.clear()
-    assert np.array_equal(reader.pixels(image).result(10), np.array(expected))
+    assert np.array_equal(reader.pixels(image).result(40), np.array(expected))
     assert calls == [1, 1]
     reader.close()
 
@@ -121,7 +121,7 @@ def test_an_image_that_many_ask_for_at_once_is_processed_once() -> None:
     reader = ImageReader(Counting())
 
     def ask(_: int) -> bytes:
-        together.wait(10)
+        together.wait(40)
         return reader.read(image_part(1)).digest
 
     with ThreadPoolExecutor(6) as pool:
@@ -134,7 +134,7 @@ def test_the_pixels_of_old_images_are_forgotten_but_not_how_many_tokens_they_tak
 ) -> None:
     reader = ImageReader(Processor())
     one = reader.read(image_part(0))
-    size = reader.pixels(one).result(10).nbytes
+    size = reader.pixels(one).result(40).nbytes
     monkeypatch.setattr(images, "_PIXEL_MEMO_BYTES", 3 * size)
     for seed in range(8):
         reader.read(image_part(seed))

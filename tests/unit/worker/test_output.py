@@ -501,8 +501,8 @@ def test_plain_text_costs_microseconds_per_token(tokenizer: TokenizerWrapper) ->
     best = float("inf")
     for _ in range(3):
         stream = OutputStream(tokenizer, request_of(), prompt_of(), lambda: "x")
-        begun = time.perf_counter()
+        begun = time.thread_time()
         for token in tokens:
             stream.feed(token)
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, time.thread_time() - begun)
     assert best / len(tokens) < 30e-6

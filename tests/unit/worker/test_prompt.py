@@ -730,9 +730,9 @@ def test_a_next_turn_takes_about_as_long_after_a_long_history() -> None:
             builder = builder_of("qwen3_coder")
             builder.build(request_of(_long_conversation(turns)))
             messages = _long_conversation(turns + 1)
-            begun = time.perf_counter()
+            begun = time.thread_time()
             builder.build(request_of(messages))
-            times.append(time.perf_counter() - begun)
+            times.append(time.thread_time() - begun)
         best.append(min(times))
     assert best[1] < 10 * best[0] + 0.05
 

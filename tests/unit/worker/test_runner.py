@@ -119,7 +119,7 @@ class Bench:
     def ask(self, text: str, request_id: str = "r1", **fields: Any) -> Ticket:
         return self.submit(build_request(text, request_id), **fields)
 
-    def report(self, kind: type[Any], timeout_s: float = 10.0) -> Any:
+    def report(self, kind: type[Any], timeout_s: float = 40.0) -> Any:
         """The next report of a kind."""
         end_s = time.monotonic() + timeout_s
         while True:
@@ -474,9 +474,9 @@ def test_an_engine_that_has_finished_everything_is_not_stalled(bench: Bench) -> 
 
 
 def test_an_engine_without_work_may_tidy_up_now_and_then(acted: Bench, scripted: ScriptedEngine) -> None:
-    assert scripted.idled.wait(10)
+    assert scripted.idled.wait(40)
     scripted.idled.clear()
-    assert scripted.idled.wait(10)
+    assert scripted.idled.wait(40)
 
 
 def test_loading_reports_progress_then_what_was_loaded(redis_url: str, scripted: ScriptedEngine) -> None:
@@ -617,9 +617,9 @@ def test_cancelling_while_generating_ends_it_within_a_step(acted: Bench, scripte
 
 def test_cancelling_while_preparing_ends_it_at_once(acted: Bench, scripted: ScriptedEngine) -> None:
     entered, go = threading.Event(), threading.Event()
-    scripted.on_prepare = lambda: (entered.set(), go.wait(10))  # type: ignore[assignment,func-returns-value]
+    scripted.on_prepare = lambda: (entered.set(), go.wait(40))  # type: ignore[assignment,func-returns-value]
     acted.ask("x")
-    assert entered.wait(10)
+    assert entered.wait(40)
     acted.runner.cancel("r1")
     assert acted.gateway.wait_for(Failed).code == "cancelled"
     go.set()
@@ -730,7 +730,7 @@ def test_outputs_of_an_old_attempt_do_not_reach_the_new_one(acted: Bench, script
     scripted.says(STARTED)
     acted.gateway.wait_for(Started)
     go = threading.Event()
-    scripted.on_prepare = lambda: go.wait(10)  # type: ignore[assignment,return-value]
+    scripted.on_prepare = lambda: go.wait(40)  # type: ignore[assignment,return-value]
     acted.ask("x", attempt=2)
     scripted.says(TextDelta(text="old"))
     wait_until(lambda: scripted.cancelled, "the first attempt is dropped")
@@ -819,10 +819,10 @@ def test_what_is_still_being_prepared_when_the_worker_stops_goes_back_too(
     acted: Bench, scripted: ScriptedEngine
 ) -> None:
     entered, go = threading.Event(), threading.Event()
-    scripted.on_prepare = lambda: (entered.set(), go.wait(10))  # type: ignore[assignment,func-returns-value]
+    scripted.on_prepare = lambda: (entered.set(), go.wait(40))  # type: ignore[assignment,func-returns-value]
     for number in range(6):  # more than there are threads
         acted.ask("x", f"r{number}")
-    assert entered.wait(10)
+    assert entered.wait(40)
     acted.runner.give_back(LEAVING)
     go.set()
     for number in range(6):
@@ -913,7 +913,7 @@ def test_counts_are_no_requests_of_the_engine(acted: Bench, scripted: ScriptedEn
 
 def test_counts_are_done_side_by_side(acted: Bench, scripted: ScriptedEngine) -> None:
     together = threading.Barrier(8)
-    scripted.on_count = lambda: together.wait(10)  # type: ignore[assignment,return-value]
+    scripted.on_count = lambda: together.wait(40)  # type: ignore[assignment,return-value]
     for number in range(16):
         acted.count("x", f"c{number}")
     assert [acted.gateway.counted(f"c{number}") for number in range(16)] == [7] * 16
@@ -921,7 +921,7 @@ def test_counts_are_done_side_by_side(acted: Bench, scripted: ScriptedEngine) ->
 
 def test_counts_are_answered_while_every_thread_prepares_a_prompt(acted: Bench, scripted: ScriptedEngine) -> None:
     go = threading.Event()
-    scripted.on_prepare = lambda: go.wait(10)  # type: ignore[assignment,return-value]
+    scripted.on_prepare = lambda: go.wait(40)  # type: ignore[assignment,return-value]
     for number in range(8):
         acted.ask("x", f"r{number}")
     acted.count("x")
@@ -955,9 +955,9 @@ def test_a_count_nobody_waits_for_any_more_is_not_done(acted: Bench, scripted: S
 
 def test_a_count_that_is_cancelled_is_told_so_and_nothing_else(acted: Bench, scripted: ScriptedEngine) -> None:
     entered, go = threading.Event(), threading.Event()
-    scripted.on_count = lambda: (entered.set(), go.wait(10))  # type: ignore[assignment,func-returns-value]
+    scripted.on_count = lambda: (entered.set(), go.wait(40))  # type: ignore[assignment,func-returns-value]
     acted.count("x")
-    assert entered.wait(10)
+    assert entered.wait(40)
     assert acted.runner.cancel("c1")
     go.set()
     assert acted.gateway.wait_for(Failed, "c1").code == "cancelled"
@@ -969,9 +969,9 @@ def test_a_count_that_is_cancelled_is_told_so_and_nothing_else(acted: Bench, scr
 
 def test_counts_that_a_stopping_worker_holds_go_back_to_their_gateway(acted: Bench, scripted: ScriptedEngine) -> None:
     entered, go = threading.Event(), threading.Event()
-    scripted.on_count = lambda: (entered.set(), go.wait(10))  # type: ignore[assignment,func-returns-value]
+    scripted.on_count = lambda: (entered.set(), go.wait(40))  # type: ignore[assignment,func-returns-value]
     acted.count("x")
-    assert entered.wait(10)
+    assert entered.wait(40)
     acted.runner.end_all(WorkerLostError("the worker is stopping"))
     returned = acted.gateway.wait_for(Returned, "c1")
     go.set()
