@@ -192,7 +192,7 @@ def test_what_a_killed_worker_held_fails_when_its_beats_stop(
     """Without a supervisor: another worker of the model sees it. H6: RQ's own maintenance lock, left behind by
     somebody who was killed too, does not delay that."""
     gateway.client.set(f"rq:clean_registries:{QUEUE}", 1, ex=900)
-    with busy_worker(redis_url, tmp_path, gateway, requests=4, MLX_GATEWAY_EXECUTION_TTL_S="2") as (doomed, jobs):
+    with busy_worker(redis_url, tmp_path, gateway, requests=4, MLX_GATEWAY_EXECUTION_TTL_S="4") as (doomed, jobs):
         with running_worker(redis_url, tmp_path):
             gateway.wait_ready(2)
             doomed.signal(signal.SIGKILL)
