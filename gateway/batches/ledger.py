@@ -139,9 +139,9 @@ class Ledger:
         self._db.execute("DELETE FROM batches WHERE id = ?", (batch_id,))
 
     def cancel(self, batch_id: str, now_s: float) -> None:
-        """What has not ended is canceled; what runs is not wanted any more."""
+        """What has not ended is canceled; what runs is not wanted any more. The first time stays."""
         with self._transaction():
-            query = "UPDATE batches SET cancelled_s = ? WHERE id = ? AND ended_s IS NULL"
+            query = "UPDATE batches SET cancelled_s = coalesce(cancelled_s, ?) WHERE id = ? AND ended_s IS NULL"
             if self._db.execute(query, (now_s, batch_id)).rowcount:
                 self._end_waiting("canceled", "batch = ?", batch_id)
 

@@ -93,11 +93,11 @@ class BatchRunner:
         return max(0.05, min([_TICK_S, *(each - now_s for each in due_s)]))
 
     async def _advance(self) -> None:
-        now_s, store = time.time(), self._store
-        await store.call(Ledger.expire, now_s)
+        store = self._store
+        await store.call(Ledger.expire, time.time())
         await self._drop_unwanted()
         for batch in await store.call(Ledger.complete):
-            await store.call(self._close, batch, now_s)
+            await store.call(self._close, batch, time.time())  # not before it was cancelled
             logger.info("batch %s has ended: %s", batch.id, dict(batch.counts))
         self._forget_pauses()
         free = AT_ONCE - len(self._running)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import Iterator
@@ -187,7 +188,7 @@ def _lines_of(ledger: Ledger, batch_id: str) -> Iterator[bytes]:
 
 
 def _next_lines(ledger: Ledger, lines: Iterator[bytes]) -> bytes:
-    return b"".join(line for line, _ in zip(lines, range(_CHUNK_LINES), strict=False))
+    return b"".join(itertools.islice(lines, _CHUNK_LINES))
 
 
 def _results_url(scope: Scope, batch_id: str) -> str:

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import orjson
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.batches import ledger as ledger_module
 from gateway.batches.ledger import KEPT_S, Ledger
@@ -20,9 +22,11 @@ from gateway.batches.store import BatchStore
 from gateway.dialects.batch_values import Batch, Ended, Item, StoredFile, Task
 from gateway.dispatch.tasks import cancel_all
 from gateway.http.batch_ways import RoutedWays
+from gateway.http.batches import MessageBatch
 from gateway.keys.file import KeyFile
 from gateway.keys.holder import OWNER, holder_of
 from gateway.keys.record import KeyRecord
+from gateway.parts import Parts
 from shared.errors import (
     AnswerNotFoundError,
     AuthenticationError,
@@ -175,6 +179,8 @@ def test_cancelling_ends_what_waits_and_nothing_that_has_ended(ledger: Ledger) -
     ledger.cancel("b", 5.0)
     assert ledger.batch("b", "openai", "").counts == {"succeeded": 1, "canceled": 2}
     assert ledger.batch("b", "openai", "").cancelled_s == 5.0
+    ledger.cancel("b", 6.0)
+    assert ledger.batch("b", "openai", "").cancelled_s == 5.0, "who asks again changes nothing"
     assert ledger.are_waiting([other.key for other in others]) == set()
 
 
@@ -222,6 +228,31 @@ def test_pages_of_endings_are_all_of_them_in_order(ledger: Ledger, monkeypatch: 
     ledger.cancel("b", 1.0)
     assert [ended.custom_id for ended in ledger.ended("b")] == [f"c{number}" for number in range(count)]
     assert list(ledger.ended("b", ("succeeded",))) == []
+
+
+def test_all_results_of_message_batches_are_sent_however_many_there_are(ledger: Ledger, tmp_path: Path) -> None:
+    count = 1203  # more than are sent, and read, at once
+    ledger.add_batch(replace(batch_of("b"), vendor="anthropic"), items_of(count))
+    ledger.cancel("b", 1.0)
+    ledger.close_batch(ledger.batch("b", "anthropic", ""), 2.0, {})
+
+    async def results() -> bytes:
+        store = BatchStore(tmp_path / "batches.sqlite3")
+        sent: list[bytes] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message.get("body", b""))
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b""}
+
+        scope = {"type": "http", "method": "GET", "path_params": {"id": "b/results"}}
+        await MessageBatch(cast(Parts, SimpleNamespace(batches=store)))(scope, receive, send)
+        await store.aclose()
+        return b"".join(sent)
+
+    lines = asyncio.run(results()).splitlines()
+    assert [orjson.loads(line)["custom_id"] for line in lines] == [f"c{number}" for number in range(count)]
 
 
 def test_a_disk_that_does_not_take_it_is_told_as_passing(tmp_path: Path) -> None:
