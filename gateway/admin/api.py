@@ -83,7 +83,8 @@ class Console:
         return {"done": done}
 
     async def test_speed(self, call: Call) -> Any:
-        model, is_check = bodies.parse_speed(call.body)
+        name, is_check = bodies.parse_speed(call.body)
+        model = (await self.parts.intake.names.resolve(name)).model
         return self.speed.check(model) if is_check else self.speed.start(model, call.holder)
 
     async def end_speed_test(self, call: Call) -> Any:

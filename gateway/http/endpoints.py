@@ -35,6 +35,7 @@ from gateway.keys.headers import rate_headers
 from gateway.keys.holder import holder_of
 from gateway.keys.usage import computed_tokens
 from gateway.metrics import RequestRecord, outcome_of
+from gateway.models.fallbacks import Chain
 from gateway.parts import Parts
 from gateway.trace.spans import begin_span
 from gateway.trace.story import EVERYTHING, Story
@@ -97,6 +98,8 @@ class _Endpoint:
 
     async def ruled(self, scope: Scope, parsed: Parsed) -> tuple[Parsed, str]:
         """By what it is it may be another model's; then what its client is told of that."""
+        if scope["state"].get("is_exact"):
+            return parsed, ""
         asked = parsed.request.model
         rule = await self.intake.ruled(parsed.request, holder_of(scope).limit)
         if rule is None or rule.model == asked:
@@ -149,7 +152,7 @@ class Generate(_Endpoint):
         parsed_s = record.note_stage("parse", record.started_s)
         parsed, ruled = await self.ruled(scope, parsed)
         record.warnings = (*record.warnings, *filter(None, (ruled,)))
-        chain = await self.intake.chain(parsed.request.model, holder.limit)
+        chain = await self._chain(scope, parsed.request.model)
         if parsed.request.model not in chain.names:
             told = f"{parsed.request.model} is passed over: it did not answer a moment ago"
             record.warnings = (*record.warnings, told)
@@ -164,6 +167,12 @@ class Generate(_Endpoint):
             else:
                 chain.worked(name)
                 return
+
+    async def _chain(self, scope: Scope, model: str) -> Chain:
+        """Who is asked, one after another; where it is `is_exact`, nobody else than the model."""
+        if scope["state"].get("is_exact"):
+            return self.intake.alone(model)
+        return await self.intake.chain(model, holder_of(scope).limit)
 
     async def _serve_by(
         self, parsed: Parsed, story: Story, parsed_s: float, scope: Scope, receive: Receive, send: Send

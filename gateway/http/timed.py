@@ -51,7 +51,8 @@ class TimedAnswer(StayingClient):
 
 
 async def ask_timed(app: ASGIApp, holder: Holder, *, model: str, prompt: str, most_tokens: int) -> TimedAnswer:
-    """In the lowest class. `app` are the routes without what keeps strangers out. Raises `GatewayError`."""
+    """In the lowest class, of this model and of no other, whatever rules and fallbacks say. `app` are the routes without
+    what keeps strangers out. Raises `GatewayError`."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
@@ -67,7 +68,12 @@ async def ask_timed(app: ASGIApp, holder: Holder, *, model: str, prompt: str, mo
         "path": _PATH,
         "query_string": b"",
         "headers": [(b"content-type", b"application/json"), (PRIORITY_HEADER.encode(), b"batch")],
-        "state": {"request_id": f"req_{secrets.token_hex(12)}", "started_s": time.monotonic(), "holder": holder},
+        "state": {
+            "request_id": f"req_{secrets.token_hex(12)}",
+            "started_s": time.monotonic(),
+            "holder": holder,
+            "is_exact": True,
+        },
     }
     answer = TimedAnswer(dump_bytes(body))
     await app(scope, answer.receive, answer.send)

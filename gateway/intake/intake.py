@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.intake.tags import Tagger
-from gateway.models.fallbacks import Chain, Fallbacks
+from gateway.models.fallbacks import Chain, Fallback, Fallbacks
 from gateway.models.names import MayUse, ModelNames
 from gateway.models.rules import Rule, traits_of
 from gateway.models.sampling import fill_sampling
@@ -30,6 +30,10 @@ class Intake:
         if may_use is None:
             return chain
         return chain.without({each for each, model in others.items() if model and not may_use(model)})
+
+    def alone(self, model: str) -> Chain:
+        """The model itself, whoever else may answer for it."""
+        return self._fallbacks.of(model, Fallback(models=()), {})
 
     async def ruled(self, request: GenerateRequest, may_use: MayUse | None = None) -> Rule | None:
         """The first rule of the settings that fits a request, whose `model` is still the client's name for it, and

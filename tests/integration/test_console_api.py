@@ -179,9 +179,47 @@ def test_the_speed_of_a_model_is_told_by_requests_of_the_lowest_class(household:
 
     wait_until(lambda: of_lowest_class() == cost["requests"], "each is a request like any other")
     assert household.call("DELETE", "/api/models/speed/echo", key="admin").status == 404
-    for model in ("nothing", "echo-2"):
-        refused = household.call("POST", "/api/models/speed", {"model": model}, key="admin")
-        assert (refused.status, "load it first" in refused.body.decode()) == (400, True)
+    refused = household.call("POST", "/api/models/speed", {"model": "nothing"}, key="admin")
+    assert (refused.status, "there are: echo" in refused.body.decode()) == (404, True)
+
+
+@pytest.fixture
+def led_away(household: Household) -> Iterator[Household]:
+    """Whatever is asked of `echo` in the lowest class another model answers, which names both."""
+    file = household.gateway.folder / "config" / ROUTING
+    rules = [{"asked": ["echo"], "classes": ["batch"], "model": "spare"}]
+    before = file.read_bytes() if file.exists() else b"{}"
+    file.write_bytes(orjson.dumps({"rules": rules, "tiers": {"opus": "echo"}}))
+    try:
+        with household.gateway.worker("spare"):
+            yield household
+    finally:
+        file.write_bytes(before)
+
+
+def test_a_models_speed_is_its_own_whatever_rules_say_and_is_asked_for_by_any_of_its_names(led_away: Household) -> None:
+    def answered_by() -> str:
+        headers = {"x-mlx-gateway-priority": "batch"}
+        reply = led_away.call("POST", "/v1/messages", message("hello"), key="admin", headers=headers)
+        return reply.headers["x-mlx-gateway-worker"]
+
+    wait_until(lambda: ".spare." in answered_by(), "the rule counts")
+    before = len(rows_of(led_away, "echo"))
+    asked = led_away.call("POST", "/api/models/speed", {"model": "claude-opus-5"}, key="admin")
+    assert (asked.status, asked.json["model"]) == (200, "echo"), asked.body
+    speeds = led_away.call("GET", "/api/models/speed", key="viewer")
+    assert speeds.json["tests"]["echo"]["state"] in ("running", "done")
+
+    def have_answered() -> int:
+        return len(rows_of(led_away, "echo")) - before
+
+    wait_until(lambda: have_answered() >= asked.json["requests"], "echo has answered each", deadline_s=60)
+
+
+def rows_of(household: Household, model: str) -> list[dict[str, Any]]:
+    """The requests that this model answered."""
+    rows = household.call("GET", "/api/requests", key="viewer").json["rows"].values()
+    return [row for row in rows if row.get("model") == model]
 
 
 def test_a_form_is_no_request_of_ours(household: Household) -> None:
