@@ -11,6 +11,7 @@ import orjson
 from gateway.keys.holder import MOST_COUNTED, ROLES, Quota
 from gateway.keys.making import Wish
 from shared.errors import InvalidRequestError
+from shared.nearest import meant
 from shared.pieces import KEY_HEX
 from shared.request import PRIORITIES
 
@@ -30,27 +31,39 @@ def parse_json(data: bytes) -> Mapping[str, Any]:
     return body
 
 
+def _only(body: Mapping[str, Any], *names: str) -> None:
+    """What nothing reads is refused: who misspells a limit would have none."""
+    for name in body:
+        if name not in names:
+            _refuse(name[:MOST_WORDS], f"is not read here, only {', '.join(names)}{meant(name, names)}")
+
+
 def parse_session(body: Mapping[str, Any]) -> str:
     """The key. Raises `InvalidRequestError`, as all here do."""
+    _only(body, "key")
     return _name(body, "key")
 
 
 def parse_model_order(body: Mapping[str, Any]) -> tuple[str, str]:
     """(model, action)."""
+    _only(body, "model", "action")
     return _name(body, "model"), _one_of(body, "action", ACTIONS, None)
 
 
 def parse_pull(body: Mapping[str, Any]) -> tuple[str, str, bool]:
     """(model, quantisation, whether it is only looked at)."""
+    _only(body, "model", "quantization", "check")
     return _name(body, "model"), _text(body, "quantization"), _flag(body, "check")
 
 
 def parse_speed(body: Mapping[str, Any]) -> tuple[str, bool]:
     """(model, whether it is only asked what it would cost)."""
+    _only(body, "model", "check")
     return _name(body, "model"), _flag(body, "check")
 
 
 def parse_search(body: Mapping[str, Any]) -> str:
+    _only(body, "search")
     words = _name(body, "search").strip()
     if not words.isprintable() or not 0 < len(words) <= MOST_WORDS:
         _refuse("search", f"is what to look for, {MOST_WORDS} characters at the most")
@@ -59,6 +72,7 @@ def parse_search(body: Mapping[str, Any]) -> str:
 
 def parse_drop(body: Mapping[str, Any]) -> tuple[str, str, tuple[bytes, ...]]:
     """(session, worker, keys of pieces): a session alone, or a worker with some of its pieces."""
+    _only(body, "session", "worker", "pieces")
     session, worker, keys = _text(body, "session"), _text(body, "worker"), body.get("pieces")
     if session and not worker and keys is None:
         return session, "", ()
@@ -74,10 +88,13 @@ def _is_key(value: object) -> bool:
 
 
 def parse_text(body: Mapping[str, Any]) -> str:
+    _only(body, "text")
     return _text(body, "text")
 
 
 def parse_key(body: Mapping[str, Any]) -> Wish:
+    counts = [each.name for each in fields(Quota)]
+    _only(body, "name", "role", "tenant", "models", "ceiling", "expires", *counts)
     models = body.get("models")
     if models is not None and not (isinstance(models, list) and all(isinstance(each, str) and each for each in models)):
         _refuse("models", "is a list of names")
@@ -87,7 +104,7 @@ def parse_key(body: Mapping[str, Any]) -> Wish:
         tenant=_text(body, "tenant"),
         models=models or (),
         ceiling=_one_of(body, "ceiling", PRIORITIES, "interactive"),
-        quota=Quota(**{each.name: _count(body, each.name) for each in fields(Quota)}),
+        quota=Quota(**{name: _count(body, name) for name in counts}),
         expires=_text(body, "expires"),
     )
 

@@ -19,6 +19,7 @@ from gateway.keys.making import Wish, add_key, revoke_key
 from gateway.keys.record import KeyRecord
 from gateway.keys.usage import Used, read_usage
 from shared.config import Settings
+from shared.errors import ConfigError
 from shared.request import PRIORITIES
 
 _OWNER: Final = "(owner)"  # in lists: the key of MLX_GATEWAY_API_KEY
@@ -33,15 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create = actions.add_parser("create", help="make a key and print it, once", parents=[folders])
     create.add_argument("name", help="who has it; shown in lists, logs and metrics")
     create.add_argument("--role", choices=ROLES, default="user", help="what it may do (user)")
-    create.add_argument("--models", metavar="M,...", default="", help="patterns of the models it may use (all)")
+    create.add_argument("--models", metavar="M,...", help="patterns of the models it may use (all)")
     create.add_argument("--tenant", default="", help="whose caches and stored answers it shares (its own)")
     create.add_argument(
         "--class", dest="ceiling", choices=PRIORITIES, default="interactive", help="the best it may have"
     )
-    create.add_argument("--requests-per-minute", type=int, default=0, metavar="N")
+    create.add_argument("--requests-per-minute", type=int, default=0, metavar="N", help="0: no limit, as for tokens")
     create.add_argument("--tokens-per-minute", type=int, default=0, metavar="N", help="computed ones, not cached")
     create.add_argument("--tokens-per-day", type=int, default=0, metavar="N")
-    create.add_argument("--expires", metavar="DURATION", default="", help="such as 12h or 30d (never)")
+    create.add_argument("--expires", metavar="DURATION", help="such as 12h or 30d (never)")
     actions.add_parser("list", help="show all keys, never themselves", parents=[folders])
     actions.add_parser("revoke", help="lock a key out at once", parents=[folders]).add_argument("name")
     usage = actions.add_parser("usage", help="show what each key used, by day and model", parents=[folders])
@@ -80,11 +81,25 @@ def wish_of(options: argparse.Namespace) -> Wish:
         name=options.name,
         role=options.role,
         tenant=options.tenant,
-        models=options.models.split(","),
+        models=() if options.models is None else _patterns(options.models),
         ceiling=options.ceiling,
         quota=quota,
-        expires=options.expires,
+        expires="" if options.expires is None else _duration(options.expires),
     )
+
+
+def _patterns(text: str) -> list[str]:
+    """Those between commas. An empty variable of a script must not open every model."""
+    found = [pattern for pattern in (each.strip() for each in text.split(",")) if pattern]
+    if not found:
+        raise ConfigError(f"--models {text!r} names no model: without the option the key may use all")
+    return found
+
+
+def _duration(text: str) -> str:
+    if not text:
+        raise ConfigError("--expires '' is no duration: without the option the key never expires")
+    return text
 
 
 def _revoke(settings: Settings, options: argparse.Namespace) -> int:

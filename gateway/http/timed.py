@@ -51,8 +51,8 @@ class TimedAnswer(StayingClient):
 
 
 async def ask_timed(app: ASGIApp, holder: Holder, *, model: str, prompt: str, most_tokens: int) -> TimedAnswer:
-    """In the lowest class, of this model and of no other, whatever rules and fallbacks say. `app` are the routes without
-    what keeps strangers out. Raises `GatewayError`."""
+    """In the lowest class, of this model and of no other, whatever rules and fallbacks say. `app` are the routes
+    without what keeps strangers out. Raises `GatewayError`."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],

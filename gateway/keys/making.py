@@ -60,7 +60,7 @@ def _check_quota(quota: Quota) -> None:
 def _lifetime_s(text: str) -> float:
     found = parse_keep_alive(text)
     if found is None or not 0 < found < math.inf:
-        raise ConfigError(f"--expires {text}: expected a duration such as 12h or 30d")
+        raise ConfigError(f"it cannot expire after {text!r}: expected a duration such as 12h or 30d")
     return found
 
 
