@@ -407,8 +407,15 @@ def _examine_running(settings: Settings) -> None:
     if any(find_faults(settings)):
         return  # which has been told
     policies = Policies(settings)
-    ruled = [rule.model for rule in policies.rules()]
-    for line in find_dead_names(fleet, policies.routes(), VENDOR_NAMES, sampled=policies.sampling(), ruled=ruled):
+    dead = find_dead_names(
+        fleet,
+        policies.routes(),
+        VENDOR_NAMES,
+        sampled=policies.sampling(),
+        ruled=[rule.model for rule in policies.rules()],
+        instead={name: each.models for name, each in policies.fallbacks().items()},
+    )
+    for line in dead:
         print(f"note names: {line}")
 
 

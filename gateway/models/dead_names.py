@@ -3,7 +3,8 @@ when a client asks."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from gateway.models.resolve import Routes, VendorNames, resolve
 from shared.errors import GatewayError, ModelNotFoundError
@@ -17,13 +18,14 @@ def find_dead_names(
     *,
     sampled: Collection[str] = (),
     ruled: Sequence[str] = (),
+    instead: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Iterator[str]:
-    """One line for each alias, tier and default, and for each model that has sampling defaults (`sampled`) or that a
-    rule names (`ruled`, in their order); none while nothing is served, or a host is there that we do not understand: it
-    may serve the model."""
+    """One line for each alias, tier and default, and for each model that has sampling defaults (`sampled`), that a rule
+    names (`ruled`, in their order) or that is asked `instead` of another, by that one's name; none while nothing is
+    served, or a host is there that we do not understand: it may serve the model."""
     if not fleet.model_ids() or fleet.strangers:
         return
-    for name, what in (*_names(routes), *_ruled(ruled)):
+    for name, what in (*_names(routes), *_ruled(ruled), *_instead(instead)):
         try:
             resolve(name, fleet, routes, vendors=vendors)
         except ModelNotFoundError as error:
@@ -39,6 +41,12 @@ def find_dead_names(
 def _ruled(ruled: Sequence[str]) -> Iterator[tuple[str, str]]:
     for number, model in enumerate(ruled, 1):
         yield model, f"rule {number} of claude_routing.json"
+
+
+def _instead(instead: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    for name, models in instead.items():
+        for model in models:
+            yield model, f"the fallback {model!r} of {name!r} in claude_routing.json"
 
 
 def _names(routes: Routes) -> Iterator[tuple[str, str]]:

@@ -68,7 +68,8 @@ class Fallbacks:
     def instead(self, name: str, model: str = "") -> Fallback:
         """Of what a client asks for, and the model that this stands for."""
         table = self._table()
-        tiers = (vendor.tier_of(name, table) for vendor in self._vendors)
+        written = {key.lower(): key for key in table}  # tiers are known by their names in lower case
+        tiers = (written.get(vendor.tier_of(name, written), "") for vendor in self._vendors)
         keys = (key for key in (name, *tiers, model) if key in table)
         return table.get(next(keys, ""), Fallback(models=()))
 

@@ -66,6 +66,7 @@ class ModelNames:
             self.vendors,
             sampled=policies.sampling().keys(),
             ruled=[rule.model for rule in policies.rules()],
+            instead={name: each.models for name, each in policies.fallbacks().items()},
         )
         return frozenset(found)
 

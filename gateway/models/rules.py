@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from gateway.models.resolve import VendorNames
 from shared import wire
-from shared.options import Option, raise_first, unknown_names, value_faults
+from shared.options import MOST_WHOLE, Option, raise_first, unknown_names, value_faults
 from shared.request import PRIORITIES, GenerateRequest, PackedRequest
 
 _FILE: Final = "claude_routing.json"
@@ -67,7 +67,8 @@ class Rule:
     def _is_for(self, name: str, vendors: Sequence[VendorNames]) -> bool:
         if not self.asked:
             return any(vendor.owns(name) for vendor in vendors)
-        return name in self.asked or any(vendor.tier_of(name, self.asked) for vendor in vendors)
+        tiers = [each.lower() for each in self.asked]
+        return name in self.asked or any(vendor.tier_of(name, tiers) for vendor in vendors)
 
 
 def traits_of(request: GenerateRequest) -> Traits:
@@ -115,5 +116,15 @@ def _faults(where: str, entry: Any) -> Iterator[str]:
     for name in entry.get("classes", ()):
         if name not in PRIORITIES:
             yield f"{where}: there is no class {name!r}; there are {', '.join(PRIORITIES)}"
-    if not entry.keys() - {"model", "asked"}:
+    if not any(_narrows(name, value) for name, value in entry.items()):
         yield f"{where} says nothing of the request: a tier or an alias is what does that"
+    least, most = entry.get("least_prompt_bytes", 0), entry.get("most_prompt_bytes", MOST_WHOLE)
+    if least > most:
+        yield f"{where} fits nothing: no prompt has at least {least} bytes and at most {most}"
+
+
+def _narrows(name: str, value: Any) -> bool:
+    """Whether some request does not fit."""
+    if name in ("classes", "least_prompt_bytes"):
+        return bool(value)
+    return name not in ("model", "asked")

@@ -40,6 +40,12 @@ def test_an_alias_a_pattern_a_tier_and_a_default_that_lead_nowhere_are_told() ->
     assert all("there are: qwen" in line for line in lines)
 
 
+def test_a_fallback_that_leads_nowhere_is_told_and_one_of_a_model_that_is_not_there_is_what_it_is_for() -> None:
+    instead = {"opus": ["qwen", "qwne"], "gone": ["qwen"]}
+    (line,) = find_dead_names(FLEET, Routes(), VENDOR_NAMES, instead=instead)
+    assert "the fallback 'qwne' of 'opus' in claude_routing.json leads nowhere" in line
+
+
 def test_defaults_of_a_model_that_nobody_serves_are_told() -> None:
     (line,) = find_dead_names(FLEET, Routes(), VENDOR_NAMES, sampled=["", "qwen", "broken", "qwne"])
     assert "'qwne'" in line

@@ -73,6 +73,10 @@ def test_a_tier_an_alias_and_what_it_stands_for_have_chains() -> None:
     assert not alone.goes_on("other", OverloadedError("full"))
 
 
+def test_a_tiers_name_may_be_written_as_its_vendor_writes_it() -> None:
+    assert _fallbacks(_Clock(), Opus=["small"]).instead("claude-opus-4-5").models == ("small",)
+
+
 def test_it_is_the_model_that_cools_down_whatever_it_is_called_and_no_other_that_takes_its_name() -> None:
     fallbacks = _fallbacks(_Clock(), opus=["small"], reviewer=["small"])
     next(iter(chain := _chain(fallbacks, "opus", "away", small="s")))

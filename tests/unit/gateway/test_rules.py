@@ -36,6 +36,7 @@ def fits(rule: dict[str, Any], **traits: Any) -> bool:
         ({"most_prompt_bytes": 999}, {"prompt_bytes": 999}),
         ({"most_prompt_bytes": 0}, {"prompt_bytes": 0}),
         ({"images": True, "asked": ["haiku"]}, {"has_images": True, "name": "claude-haiku-4"}),
+        ({"images": True, "asked": ["Haiku"]}, {"has_images": True, "name": "claude-haiku-4"}),
         ({"images": True, "asked": ["qwen"]}, {"has_images": True, "name": "qwen"}),
     ],
 )
@@ -86,6 +87,9 @@ def test_what_a_request_is_is_found_in_its_body() -> None:
         ([{"classes": ["sides"], "model": "m"}], "no class 'sides'"),
         ([{"tools": True, "model": "m"}, {"least_prompt_bytes": -1, "model": "m"}], "rule 2"),
         ([{"asked": ["opus"], "model": "m"}], "says nothing of the request"),
+        ([{"classes": [], "model": "m"}], "says nothing of the request"),
+        ([{"least_prompt_bytes": 0, "model": "m"}], "says nothing of the request"),
+        ([{"least_prompt_bytes": 9, "most_prompt_bytes": 8, "model": "m"}], "rule 1 fits nothing"),
     ],
 )
 def test_rules_that_cannot_be_meant_are_refused(rules: Any, words: str) -> None:
