@@ -52,16 +52,24 @@ class Joining:
     async def join(self, request: GenerateRequest, repeat: Repeat) -> Dispatch | None:
         """The answer that its key names, where one runs; None where the request is to be answered anew. Raises
         `InvalidRequestError` for a key that came with something else, and `BrokerUnavailableError`."""
-        run = await self._outlast(lambda: self._runs.first(request.tenant, repeat, request.id))
+        run = await self.first(request.tenant, repeat, request.id)
         if run is None:
             return None
         is_here = run.gateway == self._hub.gateway_id
         dispatch = self._here(run) if is_here else await self._there(request, run, repeat)
         if dispatch is None:
-            await self._outlast(lambda: self._runs.begin_anew(request.tenant, repeat, request.id))
+            await self.begin_anew(request.tenant, repeat, request.id)
         else:
             self._on_joined(request.model)
         return dispatch
+
+    async def first(self, tenant: str, repeat: Repeat, request_id: str) -> Run | None:
+        """Who asked this first; None where this request is the first. Raises as `join` does."""
+        return await self._outlast(lambda: self._runs.first(tenant, repeat, request_id))
+
+    async def begin_anew(self, tenant: str, repeat: Repeat, request_id: str) -> None:
+        """This request is the first from now on. Raises `BrokerUnavailableError`."""
+        await self._outlast(lambda: self._runs.begin_anew(tenant, repeat, request_id))
 
     async def aclose(self) -> None:
         """Nothing is followed any more."""

@@ -23,8 +23,10 @@ from gateway.dispatch.dispatch import Dispatch
 from gateway.dispatch.runs import Repeat
 from gateway.http.endpoints import Generate
 from gateway.http.following import Follower
+from gateway.http.idempotency import note_repeat, repeat_of
 from gateway.http.kept import converse
 from gateway.http.replies import ClientDisconnectedError, read_raw, request_id_of, send_json
+from gateway.intake.reader import Body
 from gateway.kept.runs import MAX_SAID_BYTES, RunStore
 from gateway.kept.store import AnswerStore, Kept
 from gateway.keys.holder import holder_of
@@ -39,6 +41,7 @@ _REFUSED_WITHIN_S: Final = 0.3  # what is wrong with a request mostly shows by t
 _GATHER_S: Final = 0.1  # events are kept that many together
 _RENEW_S: Final = 1.0
 _KEPT_WITHIN_S: Final = 10.0
+_ON_ITS_WAY_S: Final = 1.0  # a response that another request begins at this moment
 _TOO_LARGE: Final = "the conversation is too large to be kept, and what runs in the background is"
 
 
@@ -113,6 +116,7 @@ class Responses:
         self._answers: AnswerStore = parts.answers
         self._runs: RunStore = parts.runs
         self._follower = Follower(parts)
+        self._joining = parts.joining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_raw(receive)
@@ -120,12 +124,42 @@ class Responses:
         if read is None:
             await self._at_once(scope, _replayed(body, receive), send)
             return
-        run = _Run(tenant=holder_of(scope).tenant, id=f"resp_{request_id_of(scope)}")
-        await self._begin(run, scope, body_of(read))
+        run = _Run(tenant=holder_of(scope).tenant, id=_id_of(request_id_of(scope)))
+        note_repeat(scope, Body(chunks=[body], values=0))
+        answer = await self._begun_before(run.tenant, scope)
+        if answer is None:
+            await self._begin(run, scope, body_of(read))
+            answer = run.frame
         if read.get("stream") is True:
-            await self._follower.follow(run.tenant, run.id, -1, receive, send)
+            await self._follower.follow(run.tenant, str(answer["id"]), -1, receive, send)
         else:
-            await send_json(send, 200, run.frame)
+            await send_json(send, 200, answer)
+
+    async def _begun_before(self, tenant: str, scope: Scope) -> Mapping[str, Any] | None:
+        """The response that the same request has begun, by the key that its client gave it, as it stands now; None
+        where there is none, or where it failed. Raises the errors of `Joining.join`."""
+        repeat, request_id = repeat_of(scope), request_id_of(scope)
+        if repeat is None:
+            return None
+        first = await self._joining.first(tenant, repeat, request_id)
+        if first is None:
+            return None
+        found = await self._kept_soon(tenant, _id_of(first.request_id))
+        if found is None or found.get("status") == "failed":
+            await self._joining.begin_anew(tenant, repeat, request_id)
+            return None
+        return found
+
+    async def _kept_soon(self, tenant: str, answer_id: str) -> Mapping[str, Any] | None:
+        """It may be on its way to be kept, where both came at once: here for as long as it runs, elsewhere for a
+        moment."""
+        until_s = time.monotonic() + _ON_ITS_WAY_S
+        while True:
+            with contextlib.suppress(AnswerNotFoundError):
+                return (await self._follower.get(tenant, answer_id)).answer
+            if time.monotonic() >= until_s and (tenant, answer_id) not in self._runs.tasks:
+                return None
+            await asyncio.sleep(_GATHER_S)
 
     async def _begin(self, run: _Run, scope: Scope, body: bytes) -> None:
         """Raises what is wrong with the request, where that shows soon."""
@@ -205,6 +239,10 @@ class Responses:
 
     async def _change(self, run: _Run, answer: Mapping[str, Any]) -> bool:
         return await self._answers.change(run.tenant, Kept(answer=answer, items=run.items))
+
+
+def _id_of(request_id: str) -> str:
+    return f"resp_{request_id}"
 
 
 async def _is_set(event: asyncio.Event, timeout_s: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,30 @@ def test_it_is_queued_runs_by_itself_and_is_gone_on_from(gateway: Served) -> Non
     assert gateway.post(f"{PATH}/{answer['id']}/cancel", {}).json["status"] == "completed", "what has ended stays"
     assert gateway.call("DELETE", f"{PATH}/{answer['id']}").status == 200
     assert gateway.get(f"{PATH}/{answer['id']}?stream=true").status == 404
+
+
+def test_who_asks_again_with_the_same_key_gets_the_response_that_was_begun(gateway: Served) -> None:
+    key = {"idempotency-key": "begun once"}
+    words = asked("echo:words 1000")
+    first = gateway.post(PATH, words, key).json
+    again = gateway.post(PATH, words, key)
+    assert (again.status, again.json["id"]) == (200, first["id"])
+    other = gateway.post(PATH, asked("something else"), key)
+    assert (other.status, other.json["error"]["param"]) == (400, "Idempotency-Key")
+    assert gateway.post(f"{PATH}/{first['id']}/cancel", {}).json["status"] == "cancelled"
+    assert gateway.post(PATH, words, key).json["status"] == "cancelled", "also when it has ended"
+    assert gateway.call("DELETE", f"{PATH}/{first['id']}").status == 200
+    anew = gateway.post(PATH, asked("echo:words 1000"), key).json
+    assert (anew["id"] != first["id"], anew["status"]) == (True, "queued"), "what is gone is answered anew"
+    assert gateway.post(f"{PATH}/{anew['id']}/cancel", {}).status == 200
+
+
+def test_of_many_who_ask_at_once_with_one_key_one_begins_a_response(gateway: Served) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        replies = pool.map(lambda _: gateway.post(PATH, asked("one two"), {"idempotency-key": "at once"}), range(8))
+        ids = {reply.json["id"] for reply in replies}
+    assert len(ids) == 1
+    assert ended(gateway, ids.pop())["status"] == "completed"
 
 
 def test_its_events_are_told_while_it_runs_and_again_behind_any_of_them(gateway: Served) -> None:
