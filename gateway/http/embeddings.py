@@ -14,7 +14,8 @@ from gateway.dialects.fields import body_object, named
 from gateway.dialects.openai import embeddings as shape
 from gateway.dialects.openai.notation import in_brackets
 from gateway.dialects.priority import asked_priority
-from gateway.http.endpoints import PATIENCE_S, reading_of
+from gateway.http.client import reading_of
+from gateway.http.endpoints import PATIENCE_S
 from gateway.http.replies import ClientDisconnectedError, headers_of, read_body, request_id_of, send_json
 from gateway.intake.json_text import parse_json
 from gateway.keys.charge import BYTES_PER_TOKEN

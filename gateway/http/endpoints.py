@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
@@ -24,6 +23,7 @@ from gateway.dispatch.lookups import text_bytes_of
 from gateway.dispatch.readers import EventReader
 from gateway.dispatch.runs import Repeat
 from gateway.http.attached import with_files
+from gateway.http.client import Client, client_of, reading_of
 from gateway.http.fingerprint import fingerprint_of
 from gateway.http.idempotency import note_repeat, repeat_of
 from gateway.http.kept import keep, with_earlier
@@ -134,7 +134,7 @@ class Generate(_Endpoint):
         except GatewayError as error:
             story.outcome, story.error = outcome_of(error), error
             raise
-        except ClientDisconnectedError:
+        except (ClientDisconnectedError, asyncio.CancelledError):  # the latter of who asks from in here: of a batch
             story.outcome = "cancelled"
             raise
         finally:
@@ -210,12 +210,16 @@ class Generate(_Endpoint):
         self.metrics.inflight.inc()
         try:
             async with contextlib.AsyncExitStack() as leaving:
-                readers = await self._join(leaving, first, parsed, record)
-                reading = await leaving.enter_async_context(reading_of(receive, readers))
+                client = await leaving.enter_async_context(client_of(receive))
+                readers = await self._join(leaving, client, first, parsed, record)
+                reading = await leaving.enter_async_context(client.reading(readers))
                 answer = _Answer(self, parsed, first, reading, story, send)
                 story.outcome = await (answer.stream_it() if parsed.stream else answer.send_whole())
         except GatewayError as error:
             story.outcome = outcome_of(error)
+            raise
+        except asyncio.CancelledError:
+            story.outcome = "cancelled"
             raise
         finally:
             self.metrics.inflight.dec()
@@ -240,13 +244,20 @@ class Generate(_Endpoint):
         return await self.dispatcher.admit(request, is_repeated=is_repeated, is_shared=repeat is not None)
 
     async def _join(
-        self, leaving: contextlib.AsyncExitStack, first: Dispatch, parsed: Parsed, record: RequestRecord
+        self,
+        leaving: contextlib.AsyncExitStack,
+        client: Client,
+        first: Dispatch,
+        parsed: Parsed,
+        record: RequestRecord,
     ) -> list[EventReader]:
-        """A reader for each answer, prompt by prompt, until `leaving` is left."""
+        """A reader for each answer, prompt by prompt, until `leaving` is left; of no more once the client has gone."""
         began_s = time.monotonic()
         readers = [await leaving.enter_async_context(self.dispatcher.joined(first))]
         requests = [first.request, *parsed.others]
         for request in [each for one in requests for each in requests_of(one, parsed.choices)][1:]:
+            if client.has_left:
+                break
             other = await self.dispatcher.admit(request, is_repeated=False)
             readers.append(await leaving.enter_async_context(self.dispatcher.joined(other)))
         record.note_stage("enqueue", began_s)
@@ -271,25 +282,6 @@ def _hops(scope: Scope) -> int:
 def _encoding_hint(scope: Scope) -> str:
     encoding = header(scope, b"content-encoding")
     return f"; a content-encoding ({encoding[:40]}) is not understood here" if encoding else ""
-
-
-@contextlib.asynccontextmanager
-async def reading_of(receive: Receive, readers: Sequence[EventReader]) -> AsyncIterator[ChoiceReaders]:
-    """What one client reads, for as long as it stays."""
-    reading = ChoiceReaders(readers)
-    watcher = asyncio.create_task(_watch_client(receive, reading))
-    try:
-        yield reading
-    finally:
-        watcher.cancel()
-        await reading.aclose()
-
-
-async def _watch_client(receive: Receive, reading: ChoiceReaders) -> None:
-    """The body has been read, so the next message says that the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    reading.abandon()
 
 
 class _Answer:

@@ -13,7 +13,7 @@ from gateway.dialects.fields import named
 from gateway.dialects.openai.notation import in_brackets
 from gateway.dialects.priority import asked_priority
 from gateway.dispatch.choices import ChoiceReaders
-from gateway.http.endpoints import reading_of
+from gateway.http.client import reading_of
 from gateway.http.replies import ClientDisconnectedError, headers_of, request_id_of
 from gateway.keys.headers import rate_headers
 from gateway.keys.holder import holder_of

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ from gateway.dialects.anthropic.render import MessageReply, MessageStream
 from gateway.dialects.base import Dialect, Parsed, RenderContext
 from gateway.dialects.openai_chat.dialect import OpenAIChatDialect
 from gateway.dialects.openai_chat.render import ChatReply, ChunkStream
+from gateway.dispatch.dispatch import Dispatch
+from gateway.dispatch.tasks import cancel_all
 from gateway.http.endpoints import Generate
 from gateway.http.middleware import ErrorAnswers
+from gateway.http.replies import ClientDisconnectedError
+from gateway.http.staying import StayingClient
 from gateway.parts import Parts
 from shared.config import Settings
 from shared.events import Completion, Event, TextDelta
+from shared.request import GenerateRequest
 from tests.support.gateway import FINISHED, STARTED, HandWorker, text, until
 from tests.support.sealed import SECRET
 
@@ -120,3 +126,86 @@ def test_a_bug_while_an_answer_is_rendered_is_told_to_its_client(
     assert b"a bug" not in body
     assert b"[DONE]" not in body
     assert b"message_stop" not in body
+
+
+def test_a_client_that_leaves_while_its_choices_are_begun_begins_no_more_of_them(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    async def main() -> str:
+        app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path, secret=SECRET))
+        async with app.router.lifespan_context(app):
+            await until(lambda: app.parts.hub.is_connected, "the gateway listens")
+            return await leave_early(app, begun, monkeypatch)
+
+    assert asyncio.run(main()) == "cancelled"
+    assert len(begun) == 2, "of eight"
+
+
+async def leave_early(app: GatewayApp, begun: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The outcome of a request for eight choices, whose client leaves while the second is begun."""
+    parts = app.parts
+    body = {"model": "m", "n": 8, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    requests = [{"type": "http.request", "body": orjson.dumps(body)}]
+    is_enough, has_left = asyncio.Event(), asyncio.Event()
+    admit = parts.dispatcher.admit
+
+    async def counted(request: GenerateRequest, **how: bool) -> Dispatch:
+        begun.append(request.id)
+        if len(begun) == 2:
+            is_enough.set()
+            await has_left.wait()
+        return await admit(request, **how)
+
+    monkeypatch.setattr(parts.dispatcher, "admit", counted)
+
+    async def receive() -> dict[str, Any]:
+        if requests:
+            return requests.pop()
+        await is_enough.wait()
+        has_left.set()
+        return {"type": "http.disconnect"}
+
+    async def send(_: Any) -> None:
+        """Nobody reads it."""
+
+    state: dict[str, Any] = {"request_id": "req_1", "started_s": 0.0}
+    scope = {"type": "http", "path": "/v1/chat/completions", "headers": [], "state": state}
+    async with HandWorker(parts.jobs._redis, parts.hub.gateway_id).living():
+        await until(lambda: parts.fleet.snapshot.workers, "the worker is seen")
+        with contextlib.suppress(ClientDisconnectedError):
+            await Generate(parts, OpenAIChatDialect())(scope, receive, send)
+    assert not parts.hub.dispatches
+    return str(state["outcome"])
+
+
+def test_what_is_cancelled_from_in_here_counts_as_cancelled(redis_url: str, tmp_path: Path) -> None:
+    async def main() -> Mapping[str, Any]:
+        app = create_app(Settings(redis_url=redis_url, state_dir=tmp_path, secret=SECRET))
+        async with app.router.lifespan_context(app):
+            await until(lambda: app.parts.hub.is_connected, "the gateway listens")
+            return await cancel_one(app)
+
+    told = asyncio.run(main())
+    assert (told["id"], told["outcome"]) == ("req_1", "cancelled")
+
+
+async def cancel_one(app: GatewayApp) -> Mapping[str, Any]:
+    """The trace of a request whose task is cancelled while its answer is waited for."""
+    parts = app.parts
+    client = StayingClient(orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}))
+
+    async def send(_: Any) -> None:
+        """Nobody reads it."""
+
+    state = {"request_id": "req_1", "started_s": 0.0}
+    scope = {"type": "http", "path": "/v1/chat/completions", "headers": [], "state": state}
+    async with HandWorker(parts.jobs._redis, parts.hub.gateway_id).living():
+        await until(lambda: parts.fleet.snapshot.workers, "the worker is seen")
+        answering = asyncio.create_task(Generate(parts, OpenAIChatDialect())(scope, client.receive, send))
+        await until(lambda: parts.hub.dispatches, "the request is under way")
+        await cancel_all([answering])
+    (line,) = parts.traces.recent.since(0)
+    told: Mapping[str, Any] = orjson.loads(line)
+    return told
