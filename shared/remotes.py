@@ -139,7 +139,9 @@ def _meaning_faults(where: str, entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _host_of(url: str) -> str:
-    """Empty for what is no http:// or https:// address."""
+    """Empty for what is no http:// or https:// address. (`urlsplit` leaves out line ends, which nobody meant.)"""
+    if not url.isprintable() or " " in url:
+        return ""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -396,6 +396,8 @@ def test_a_server_that_comes_later_is_found_then(tmp_path: Path, monkeypatch: py
     [
         {"url": "http://x"},
         {"id": "a", "url": "ftp://x"},
+        {"id": "a", "url": "http://x\nHost: y"},
+        {"id": "a", "url": "http://x y"},
         {"id": "a", "url": "http://x", "profile": "lm-studio"},
         {"id": "a", "url": "http://x", "slots": True},
         {"id": "a", "url": "http://x", "slot": 1},
