@@ -30,6 +30,7 @@ SETTINGS_FILES = (
     "inference_settings.json",
     "gguf_config.json",
     "remotes.json",
+    "cache_settings.json",
 )
 
 

@@ -23,13 +23,14 @@ _SHOWN: Final = 80  # characters of a value in a message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """Numbers lie between `least` and `most`, texts are among `choices` where there are any, and are not empty where
-    one `is_needed`. `texts` is a list of them, `names` an object of texts; a program's arguments may be numbers, too
-    (`takes_numbers`). One that `is_secret` is never shown."""
+    """Numbers lie between `least` and `most`, and whole ones are `among` some where there are any; texts are among
+    `choices` where there are any, and are not empty where one `is_needed`. `texts` is a list of them, `names` an object
+    of texts; a program's arguments may be numbers, too (`takes_numbers`). One that `is_secret` is never shown."""
 
     kind: Kind = "text"
     least: float = 0
     most: float = MOST_WHOLE
+    among: tuple[int, ...] = ()
     choices: tuple[str, ...] = ()
     is_needed: bool = False
     takes_numbers: bool = False
@@ -43,7 +44,9 @@ class Option:
     def allowed(self) -> str:
         """For a message: `expected …`."""
         text = either([*filter(None, self.choices)]) if self.choices else _WORDS[self.kind]
-        if self.kind in ("whole", "number"):
+        if self.among:
+            text = either([*map(str, self.among)])
+        elif self.kind in ("whole", "number"):
             text += f" from {self.least:g} to {_plain(self.most)}"
         return f"{text} ({self.note})" if self.note else text
 
@@ -72,7 +75,7 @@ def _is_number(option: Option, value: Any) -> bool:
 
 
 def _is_whole(option: Option, value: Any) -> bool:
-    return isinstance(value, int) and _is_number(option, value)
+    return isinstance(value, int) and _is_number(option, value) and (not option.among or value in option.among)
 
 
 def _are_texts(option: Option, value: Any) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
+from shared.cache_settings import CACHE, FILE, with_cache_settings
 from shared.config import Settings, environment_name, set_variables, setting_sources
 
-# What prefix caches of this Mac may take, by setting: what it counts, and what it means.
-CACHE: Final[Mapping[str, tuple[str, str]]] = {
+# Of each setting of `cache_settings.json`: what it counts, and what it means.
+_MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "cache_bytes": ("bytes", "memory for each model's prefix cache; 0: chosen to suit the machine"),
     "cache_max_slots": ("conversations", "that the cache is sized for, and that subagents and titles never push out"),
     "cache_max_tokens": ("tokens", "of each conversation that the cache is sized for"),
@@ -22,19 +23,25 @@ CACHE: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def render_about(gateway: str, settings: Settings) -> dict[str, Any]:
-    """Secrets are shown as set. `given` says who has set a variable; the others are as usual."""
+def render_about(gateway: str, settings: Settings, said: Mapping[str, int]) -> dict[str, Any]:
+    """Secrets are shown as set. `given` says who has set a variable; the others are as usual. `said` is what
+    `cache_settings.json` says now, which workers take when they start."""
+    given = setting_sources(settings)
+    now = with_cache_settings(settings, said, given)
+    by_file = {environment_name(name): FILE for name in said}
     return {
         "gateway": gateway,
         "version": version("mlx-gateway"),
         "python": platform.python_version(),
-        "given": setting_sources(settings),
-        "settings": set_variables(settings),
-        "cache": {environment_name(name): _cache(settings, name) for name in CACHE},
+        "given": by_file | given,
+        "settings": set_variables(now),
+        "cache": {environment_name(name): _cache(now, name) for name in CACHE},
         "licences": {"preact": "MIT", "htm": "Apache-2.0", "uPlot": "MIT"},
     }
 
 
 def _cache(settings: Settings, name: str) -> dict[str, Any]:
-    unit, meaning = CACHE[name]
-    return {"value": getattr(settings, name), "unit": unit, "meaning": meaning}
+    unit, meaning = _MEANINGS[name]
+    option = CACHE[name]
+    bounds = {"among": list(option.among)} if option.among else {"least": option.least, "most": option.most}
+    return {"name": name, "value": getattr(settings, name), "unit": unit, "meaning": meaning, **bounds}

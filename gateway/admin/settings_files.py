@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.models.settings_files import PARSERS
+from shared.cache_settings import FILE as CACHE_SETTINGS
 from shared.config import Settings
 from shared.doubled_names import doubled_names
 from shared.errors import ConfigError, GatewayError, InvalidRequestError, RouteNotFoundError
@@ -25,7 +26,7 @@ EMPTY: Final = "none"  # the tag of a file that is not there
 _KEPT: Final = 20  # texts to go back to
 _MOST_BYTES: Final = 1 << 20
 
-NAMES: Final = ("claude_routing.json", "model_aliases.json", "inference_settings.json")
+NAMES: Final = ("claude_routing.json", "model_aliases.json", "inference_settings.json", CACHE_SETTINGS)
 
 
 class ChangedFileError(Exception):

@@ -50,7 +50,7 @@ class Sights:
             Topic(name="cache_tree", stamp=self._kept.stamp, render=self._kept.render, every_s=SLOW_S),
             Topic(name="keys", stamp=self._keys_stamp, render=self._keys, every_s=SLOW_S, is_private=True),
             Topic(name="hosts", stamp=self._hosts_stamp, render=self._hosts, every_s=SLOW_S, is_private=True),
-            Topic(name="about", stamp=int, render=_at_once(lambda: render_about(parts.gateway, parts.settings))),
+            Topic(name="about", stamp=parts.policies.cache, render=_at_once(self._about), every_s=SLOW_S),
         )
 
     def _fleet(self) -> Any:
@@ -74,6 +74,10 @@ class Sights:
 
     async def _cache(self) -> Mapping[str, Any]:
         return render_cache(self._fleet(), await self._log.rows())
+
+    def _about(self) -> Mapping[str, Any]:
+        parts = self._parts
+        return render_about(parts.gateway, parts.settings, parts.policies.cache())
 
     async def _fetched(self) -> Mapping[str, Any]:
         return await asyncio.to_thread(self._pulls.render)

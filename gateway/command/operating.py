@@ -17,6 +17,7 @@ from gateway.command.service.manage import Keeper, install, keeper_of, restart, 
 from gateway.command.service.unit import KINDS, Unit, build_unit
 from gateway.dialects.registry import TIERS
 from gateway.models.settings_files import find_doubled, find_faults
+from shared.cache_settings import read_with_cache_settings
 from shared.config import Settings, set_variables
 from shared.slips import find_slips
 
@@ -167,7 +168,7 @@ def _config(settings: Settings, options: argparse.Namespace) -> int:
             print(f"wrote {path}")
         return DONE
     if options.what == "show":
-        for name, value in set_variables(settings).items():
+        for name, value in set_variables(read_with_cache_settings(settings)).items():
             print(f"{name}={value}")
         return DONE
     faults, slips = [*find_faults(settings), *find_doubled(settings)], list(find_slips(settings, TIERS))

@@ -10,57 +10,26 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from gateway.models.fallbacks import Fallback, parse_fallbacks
 from gateway.models.profiles import Profile, parse_profiles
 from gateway.models.resolve import Routes, parse_aliases
 from gateway.models.rules import Rule, parse_rules
 from gateway.models.sampling import parse_sampling
+from shared.cache_settings import FILE as CACHE_SETTINGS
+from shared.cache_settings import cache_faults, parse_cache_settings
 from shared.config import SETTINGS_FILES, Settings, SettingsFile
 from shared.errors import ConfigError
 from shared.gguf_config import FILE as GGUF_CONFIG
 from shared.gguf_config import gguf_faults
 from shared.options import raise_first
+from shared.parsed_file import ParsedFile
 from shared.registry import ModelSpec, models_faults, parse_models
 from shared.remotes import Remote, parse_remotes, remotes_faults
 from shared.routing import parse_tiers
 
 logger = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
-
-
-class _ParsedFile(Generic[_T]):
-    """`value` is the last good content, `fault` why the file cannot be used as it is now. Raises `ConfigError` when
-    made with a file that cannot be used."""
-
-    def __init__(
-        self, settings: Settings, name: str, parse: Callable[[Any], _T], tell: Callable[[str], None] = lambda _: None
-    ) -> None:
-        self._file = SettingsFile(settings, name, tell)
-        self._parse = parse
-        self._data = self._file.load()
-        self._misread = ""  # what is wrong with JSON that can be read
-        self.value = parse(self._data)
-
-    @property
-    def fault(self) -> str:
-        return self._file.fault or self._misread
-
-    def refresh(self) -> bool:
-        """Whether the content changed."""
-        try:
-            data = self._file.load()
-            if data is self._data:
-                return False
-            self._data, self._misread = data, ""
-            self.value = self._parse(data)
-        except ConfigError as error:
-            self._misread = "" if self._file.fault else str(error)
-            return False
-        return True
-
 
 PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "models.json": lambda data: parse_models(data) if data else (),
@@ -69,12 +38,14 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "inference_settings.json": lambda data: (parse_sampling(data), parse_profiles(data)),
     "remotes.json": parse_remotes,
     GGUF_CONFIG: lambda data: raise_first(gguf_faults(data)),
+    CACHE_SETTINGS: parse_cache_settings,
 }
 # Those of which every fault can be told, not the first alone.
 _FAULTS: Mapping[str, Callable[[Any], Iterable[str]]] = {
     "models.json": lambda data: models_faults(data) if data else (),
     "remotes.json": remotes_faults,
     GGUF_CONFIG: gguf_faults,
+    CACHE_SETTINGS: cache_faults,
 }
 
 
@@ -121,12 +92,13 @@ class Policies:
     def __init__(self, settings: Settings, tell: Callable[[str], None] = _log) -> None:
         self._tell = tell
         self._told: dict[str, None] = {}
-        self._aliases = _ParsedFile(settings, "model_aliases.json", parse_aliases, logger.warning)
-        self._tiers = _ParsedFile(settings, "claude_routing.json", parse_tiers, logger.warning)
-        self._fallbacks = _ParsedFile(settings, "claude_routing.json", parse_fallbacks)
-        self._rules = _ParsedFile(settings, "claude_routing.json", parse_rules)
-        self._sampling = _ParsedFile(settings, "inference_settings.json", parse_sampling, logger.warning)
-        self._profiles = _ParsedFile(settings, "inference_settings.json", parse_profiles)
+        self._aliases = ParsedFile(settings, "model_aliases.json", parse_aliases, logger.warning)
+        self._tiers = ParsedFile(settings, "claude_routing.json", parse_tiers, logger.warning)
+        self._fallbacks = ParsedFile(settings, "claude_routing.json", parse_fallbacks)
+        self._rules = ParsedFile(settings, "claude_routing.json", parse_rules)
+        self._sampling = ParsedFile(settings, "inference_settings.json", parse_sampling, logger.warning)
+        self._profiles = ParsedFile(settings, "inference_settings.json", parse_profiles)
+        self._cache = ParsedFile(settings, CACHE_SETTINGS, parse_cache_settings, logger.warning)
         self._default_model = settings.default_model
         self._routes = self._build_routes()
 
@@ -155,6 +127,12 @@ class Policies:
         self._tell_faults()
         return self._sampling.value
 
+    def cache(self) -> Mapping[str, int]:
+        """What is said of prefix caches, by setting: workers take it when they start."""
+        self._cache.refresh()
+        self._tell_faults()
+        return self._cache.value
+
     def profile(self, name: str) -> Profile:
         """One without anything for no name, and for one that is gone."""
         return self._profiles.value.get(name, Profile())
@@ -165,10 +143,11 @@ class Policies:
         self.fallbacks()
         self.rules()
         self.sampling()
+        self.cache()
         return tuple(self._told)
 
     def _tell_faults(self) -> None:
-        files = (self._aliases, self._tiers, self._fallbacks, self._rules, self._sampling, self._profiles)
+        files = (self._aliases, self._tiers, self._fallbacks, self._rules, self._sampling, self._profiles, self._cache)
         found = dict.fromkeys(each.fault for each in files if each.fault)
         for fault in found.keys() - self._told.keys():
             self._tell(fault)

@@ -91,7 +91,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         serving_hub(HubStandIn(HUB)) as hub,
         RedisServer() as server,
         models_in(folder / "models", hub, patch),
-        served(server.url, folder / "open", config_dir=folder / "open/config", debug=1) as gateway,
+        served(server.url, folder / "open", config_dir=folder / "open/config", debug=1, cache_bits=8) as gateway,
         served(server.url, folder / "keyed", api_key=KEYED) as keyed,
         gateway.worker(cache_tokens=100_000, disk_tokens=200_000),
         gateway.worker(EVIL),
@@ -466,16 +466,94 @@ SPEEDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def test_cache_variables_are_shown_with_who_has_set_them(stand: Stand) -> None:
+CACHE_FILE = '{ "cache_max_tokens":  32768 }\n'
+HELD = {
+    "models": {
+        "held": {"hosts": {"mac": {}}, "workers": {"mac.held.1": {"host": "mac", "state": "ready"}}},
+        "by hand": {"hosts": {}, "workers": {"mac.by-hand.1": {"host": "mac", "state": "ready"}}},
+        "elsewhere": {"hosts": {"mini": {}}, "workers": {"mini.elsewhere.1": {"host": "mini", "state": "ready"}}},
+    }
+}
+JOINED = {"hosts": {"mac": {"joined": ""}, "mini": {"joined": "2026-11-30"}}}
+
+
+def test_cache_variables_are_a_form_that_says_who_has_set_each_and_writes_the_file(stand: Stand, axe: str) -> None:
+    path = stand.folder / "open/config/cache_settings.json"
+    path.write_text(CACHE_FILE)
     page = stand.browser.page(stand.url("settings"))
-    table = "document.querySelector('[aria-label=\"Cache variables\"]')?.innerText"
-    page.wait(f"{table}?.includes('MLX_GATEWAY_SSD_CACHE_BYTES')")
-    rows = {row.split("\t")[0]: row.split("\t") for row in page.run(table).splitlines()}
-    assert rows["MLX_CACHE_MAX_SLOTS"][1:] == [
-        "4 conversations",
-        "that the cache is sized for, and that subagents and titles never push out",
-        "default",
-    ]
+    section = 'section[aria-label="cache_settings.json"]'
+    field = f"document.querySelector('{section} [name={{}}]')"
+
+    def change(name: str, value: str) -> None:
+        page.run(
+            f"(() => {{ const field = {field.format(name)}; field.value = {value!r};"
+            " field.dispatchEvent(new Event('change', {bubbles: true})); })()"
+        )
+
+    def row(variable: str, value: str, by: str) -> None:
+        cells = "[...document.querySelectorAll('[aria-label=\"Cache variables\"] tr')].map((each) => each.innerText)"
+        page.wait(f"{cells}.some((each) => each.startsWith({variable + chr(9) + value!r}) && each.endsWith({by!r}))")
+
+    row("MLX_CACHE_MAX_SLOTS", "4 conversations", "default")
+    row("MLX_CACHE_MAX_TOKENS", "32,768 tokens", "cache_settings.json")
+    row("MLX_GATEWAY_CACHE_BITS", "8 bits", "the environment")
+    page.wait(f"{field.format('cache_max_tokens')}?.value === '32768'")
+    assert page.run(f"{field.format('cache_bits')}.disabled")
+    assert "MLX_GATEWAY_CACHE_BITS (the environment)" in page.text()
+    assert "it starts: one that runs goes on with what it began with" in page.text()
+    area = f"document.querySelector('{section} textarea').value"
+    change("ssd_cache_bytes", "-2")
+    page.wait(f"{area}.includes('ssd_cache_bytes')")
+    press(page, "Check", within=section)
+    page.wait(f"document.querySelector('{section} [role=alert]')?.innerText.includes('from -1')")
+    change("ssd_cache_bytes", "")
+    page.wait(f"!{area}.includes('ssd_cache_bytes')")
+    change("cache_max_slots", "6")
+    page.wait(f"{area}.includes('cache_max_slots')")
+    press(page, "Check", within=section)
+    page.wait(f"document.querySelector('{section} .diff')?.innerText.includes('cache_max_slots')")
+    assert path.read_text() == CACHE_FILE
+    assert violations(page, axe) == []
+    press(page, "Write", within=section)
+    page.wait(f"document.querySelector('{section}').innerText.includes('written')")
+    assert path.read_text() == '{ "cache_max_tokens":  32768, "cache_max_slots": 6 }\n'
+    row("MLX_CACHE_MAX_SLOTS", "6 conversations", "cache_settings.json")
+    press(page, "Undo the last write", within=section)
+    page.wait(f"document.querySelector('{section}').innerText.includes('as before')")
+    assert path.read_text() == CACHE_FILE
+    row("MLX_CACHE_MAX_SLOTS", "4 conversations", "default")
+    path.write_text('{"cache_bits": 8}\n')
+    page.wait(f"{area}.includes('cache_bits')")
+    assert page.complaints == []
+    path.unlink()
+    page.close()
+
+
+def test_workers_that_a_host_holds_are_started_anew_from_beside_the_cache_variables(stand: Stand) -> None:
+    """The page is told of one that a host here holds, of one that was started by hand, and of one of another Mac."""
+    page = stand.browser.page(stand.url("settings"))
+    page.wait("document.querySelector('section[aria-label=\"cache_settings.json\"]')")
+    module = "import(document.querySelector('script[type=module]').src.replace('app.js', '{}'))"
+    page.run(
+        "(() => { window.asked = []; const real = fetch; window.fetch = async (url, more) => {"
+        " if (!String(url).startsWith('/admin/')) return real(url, more);"
+        ' window.asked.push(`${more.method} ${url}`); return new Response(\'{"done": "it drains"}\'); }; })()'
+    )
+    page.run(
+        f"Promise.all([{module.format('variables.js')}, {module.format('vendor/preact.js')},"
+        " fetch('/api/about').then((each) => each.json()), fetch('/api/routing').then((each) => each.json())])"
+        ".then(([{ CacheVariables }, { html, render }, about, routing]) => {"
+        f" const live = {{ states: {{ routing, ...{json.dumps({'models': HELD, 'hosts': JOINED})} }}, errors: {{}} }};"
+        " const box = document.createElement('div'); box.id = 'told'; document.querySelector('main').append(box);"
+        " render(html`<${CacheVariables} about=${about} live=${live} mayWrite=${true} />`, box); })"
+    )
+    buttons = "[...document.querySelectorAll('#told [aria-label^=\"Start \"]')].map((each) => each.ariaLabel)"
+    page.wait(f"{buttons}.length")
+    assert page.run(buttons) == ["Start held on mac anew"]
+    press(page, "Start held on mac anew", within="#told")
+    press(page, "Start it anew", within="dialog[open]")
+    page.wait("document.querySelector('#told').innerText.includes('it drains')")
+    assert page.run("window.asked") == ["POST /admin/drain/mac.held.1"]
     assert page.complaints == []
     page.close()
 

@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 
 from shared import keys, wire
+from shared.cache_settings import FILE as CACHE_SETTINGS
 from shared.registry import HostRecord, ModelRecord, WorkerLease
 from tests.support.names import NAMES
 from tests.support.processes import Running, is_running, running, wait_until
@@ -78,7 +80,7 @@ def echo(name: str, **fields: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def host(folder: Path, redis_url: str, *arguments: str) -> Iterator[HostUnderTest]:
+def host(folder: Path, redis_url: str, *arguments: str, **variables: str) -> Iterator[HostUnderTest]:
     folder.mkdir(exist_ok=True)
     environment = {
         "REDIS_URL": redis_url,
@@ -86,6 +88,7 @@ def host(folder: Path, redis_url: str, *arguments: str) -> Iterator[HostUnderTes
         "MLX_GATEWAY_CONFIG_DIR": str(folder / "config"),
         "MLX_GATEWAY_SECRET": SECRET,
         "MLX_GATEWAY_DRAIN_S": "0.5",
+        **variables,
     }
     words = ("-m", "worker.host.host", "--engine", "echo", "--name", HOST, *arguments)
     with redis.Redis.from_url(redis_url) as client:
@@ -158,6 +161,29 @@ def test_a_broken_models_json_changes_nothing(tmp_path: Path, redis_url: str, co
         under_test.wait_for_lease("two")
         assert is_running(lease.pid)
         assert under_test.process.output().count("stay as they were") == 1
+
+
+def test_a_worker_begins_with_what_is_said_of_caches_then(tmp_path: Path, redis_url: str) -> None:
+    write_models(tmp_path / "config", echo("one"))
+    path = tmp_path / "config" / CACHE_SETTINGS
+    path.write_text('{"cache_max_slots": 7, "cache_bits": 8}')
+    with host(tmp_path, redis_url, MLX_GATEWAY_CACHE_BITS="0") as under_test:
+
+        def begun(after: WorkerLease | None) -> tuple[WorkerLease, dict[str, str]]:
+            lease = under_test.wait_for_lease("one", lambda found: after is None or found.pid != after.pid)
+            return lease, psutil.Process(lease.pid).environ()
+
+        first, told = begun(None)
+        assert (told["MLX_CACHE_MAX_SLOTS"], told["MLX_GATEWAY_CACHE_BITS"]) == ("7", "0"), "the environment is first"
+        path.write_text('{"cache_max_slots": "many"}')
+        under_test.process.wait_for_line(r"cache_settings\.json.*stay as they were")
+        os.kill(first.pid, signal.SIGTERM)
+        second, told = begun(first)
+        assert told["MLX_CACHE_MAX_SLOTS"] == "7", "the last good content"
+        path.write_text('{"cache_max_slots": 9}')
+        os.kill(second.pid, signal.SIGTERM)
+        _, told = begun(second)
+        assert told["MLX_CACHE_MAX_SLOTS"] == "9"
 
 
 def test_a_model_on_demand_is_loaded_when_somebody_asks(tmp_path: Path, redis_url: str) -> None:

@@ -21,6 +21,8 @@ from redis.exceptions import RedisError
 
 from shared import keys, wire
 from shared.beats import until_beat_s
+from shared.cache_settings import FILE as CACHE_SETTINGS
+from shared.cache_settings import parse_cache_settings, with_cache_settings
 from shared.config import (
     Settings,
     SettingsFile,
@@ -28,12 +30,14 @@ from shared.config import (
     load_settings,
     model_folders,
     resolve_source,
+    setting_sources,
 )
 from shared.connections import build_async_redis, build_redis
 from shared.errors import ConfigError
 from shared.keys import Names, word
 from shared.log import set_up_logging
 from shared.options import ENGINE_OPTIONS
+from shared.parsed_file import ParsedFile
 from shared.processes import EXIT_LEFT
 from shared.registry import (
     ENGINE_NAMES,
@@ -170,6 +174,8 @@ class Host:
         self._file = SettingsFile(settings, "models.json", logger.warning)
         self._routing = SettingsFile(settings, "claude_routing.json", logger.warning)
         self._remotes = SettingsFile(settings, REMOTES, logger.warning)
+        self._cache = ParsedFile(settings, CACHE_SETTINGS, parse_cache_settings, logger.warning)
+        self._given = setting_sources(settings).keys()
         keys = host_keys(settings, word(name))
         self._redis = build_async_redis(settings)
         self._sign = SignOfLife(self._redis, self._names, word(name), keys.own.seal(Purpose.HOST, word(name)))
@@ -188,7 +194,7 @@ class Host:
         self._leaving: asyncio.Task[None] | None = None
         self._surroundings = Surroundings(
             host=name,
-            environment=child_environment(settings),
+            environment=lambda: child_environment(self._workers_settings()),
             logs=settings.state_dir / "logs",
             bury=self._bury,
             changed=self._changed.set,
@@ -201,7 +207,7 @@ class Host:
         pressure = build_pressure(self._device)
         self._figures = MachineFigures(settings.state_dir, pressure)
         self._clock = ClockOffset(self._redis)
-        self._lender = Lender(settings, keys.own)
+        self._lender = Lender(self._workers_settings(), keys.own)
         self._revocations = Revocations(self._redis, settings, keys.own, self._lender.learn)
         self._memory = MemoryKeeper(self._device, _Supervised(self._supervisors), pressure)
         self._requests = Requests(
@@ -274,6 +280,11 @@ class Host:
             await self._redis.aclose()
         return not self._broken
 
+    def _workers_settings(self) -> Settings:
+        """What a worker that starts now is given."""
+        self._cache.refresh()
+        return with_cache_settings(self.settings, self._cache.value, self._given)
+
     def _wanted_models(self) -> dict[str, ModelSpec]:
         data = self._file.load()
         is_missing = data == {}
@@ -328,7 +339,8 @@ class Host:
             except ConfigError as error:
                 self._note_fault(str(error))
                 continue
-            self._note_fault(self._file.fault or self._routing.fault)
+            self._cache.refresh()
+            self._note_fault(self._file.fault or self._routing.fault or self._cache.fault)
             if {key: supervisor.spec for key, (supervisor, _) in self._supervisors.items()} != wanted:
                 logger.info("the settings changed: serving %s", ", ".join(wanted) or "nothing")
                 await self._serve(wanted)

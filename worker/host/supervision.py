@@ -39,12 +39,12 @@ class Bury(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What every supervisor of a host shares. `stamp` sums up the files of a source; it changes when they do. Whoever
-    starts a worker that must ask for memory holds the `entrance` until it has it, so that of two that start together
-    the one that stands first in the settings comes first."""
+    """What every supervisor of a host shares. `environment` is that of a worker which starts now. `stamp` sums up the
+    files of a source; it changes when they do. Whoever starts a worker that must ask for memory holds the `entrance`
+    until it has it, so that of two that start together the one that stands first in the settings comes first."""
 
     host: str
-    environment: Mapping[str, str]
+    environment: Callable[[], Mapping[str, str]]
     logs: Path
     bury: Bury
     changed: Callable[[], None]
@@ -238,7 +238,7 @@ class ModelSupervisor:
             self._log_start = log_size(self.log)
             process = GuardedProcess(
                 [*command, "--status-fd", str(writer)],
-                env=self._surroundings.environment,
+                env=self._surroundings.environment(),
                 log=self.log,
                 pass_fds=[writer],
                 grace_s=self._surroundings.drain_s + _END_S,

@@ -1,5 +1,6 @@
-import { Act, Copy, Dialog, Facts, State, Table, Time, Topic, action, bytes, count, html, plain, rowsOf, useState } from "./ui.js";
+import { Act, Copy, Dialog, Facts, State, Table, Time, Topic, action, count, html, plain, rowsOf, useState } from "./ui.js";
 import { Inference } from "./inference.js";
+import { CacheVariables, setBy } from "./variables.js";
 import { call } from "./live.js";
 
 const Revoke = ({ what, name, path, lost }) => {
@@ -71,17 +72,6 @@ const Keys = ({ state }) => html`
     action((row) => row.state === "valid" && html`<${Revoke} what="key" name=${row.name} path="/api/keys" lost="Whoever uses it is locked out at once, and it does not come back." />`),
   ]} />`;
 
-const setBy = (source) => (source ? `the ${source}` : "default");
-const amount = ({ value, unit }) => (unit === "bytes" && value > 0 ? `${bytes(value)} (${count(value)})` : `${count(value)}${unit === "bytes" ? "" : ` ${unit}`}`);
-
-// No file holds these, so that nothing here could write one: where each is set is said instead.
-const CacheVariables = ({ state }) => html`<p class="muted">What prefix caches of this Mac may take. They are set where it is started, on the command line or in the environment, and count from its next start; other Macs have their own. What is kept now is at <a href="#/cache">Cache</a>.</p>
-  <${Table} label="Cache variables" filter=${false} empty="" rows=${rowsOf(state.cache)} columns=${[
-    { name: "variable", of: (row) => row.id, show: (row) => html`<code>${row.id}</code>` },
-    { name: "value", right: true, of: (row) => row.value, show: amount },
-    plain("meaning"), { name: "set by", of: (row) => setBy(state.given[row.id]) },
-  ]} />`;
-
 const Hosts = ({ state }) => {
   const [made, setMade] = useState(null);
   return html`<${Act} run=${async () => { setMade(await call("POST", "/api/hosts")); }}>Make a join code<//>
@@ -99,11 +89,11 @@ export const Settings = ({ live, mayWrite, session, signOut, letters, setLetters
   ${mayWrite && html`<h2>Inference</h2><${Topic} live=${live} name="routing">${(state) => html`<${Inference} state=${state} models=${Object.keys(live.states.models?.models || {})} />`}<//>
     <h2>Keys</h2><${Topic} live=${live} name="keys">${(state) => html`<${Keys} state=${state} />`}<//>
     <h2>Macs</h2><${Topic} live=${live} name="hosts">${(state) => html`<${Hosts} state=${state} />`}<//>`}
-  <h2>Cache variables</h2><${Topic} live=${live} name="about">${(state) => html`<${CacheVariables} state=${state} />`}<//>
+  <h2>Cache variables</h2><${Topic} live=${live} name="about">${(state) => html`<${CacheVariables} about=${state} live=${live} mayWrite=${mayWrite} />`}<//>
   <h2>This browser</h2>
   <p><label><input type="checkbox" checked=${letters} onChange=${(event) => setLetters(event.target.checked)} /> Single letters are shortcuts (? lists them)</label></p>
   ${session.needs_key && html`<p>Signed in as ${session.name || "the owner"}, ${session.role}. <${Act} run=${signOut}>Sign out<//></p>`}
   <h2>About</h2><${Topic} live=${live} name="about">${(state) => html`
     <${Facts} of=${[["mlx-gateway", state.version], ["gateway", state.gateway], ["Python", state.python], ["made with", Object.entries(state.licences).map(([name, licence]) => `${name} (${licence})`).join(", ")]]} />
     <details><summary>Settings of this gateway</summary><${Table} label="Settings" most=${500} rows=${Object.entries(state.settings).map(([id, value]) => ({ id, value, given: state.given[id] }))} empty="" columns=${[
-      { name: "variable", of: (row) => row.id, show: (row) => html`<code>${row.id}</code>` }, plain("value"), { name: "set by", of: (row) => setBy(row.given) }]} /></details>`}<//>`;
+      { name: "variable", of: (row) => row.id, show: (row) => html`<code>${row.id}</code>` }, plain("value"), { name: "set by", of: (row) => row.given || "default", show: (row) => setBy(row.given) }]} /></details>`}<//>`;
