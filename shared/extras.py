@@ -21,6 +21,14 @@ _SIGNS: Final[Mapping[str, str]] = {
     "voice": "av",
 }
 
+# With which an engine's packages come, where that is not "mlx".
+ENGINE_EXTRAS: Final[Mapping[str, str]] = {"gguf": "gguf", "transcription": "voice", "speech": "voice"}
+# Of a config.json, each `model_type` whose images are read with "vision": the families of `worker/engines/mlx/eyes`.
+EYES: Final = frozenset(
+    {"gemma3", "lfm2-vl", "mistral3", "pixtral", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"}
+    | {"qwen3_5", "qwen3_5_moe"}
+)
+
 
 def is_installed(module: str) -> bool:
     try:
@@ -31,6 +39,10 @@ def is_installed(module: str) -> bool:
 
 def installed_extras(is_there: Callable[[str], bool] = is_installed) -> tuple[str, ...]:
     return tuple(sorted(name for name, module in _SIGNS.items() if is_there(module)))
+
+
+def is_extra_installed(extra: str) -> bool:
+    return is_installed(_SIGNS[extra])
 
 
 def archive_url() -> str:

@@ -8,24 +8,30 @@ import platform
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.command.checks.broker import check_broker
+from gateway.command.checks.extras import check_extras
 from gateway.command.checks.finding import Finding, fault, fine
 from gateway.command.checks.fleet import check_fleet
 from gateway.command.checks.machine import check_disk, check_memory
 from gateway.command.checks.port import check_port
 from gateway.command.checks.programs import check_programs
 from gateway.command.checks.sentinels import check_sentinels
+from gateway.command.runfile import read_running
+from gateway.command.running_fleet import read_fleet
 from gateway.command.stack import check_redis, listen
 from gateway.dialects.registry import TIERS
 from gateway.models.settings_files import find_doubled, find_faults
-from shared.config import Settings, model_folders
-from shared.errors import ConfigError
+from shared.config import Settings, SettingsFile, model_folders
+from shared.errors import ConfigError, GatewayError
 from shared.extras import install_line
 from shared.membership import Membership, read_membership
 from shared.redis_server import find_redis, redis_version
+from shared.registry import ENGINE_NAMES, Fleet, ModelSpec, parse_models
+from shared.routing import parse_tiers
 from shared.slips import find_slips
 
 _IMPORT_S = 60.0
@@ -51,6 +57,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield check_disk(settings.state_dir)
     yield _settings(settings)
     yield _models()
+    yield from check_extras(_served(settings))
     yield from check_programs()
 
 
@@ -126,6 +133,28 @@ def _models() -> Finding:
         *([f"and {len(found) - _SHOWN_MODELS} more"] if len(found) > _SHOWN_MODELS else []),
     ]
     return Finding(subject="models", is_fine=True, text="".join(f"\n    {name}" for name in shown))
+
+
+def _served(settings: Settings) -> Iterator[ModelSpec]:
+    """What hosts of this machine serve: by settings files that can be used, and by an `up` that runs."""
+    with contextlib.suppress(GatewayError):
+        yield from parse_models(SettingsFile(settings, "models.json").load() or [])
+    with contextlib.suppress(GatewayError):
+        for tier in parse_tiers(SettingsFile(settings, "claude_routing.json").load()).values():
+            if engine := next((known for known in ENGINE_NAMES if known == tier.backend), None):
+                yield ModelSpec(id=tier.model, source=tier.model, engine=engine)
+    if read_running(settings.state_dir) is not None:
+        with contextlib.suppress(GatewayError):
+            yield from _running(read_fleet(settings))
+
+
+def _running(fleet: Fleet) -> Iterator[ModelSpec]:
+    """Those of hosts on this machine; a model that no worker has loaded is taken for one of mlx's."""
+    engines = {lease.model: lease.engine for lease in fleet.workers}
+    for host in fleet.hosts:
+        for each in host.models if host.machine == f"{uuid.getnode():x}" else ():
+            engine = next((known for known in ENGINE_NAMES if known == engines.get(each.id)), None)
+            yield ModelSpec(id=each.id, source=each.source, engine=engine or "mlx")
 
 
 def find_models(hubs: tuple[Path, ...], studios: tuple[Path, ...]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from shared.config import Settings
 from shared.errors import ConfigError, InternalError, ModelUnavailableError
-from shared.extras import install_line
+from shared.extras import ENGINE_EXTRAS, install_line
 from shared.options import read_options
 from shared.registry import EngineName, ModelSpec
 from worker.engines.base import Engine
@@ -23,8 +23,6 @@ from worker.model_folder import check_source
 log = logging.getLogger(__name__)
 
 _OUR_PACKAGES = ("worker", "shared")
-# With which an engine's packages come; of all others "mlx".
-_EXTRAS = {"gguf": "gguf", "transcription": "voice", "speech": "voice"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +76,6 @@ def _import_failed(engine: str, error: ImportError) -> ModelUnavailableError | I
         log.error("engine %s cannot be imported", engine, exc_info=error)
         return InternalError(f"engine {engine} is broken, which is a bug in mlx-gateway: {error}")
     if isinstance(error, ModuleNotFoundError):
-        line = install_line(_EXTRAS.get(engine, "mlx"))
+        line = install_line(ENGINE_EXTRAS.get(engine, "mlx"))
         return ModelUnavailableError(f"engine {engine} is not installed: {error}; install it: {line}")
     return ModelUnavailableError(f"engine {engine} does not work with what is installed: {error}")
