@@ -810,6 +810,39 @@ def test_what_is_typed_while_a_file_is_checked_or_written_is_not_lost(stand: Sta
     page.close()
 
 
+RULES = [
+    {"asked": ["opus", "gpt-4o"], "least_prompt_bytes": 400000, "model": "long"},
+    {"classes": ["side", "batch"], "tools": False, "model": "echo"},
+    {"images": True, "tools": True, "most_prompt_bytes": 9, "model": "echo"},
+]
+TOLD_RULES = [
+    ["1", "opus, gpt-4o", "400,000 bytes of prompt or more", "long"],
+    ["2", "any name of a vendor's own", "of class side or batch, without tools", "echo"],
+    ["3", "any name of a vendor's own", "with tools, with images, 9 bytes of prompt at most", "echo"],
+]
+
+
+def test_rules_are_a_list_in_their_order_from_which_the_keyboard_leads_to_the_file(stand: Stand, axe: str) -> None:
+    path = stand.folder / "open/config/claude_routing.json"
+    page = stand.browser.page(stand.url("routing"))
+    page.wait("document.body.innerText.includes('No rule: who answers does not depend on')")
+    path.write_text(json.dumps({"rules": RULES}))
+    rows = "[...document.querySelectorAll('[aria-label=Rules] tbody tr')].map((each) => each.innerText.split('\\t'))"
+    page.wait(f"{rows}.length === 3")
+    assert page.run(rows) == TOLD_RULES
+    assert page.run("document.querySelector('[aria-label=Rules]').tabIndex") == 0
+    assert violations(page, axe) == []
+    button = "[...document.querySelectorAll('main button')].find((each) => each.innerText.startsWith('Edit them'))"
+    page.run(f"{button}.focus()")
+    page.press("Enter")
+    page.wait("document.activeElement.closest('section')?.ariaLabel === 'claude_routing.json'")
+    assert page.run("document.activeElement.tagName") == "TEXTAREA"
+    path.write_text(ROUTING)
+    page.wait("document.body.innerText.includes('No rule: who answers does not depend on')")
+    assert page.complaints == []
+    page.close()
+
+
 def test_what_is_shown_once_can_be_copied_and_where_it_cannot_that_is_said(stand: Stand) -> None:
     """A field beside an open dialog cannot be selected: what was copied was nothing. Whether the browser's clipboard
     has it is not seen here."""

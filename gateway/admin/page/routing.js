@@ -1,5 +1,6 @@
 import { Facts, Table, Topic, html, plain, rowsOf, useState } from "./ui.js";
 import { File } from "./file.js";
+import { Rules } from "./rules.js";
 import { call } from "./live.js";
 
 const Try = () => {
@@ -20,6 +21,7 @@ export const Routing = ({ live, mayWrite }) => html`<h1>Routing</h1><${Topic} li
   <h2>Tiers</h2><${Facts} of=${[...Object.entries(state.tiers).map(([tier, target]) => [tier, target.model ? [target.model, target.profile && `profile ${target.profile}`, target.backend, target.draft_model && `drafted by ${target.draft_model}`].filter(Boolean).join(", ") : "the default model"]),
     ["default", state.default_model.model ? html`${state.default_model.model} <span class="muted">set by ${state.default_model.set_by}</span>` : html`the first that is served <span class="muted">(${state.default_model.set_by} is not set)</span>`]]} />
   <h2>Aliases</h2><${Table} label="Aliases" rows=${Object.entries(state.aliases).map(([id, model]) => ({ id, model }))} empty="No alias: give a model another name in model_aliases.json." columns=${[plain("alias", "id"), plain("model")]} />
+  <${Rules} rules=${state.rules} mayEdit=${mayWrite && state.writable} />
   <h2>Fallbacks</h2><${Table} label="Fallbacks" rows=${rowsOf(state.fallbacks)} empty="No fallback: where a model cannot answer its client gets the error." columns=${[plain("asked", "id"), { name: "then", of: (row) => row.models.join(", ") }, { name: "on", of: (row) => row.on.join(", ") }, { name: "rests", right: true, of: (row) => row.cool_down_s, show: (row) => `${row.cool_down_s} s` }]} />
   <h2>Remotes</h2><${Table} label="Remotes" rows=${rowsOf(state.remotes)} empty="No remote: servers elsewhere are listed in remotes.json." columns=${[plain("name", "id"), { name: "where", of: (row) => row.source || row.fault }, plain("speaks", "profile"), { name: "key", of: (row) => (row.keyed ? "set" : "none") }]} />
   <p class="muted">Remotes are changed in <code>remotes.json</code>, which may hold keys, and not here.</p>
