@@ -12,7 +12,7 @@ import io
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -840,6 +840,76 @@ def test_rules_are_a_list_in_their_order_from_which_the_keyboard_leads_to_the_fi
     path.write_text(ROUTING)
     page.wait("document.body.innerText.includes('No rule: who answers does not depend on')")
     assert page.complaints == []
+    page.close()
+
+
+def answer_late(page: Page, test: str, answers: Sequence[object]) -> None:
+    """From here on the page gets the first of `answers` where `test` of `url` and `more` says so, and the others at
+    once: the first comes when `window.release()` is called, and `window.isOver` when the page has drawn what it made of
+    that."""
+    page.run(
+        "(() => { const real = fetch; let asked = 0; window.isOver = false;"
+        " const held = new Promise((done) => { window.release = done; });"
+        " const drawn = () => requestAnimationFrame(() => requestAnimationFrame(() => { window.isOver = true; }));"
+        f" const answers = {json.dumps(answers)};"
+        f" window.fetch = async (url, more) => {{ if (!({test})) return real(url, more);"
+        " const mine = asked; asked += 1;"
+        " if (mine === 0) await held;"
+        " return { ok: true, json: async () => { if (mine === 0) setTimeout(drawn); return answers[mine]; } }; }; })()"
+    )
+
+
+def test_a_name_that_is_tried_is_told_with_its_own_answer_in_whatever_order_they_come(stand: Stand) -> None:
+    page = stand.browser.page(stand.url("routing"))
+    page.wait("document.querySelector('main form input')")
+    told = [{"model": name, "profile": "", "workers": []} for name in ("slow", "quick")]
+    answer_late(page, "url.startsWith('/api/names')", told)
+    for name in ("first", "second"):
+        put(page, "main form input", name)
+        press(page, "Try")
+    status = "document.querySelector('main form [role=status]').innerText"
+    page.wait(f"{status}.includes('second stands for quick')")
+    page.run("window.release()")
+    page.wait("window.isOver")
+    assert page.run(status).startswith("second stands for quick")
+    page.close()
+
+
+def test_a_model_that_is_looked_at_is_the_one_that_was_asked_for_last(stand: Stand) -> None:
+    page = stand.browser.page(stand.url("models"))
+    page.wait("document.querySelector('input[name=model]')")
+    page.run("document.querySelector('details').open = true")
+    told = [{"lines": [f"{name}: 3 files"], "fits": [], "model": name} for name in ("slow", "quick")]
+    answer_late(page, "more?.body?.includes('check')", told)
+    for name in ("maker/slow", "maker/quick"):
+        put(page, "input[name=model]", name)
+        press(page, "Look")
+    page.wait("document.querySelector('main details .card')?.innerText.includes('quick: 3 files')")
+    page.run("window.release()")
+    page.wait("window.isOver")
+    assert "quick: 3 files" in page.run("document.querySelector('main details .card').innerText")
+    page.close()
+
+
+def test_what_the_hub_has_is_that_of_the_last_search(stand: Stand) -> None:
+    """Enter searches again while the button waits."""
+    page = stand.browser.page(stand.url("models"))
+    page.wait("document.querySelector('input[name=words]')")
+    page.run("document.querySelector('details').open = true")
+    told = [{"models": [{"model": name, "kind": "mlx", "downloads": 1, "changed": ""}]} for name in ("slow", "quick")]
+    answer_late(page, "url === '/api/models/hub'", told)
+    for words in ("first", "second"):
+        put(page, "input[name=words]", words)
+        page.run(
+            "document.querySelector('input[name=words]').form"
+            ".dispatchEvent(new Event('submit', {bubbles: true, cancelable: true}))"
+        )
+    table = "document.querySelector('[aria-label=\"Found on the hub\"]')?.innerText"
+    page.wait(f"{table}?.includes('quick')")
+    page.run("window.release()")
+    page.wait("window.isOver")
+    assert "quick" in page.run(table)
+    assert "slow" not in page.run(table)
     page.close()
 
 

@@ -1,7 +1,7 @@
 // The frame around the screens: who is signed in, where one is, keys of the keyboard, light and dark.
 
 import { html, render, useEffect, useState } from "./vendor/preact.js";
-import { Asking, Dialog } from "./ui.js";
+import { Asking, Dialog, useOrder } from "./ui.js";
 import { call, listenTo, useLive } from "./live.js";
 
 const ALL = ["admin", "viewer"];
@@ -86,7 +86,13 @@ const App = () => {
   const role = session?.signed_in ? session.role : "";
   const screens = SCREENS.filter((each) => each.roles.includes(role));
   const screen = screens.find((each) => each.id === id) || screens[0];
-  const look = () => call("GET", "/api/session").then((said) => { setSession(said); setFailed(""); }, (error) => setFailed(error.message));
+  const asking = useOrder();
+  const look = () => {
+    const isNews = asking();
+    const shown = (said, error) => { if (!isNews()) return; if (said) setSession(said); setFailed(error); };
+    return call("GET", "/api/session").then((said) => shown(said, ""), (error) => shown(null, error.message));
+  };
+  const take = (said) => { asking()(); setSession(said); }; // what was asked before somebody signed in or out is no answer now
 
   useEffect(() => {
     look();
@@ -115,8 +121,8 @@ const App = () => {
   useEffect(() => { document.title = `${running ? `${running} running · ` : ""}${screen?.name || "Sign in"} · mlx-gateway`; }, [running, screen?.id]);
 
   if (!session) return html`<main class="alone"><h1>mlx-gateway</h1><p role="status">${failed ? `${failed}; trying again` : "Loading"}</p></main>`;
-  if (!session.signed_in || !screen) return html`<${SignIn} onIn=${setSession} />`;
-  const signOut = async () => { listenTo([]); await call("DELETE", "/api/session"); setSession({ signed_in: false, needs_key: true }); };
+  if (!session.signed_in || !screen) return html`<${SignIn} onIn=${take} />`;
+  const signOut = async () => { listenTo([]); await call("DELETE", "/api/session"); take({ signed_in: false, needs_key: true }); };
   const status = role === "user" ? "" : live.status;
   return html`
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.querySelector("main").focus(); }}>To the content</a>

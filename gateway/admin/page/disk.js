@@ -1,4 +1,4 @@
-import { Act, Bar, State, Table, action, bytes, count, figure, html, plain, rowsOf, useEffect, useState } from "./ui.js";
+import { Act, Bar, State, Table, action, bytes, count, figure, html, plain, rowsOf, useEffect, useOrder, useState } from "./ui.js";
 import { call } from "./live.js";
 
 const PULLS = "/api/models/pulls";
@@ -11,10 +11,13 @@ const FITS = { fits: "fits", tight: "fits short conversations", no: "does not fi
 const Search = ({ onLook }) => {
   const [found, setFound] = useState(null);
   const [state, setState] = useState("");
+  const asking = useOrder();
   const search = async (event) => {
     event.preventDefault();
+    const isNews = asking();
     setState("searching");
     const said = await call("POST", "/api/models/hub", { search: new FormData(event.target).get("words") }).catch((failed) => ({ error: failed.message }));
+    if (!isNews()) return;
     setState(said.error ? `The hub was not searched: ${said.error}` : "");
     if (said.models) setFound(said.models);
   };
@@ -46,8 +49,11 @@ const Fits = ({ plan }) => {
 const Fetch = () => {
   const [plan, setPlan] = useState(null);
   const [error, setError] = useState("");
+  const asking = useOrder();
   const see = async (wish) => {
+    const isNews = asking();
     const said = await call("POST", PULLS, { ...wish, check: true }).catch((failed) => ({ error: failed.message }));
+    if (!isNews()) return;
     setError(said.error);
     setPlan(said.lines && { wish, ...said });
   };
@@ -61,14 +67,19 @@ const Fetch = () => {
     ${error && html`<p role="alert" class="bad">${error}</p>`}
     ${plan && html`<div class="card">${plan.lines.map((line) => html`<p>${line}</p>`)}
       <${Fits} plan=${plan} />
-      <${Act} kind="primary" run=${async () => { await call("POST", PULLS, plan.wish); setPlan(null); }}>Fetch it<//></div>`}</details>`;
+      <${Act} kind="primary" run=${async () => { await call("POST", PULLS, plan.wish); setPlan((shown) => (shown === plan ? null : shown)); }}>Fetch it<//></div>`}</details>`;
 };
 
 export const Disk = ({ pulls }) => {
   const [there, setThere] = useState({ models: {} });
   const rows = rowsOf(pulls);
   const ended = rows.filter((row) => row.state !== "fetching").length;
-  const look = () => call("GET", LOCAL).then(setThere, (failed) => setThere({ error: failed.message, models: {} }));
+  const asking = useOrder();
+  const look = async () => {
+    const isNews = asking();
+    const said = await call("GET", LOCAL).catch((failed) => ({ error: failed.message, models: {} }));
+    if (isNews()) setThere(said);
+  };
   useEffect(() => { look(); }, [ended]);
   return html`<${Fetch} />
     ${rows.length > 0 && html`<${Table} label="Fetched" rows=${rows} columns=${[

@@ -1,4 +1,4 @@
-import { Facts, Table, Topic, html, plain, rowsOf, useState } from "./ui.js";
+import { Facts, Table, Topic, html, plain, rowsOf, useOrder, useState } from "./ui.js";
 import { File } from "./file.js";
 import { Rules } from "./rules.js";
 import { call } from "./live.js";
@@ -6,12 +6,15 @@ import { call } from "./live.js";
 const Try = () => {
   const [name, setName] = useState("");
   const [said, setSaid] = useState(null);
+  const asking = useOrder();
   const ask = async (event) => {
     event.preventDefault();
-    setSaid(await call("GET", `/api/names?name=${encodeURIComponent(name)}`).catch((error) => ({ error: error.message })));
+    const isNews = asking();
+    const found = await call("GET", `/api/names?name=${encodeURIComponent(name)}`).catch((error) => ({ error: error.message }));
+    if (isNews()) setSaid({ ...found, name });
   };
   return html`<form class="row" onSubmit=${ask}><label>Try a name <input value=${name} required onInput=${(event) => setName(event.target.value)} /></label><button>Try</button>
-    <span role="status">${said && (said.error ? html`<span class="bad">${said.error}</span>` : html`stands for <strong>${said.model}</strong>${said.profile && ` with the profile ${said.profile}`}, ${said.workers.length ? `answered by ${said.workers.join(", ")}` : "loaded when it is asked"}`)}</span></form>`;
+    <span role="status">${said && (said.error ? html`<span class="bad">${said.error}</span>` : html`<code>${said.name}</code> stands for <strong>${said.model}</strong>${said.profile && ` with the profile ${said.profile}`}, ${said.workers.length ? `answered by ${said.workers.join(", ")}` : "loaded when it is asked"}`)}</span></form>`;
 };
 
 export const Routing = ({ live, mayWrite }) => html`<h1>Routing</h1><${Topic} live=${live} name="routing">${(state) => html`

@@ -18,6 +18,20 @@ export const seconds = (s) => {
 
 const age = (s) => (s < 120 ? `${Math.ceil(s)} s` : s < 7200 ? `${Math.round(s / 60)} min` : s < 172800 ? `${Math.round(s / 3600)} h` : `${Math.round(s / 86400)} days`);
 
+// Answers may come in another order than their questions: `const isNews = ask()` before one is sent, and what it brings is
+// shown if `isNews()`, which it is unless a later one was answered before.
+export const useOrder = () => {
+  const turn = useRef({ asked: 0, told: 0 });
+  return () => {
+    const mine = ++turn.current.asked;
+    return () => {
+      const isNews = mine > turn.current.told;
+      if (isNews) turn.current.told = mine;
+      return isNews;
+    };
+  };
+};
+
 // Rows of a table from what a topic has by name, and columns that several tables have.
 export const rowsOf = (told) => Object.entries(told).map(([id, each]) => ({ id, ...each }));
 export const figure = (name, key, show = count) => ({ name, right: true, of: (row) => row[key], show: (row) => show(row[key]) });
