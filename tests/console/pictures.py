@@ -26,7 +26,15 @@ from tests.support.up import Up, up
 
 MODELS: Final = (("qwen3-30b", 40.0, "start"), ("qwen3-8b", 15.0, "start"), ("gemma3-12b", 15.0, "on-demand"))
 TIERS: Final = {"opus": "qwen3-30b", "haiku": "qwen3-8b"}
-SCREENS: Final = ("now", "requests", "models", "chat", "routing", "cache", "settings")
+RULES: Final = ({"classes": ["side", "batch"], "model": "qwen3-8b"}, {"images": True, "model": "gemma3-12b"})
+CACHE: Final = {"cache_max_slots": 6, "ssd_cache_bytes": 68_719_476_736}
+TESTED: Final = MODELS[1][0]
+# By file: where it is taken, and what is scrolled to first.
+PICTURES: Final = {
+    **{screen: (screen, "") for screen in ("now", "requests", "models", "chat", "routing", "cache", "settings")},
+    "speed": (f"models/{TESTED}", "h2:last-of-type"),
+    "cache-variables": ("settings", "section[aria-label='cache_settings.json']"),
+}
 WIDE: Final = (1180, 820)
 PHONE: Final = (390, 820)
 _SCALE: Final = 0.62
@@ -40,8 +48,8 @@ def main(words: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, _loaded(Path(folder)) as stack:
         with browsing(Path(folder) / "profile") as browser:
-            for screen in SCREENS:
-                (out / f"{screen}.webp").write_bytes(side_by_side(_shots(browser, stack, screen)))
+            for name, (place, top) in PICTURES.items():
+                (out / f"{name}.webp").write_bytes(side_by_side(_shots(browser, stack, place, top)))
     print(f"{sum(path.stat().st_size for path in out.glob('*.webp')):,} bytes")
     return 0
 
@@ -52,13 +60,16 @@ def _loaded(folder: Path) -> Iterator[Up]:
     config = folder / "config"
     config.mkdir()
     (config / "models.json").write_text(json.dumps({"models": [_model(*each) for each in MODELS]}))
-    (config / "claude_routing.json").write_text(json.dumps({"tiers": TIERS}, indent=2))
+    (config / "claude_routing.json").write_text(json.dumps({"tiers": TIERS, "rules": RULES}, indent=2))
+    (config / "cache_settings.json").write_text(json.dumps(CACHE, indent=2))
     env = {"HF_HOME": str(folder), "LMSTUDIO_MODELS_DIR": str(folder / "none"), "MLX_GATEWAY_CAPACITY": "2"}
     with up(folder, "--config", str(config), "--name", "studio", env=env) as stack:
         stack.wait_until_ready()
         wait_until(lambda: len(stack.request("GET", "/ready")[1]["models"]) >= 2, "two models answer", deadline_s=60)
         for number in range(24):
             assert _ask(stack, number, 10 + 8 * (number % 5)) == 200
+        assert stack.request("POST", "/api/models/speed", {"model": TESTED})[0] == 200
+        wait_until(lambda: _tested(stack) == "done", "the speed is tested", deadline_s=300)
         stopping = threading.Event()
         threads = [threading.Thread(target=_keep_asking, args=(stack, n, stopping), daemon=True) for n in range(5)]
         for thread in threads:
@@ -73,6 +84,10 @@ def _loaded(folder: Path) -> Iterator[Up]:
 def _model(name: str, step_ms: float, load: str) -> dict[str, Any]:
     options = {"step_ms": step_ms, "prefill_tokens_per_s": 2000.0, "cache_tokens": 50_000, "disk_tokens": 200_000}
     return {"id": name, "source": name, "engine": "echo", "load": load, "options": options}
+
+
+def _tested(stack: Up) -> str:
+    return str(stack.request("GET", "/api/models/speed")[1]["tests"][TESTED]["state"])
 
 
 def _ask(stack: Up, number: int, count: int) -> int:
@@ -97,16 +112,19 @@ def _keep_asking(stack: Up, number: int, stopping: threading.Event) -> None:
             _ask(stack, 2 * number, 200)
 
 
-def _shots(browser: Browser, stack: Up, screen: str) -> list[Image.Image]:
-    found = []
+def _shots(browser: Browser, stack: Up, place: str, top: str) -> list[Image.Image]:
+    found, screen = [], place.partition("/")[0]
     for theme, size in (("light", WIDE), ("dark", WIDE), ("light", PHONE)):
         page = browser.page()
         page.theme(theme)
         page.size(*size)
-        page.go(f"{stack.url}/#/{screen}")
+        page.go(f"{stack.url}/#/{place}")
         page.wait(f"document.title.toLowerCase().includes('{screen}') && !document.querySelector('.skeleton')")
         if screen == "chat":
             _chat(page)
+        if top:
+            page.wait(f"document.querySelector({top!r})")
+            page.run(f"document.querySelector({top!r}).scrollIntoView()")
         settle(page)
         found.append(Image.open(io.BytesIO(page.picture())).convert("RGB"))
         page.close()

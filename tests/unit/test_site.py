@@ -38,8 +38,8 @@ def test_every_screen_of_the_console_has_a_picture_which_comes_along(tmp_path: P
         r'^  { id: "(\w+)", name:', (REPOSITORY / "gateway/admin/page/app.js").read_text(), re.MULTILINE
     )
     write_pages(tmp_path)
-    shown = re.findall(r"!\[[^\]]+\]\((pictures/(\w+)\.webp)\)", (tmp_path / "console.md").read_text())
-    assert sorted(screen for _, screen in shown) == sorted(screens)
+    shown = re.findall(r"!\[[^\]]+\]\((pictures/([\w-]+)\.webp)\)", (tmp_path / "console.md").read_text())
+    assert {*screens} <= {picture for _, picture in shown}
     files = [tmp_path / path for path, _ in shown]
     assert all(path.read_bytes()[8:12] == b"WEBP" for path in files)
     assert sum(path.stat().st_size for path in files) < 400_000
