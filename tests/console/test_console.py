@@ -814,6 +814,24 @@ def test_what_is_typed_while_a_file_is_checked_or_written_is_not_lost(stand: Sta
     page.close()
 
 
+def test_a_write_that_is_told_before_it_is_answered_is_no_edit_from_elsewhere(stand: Stand) -> None:
+    page = stand.browser.page(stand.url("routing"))
+    section = 'section[aria-label="claude_routing.json"]'
+    text = f"document.querySelector('{section}').innerText"
+    page.run("void (window.held = new Promise((done) => { window.release = done; }))")
+    as_fetched(page, "more?.method === 'PUT'", "real(url, more).then((said) => window.held.then(() => said))")
+    put(page, f"{section} textarea", ROUTING.replace('"opus": "echo"', '"haiku": "echo"'))
+    press(page, "Check", within=section)
+    press(page, "Write", within=section)
+    page.wait(f"{text}.includes('changed meanwhile')")
+    page.run("window.release()")
+    page.wait(f"{text}.includes('written') && !{text}.includes('changed meanwhile')")
+    press(page, "Undo the last write", within=section)
+    page.wait(f"{text}.includes('as before') && !{text}.includes('changed meanwhile')")
+    assert (stand.folder / "open/config/claude_routing.json").read_text() == ROUTING
+    page.close()
+
+
 RULES = [
     {"asked": ["opus", "gpt-4o"], "least_prompt_bytes": 400000, "model": "long"},
     {"classes": ["side", "batch"], "tools": False, "model": "echo"},

@@ -5,6 +5,7 @@ import { call } from "./live.js";
 export const File = ({ name, file, form }) => {
   const [text, setText] = useState(file.text);
   const [base, setBase] = useState(file);
+  const known = useRef(file); // the same at once: an effect may run with what was before an answer
   const [found, setFound] = useState(null);
   const [other, setOther] = useState(null);
   const [word, setWord] = useState("");
@@ -12,11 +13,12 @@ export const File = ({ name, file, form }) => {
   const isChanged = text !== base.text;
   const typed = useRef(); // what stands there when an answer comes, which may be more than was asked about
   typed.current = text;
+  const rebase = (said) => { known.current = said; setBase(said); setOther((one) => (one?.tag === said.tag ? null : one)); };
   useEffect(() => {
     // An edit from elsewhere: shown at once where nothing is being changed here, else both are.
-    if (file.tag === base.tag) { replaced.current.clear(); setBase(file); }
+    if (file.tag === known.current.tag) { replaced.current.clear(); rebase(file); }
     else if (replaced.current.has(file.tag)) return;
-    else if (!isChanged) { setText(file.text); setBase(file); setFound(null); }
+    else if (typed.current === known.current.text) { typed.current = file.text; setText(file.text); rebase(file); setFound(null); }
     else setOther(file);
   }, [file]);
   const path = `/api/routing/${name}`;
@@ -31,8 +33,8 @@ export const File = ({ name, file, form }) => {
   const show = (said, more, word) => {
     replaced.current.add(base.tag);
     replaced.current.delete(said.tag);
-    setBase({ ...base, ...said, undo: base.undo + more });
-    if (typed.current === text) setText(said.text);
+    rebase({ ...base, ...said, undo: base.undo + more });
+    if (typed.current === text) { typed.current = said.text; setText(said.text); }
     setFound(null);
     setWord(word);
   };
@@ -47,7 +49,7 @@ export const File = ({ name, file, form }) => {
     const said = await call("POST", `${path}/undo`, undefined, { "if-match": `"${base.tag}"` });
     show(said, -1, "as before");
   };
-  const take = () => { setBase({ ...base, ...other }); setOther(null); setFound(null); };
+  const take = () => { rebase({ ...base, ...other }); setFound(null); };
   return html`<section class="card" aria-label=${name}><h3><code>${name}</code></h3>
     ${file.fault && html`<p role="alert" class="notice bad">${file.fault}</p>`}
     ${form?.(text, type)}
