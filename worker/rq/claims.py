@@ -21,6 +21,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import redis
+from redis.exceptions import NoScriptError
 
 from shared.clock import RedisClock
 from shared.healing import HEAL, tell_healed
@@ -281,6 +282,24 @@ class Pulse:
     backlog: Backlog
 
 
+class AskedBeat:
+    """A beat on its way, and what came of it."""
+
+    def __init__(self, script: str, names: Sequence[str], arguments: Sequence[Any], *, renews: bool) -> None:
+        self.arguments = arguments
+        self.renews = renews
+        self.reply: Any = None
+        self.sent_s = self.heard_s = time.monotonic()
+        self._script, self._names = script, names
+
+    def ask(self, pipe: Any) -> None:
+        self.sent_s = time.monotonic()
+        pipe.evalsha(self._script, len(self._names), *self._names, *self.arguments)
+
+    def hear(self, reply: Any) -> None:
+        self.reply, self.heard_s = reply, time.monotonic()
+
+
 class Claims:
     """The scripts of one worker. Claims and beats bring `clock` the time. Every method may raise `redis.RedisError`."""
 
@@ -325,19 +344,32 @@ class Claims:
 
     def beat(self, held: Sequence[Held], now: datetime) -> Pulse | None:
         """Keep worker and jobs alive. None: Redis has forgotten this worker."""
+        asked = self.asking(held, now)
+        asked.hear(self._beat(self._keys, asked.arguments))
+        return self.felt(asked)
+
+    def asking(self, held: Sequence[Held], now: datetime) -> AskedBeat:
+        """A beat, to be asked along with something else; `felt` says what came of it."""
         arguments: list[Any] = [self._worker, now.strftime(_TIME), self._ttl_s, self._worker_ttl_s]
         is_due = bool(held) or time.monotonic() - self._renewed_s >= _RENEWED_EVERY_S
         arguments += [self._names.ended_prefix(), int(is_due)]
         for job in held:
             arguments += [job.queue, job.job_id, job.execution_id]
-        sent_s = time.monotonic()
-        reply = cast(list[Any], self._beat(self._keys, arguments))
+        return AskedBeat(self._beat.sha, self._keys, arguments, renews=is_due)
+
+    def felt(self, asked: AskedBeat) -> Pulse | None:
+        """None: Redis has forgotten this worker."""
+        reply = asked.reply
+        if isinstance(reply, NoScriptError):  # it was emptied
+            asked.hear(reply := self._beat(self._keys, asked.arguments))
+        if isinstance(reply, redis.RedisError):
+            raise reply
         if not reply:
             return None
-        self._renewed_s = sent_s if is_due else self._renewed_s
+        self._renewed_s = asked.sent_s if asked.renews else self._renewed_s
         now_reply, is_suspended, waiting, placed, statuses, healed = reply
         tell_healed(healed)
-        self._clock.note(now_reply, sent_s, time.monotonic())
+        self._clock.note(now_reply, asked.sent_s, asked.heard_s)
         return Pulse(
             bool(is_suspended), tuple(status.decode(errors="replace") for status in statuses), _backlog(waiting, placed)
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -30,7 +30,7 @@ from shared.seal import HostKey
 from shared.steady import Steady
 from shared.work import KINDS_BY_NAME, has_lane
 from worker.engines.base import EngineInfo
-from worker.rq.claims import Backlog, Claimed, Claims
+from worker.rq.claims import Backlog, Claimed, Claims, Held, Pulse
 from worker.rq.gate import prefill_ahead_s, quotas, quotas_beside, s_per_byte_at
 from worker.rq.in_flight import InFlight
 from worker.rq.once import RunOnce
@@ -392,7 +392,7 @@ class ControlLoop:
     def _beat(self) -> bool:
         """Whether Redis knew us."""
         slots = self._jobs.slots()
-        pulse = self._claims.beat([slot.held for slot in slots], now())
+        pulse = self._feel([slot.held for slot in slots])
         if pulse is None:
             self._register_again(slots)
             return False
@@ -406,6 +406,15 @@ class ControlLoop:
         if pulse.is_suspended != self._is_suspended:
             self._suspend(pulse.is_suspended)
         return True
+
+    def _feel(self, held: Sequence[Held]) -> Pulse | None:
+        """The lease is written, too: while nothing runs here in the same round trip, which is one waking for both."""
+        if held:
+            self._keeper.renew()
+            return self._claims.beat(held, now())
+        beat = self._claims.asking(held, now())
+        self._keeper.write_beside([beat, self._recovery] if self._recovery.is_due else [beat])
+        return self._claims.felt(beat)
 
     def _ended_by_others(self, status: str) -> GatewayError:
         if status == JobStatus.FAILED:

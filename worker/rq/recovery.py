@@ -10,12 +10,14 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import redis
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY, get_keys
 
 from shared import keys
+from shared.beats import until_beat_s
 from shared.clock import RedisClock
 from shared.healing import heal, is_wrong_type
 from shared.keys import Names
@@ -51,13 +53,26 @@ class Recovery:
         self._queues = queues
         self._next_s = 0.0
         self._next_tidy_s = 0.0
+        self._started = [queue.started_job_registry.key for queue in queues]
+        self._may_hold = True  # whether a job may run anywhere: unless Redis has just said that none does
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._next_s
+
+    def ask(self, pipe: Any) -> None:
+        """Whether any job runs, along with something else: mostly that is all that there is to look at."""
+        pipe.exists(*self._started)
+
+    def hear(self, reply: Any) -> None:
+        self._may_hold = reply != 0
 
     def run_if_due(self) -> None:
         """Raises `redis.RedisError`."""
         now_s = time.monotonic()
         if now_s < self._next_s:
             return
-        self._next_s = now_s + EVERY_S
+        self._next_s = now_s + until_beat_s(EVERY_S, now_s)
         try:
             self._recover(now_s)
         except redis.ResponseError as error:
@@ -67,7 +82,9 @@ class Recovery:
                 heal(self._client, registries_of(queue.name))
 
     def _recover(self, now_s: float) -> None:
-        failed = 0 if self._was_set(now_s) else reap_expired(self._client, self._names, self._queues)
+        may_hold, self._may_hold = self._may_hold, True
+        is_at_rest = self._was_set(now_s) or not may_hold
+        failed = 0 if is_at_rest else reap_expired(self._client, self._names, self._queues)
         if failed:
             log.warning("%d jobs of workers that died have failed", failed)
         if now_s >= self._next_tidy_s:

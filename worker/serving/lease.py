@@ -1,4 +1,5 @@
-"""A worker's sign of life, renewed by a thread of its own so that a long engine step does not end it."""
+"""A worker's sign of life. While nothing runs it goes along with the worker's beat, one round trip for both; else, and
+where no beat comes, a thread of its own renews it."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import redis
 from redis.exceptions import OutOfMemoryError
@@ -25,12 +27,24 @@ log = logging.getLogger(__name__)
 _REST_S = 0.1  # between two leases, however much changes
 _NAMED_EVERY = 5  # leases: in the set of all workers, where who lives may only be missed when somebody took it away
 _LEAST_TTL_S = 2 * keys.LEASE_EVERY_S
+_SPARE_S = 0.95 * keys.LEASE_EVERY_S  # before a lease would end, in which its thread renews it where nobody else did
+
+
+class Asked(Protocol):
+    """What is asked in the round trip of a lease."""
+
+    def ask(self, pipe: Any) -> None:
+        """Queue one command."""
+
+    def hear(self, reply: Any) -> None:
+        """What it gave, which may be a `RedisError`."""
 
 
 class LeaseKeeper:
-    """Writes what `describe` says every `keys.LEASE_EVERY_S`, and soon after `renew`, with the prefixes that need not
-    be computed (`residents`). `held_jobs` are those that the lease counts: what is noted of them as placed goes in the
-    same write. Who is silent for `execution_ttl_s` has lost its jobs, so that no lease lasts longer."""
+    """Writes what `describe` says soon after `renew` and with each `write_beside`, with the prefixes that need not be
+    computed (`residents`). Whoever begins to beat does one of these every `keys.LEASE_EVERY_S`; where that stops, the
+    thread renews what would end. `held_jobs` are those that the lease counts: what is noted of them as placed goes in
+    the same write. Who is silent for `execution_ttl_s` has lost its jobs, so that no lease lasts longer."""
 
     def __init__(
         self,
@@ -53,6 +67,8 @@ class LeaseKeeper:
         self._uncounted: list[str] = []
         self._ttl_ms = round(1000 * max(_LEAST_TTL_S, min(keys.LEASE_TTL_S, execution_ttl_s)))
         self._written = 0
+        self._written_s = 0.0
+        self._writing = threading.RLock()  # one at a time, so that none is overwritten by an older one
         self._nudge = threading.Event()
         self._stopping = threading.Event()
         self._is_away = False
@@ -69,14 +85,38 @@ class LeaseKeeper:
         """Write now, on this thread. Raises `redis.RedisError`. Where Redis is full, the lease that it has is made to
         last: that takes no memory, and who lives must not look dead for want of it. Keys that hold something else are
         made anew."""
-        try:
-            self._write()
-        except redis.ResponseError as error:
-            if not is_wrong_type(error):
+        with self._writing:
+            try:
+                self._write()
+            except redis.ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                self._heal()
+                self._written = 0
+                self._write()
+
+    def write_beside(self, asked: Sequence[Asked]) -> None:
+        """Ask, and write in the same round trip; what is wrong with the lease alone is the thread's affair. Raises
+        `redis.RedisError` where nothing could be asked."""
+        with self._writing, self._client.pipeline(transaction=False) as pipe:
+            self._queue(pipe, self._describe())
+            for each in asked:
+                each.ask(pipe)
+            try:
+                replies = pipe.execute(raise_on_error=False)
+                for each in reversed(asked):
+                    each.hear(replies.pop())
+                self._heard(replies)
+            except redis.RedisError:
+                self._forget()
                 raise
-            self._heal()
-            self._written = 0
-            self._write()
+
+    def _heard(self, replies: Sequence[Any]) -> None:
+        if any(isinstance(reply, redis.RedisError) for reply in replies):
+            self._forget()
+            self.renew()
+        else:
+            self._note(replies)
 
     def _heal(self) -> None:
         lease = self._describe()
@@ -87,40 +127,48 @@ class LeaseKeeper:
     def _write(self) -> None:
         jobs = self._uncounted = [*self._uncounted, *self._held_jobs()]  # first: the lease counts all of these
         lease = self._describe()
-        name = self._names.lease(lease.worker)
-        residency = self._residency_of(lease)
         with self._client.pipeline(transaction=bool(jobs)) as pipe:
-            pipe.set(name, self._key.seal(Purpose.LEASE, lease.worker).close(encode(lease)), px=self._ttl_ms, get=True)
-            if self._is_to_be_named():
-                pipe.sadd(self._names.workers, lease.worker)
-            if jobs:
-                pipe.hdel(self._names.placed(lease.worker), *jobs)
-            residency.queue(pipe, self._residents())
+            self._queue(pipe, lease, jobs)
             try:
-                before, *replies = pipe.execute()
-                residency.note(replies)
+                self._note(pipe.execute())
                 self._uncounted = []
-                self._note_written(before)
             except OutOfMemoryError:
-                residency.forget()
-                if not self._client.pexpire(name, self._ttl_ms):
+                self._forget()
+                if not self._client.pexpire(self._names.lease(lease.worker), self._ttl_ms):
                     raise
             except redis.RedisError:
-                residency.forget()
+                self._forget()
                 raise
+
+    def _queue(self, pipe: Any, lease: WorkerLease, jobs: Sequence[str] = ()) -> None:
+        data = self._key.seal(Purpose.LEASE, lease.worker).close(encode(lease))
+        pipe.set(self._names.lease(lease.worker), data, px=self._ttl_ms, get=True)
+        if self._is_to_be_named():
+            pipe.sadd(self._names.workers, lease.worker)
+        if jobs:
+            pipe.hdel(self._names.placed(lease.worker), *jobs)
+        self._residency_of(lease).queue(pipe, self._residents())
 
     def _is_to_be_named(self) -> bool:
         return self._written % _NAMED_EVERY == 0
 
-    def _note_written(self, before: bytes | None) -> None:
-        """`before` is the lease that lay there: without one Redis was emptied, or we were away for too long."""
+    def _note(self, replies: Sequence[Any]) -> None:
+        """The first is the lease that lay there: without one Redis was emptied, or we were away for too long."""
+        before, *others = replies
+        assert self._residency is not None
+        self._residency.note(others)
         is_lost = before is None and not self._is_to_be_named()
         self._written += 1
+        self._written_s = time.monotonic()
         if is_lost:
-            assert self._residency is not None
-            self._residency.forget()
+            self._forget()
             self._written = 0
             self._write()
+
+    def _forget(self) -> None:
+        """It is not known which prefixes were told."""
+        if self._residency is not None:
+            self._residency.forget()
 
     def _residency_of(self, lease: WorkerLease) -> Residency:
         if self._residency is None:
@@ -143,19 +191,25 @@ class LeaseKeeper:
             pipe.execute()
 
     def _run(self) -> None:
+        tried_s = 0.0
         while not self._stopping.is_set():
-            self._nudge.clear()
-            try:
-                self.write()
-            except redis.RedisError as error:
-                if not self._is_away:
-                    log.warning("the lease cannot be renewed: %s", error)
-                self._is_away = True
-            else:
-                self._is_away = False
-            self._rest(time.monotonic())
+            if self._nudge.is_set() or not self._rest_s():
+                self._nudge.clear()
+                self._renew()
+                tried_s = time.monotonic()
+            if self._nudge.wait(self._rest_s() or until_beat_s(keys.LEASE_EVERY_S)):
+                self._stopping.wait(max(0.0, tried_s + _REST_S - time.monotonic()))
 
-    def _rest(self, written_s: float) -> None:
-        """Until the next lease is due, or something has changed: one waking where nothing has."""
-        if self._nudge.wait(until_beat_s(keys.LEASE_EVERY_S)):
-            self._stopping.wait(max(0.0, written_s + _REST_S - time.monotonic()))
+    def _rest_s(self) -> float:
+        """Until the lease should be renewed here, where nobody else does it."""
+        return max(0.0, self._written_s + self._ttl_ms / 1000 - _SPARE_S - time.monotonic())
+
+    def _renew(self) -> None:
+        try:
+            self.write()
+        except redis.RedisError as error:
+            if not self._is_away:
+                log.warning("the lease cannot be renewed: %s", error)
+            self._is_away = True
+        else:
+            self._is_away = False

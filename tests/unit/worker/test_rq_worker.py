@@ -449,6 +449,49 @@ def test_a_beat_counts_what_waits(redis_client: redis.Redis) -> None:
     assert dict(zip(PRIORITIES, pulse.backlog.waiting, strict=True))["batch"] == sum(pulse.backlog.waiting) == 2
 
 
+def test_a_beat_on_its_way_with_something_else_says_the_same_to_a_redis_without_scripts(
+    redis_client: redis.Redis,
+) -> None:
+    claims = claims_of(redis_client)
+    redis_client.hset(f"rq:worker:{ME}", "birth", "x")
+    enqueue(redis_client, "a", queue=NAMES.worker_queue(MODEL, ME, "batch"))
+    for forget in (lambda: None, redis_client.script_flush):
+        forget()
+        beat = claims.asking([], now())
+        with redis_client.pipeline(transaction=False) as pipe:
+            beat.ask(pipe)
+            beat.hear(pipe.execute(raise_on_error=False)[0])
+        pulse = claims.felt(beat)
+        assert pulse is not None
+        assert pulse.backlog == claims.beat([], now()).backlog  # type: ignore[union-attr]
+        assert sum(pulse.backlog.waiting) == 1
+
+
+def test_recovery_that_hears_that_nothing_runs_looks_no_further(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovery = Recovery(redis_client, NAMES, [queue_of(redis_client)])
+    looks: list[int] = []
+
+    def reap_all(*given: Any) -> int:
+        looks.append(failed := reap_expired(*given))
+        return failed
+
+    monkeypatch.setattr("worker.rq.recovery.reap_expired", reap_all)
+    for has_expired in (False, True):
+        if has_expired:
+            enqueue(redis_client, "a")
+            claim(claims_of(redis_client), 1)
+            expire_all(redis_client)
+        with redis_client.pipeline(transaction=False) as pipe:
+            recovery.ask(pipe)
+            recovery.hear(pipe.execute()[0])
+        recovery._next_s = 0.0
+        recovery.run_if_due()
+        assert looks == [1] * has_expired
+    assert redis_client.hget("rq:job:a", "status") == b"failed"
+
+
 def test_a_beat_of_a_forgotten_worker_says_so(redis_client: redis.Redis) -> None:
     assert claims_of(redis_client).beat([], now()) is None
 
