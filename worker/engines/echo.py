@@ -108,8 +108,9 @@ class EchoEngine:
     def needs_turn(self) -> bool:
         return False
 
-    def idle(self) -> None:
+    def idle(self) -> float | None:
         """Nothing is ever left over."""
+        return None
 
     def stats(self) -> EngineStats:
         return self._stats

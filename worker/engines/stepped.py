@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _IDLE_S = 0.1
-_QUIET_IDLE_S = 1.0  # when nothing was asked for a while, and nothing is left over that needs the device
-_QUIET_AFTER = 50  # calls of `idle`
+_QUIET_AFTER = 50  # calls of `idle`, after which it says when it is called again
 
 
 class Core(Protocol):
@@ -82,8 +81,9 @@ class Core(Protocol):
     def needs_turn(self) -> bool:
         """Whether `idle` would use the device. Asked before each call of it, without a turn."""
 
-    def idle(self) -> None:
-        """Called several times a second while there is no work, for what is to be done all the same."""
+    def idle(self) -> float | None:
+        """Called several times a second while there is no work, for what is to be done all the same. The seconds until
+        it is called again once nothing was asked for a while; None where nothing is ever left over."""
 
     def stats(self) -> EngineStats:
         """See `Engine.stats`."""
@@ -295,13 +295,14 @@ class SteppedEngine:
         """Everything in the inbox; waits for a message while there is nothing else to do. False: stop."""
         wait = self._set_aside is None and not self.core.has_work()
         idled = 0
+        rest_s: float | None = _IDLE_S
         if wait:
             self._clock.alive()
         while wait or self._set_aside is not None or not self._inbox.empty():
             try:
-                message = self._next(timeout_s=self._pause_s(idled) if wait else None)
+                message = self._next(timeout_s=self._pause_s(idled, rest_s) if wait else None)
             except Empty:
-                self._idle()
+                rest_s = self._idle()
                 idled += 1
                 continue
             wait = False
@@ -310,14 +311,17 @@ class SteppedEngine:
             self._handle(message)
         return True
 
-    def _pause_s(self, idled: int) -> float:
+    def _pause_s(self, idled: int, rest_s: float | None) -> float | None:
         """Until `idle` is called again; a message ends it at once."""
-        return _IDLE_S if idled < _QUIET_AFTER or self.core.needs_turn() else until_beat_s(_QUIET_IDLE_S)
+        if rest_s is None:
+            return None
+        return _IDLE_S if idled < _QUIET_AFTER or self.core.needs_turn() else until_beat_s(rest_s)
 
-    def _idle(self) -> None:
+    def _idle(self) -> float | None:
         with self._turn() if self.core.needs_turn() else self._clock.running():
-            self.core.idle()
+            rest_s = self.core.idle()
         self._clock.alive()
+        return rest_s
 
     def _next(self, *, timeout_s: float | None) -> _Message:
         """Raises `Empty`."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -114,12 +116,14 @@ class Chores(SharedEcho):
         super().__init__(folder)
         self.due = due
         self.idled = 0
+        self.rest_s: float | None = 0.1
 
     def needs_turn(self) -> bool:
         return self.due
 
-    def idle(self) -> None:
+    def idle(self) -> float | None:
         self.idled += 1
+        return self.rest_s
 
 
 def test_what_is_done_when_idle_has_a_turn_at_the_device_and_waiting_for_it_is_no_stall(
@@ -223,3 +227,30 @@ def test_a_stop_in_the_middle_of_a_step_ends_the_engine_behind_it(tmp_path: Path
         wait_until(lambda: len(heard.outputs) == 2, "the first word")
         assert engine.unload(10.0)
     assert [len(output.token_ids) for output in heard.outputs] == [0, 1]
+
+
+class Inbox(SimpleQueue[Any]):
+    """Tells how long it is waited at."""
+
+    def __init__(self) -> None:
+        self.waits: list[float | None] = []
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        self.waits.append(timeout)
+        return super().get(block, timeout)
+
+
+@pytest.mark.parametrize(("rest_s", "is_longest"), [(None, True), (1.0, False)])
+def test_an_engine_that_nothing_is_ever_left_over_for_is_woken_by_messages_alone(
+    tmp_path: Path, rest_s: float | None, is_longest: bool
+) -> None:
+    core = Chores(tmp_path, due=False)
+    core.rest_s = rest_s
+    engine, inbox = SteppedEngine(core), Inbox()
+    engine._inbox = inbox
+    engine.load(lambda done: None)
+    wait_until(lambda: len(inbox.waits) > 1, "the wait after an idle moment")
+    try:
+        assert (inbox.waits[1] is None) is is_longest
+    finally:
+        assert engine.unload(10.0)

@@ -232,8 +232,7 @@ class MlxEngine:
         self._update_stats()
 
     def pause(self, key: str) -> None:
-        sequence = self._sequences.get(key)
-        if sequence is None or sequence.is_paused:
+        if (sequence := self._sequences.get(key)) is None or sequence.is_paused:
             return
         if sequence.lease is not None:
             self._keep(sequence)
@@ -285,12 +284,13 @@ class MlxEngine:
         self._room.look(0)
         return self._room.is_over or self.store.has_copying or self._peer_files.has_arrived
 
-    def idle(self) -> None:
+    def idle(self) -> float:
         self._relieve()
         self._peer_files.collect()
         self.store.collect(is_idle=True)
         self._room.tell(is_idle=True)
         self._stats = replace(self._stats, residents=self.store.residents(), cache_bytes=self.store.nbytes)
+        return self._room.rest_s
 
     def wait(self) -> None:
         """For what others compute for this thread, or until they, whose turn it may be, have given memory up."""

@@ -16,6 +16,8 @@ from worker.engines.mlx.memory.plan import MemoryPlan
 from worker.prefix_cache.node import MAIN_WEIGHT
 
 _PATIENCE_S = 1.0  # with what others should give up, before more of our own goes
+_SHARED_REST_S = _PATIENCE_S  # others wait no longer for what is given up
+_ALONE_REST_S = 2.0  # less than a newcomer takes to load
 _TELL_ALONE_S = 0.05  # between tellings that only a newcomer could hear
 
 
@@ -85,6 +87,11 @@ class Room:
     @property
     def is_shared(self) -> bool:
         return bool(self._others)
+
+    @property
+    def rest_s(self) -> float:
+        """Until an idle worker looks again whether others need what it holds, and who they are."""
+        return _SHARED_REST_S if self.is_shared else _ALONE_REST_S
 
     @property
     def is_refusing(self) -> bool:
