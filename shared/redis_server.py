@@ -28,8 +28,8 @@ _POLL_S = 0.002
 _STOP_S = 3.0
 
 # Soft state: nothing is persisted, nothing is ever evicted. A gateway that does not read is cut off sooner than
-# Redis would by itself, so that it reconnects and repairs instead of lagging. It looks after itself twice a second, not
-# ten times, which is half of what it does when idle; a blocked client's time-out comes up to that much later.
+# Redis would by itself, so that it reconnects and repairs instead of lagging. It looks after itself once a second, not
+# ten times, which is most of what it does when idle; a blocked client's time-out comes up to that much later.
 _CONFIG = """\
 port 0
 unixsocket {socket}
@@ -43,7 +43,7 @@ appendonly no
 maxmemory 2gb
 maxmemory-policy noeviction
 client-output-buffer-limit pubsub 32mb 8mb 30
-hz 2
+hz 1
 """
 
 

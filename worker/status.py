@@ -28,6 +28,7 @@ from typing import Literal
 
 import orjson
 
+from shared.beats import until_beat_s
 from shared.errors import GatewayError, NoMemoryError, WireError
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ def _watch(parent: int, on_gone: Callable[[], None]) -> None:
     descriptor = sys.stdin.fileno() if sys.stdin is not None else -1
     if descriptor >= 0 and _is_pipe(descriptor):
         while os.getppid() == parent:
-            if select.select([descriptor], [], [], _PIPED_CHECK_S)[0] and not os.read(descriptor, 4096):
+            if select.select([descriptor], [], [], until_beat_s(_PIPED_CHECK_S))[0] and not os.read(descriptor, 4096):
                 break
     else:
         wait_for_parent(parent)

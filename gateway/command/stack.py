@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 EXIT_CONFIG = 2  # a child that ends so will end so again
 _POLL_S = 0.1
 _SETTLED_POLL_S = 1.0
+_SHARED_EVERY_S = 2.0  # between two looks whether this Mac is shared
 _SHOWN_EVERY_S = 2.0  # once it is ready: people read it
 _GRACE_S = 8.0  # over what a worker gets to drain: the host waits for its workers, the gateway for their answers
 _DOOR_GRACE_S = 2.0
@@ -259,7 +260,7 @@ class Stack:
         """From when this Mac is shared, which may be while we run."""
         folder = DoorFolder(self.settings)
         while not folder.is_shared:  # noqa: ASYNC110 - another process shares
-            await asyncio.sleep(until_beat_s(_SETTLED_POLL_S))
+            await asyncio.sleep(until_beat_s(_SHARED_EVERY_S))
         await door.keep(lambda: False)
 
     async def _keep_renewing(self) -> None:

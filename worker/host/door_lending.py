@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable
 
+from shared.beats import until_beat_s
 from shared.cache_door import ALIVE_S, decode_words, encode_words, hang_up, has_door, open_door, read_line
 from shared.config import Settings
 from shared.errors import GatewayError
@@ -49,7 +50,7 @@ class DoorLending:
                     self._tell(error)
                 finally:
                     self.is_open, self._stream = False, None
-            self._stopping.wait(_AGAIN_S)
+            self._stopping.wait(until_beat_s(_AGAIN_S))
 
     def _tell(self, error: Exception) -> None:
         """Each fault once, until it is another."""

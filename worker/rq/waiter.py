@@ -11,7 +11,7 @@ import redis
 
 log = logging.getLogger(__name__)
 
-_WAIT_S = 3.5  # below the time-out of connections, though an idle Redis comes half a second late to it
+_WAIT_S = 3.0  # below the time-out of connections, though an idle Redis comes a second late to it
 _RETRY_S = 0.5
 
 

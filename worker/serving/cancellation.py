@@ -21,7 +21,7 @@ from shared.wire import decode
 
 log = logging.getLogger(__name__)
 
-_WAIT_S = 5.0
+_WAIT_S = 60.0  # who ends this is heard at once
 _END_S = 1.0  # of a thread that hears of its end from Redis, which may hang
 _RETRY_S = 0.2
 

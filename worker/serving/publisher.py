@@ -30,6 +30,7 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import keys
+from shared.beats import until_beat_s
 from shared.keys import Names
 from shared.seal import HostKey, Purpose, Seal
 from shared.wire import Frame, FrameEntry, encode_frame
@@ -350,7 +351,7 @@ class Publisher:
         with self._lock:
             now_s = time.monotonic()
             self._is_idle = not self._outbox.owed and not any(self._is_due(each, now_s) for each in self._known())
-            rest_s = _ANSWER_S if self._outbox.owed else _IDLE_S if self._is_idle else next_beat_s - now_s
+            rest_s = _ANSWER_S if self._outbox.owed else until_beat_s(_IDLE_S) if self._is_idle else next_beat_s - now_s
             if self._connection is not None and not self._is_closing and rest_s > 0:  # else there is work already
                 self._wake.wait(rest_s)
             self._is_idle = False
