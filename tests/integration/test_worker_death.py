@@ -193,10 +193,18 @@ def test_what_a_killed_worker_held_fails_when_its_beats_stop(
     somebody who was killed too, does not delay that."""
     gateway.client.set(f"rq:clean_registries:{QUEUE}", 1, ex=900)
     with busy_worker(redis_url, tmp_path, gateway, requests=4, MLX_GATEWAY_EXECUTION_TTL_S="4") as (doomed, jobs):
+        known = gateway.client.smembers(NAMES.workers)
         with running_worker(redis_url, tmp_path):
-            gateway.wait_ready(2)
+            # (The other says by now that it hangs, where this one took its time.)
+            wait_until(
+                lambda: [
+                    each for each in gateway.leases() if each.state == "ready" and each.worker.encode() not in known
+                ],
+                "another worker",
+                deadline_s=60,
+            )
             doomed.signal(signal.SIGKILL)
-            wait_until(lambda: set(failed_jobs(gateway)) == set(jobs), "the failures", deadline_s=30)
+            wait_until(lambda: set(failed_jobs(gateway)) == set(jobs), "the failures", deadline_s=60)
             assert wip(gateway) == 0
             gateway.ask("still served", "r9")
             assert isinstance(gateway.wait_end("r9"), Finished)
