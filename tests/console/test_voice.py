@@ -7,14 +7,15 @@ The models say what they are told to: that real voices are understood and words 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.console.voice_stand import ELSEWHERE, SAID, Stand, click, opened, said_now, standing, turns
+from tests.console.voice_stand import ELSEWHERE, SAID, Stand, click, opened, said_file, said_now, standing, turns
 from tests.support.axe import axe_script, violations
-from tests.support.browser import find_browser
-from tests.support.said import heard
+from tests.support.browser import Page, browsing, find_browser
+from tests.support.said import heard, microphone_flags
 
 pytestmark = [
     pytest.mark.slow,
@@ -78,4 +79,70 @@ def test_over_http_from_another_machine_it_says_why_there_is_no_voice_and_where_
     assert not page.run("[...document.querySelectorAll('button')].some((each) => each.innerText === 'Start')")
     assert violations(page, axe) == []
     assert [each for each in page.complaints if "Cross-Origin-Opener-Policy" not in each] == []
+    page.close()
+
+
+def told(page: Page, words: str) -> None:
+    page.wait(f"document.querySelector('[role=alert]')?.innerText.includes({words!r})")
+
+
+def test_a_microphone_that_is_refused_or_taken_away_is_told_and_comes_back_into_the_same_conversation(
+    stand: Stand, axe: str, tmp_path: Path
+) -> None:
+    gateway, _ = stand
+    origin = f"http://127.0.0.1:{gateway.port}"
+    with browsing(tmp_path / "profile", *microphone_flags(said_file(tmp_path), is_given=False)) as browser:
+        browser.permit("microphone", origin, "denied")
+        page = opened((gateway, browser))
+        click(page, "Start")
+        told(page, "told not to give this page the microphone")
+        browser.permit("microphone", origin, "granted")
+        click(page, "Start")
+        page.wait("document.querySelectorAll('.turn.user').length === 1", deadline_s=60)
+        browser.permit("microphone", origin, "denied")
+        told(page, "has taken the microphone away")
+        assert violations(page, axe) == []
+        said_now(page, "Muted", deadline_s=60)  # what is being said is said to its end
+        assert turns(page) == [SAID, SAID], "nothing of the conversation is lost"
+        click(page, "Unmute")
+        told(page, "told not to give this page the microphone")
+        browser.permit("microphone", origin, "granted")
+        click(page, "Unmute")
+        page.wait("document.querySelectorAll('.turn.user').length === 2", deadline_s=60)
+        assert not page.run("Boolean(document.querySelector('[role=alert]'))")
+        assert [each for each in page.complaints if "ScriptProcessor" not in each] == []
+
+
+def test_whoever_speaks_hands_free_interrupts_the_answer(stand: Stand, tmp_path: Path) -> None:
+    gateway, _ = stand
+    with browsing(tmp_path / "profile", *microphone_flags(said_file(tmp_path), loops=True)) as browser:
+        page = opened((gateway, browser))
+        click(page, "Start")
+        page.wait("document.body.innerText.includes('Interrupted')", deadline_s=90)
+        assert "does not take the answer's echo" not in page.text()
+        cut = "[...document.querySelectorAll('.turn')].findIndex((each) => each.innerText.includes('Interrupted'))"
+        page.wait(f"document.querySelectorAll('.turn .said')[{cut} + 1]?.innerText === {SAID!r}")
+
+
+LANGUAGES = """
+window.languages = [];
+window.asking = window.fetch;
+window.fetch = (path, options) => {
+  if (options?.body instanceof FormData) window.languages.push(options.body.get("language"));
+  return window.asking(path, options);
+};
+"""
+
+
+def test_the_language_that_is_chosen_reaches_the_model_of_transcripts(stand: Stand) -> None:
+    page = opened(stand, before=LANGUAGES)
+    page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    labels = "[...document.querySelectorAll('label')]"
+    field = f"{labels}.find((each) => each.innerText.startsWith('Language')).querySelector('input')"
+    page.run(f"{field}.value = 'de', {field}.dispatchEvent(new InputEvent('input', {{ bubbles: true }}))")
+    click(page, "Start")
+    page.wait("document.querySelectorAll('.turn.user').length === 1", deadline_s=60)
+    assert set(page.run("window.languages")) == {"de"}
+    assert turns(page)[0] == SAID, "the worker took it"
+    page.run("localStorage.removeItem('voice')")
     page.close()

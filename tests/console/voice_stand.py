@@ -27,8 +27,7 @@ def standing(folder: Path, *, character_s: float, loops: bool = False, **options
     are those of the echo engine."""
     build_whisper(folder / "hears", says=(0.0, f" {SAID}", 2.0), language="en")
     speaks = str(build_voices(folder / "speaks", "af_heart"))
-    said = microphone_file(folder / "said.wav", speech_like(1.5))
-    flags = (*microphone_flags(said, loops=loops), f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1")
+    flags = (*microphone_flags(said_file(folder), loops=loops), f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1")
     voice: dict[str, Any] = {"module": "tests.support.stand_in_voice", "STAND_IN_CHARACTER_S": character_s}
     with ExitStack() as stack:
         server = stack.enter_context(RedisServer())
@@ -39,12 +38,25 @@ def standing(folder: Path, *, character_s: float, loops: bool = False, **options
         yield gateway, stack.enter_context(browsing(folder / "profile", *flags))
 
 
-def opened(stand: Stand, host: str = "127.0.0.1", *, theme: str = "light", size: tuple[int, int] = (1280, 900)) -> Page:
+def said_file(folder: Path) -> Path:
+    """Something that passes for an utterance, in a quiet room."""
+    return microphone_file(folder / "said.wav", speech_like(1.5))
+
+
+def opened(
+    stand: Stand,
+    host: str = "127.0.0.1",
+    *,
+    theme: str = "light",
+    size: tuple[int, int] = (1280, 900),
+    before: str = "",
+) -> Page:
+    """`before`: a script that runs before those of the page."""
     gateway, browser = stand
     page = browser.page()
     page.theme(theme)
     page.size(*size)
-    page.send("Page.addScriptToEvaluateOnNewDocument", source=EAR)
+    page.send("Page.addScriptToEvaluateOnNewDocument", source=EAR + before)
     page.go(f"http://{host}:{gateway.port}/console/v/voice.html")
     page.wait("document.querySelector('details')")
     return page

@@ -100,6 +100,10 @@ class Browser:
             page.go(url)
         return page
 
+    def permit(self, name: str, origin: str, setting: str) -> None:
+        """`setting`: granted, denied or prompt, from now on."""
+        self.send("Browser.setPermission", permission={"name": name}, origin=origin, setting=setting)
+
     def clear_cookies(self) -> None:
         self.send("Storage.clearCookies")
 

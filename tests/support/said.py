@@ -73,11 +73,12 @@ def wav_of(samples: NDArray[np.int16], rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def microphone_flags(path: Path, *, loops: bool = False) -> tuple[str, ...]:
-    """For a browser whose microphone plays this file, once or again and again."""
+def microphone_flags(path: Path, *, loops: bool = False, is_given: bool = True) -> tuple[str, ...]:
+    """For a browser whose microphone plays this file, once or again and again. Not `is_given`: it has a page's
+    permission to wait for."""
     return (
         "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
+        *(("--use-fake-ui-for-media-stream",) if is_given else ()),
         f"--use-file-for-fake-audio-capture={path}{'' if loops else '%noloop'}",
         "--autoplay-policy=no-user-gesture-required",
     )

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Conversation, messagesOf, wordsOf } from "../../../gateway/admin/page/voice/conversation.js";
 import { FRAME, FRAME_MS } from "../../../gateway/admin/page/voice/detector.js";
-import { quiet, utterance } from "./sounds.mjs";
+import { noise, powerOf, quiet, typing, utterance } from "./sounds.mjs";
 
 const settled = () => new Promise((done) => setImmediate(done));
 const ANSWER = ["Since you have asked for it, ", "this is the first sentence of it. And this is the second sentence, which is longer. ", "The end."];
@@ -22,7 +22,7 @@ class StandInSpeaker {
 
   add(clause) {
     this.clauses.push(clause);
-    if (this.clauses.length === 1) this.onSound();
+    if (this.clauses.length === 1) this.onSound(this.soundInMs);
   }
 
   end() { return this.over; }
@@ -76,6 +76,12 @@ const ready = async (options) => {
   const at = stand(options);
   await at.hear(quiet(1, 4));
   return at;
+};
+
+const over = async (at) => {
+  at.speaker.finish();
+  await settled();
+  await settled();
 };
 
 test("who speaks is transcribed, answered, and hears the answer clause by clause", async () => {
@@ -258,6 +264,141 @@ test("Repeat says the last answer again, without asking for it", async () => {
   await settled();
   assert.equal(at.speaker.clauses.map((each) => each.text).join(""), ANSWER.join(""));
   assert.deepEqual([at.asked.messages.length, at.talk.turns.length, at.talk.state], [1, 2, "speaking"]);
+});
+
+for (const [name, around, most] of [["pink noise", noise, 0], ["typing", typing, 4], ["a quiet room", quiet, 0]]) {
+  test(`a minute of ${name} alone starts no turn`, async () => {
+    const at = stand();
+    at.texts.push(...Array(99).fill("[BLANK_AUDIO]"));
+    const samples = around(60, 5);
+    const gain = around === quiet ? 1 : Math.sqrt(0.01 / powerOf(samples));
+    await at.hear(samples.map((x) => x * gain));
+    assert.deepEqual(at.talk.turns, []);
+    assert.equal(at.talk.state, "listening");
+    assert.ok(at.asked.transcripts.length <= most, `${at.asked.transcripts.length} transcripts`);
+    at.texts.length = 0;
+    await say(at);
+    assert.equal(at.talk.turns.length, 2, "it still hears");
+  });
+}
+
+for (const isHalfDuplex of [false, true]) {
+  test(`who begins just before an answer ends is heard${isHalfDuplex ? " in half duplex, too" : ""}`, async () => {
+    const at = await ready({ isHalfDuplex });
+    await say(at);
+    await at.hear(SPEECH.subarray(0, 3200));
+    await over(at);
+    await at.hear(SPEECH.subarray(3200));
+    assert.equal(at.talk.state, "hearing you");
+    await at.hear(quiet(0.8, 5));
+    assert.equal(at.asked.transcripts.length, 2);
+  });
+}
+
+test("the echo of an answer that has just ended is nobody", async () => {
+  const at = await ready();
+  await say(at);
+  at.speaker.output = 0;
+  await at.hear(SPEECH.subarray(0, 12800));
+  at.speaker.output = -100;
+  await over(at);
+  await at.hear(SPEECH.subarray(12800));
+  await at.hear(quiet(2, 5));
+  assert.deepEqual([at.asked.transcripts.length, at.talk.state], [1, "listening"]);
+});
+
+test("somebody heard for less than 0.3 s makes the answer quieter for a while, and holds nothing", async () => {
+  const at = await ready();
+  await say(at);
+  await at.hear(SPEECH.subarray(0, 3200));
+  await at.hear(quiet(1, 5));
+  assert.deepEqual(at.speaker.events, ["duck", "loud"]);
+  assert.equal(at.talk.state, "speaking");
+});
+
+test("what is held goes on after two seconds without hands-free, too", async () => {
+  const at = await ready({ isHandsFree: false });
+  at.talk.press();
+  await at.hear(SPEECH);
+  at.talk.release();
+  await settled();
+  await settled();
+  at.texts.push(new Promise(() => {}));
+  at.talk.press();
+  await at.hear(SPEECH);
+  at.talk.release();
+  assert.equal(at.speaker.events.at(-1), "pause");
+  await at.hear(quiet(2.2, 6));
+  assert.equal(at.speaker.events.at(-1), "resume");
+});
+
+test("who was transcribed too late is no echo: as loud again, they stop the answer again", async () => {
+  const at = await ready();
+  await say(at);
+  at.speaker.output = -30;
+  for (let turn = 0; turn < 2; turn += 1) {
+    at.texts.push(new Promise(() => {}));
+    at.speaker.events.length = 0;
+    await say(at);
+    assert.ok(at.speaker.events.includes("pause"), `time ${turn + 1}`);
+    at.talk.line = Promise.resolve(); // the transcript that does not come holds up nothing here
+    await at.hear(quiet(2.2, 6));
+    assert.equal(at.speaker.events.at(-1), "resume");
+  }
+});
+
+test("hands-free turned off in the middle of a word drops it, and what was held goes on", async () => {
+  const at = await ready();
+  await say(at);
+  await at.hear(SPEECH);
+  assert.equal(at.talk.state, "hearing you");
+  at.talk.setHandsFree(false);
+  assert.deepEqual([at.talk.state, at.speaker.events.at(-1)], ["speaking", "resume"]);
+  await at.hear(quiet(10, 5));
+  assert.ok(at.talk.recording.frames.length * FRAME_MS <= 500, "nothing is gathered");
+  assert.equal(at.asked.transcripts.length, 1);
+});
+
+test("who speaks for more than a minute is transcribed minute by minute, without a gap", async () => {
+  const at = await ready();
+  at.answers.push(["hang"], ["hang"]);
+  await at.hear(utterance(70, 3));
+  assert.equal(at.talk.state, "hearing you");
+  await at.hear(quiet(0.8, 5));
+  assert.equal(at.talk.turns.filter((turn) => turn.role === "user").length, 2);
+  assert.equal(at.asked.transcripts[0], 60 * 16000);
+  assert.ok(at.asked.transcripts.at(-1) > 9.5 * 16000);
+});
+
+test("the button touched by mistake while somebody speaks loses nothing of it", async () => {
+  const at = await ready();
+  await at.hear(SPEECH);
+  at.talk.press();
+  at.pass(100);
+  at.talk.release();
+  await settled();
+  assert.equal(at.asked.transcripts.length, 1);
+  assert.ok(at.asked.transcripts[0] >= SPEECH.length - FRAME);
+});
+
+test("End while a transcript is made cancels it, and nothing is answered", async () => {
+  const at = await ready();
+  let tell;
+  at.texts.push(new Promise((done) => { tell = done; }));
+  await say(at);
+  at.talk.close();
+  assert.equal(at.asked.signals[0].aborted, true);
+  tell("What is it?");
+  await settled();
+  await settled();
+  assert.deepEqual([at.asked.messages, at.talk.turns], [[], []]);
+});
+
+test("the first sound counts from when it is heard, not from when it is there", async () => {
+  const at = await ready();
+  at.speaker.soundInMs = 70;
+  await say(at);
+  assert.equal(at.talk.turns[1].parts.at(-1).ms, 70);
 });
 
 test("what a model of transcripts writes of silence is no words", () => {

@@ -6,7 +6,7 @@
 
 import { ClauseCutter } from "./clauses.js";
 import { Detector, FRAME_MS } from "./detector.js";
-import { Interruption } from "./interruption.js";
+import { ECHO_MS, Interruption } from "./interruption.js";
 import { partsOf } from "./latency.js";
 import { Recording } from "./recording.js";
 
@@ -41,11 +41,13 @@ export class Conversation {
     this.isTalking = false; // the button is held
     this.isHeld = false; // the answer, until it is known whether somebody spoke
     this.doubtMs = 0;
+    this.echoMs = 0; // for which the answer that has ended may still be heard
     this.level = -100;
     this.running = null; // the answer
     this.early = null; // a transcript that is made before it is known that speech has ended
     this.transcribing = 0;
     this.line = Promise.resolve();
+    this.closing = new AbortController();
   }
 
   get state() {
@@ -66,11 +68,15 @@ export class Conversation {
       if (this.recording.isFull) this.release();
       return;
     }
-    if (!this.isHandsFree) return;
-    if (this.recording.isOn) this.goOn(heard.event);
-    else if (this.running?.hasSound && !this.isHeld) this.watch(heard);
-    else if (heard.event === "began") this.begin();
+    if (this.isHandsFree) this.listen(heard);
+    this.fade();
     this.doubt();
+  }
+
+  listen(heard) {
+    if (this.recording.isOn) this.goOn(heard.event);
+    else if ((this.running?.hasSound || this.echoMs) && !this.isHeld) this.watch(heard);
+    else if (heard.event === "began") this.begin();
   }
 
   // While nothing is played: whoever is heard speaks.
@@ -78,6 +84,16 @@ export class Conversation {
     this.recording.begin();
     if (this.running) this.hold();
     this.effects.changed();
+  }
+
+  // What the detector took for speech while an answer was played may have been its echo, and was not listened to. Who
+  // speaks when that is over is found anew.
+  fade() {
+    if (!this.echoMs || this.running) return;
+    this.echoMs = Math.max(0, this.echoMs - FRAME_MS);
+    if (this.echoMs || this.recording.isOn) return;
+    this.detector.end();
+    if (this.interruption.isHalfDuplex) this.recording.drop(); // its last half second is the answer's own
   }
 
   // While an answer is played: it may be its echo.
@@ -99,6 +115,7 @@ export class Conversation {
     const early = this.early;
     this.early = null;
     const samples = this.recording.take();
+    this.detector.end(); // whoever speaks for longer than is recorded at once begins anew
     this.doubtMs = 0;
     this.take({ speech, ended: this.effects.now() }, early ?? this.transcript(samples));
   }
@@ -109,8 +126,9 @@ export class Conversation {
     if (this.isTalking || this.isMuted) return;
     this.dropEarly();
     if (this.running) this.hold();
+    this.interruption.goOn(); // whatever comes of it, it was not the echo
     this.isTalking = true;
-    this.pressed = this.effects.now();
+    this.pressed = this.recording.isOn ? -Infinity : this.effects.now();
     this.recording.begin();
     this.effects.changed();
   }
@@ -130,11 +148,30 @@ export class Conversation {
   mute(isMuted) {
     this.isMuted = isMuted;
     this.isTalking = false;
+    this.forget();
+    this.effects.changed();
+  }
+
+  setHandsFree(isHandsFree) {
+    if (this.isHandsFree === isHandsFree) return;
+    this.isHandsFree = isHandsFree;
+    if (!this.isTalking) this.forget();
+    this.effects.changed();
+  }
+
+  // What is being said is not listened to. What was said before is still transcribed.
+  forget() {
     this.dropEarly();
     this.recording.drop();
     this.detector.end();
-    this.letGo();
-    this.effects.changed();
+    this.letGo(false);
+  }
+
+  // Nothing more is asked or said.
+  close() {
+    this.closing.abort();
+    this.mute(true);
+    this.stop();
   }
 
   // --- an answer that is held ---------------------------------------------------------------------------------------
@@ -144,11 +181,12 @@ export class Conversation {
     this.effects.speaker.pause();
   }
 
-  // It was nobody.
-  letGo() {
+  // The answer goes on. `wasNobody`: as is known now, and not only supposed.
+  letGo(wasNobody = true) {
     if (!this.isHeld) return;
     this.isHeld = false;
-    this.interruption.falseAlarm();
+    if (wasNobody) this.interruption.falseAlarm();
+    else this.interruption.goOn();
     this.effects.speaker.duck(false);
     this.effects.speaker.resume();
   }
@@ -156,7 +194,7 @@ export class Conversation {
   doubt() {
     if (!this.isHeld || this.recording.isOn) return;
     this.doubtMs += FRAME_MS;
-    if (this.doubtMs >= DOUBT_MS) this.letGo();
+    if (this.doubtMs >= DOUBT_MS) this.letGo(false);
   }
 
   // --- turns --------------------------------------------------------------------------------------------------------
@@ -164,9 +202,11 @@ export class Conversation {
   // {text: a promise, leave()}. That it fails is told to whoever awaits it.
   transcript(samples) {
     const leaving = new AbortController();
+    const leave = () => leaving.abort();
+    this.closing.signal.addEventListener("abort", leave);
     const text = this.effects.transcribe(samples, leaving.signal);
-    text.catch(() => {});
-    return { text, leave: () => leaving.abort() };
+    text.catch(() => {}).then(() => this.closing.signal.removeEventListener("abort", leave));
+    return { text, leave };
   }
 
   dropEarly() {
@@ -190,6 +230,7 @@ export class Conversation {
       said.error = error.message;
     }
     this.transcribing -= 1;
+    if (this.closing.signal.aborted) return;
     marks.transcribed = this.effects.now();
     if (said.text) {
       this.stop();
@@ -210,8 +251,14 @@ export class Conversation {
     this.isHeld = false;
     running.leaving.abort();
     this.keep(running, this.effects.speaker.stop(), true);
-    this.interruption.begin();
+    this.fallSilent(running);
     this.effects.changed();
+  }
+
+  // Whoever spoke over the answer's end goes on to be watched.
+  fallSilent({ hasSound }) {
+    this.echoMs = hasSound ? ECHO_MS : 0;
+    if (this.interruption.state === "stopped") this.interruption.goOn();
   }
 
   keep(running, heard, isCut) {
@@ -237,6 +284,8 @@ export class Conversation {
     const leaving = new AbortController();
     const running = { leaving, turn: turn || { role: "assistant", text: "", marks }, hasSound: false };
     this.running = running;
+    this.interruption.begin();
+    this.echoMs = 0;
     if (!turn) this.turns.push(running.turn);
     else running.turn.text = "";
     this.effects.changed();
@@ -252,7 +301,7 @@ export class Conversation {
     if (this.running === running) {
       this.running = null;
       this.isHeld = false;
-      this.interruption.begin();
+      this.fallSilent(running);
     }
     leaving.abort();
     this.effects.changed();
@@ -261,9 +310,9 @@ export class Conversation {
   async play(ask, running, marks) {
     const { speaker, now, changed } = this.effects;
     const cutter = new ClauseCutter();
-    speaker.begin(() => {
+    speaker.begin((inMs = 0) => {
       running.hasSound = true;
-      marks.sound = now();
+      marks.sound = now() + inMs;
       running.turn.parts = partsOf(marks);
       changed();
     });

@@ -6,6 +6,7 @@ const ABOVE_DB = 6;
 const DUCK_MS = 100;
 const STOP_MS = 300;
 const DELAY_FRAMES = 12; // of sound from the loudspeaker to the microphone, at most
+export const ECHO_MS = DELAY_FRAMES * FRAME_MS; // for which an answer that has ended may still be heard
 const FIRST_GAIN_DB = -20; // of the way from the loudspeaker to the microphone, with its echo cancelled
 const GAINS_DB = [-60, 10];
 const RISE_DB = 0.08; // a frame: 4 dB a second
@@ -23,6 +24,11 @@ export class Interruption {
   // Another answer is played, by the same loudspeaker.
   begin() {
     this.played = [];
+    this.goOn();
+  }
+
+  // The answer does, and what was loud is not known to have been its echo.
+  goOn() {
     this.loudMs = 0;
     this.state = "playing";
     this.seen = [];

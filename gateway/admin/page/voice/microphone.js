@@ -8,6 +8,16 @@ const REASONS = {
   NotReadableError: "Another program holds the microphone, or the system does not give it.",
 };
 
+const AGAIN = "The conversation is kept: press Unmute then.";
+
+// Why one that was there is gone, and what to do. `permissions`: navigator's, where it has them.
+export const whyLost = async (permissions) => {
+  const state = await permissions?.query({ name: "microphone" }).then((each) => each.state, () => "granted");
+  return (state ?? "granted") === "granted"
+    ? `The microphone is gone: it was unplugged, or the system gave it away. Bring it back, or choose another. ${AGAIN}`
+    : `The browser has taken the microphone away from this page. Allow it again in the page's settings, beside the address. ${AGAIN}`;
+};
+
 // Why a page has none, in a sentence, and where it has one; null where it may.
 export const whyNot = ({ isSecureContext, mediaDevices, hostname, httpsPort }) => {
   if (mediaDevices?.getUserMedia) return null;
@@ -23,6 +33,15 @@ export const openMicrophone = async (context, onFrame, onLost) => {
   const stream = await navigator.mediaDevices.getUserMedia(WANTED).catch((error) => {
     throw new Error(REASONS[error.name] || error.message);
   });
+  try {
+    return connected(context, stream, onFrame, onLost);
+  } catch (error) {
+    for (const track of stream.getTracks()) track.stop(); // the page was closed meanwhile
+    throw error;
+  }
+};
+
+const connected = (context, stream, onFrame, onLost) => {
   const [track] = stream.getAudioTracks();
   const source = context.createMediaStreamSource(stream);
   const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 1 });

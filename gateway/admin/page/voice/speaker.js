@@ -21,7 +21,7 @@ export class Speaker {
     this.begin(() => {});
   }
 
-  // A new answer; `onSound` is called when its first sound is heard.
+  // A new answer; `onSound` is called when its first sound is there, with the milliseconds until it is heard.
   begin(onSound) {
     this.leaving = new AbortController();
     this.onSound = onSound;
@@ -141,7 +141,7 @@ export class Speaker {
       this.onRoom?.();
       this.look();
     };
-    if (isFirst) this.onSound();
+    if (isFirst) this.onSound(1000 * (this.at - buffer.duration - this.context.currentTime + (this.context.outputLatency || 0)));
     return node;
   }
 

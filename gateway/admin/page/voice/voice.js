@@ -5,7 +5,8 @@ import { Conversation } from "./conversation.js";
 import { RATE } from "./detector.js";
 import { answer, servedModels, speak, transcribe } from "./gateway.js";
 import { BUDGET_MS, medianOf, totalOf } from "./latency.js";
-import { openContext, openMicrophone, whyNot } from "./microphone.js";
+import { openContext, openMicrophone, whyLost, whyNot } from "./microphone.js";
+import { Session } from "./session.js";
 import { RATE as SPOKEN_RATE, Speaker } from "./speaker.js";
 
 const HTTPS_PORT = 8443; // unless the gateway says another
@@ -18,7 +19,7 @@ const theme = saved("theme", "system");
 const isDark = theme === "dark" || (theme === "system" && matchMedia("(prefers-color-scheme: dark)").matches);
 document.documentElement.dataset.theme = isDark ? "dark" : "light";
 
-const session = [...crypto.getRandomValues(new Uint8Array(16))].map((each) => each.toString(16).padStart(2, "0")).join("");
+const conversation = [...crypto.getRandomValues(new Uint8Array(16))].map((each) => each.toString(16).padStart(2, "0")).join("");
 const inSeconds = (ms) => `${(ms / 1000).toFixed(2)} s`;
 
 // `wanted` is read again for every request, so that models may be changed between turns.
@@ -27,31 +28,29 @@ const openVoice = async (wanted, options, changed, lost) => {
   const speaker = new Speaker(contexts[1], (text, signal) => speak(text, { model: wanted().speak, voice: wanted().voice }, signal));
   const effects = {
     transcribe: (samples, signal) => transcribe(samples, RATE, { model: wanted().transcribe, language: wanted().language }, signal),
-    answer: (messages, signal) => answer(messages, { model: wanted().generate, session }, signal),
+    answer: (messages, signal) => answer(messages, { model: wanted().generate, session: conversation }, signal),
     speaker,
     now: () => performance.now(),
     changed,
   };
   const talk = new Conversation(effects, options);
-  let microphone = null;
-  const listen = async () => {
-    microphone = await openMicrophone(contexts[0], (frame) => talk.hear(frame), lost);
+  const open = async (onFrame, onLost) => {
+    const microphone = await openMicrophone(contexts[0], onFrame, onLost);
     await contexts[0].resume();
-    talk.interruption.isHalfDuplex = !microphone.hasEchoCancellation;
+    return microphone;
   };
-  await listen();
-  const mute = async (isMuted) => {
-    if (isMuted) microphone?.stop();
-    else await listen();
-    talk.mute(isMuted);
-  };
+  const session = new Session(talk, open, lost);
   const close = () => {
-    microphone?.stop();
-    talk.mute(true);
-    talk.stop();
+    session.close();
     for (const context of contexts) context.close();
   };
-  return { talk, mute, close };
+  try {
+    await session.listen();
+  } catch (error) {
+    close();
+    throw error;
+  }
+  return { talk, mute: (isMuted) => session.mute(isMuted), close };
 };
 
 const Latency = ({ parts }) => {
@@ -101,30 +100,34 @@ const Choices = ({ models, wanted, set }) => html`<details open=${!wanted.genera
 
 const Refusal = ({ why }) => html`<p role="alert" class="notice bad">${why.text}${why.address && html` <a href=${why.address}>${why.address}</a>`}</p>`;
 
-const Buttons = ({ voice, onEnd, onError }) => {
+const Buttons = ({ voice, onEnd, setFailed }) => {
   const { talk } = voice;
+  const mute = () => voice.mute(!talk.isMuted).then(() => setFailed(""), (error) => setFailed(error.message));
   const hold = (event) => {
+    if (event.button) return;
     event.preventDefault();
     event.target.setPointerCapture?.(event.pointerId);
     talk.press();
   };
   const release = () => talk.release();
+  // Of what cannot hold a button: Enter, or a screen reader. Its second click lets go.
+  const click = (event) => { if (!event.detail) { if (talk.isTalking) talk.release(); else talk.press(); } };
   return html`<p class="row">
-    <button type="button" class="primary talk" aria-pressed=${String(talk.isTalking)} disabled=${talk.isMuted} onPointerDown=${hold} onPointerUp=${release} onPointerCancel=${release}>Talk (hold, or the space bar)</button>
-    <button type="button" aria-pressed=${String(talk.isMuted)} onClick=${() => voice.mute(!talk.isMuted).catch(onError)}>${talk.isMuted ? "Unmute" : "Mute"}</button>
+    <button type="button" class="primary talk" aria-pressed=${String(talk.isTalking)} disabled=${talk.isMuted} onPointerDown=${hold} onPointerUp=${release} onPointerCancel=${release} onClick=${click}>Talk (hold, or the space bar)</button>
+    <button type="button" aria-pressed=${String(talk.isMuted)} onClick=${mute}>${talk.isMuted ? "Unmute" : "Mute"}</button>
     <button type="button" disabled=${!talk.running} onClick=${() => talk.stop()}>Stop</button>
     <button type="button" disabled=${Boolean(talk.running) || !talk.turns.length} onClick=${() => talk.repeat()}>Repeat</button>
     <button type="button" onClick=${onEnd}>End</button></p>`;
 };
 
-const Talking = ({ voice, isHandsFree, setHandsFree, onEnd, onError }) => {
+const Talking = ({ voice, isHandsFree, setHandsFree, onEnd, setFailed }) => {
   const { talk } = voice;
   const end = useRef();
   useSpace(voice);
   useEffect(() => end.current?.scrollIntoView({ block: "nearest" }), [talk.turns.length]);
   const median = medianOf(talk.turns.map((turn) => turn.parts || []));
   return html`<div class="controls"><p class="said-now" role="status">${talk.state[0].toUpperCase() + talk.state.slice(1)}</p>
-    <${Buttons} voice=${voice} onEnd=${onEnd} onError=${onError} />
+    <${Buttons} voice=${voice} onEnd=${onEnd} setFailed=${setFailed} />
     <p class="row"><label><input type="checkbox" checked=${isHandsFree} onChange=${(event) => setHandsFree(event.target.checked)} /> Hands-free</label> <${Level} voice=${voice} /></p></div>
     ${talk.interruption.isHalfDuplex && html`<p class="notice">This browser does not take the answer's echo out of the microphone: while an answer is spoken, only the button interrupts it.</p>`}
     <div class="turns">${talk.turns.map((turn, index) => html`<${Turn} key=${index} turn=${turn} />`)}</div>
@@ -167,6 +170,7 @@ const Voice = () => {
   const [, setTick] = useState(0);
   const [failed, setFailed] = useState("");
   const [voice, setVoice] = useState(null);
+  const [isStarting, setStarting] = useState(false);
   const [isHandsFree, setHandsFree] = useState(saved("hands-free", "on") === "on");
   const fail = (error) => setFailed(error.message);
   const changed = () => setTick((tick) => tick + 1);
@@ -176,16 +180,18 @@ const Voice = () => {
   latest.current = wanted;
   useEffect(() => () => voice?.close(), [voice]);
   useEffect(() => {
-    if (voice) voice.talk.isHandsFree = isHandsFree;
+    voice?.talk.setHandsFree(isHandsFree);
     save("hands-free", isHandsFree ? "on" : "off");
     changed();
   }, [voice, isHandsFree]);
 
   const start = async () => {
     setFailed("");
+    setStarting(true);
     const silenceMs = Math.min(1500, Math.max(300, Number(wanted.silence) || 600));
-    const lost = () => { setVoice(null); setFailed("The microphone is gone. Start again when there is one."); };
+    const lost = async () => setFailed(await whyLost(navigator.permissions));
     try { setVoice(await openVoice(() => latest.current, { isHandsFree, silenceMs }, changed, lost)); } catch (error) { fail(error); }
+    setStarting(false);
   };
   const isReady = models && KINDS.every(([kind]) => wanted[kind]);
   return html`<header><strong>mlx-gateway</strong> <a href="/#/chat">Console</a></header><main><h1>Voice</h1>
@@ -193,8 +199,8 @@ const Voice = () => {
     ${!models && !failed && html`<p role="status">Loading</p>`}
     ${models && html`<${Choices} models=${models} wanted=${wanted} set=${set} />`}
     ${models && !isReady && html`<p class="empty">Voice needs three models: one that answers, one with the engine <code>transcription</code>, and one with the engine <code>speech</code>.</p>`}
-    ${isReady && !why && !voice && html`<p><button type="button" class="primary talk" onClick=${start}>Start</button></p>`}
-    ${voice && html`<${Talking} voice=${voice} isHandsFree=${isHandsFree} setHandsFree=${setHandsFree} onEnd=${() => setVoice(null)} onError=${fail} />`}</main>`;
+    ${isReady && !why && !voice && html`<p><button type="button" class="primary talk" disabled=${isStarting} onClick=${start}>Start</button></p>`}
+    ${voice && html`<${Talking} voice=${voice} isHandsFree=${isHandsFree} setHandsFree=${setHandsFree} onEnd=${() => setVoice(null)} setFailed=${setFailed} />`}</main>`;
 };
 
 const root = document.getElementById("voice");
