@@ -170,7 +170,7 @@ def _build_routes(parts: Parts, console: Console) -> list[BaseRoute]:
     page = Page()
     rooms: dict[Work, Callable[[Route], ASGIApp]] = {
         "home": lambda _: Home(page),
-        "console": lambda _: ConsoleFiles(page),
+        "console": lambda _: ConsoleFiles(page, parts.settings.state_dir),
         "api": lambda route: _api(parts, console, route.name.removeprefix("api_")),
     }
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
+from gateway import silero
 from gateway.http.replies import header, send_json, send_reply, wants_page
 from shared.errors import RouteNotFoundError
 
@@ -18,6 +20,9 @@ _FOLDER: Final = Path(__file__).parent / "page"
 _TYPES: Final = {
     ".html": b"text/html; charset=utf-8",
     ".js": b"text/javascript; charset=utf-8",
+    ".mjs": b"text/javascript; charset=utf-8",
+    ".onnx": b"application/octet-stream",
+    ".wasm": b"application/wasm",
     ".css": b"text/css; charset=utf-8",
     ".svg": b"image/svg+xml",
     ".txt": b"text/plain; charset=utf-8",
@@ -35,6 +40,15 @@ POLICY: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+# The one script, on a thread of its own, that runs WebAssembly.
+_WEB_ASSEMBLY: Final = frozenset({"voice/silero_worker.js"})
+WEB_ASSEMBLY_POLICY: Final = {
+    **POLICY,
+    "content-security-policy": POLICY["content-security-policy"].replace(
+        "script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'"
+    ),
+}
+_SILERO: Final = "silero/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +111,34 @@ class Home:
 class Files:
     """`GET /console/VERSION/NAME`. Another version is that of a page that was open before a restart."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, state_dir: Path) -> None:
         self._page = page
+        self._state_dir = state_dir
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         version, _, name = str(scope["path_params"]["id"]).partition("/")
         asset = await self._page.find(name)
+        if name.startswith(_SILERO):
+            asset = await asyncio.to_thread(_silero_asset, self._state_dir, name.removeprefix(_SILERO))
         is_same = version == self._page.version
-        await _send(scope, send, asset, caching="public, max-age=31536000, immutable" if is_same else "no-cache")
+        caching = "public, max-age=31536000, immutable" if is_same else "no-cache"
+        policy = WEB_ASSEMBLY_POLICY if name in _WEB_ASSEMBLY else POLICY
+        await _send(scope, send, asset, caching=caching, policy=policy)
 
 
-async def _send(scope: Scope, send: Send, asset: Asset | None, *, caching: str) -> None:
+def _silero_asset(state_dir: Path, name: str) -> Asset:
+    body = silero.read_file(state_dir, name)
+    if body is None:
+        raise RouteNotFoundError(f"this gateway has no such file: `{silero.COMMAND}` fetches Silero's")
+    return Asset(media_type=_TYPES[Path(name).suffix], body=body, zipped=b"")
+
+
+async def _send(
+    scope: Scope, send: Send, asset: Asset | None, *, caching: str, policy: Mapping[str, str] = POLICY
+) -> None:
     if asset is None:
         raise RouteNotFoundError("the console has no such file")
-    headers = {**POLICY, "cache-control": caching, "vary": "accept-encoding, accept"}
+    headers = {**policy, "cache-control": caching, "vary": "accept-encoding, accept"}
     is_zipped = bool(asset.zipped) and "gzip" in header(scope, b"accept-encoding")
     if is_zipped:
         headers["content-encoding"] = "gzip"

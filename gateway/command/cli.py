@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from gateway.command.agents.registry import AGENTS
 from gateway.command.checks.generation import check_generation, checked_kind
 from gateway.command.completion import render_completion
+from gateway.command.detector import add_detector_arguments, fetch_detector
 from gateway.command.doctor import examine
 from gateway.command.elsewhere import LOCAL, REMOTE_COMMANDS, RemoteGateway, checked_url, use, used_url
 from gateway.command.ends import END_WORDS, exit_status, not_running, not_there
@@ -114,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_remotes_arguments(command("remotes", "Show the servers of remotes.json, or look for servers of models."))
     add_upgrade_arguments(command("upgrade", "Install the newest release, and replace what runs, part by part."))
     command("doctor", "Check what this machine has and lacks.", address)
+    add_detector_arguments(command("detector", "Fetch Silero's detector of speech for the console's voice."))
     command("menu", "Show what is served in the menu bar of this Mac, and serve as long as it is there.")
     _add_launch_arguments(command("launch", "Run a coding agent on the local models.", far))
     add_commands(command, address, models)
@@ -482,6 +484,7 @@ _COMMANDS = {
     "remotes": show_remotes,
     "upgrade": run_upgrade,
     "doctor": _doctor,
+    "detector": fetch_detector,
     "menu": lambda settings, _: run_menu(settings),
     "launch": launch_agent,
     "completion": _completion,

@@ -89,6 +89,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "upgrade": ("upgrade --check", "upgrade", "upgrade --find-links ./releases"),
     "menu": ("menu",),
     "doctor": ("doctor", "doctor --port 8081"),
+    "detector": ("detector", "detector --from ./packages"),
     "launch": ("launch claude", "launch codex --model qwen", "launch claude --print-env", "launch claude -- --resume"),
     "stop": ("stop", "stop --now"),
     "ps": ("ps",),

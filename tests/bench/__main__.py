@@ -20,6 +20,7 @@ from tests.bench.chunks import measure_chunks
 from tests.bench.classes import measure_classes
 from tests.bench.contenders import Bare, Contender, MlxServer, Stack
 from tests.bench.counts import measure_counts
+from tests.bench.detectors import measure_detectors
 from tests.bench.doors import measure_door
 from tests.bench.growth import measure_growth
 from tests.bench.held import measure_held
@@ -72,7 +73,13 @@ PARTS = (
     "sides",
     "restart",
 )
-APART = ("plan", "soak", "idle", "scaling")  # asked for by name only: the first measures nothing, the others take long
+APART = (
+    "plan",
+    "soak",
+    "idle",
+    "scaling",
+    "detectors",
+)  # asked for by name only: the first measures nothing, the others take long
 
 
 @contextlib.asynccontextmanager
@@ -167,6 +174,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=18_490, help="length of the cold prompt")
     parser.add_argument("--requests", type=int, default=600, help="how many the overhead part measures")
     parser.add_argument("--soak-requests", type=int, default=20_000, help="how many the soak part makes")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each room, in the detectors part")
     parser.add_argument("--contenders", default="stack,mlx_lm", help="beside the bare engine: stack, mlx_lm")
     return parser.parse_args()
 
@@ -206,6 +214,10 @@ def _run_apart(arguments: argparse.Namespace) -> None:
         return
     if arguments.part == "scaling":
         print(asyncio.run(measure_scaling()).render() + "\n", flush=True)
+        return
+    if arguments.part == "detectors":
+        with tempfile.TemporaryDirectory(prefix="mlxgw-detectors-") as folder:
+            print(measure_detectors(Path(folder), arguments.seconds).render() + "\n", flush=True)
         return
     if arguments.part == "idle":
         for table in measure_idle():

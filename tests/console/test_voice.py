@@ -12,10 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.console.voice_stand import ELSEWHERE, SAID, Stand, click, opened, said_file, said_now, standing, turns
+from tests.console.voice_stand import (
+    DETECTOR,
+    ELSEWHERE,
+    SAID,
+    Stand,
+    choose_silero,
+    click,
+    opened,
+    said_file,
+    said_now,
+    standing,
+    turns,
+)
 from tests.support.axe import axe_script, violations
 from tests.support.browser import Page, browsing, find_browser
 from tests.support.said import heard, microphone_flags
+from tests.support.stand_in_silero import write_silero
 
 pytestmark = [
     pytest.mark.slow,
@@ -144,5 +157,32 @@ def test_the_language_that_is_chosen_reaches_the_model_of_transcripts(stand: Sta
     page.wait("document.querySelectorAll('.turn.user').length === 1", deadline_s=60)
     assert set(page.run("window.languages")) == {"de"}
     assert turns(page)[0] == SAID, "the worker took it"
+    page.run("localStorage.removeItem('voice')")
+    page.close()
+
+
+WEB_ASSEMBLY = """
+WebAssembly.compile(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0])).then(() => "runs", (error) => error.name)
+"""
+
+
+def test_silero_is_loaded_when_it_is_chosen_by_the_one_thread_that_may_run_webassembly(stand: Stand, axe: str) -> None:
+    gateway, _ = stand
+    page = opened(stand)
+    assert not any("/silero/" in url or "worker" in url for url in page.urls)
+    choose_silero(page)
+    page.wait("document.body.innerText.includes('mlx-gateway detector')")  # which fetches it
+    assert violations(page, axe) == []
+    write_silero(gateway.folder / "state")
+    page.go("about:blank")
+    page.go(f"http://127.0.0.1:{gateway.port}/console/v/voice.html")
+    page.wait(DETECTOR)
+    assert page.run(f"{DETECTOR}.value") == "silero", "what was chosen is kept"
+    page.complaints.clear()
+    click(page, "Start")
+    page.wait("document.querySelectorAll('.turn.user').length === 1", deadline_s=60)
+    assert turns(page)[0] == SAID
+    assert not page.run("Boolean(document.querySelector('.notice'))")
+    assert page.run(WEB_ASSEMBLY) == "CompileError"
     page.run("localStorage.removeItem('voice')")
     page.close()

@@ -13,9 +13,12 @@ import numpy as np
 import openai
 import pytest
 
+from gateway.command.detector import download
+from gateway.silero import PACKAGES as SILERO
+from gateway.silero import unpack, write_files
 from shared.redis_server import RedisServer
 from tests.clients.packages import interpreter
-from tests.console.voice_stand import click, opened, said_now, turns
+from tests.console.voice_stand import SAID, choose_silero, click, opened, said_now, standing, turns
 from tests.models.whisper_from_ct2 import convert
 from tests.support.browser import browsing, find_browser
 from tests.support.said import heard, microphone_file, microphone_flags, wav_of
@@ -93,3 +96,23 @@ def test_real_weights_hear_and_speak(tmp_path: Path) -> None:
     assert words(answered) == words(asked)
     assert words(back) == words(answered)
     assert len(parts) == 5
+
+
+def test_silero_itself_hears_a_real_voice_in_the_page(tmp_path: Path) -> None:
+    spoken = tmp_path / "spoken.wav"
+    subprocess.run([interpreter("voice", *PACKAGES), "-c", SAY, spoken, SENTENCE], check=True)
+    said = microphone_file(tmp_path / "said.wav", sound_samples(spoken.read_bytes()))
+    with (
+        standing(tmp_path / "stand", character_s=0.05) as (gateway, _),
+        browsing(tmp_path / "profile", *microphone_flags(said)) as browser,
+    ):
+        unpacked = [unpack(package, download(package)) for package in SILERO]
+        write_files(gateway.folder / "state", {name: body for files in unpacked for name, body in files.items()})
+        page = opened((gateway, browser))
+        choose_silero(page)
+        click(page, "Start")
+        page.wait("document.querySelectorAll('.turn.user').length === 1", deadline_s=PATIENCE_S)
+        assert turns(page)[0] == SAID, "what the stand-in for a model of transcripts hears of anything"
+        assert not page.run("Boolean(document.querySelector('.notice'))")
+        known = ("ScriptProcessor", "onnxruntime:Default")  # the runtime warns of processors that it does not know
+        assert [each for each in page.complaints if not any(word in each for word in known)] == []

@@ -18,6 +18,11 @@ from tests.support.stand_in_voice import build_voices
 ELSEWHERE = "mini.local"  # a name of this machine that is not this machine's own
 SAID = "hello world and again."
 
+DETECTOR = """
+[...document.querySelectorAll("label")].find((each) => each.textContent.startsWith("Speech is told by"))
+  .querySelector("select")
+""".strip()
+
 Stand = tuple[Served, Browser]
 
 
@@ -74,3 +79,8 @@ def said_now(page: Page, state: str, *, deadline_s: float = 20.0) -> None:
 
 def turns(page: Page) -> list[str]:
     return list(page.run("[...document.querySelectorAll('.turn .said')].map((each) => each.innerText)"))
+
+
+def choose_silero(page: Page) -> None:
+    page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    page.run(f"{DETECTOR}.value = 'silero', {DETECTOR}.dispatchEvent(new Event('change', {{ bubbles: true }}))")

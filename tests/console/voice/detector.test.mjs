@@ -1,51 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Detector, FRAME, FRAME_MS, levelOf, Meter, RATE } from "../../../gateway/admin/page/voice/detector.js";
-import { chance, music, noise, powerOf, quiet, scene, typing, utterance } from "./sounds.mjs";
+import { alone, figures, found as spansOf } from "./finding.mjs";
+import { chance, quiet, ROOMS, utterance } from "./sounds.mjs";
 
 const SECONDS = Number(process.env.SCENE_SECONDS || 15);
 
-// [begin, end] in samples of what is taken for speech.
-const found = (samples, options) => {
-  const detector = new Detector(options);
-  const spans = [];
-  for (let at = 0; at + FRAME <= samples.length; at += FRAME) {
-    const { event } = detector.feed(samples.subarray(at, at + FRAME));
-    if (event === "began") spans.push([at + FRAME, samples.length]);
-    if (event === "ended") spans.at(-1)[1] = at + FRAME;
-  }
-  return spans;
-};
+const found = (samples, options) => spansOf(samples, new Detector(options));
+const options = { detect: found };
 
-const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
-
-// How speech in what is around it is found: how much is missed, what is found where there is none, and how late, in ms.
-const figures = (around, snr) => {
-  const { samples, spans } = scene(SECONDS, around, snr, 7);
-  const starts = found(samples);
-  const hits = spans.map(([begin, end]) => [begin, end, starts.find(([b, e]) => b < end && e > begin)]).filter(([, , hit]) => hit);
-  const ms = (count) => Math.round((1000 * count) / RATE);
-  return {
-    said: spans.length,
-    missed: spans.length - hits.length,
-    invented: starts.filter(([b, e]) => !spans.some(([begin, end]) => b < end && e > begin)).length,
-    start_ms: median(hits.map(([begin, , [b]]) => ms(b - begin))),
-    end_ms: median(hits.map(([, end, [, e]]) => ms(e - end))),
-  };
-};
-
-const alone = (around, snr) => {
-  const samples = around(2 * SECONDS, 5);
-  const gain = Math.sqrt(0.01 / 10 ** (snr / 10) / powerOf(samples));
-  return (found(samples.map((x) => x * gain)).length * 30) / SECONDS;
-};
-
-const CASES = { quiet: [quiet, 26], noise10: [noise, 10], noise0: [noise, 0], music10: [music, 10], music0: [music, 0], typing10: [typing, 10], typing0: [typing, 0] };
-
-for (const [name, [around, snr]] of Object.entries(CASES)) {
-  test(`speech is found: ${name}`, (t) => {
-    const said = figures(around, snr);
-    const perMinute = alone(around, snr);
+for (const [name, [around, snr]] of Object.entries(ROOMS)) {
+  test(`speech is found: ${name}`, async (t) => {
+    const said = await figures(around, snr, { ...options, seconds: SECONDS });
+    const perMinute = await alone(around, snr, { ...options, seconds: 2 * SECONDS });
     t.diagnostic(`figures ${name} ${JSON.stringify({ ...said, alone_a_minute: perMinute })}`);
     assert.equal(said.invented, 0);
     assert.ok(perMinute <= 4, `${perMinute} starts a minute of ${name} alone`);

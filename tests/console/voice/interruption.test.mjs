@@ -71,3 +71,10 @@ test("where nothing is played the room's floor counts", () => {
   assert.deepEqual(told(new Interruption(), frames(FLOOR + 5, 400), -100), []);
   assert.deepEqual(told(new Interruption(), frames(FLOOR + 8, 300), -100).map(([, event]) => event), ["duck", "stop"]);
 });
+
+test("what is loud and no voice, as a detector knows it, neither stops the answer nor is taken for its echo", () => {
+  const one = new Interruption();
+  const told = Array.from({ length: 100 }, () => one.feed({ level: -10, output: OUTPUT, floor: FLOOR, isVoice: false }));
+  assert.deepEqual(told.filter(Boolean), []);
+  assert.equal(one.gain, -20);
+});

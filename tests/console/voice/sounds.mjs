@@ -108,14 +108,16 @@ export const quiet = (seconds, seed) => {
   return filled(seconds, () => 0.0005 * (2 * random() - 1));
 };
 
+export const ROOMS = { quiet: [quiet, 26], noise10: [noise, 10], noise0: [noise, 0], music10: [music, 10], music0: [music, 0], typing10: [typing, 10], typing0: [typing, 0] };
+
 // Utterances of one to three seconds with gaps of two, after three seconds: {samples, spans: [begin, end] in samples}.
-// `around` is what else is heard, as loud as `snr` dB below speech.
-export const scene = (seconds, around, snr, seed) => {
+// `around` is what else is heard, as loud as `snr` dB below speech, which `say(seconds, seed)` says.
+export const scene = (seconds, around, snr, seed, say = utterance) => {
   const random = chance(seed);
   const samples = scaled(around(seconds, seed + 1), 0.01 / 10 ** (snr / 10));
   const spans = [];
   for (let at = 3 * RATE; ; ) {
-    const said = utterance(1 + 2 * random(), seed + at);
+    const said = scaled(say(1 + 2 * random(), seed + at), 0.01);
     if (at + said.length + 2 * RATE > samples.length) return { samples, spans };
     said.forEach((x, n) => { samples[at + n] += x; });
     spans.push([at, at + said.length]);

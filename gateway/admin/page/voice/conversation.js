@@ -30,10 +30,10 @@ export const messagesOf = (turns) => {
 };
 
 export class Conversation {
-  constructor(effects, { isHandsFree = true, isHalfDuplex = false, silenceMs = 600 } = {}) {
+  constructor(effects, { isHandsFree = true, isHalfDuplex = false, detector = new Detector() } = {}) {
     this.effects = effects;
     this.turns = []; // {role, text, marks, parts, error, isCut}
-    this.detector = new Detector({ silenceMs });
+    this.detector = detector;
     this.recording = new Recording();
     this.interruption = new Interruption({ isHalfDuplex });
     this.isHandsFree = isHandsFree;
@@ -97,8 +97,8 @@ export class Conversation {
   }
 
   // While an answer is played: it may be its echo.
-  watch({ level, floor }) {
-    const told = this.interruption.feed({ level, floor, output: this.effects.speaker.level() });
+  watch({ level, floor, isVoice }) {
+    const told = this.interruption.feed({ level, floor, isVoice, output: this.effects.speaker.level() });
     if (told === "duck" || told === "release") this.effects.speaker.duck(told === "duck");
     if (told !== "stop") return;
     this.detector.begin();

@@ -58,7 +58,7 @@ export class Meter {
   }
 }
 
-class Floor {
+export class Floor {
   constructor() {
     this.recent = [];
     this.smoothed = [];
@@ -80,26 +80,53 @@ class Floor {
   }
 }
 
-// `feed` tells {level, floor, event}: "began", "paused" (after `pauseMs` of silence), "resumed", "ended" (after
-// `silenceMs`), or "". Levels are dB of full scale. `silentMs` is how long nothing was said, while speech has not ended.
-export class Detector {
+// Where speech pauses and ends. `silentMs` is how long nothing was said, while speech has not ended.
+export class Span {
   constructor({ silenceMs = 600, pauseMs = 200 } = {}) {
     this.silenceMs = silenceMs;
     this.pauseMs = pauseMs;
+    this.isSpeech = false;
+    this.silentMs = 0;
+  }
+
+  // What is heard is speech from here on, as something else has found.
+  begin() {
+    this.isSpeech = true;
+    this.silentMs = 0;
+  }
+
+  // Of the next `ms`.
+  goOn(isSaid, ms) {
+    const was = this.silentMs;
+    this.silentMs = isSaid ? 0 : was + ms;
+    if (this.silentMs >= this.silenceMs) return this.end();
+    if (was < this.pauseMs && this.silentMs >= this.pauseMs) return "paused";
+    return was >= this.pauseMs && !this.silentMs ? "resumed" : "";
+  }
+
+  end() {
+    this.isSpeech = false;
+    return "ended";
+  }
+}
+
+// `feed` tells {level, floor, isVoice, event}: "began", "paused" (after `pauseMs` of silence), "resumed", "ended" (after
+// `silenceMs`), or "". Levels are dB of full scale. `isVoice`: what is heard now may be one.
+export class Detector extends Span {
+  constructor(options) {
+    super(options);
     this.meter = new Meter();
     this.floor = new Floor();
     this.loud = [];
     this.run = 0;
-    this.isSpeech = false;
-    this.silentMs = 0;
   }
 
   feed(frame) {
     const level = this.meter.feed(frame);
     this.floor.feed(level, this.isSpeech);
     const above = level - this.floor.level;
-    const event = this.isSpeech ? this.goOn(above) : this.look(above);
-    return { level, floor: this.floor.level, event };
+    const event = this.isSpeech ? this.follow(above) : this.look(above);
+    return { level, floor: this.floor.level, isVoice: true, event };
   }
 
   count(isLoud) {
@@ -114,24 +141,13 @@ export class Detector {
     return "began";
   }
 
-  goOn(above) {
-    const was = this.silentMs;
+  follow(above) {
     this.count(above > LEAVING * this.floor.margin);
-    this.silentMs = this.run >= STROKE ? 0 : was + FRAME_MS;
-    if (this.silentMs >= this.silenceMs) return this.end();
-    if (was < this.pauseMs && this.silentMs >= this.pauseMs) return "paused";
-    return was >= this.pauseMs && !this.silentMs ? "resumed" : "";
-  }
-
-  // What is heard is speech from here on, as something else has found.
-  begin() {
-    this.isSpeech = true;
-    this.silentMs = 0;
+    return this.goOn(this.run >= STROKE, FRAME_MS);
   }
 
   end() {
-    this.isSpeech = false;
     this.loud = [];
-    return "ended";
+    return super.end();
   }
 }

@@ -34,14 +34,15 @@ export class Interruption {
     this.seen = [];
   }
 
-  // `level`: of the microphone; `output`: of what is played now; `floor`: of the room.
-  feed({ level, output, floor }) {
+  // `level`: of the microphone; `output`: of what is played now; `floor`: of the room; `isVoice`: what is heard may be one.
+  feed({ level, output, floor, isVoice = true }) {
     if (this.isHalfDuplex || this.state === "stopped") return "";
     this.played = [...this.played, output].slice(-DELAY_FRAMES);
     const loudest = Math.max(...this.played);
-    const isLoud = level > Math.max(floor, loudest + this.gain) + ABOVE_DB;
+    const isAbove = level > Math.max(floor, loudest + this.gain) + ABOVE_DB;
+    const isLoud = isAbove && isVoice;
     if (isLoud) this.seen.push(level - loudest);
-    else this.learn(level - loudest);
+    else if (!isAbove) this.learn(level - loudest);
     this.loudMs = isLoud ? this.loudMs + FRAME_MS : Math.max(0, this.loudMs - FRAME_MS);
     return this.decide();
   }

@@ -2,11 +2,13 @@
 
 import { html, render, useEffect, useRef, useState } from "../vendor/preact.js";
 import { Conversation } from "./conversation.js";
-import { RATE } from "./detector.js";
+import { Detector, RATE } from "./detector.js";
 import { answer, servedModels, speak, transcribe } from "./gateway.js";
 import { BUDGET_MS, medianOf, totalOf } from "./latency.js";
+import { LikelyDetector } from "./likely.js";
 import { openContext, openMicrophone, whyLost, whyNot } from "./microphone.js";
 import { Session } from "./session.js";
+import { hasSilero, openSilero, startWorker } from "./silero_source.js";
 import { RATE as SPOKEN_RATE, Speaker } from "./speaker.js";
 
 const HTTPS_PORT = 8443; // unless the gateway says another
@@ -22,8 +24,23 @@ document.documentElement.dataset.theme = isDark ? "dark" : "light";
 const conversation = [...crypto.getRandomValues(new Uint8Array(16))].map((each) => each.toString(16).padStart(2, "0")).join("");
 const inSeconds = (ms) => `${(ms / 1000).toFixed(2)} s`;
 
+// {detector, close()}. Where Silero cannot be had `told` says so, and the level decides.
+const openDetector = async (kind, silenceMs, { told, instead }) => {
+  const level = { detector: new Detector({ silenceMs }), close() {} };
+  if (kind !== "silero") return level;
+  const cannot = (error) => told(`Silero cannot be used (${error.message}); what is speech is told by its level.`);
+  const gone = (error) => { cannot(error); instead(new Detector({ silenceMs })); };
+  try {
+    const source = await openSilero(startWorker(), gone);
+    return { detector: new LikelyDetector(source, { silenceMs }), close: () => source.close() };
+  } catch (error) {
+    cannot(error);
+    return level;
+  }
+};
+
 // `wanted` is read again for every request, so that models may be changed between turns.
-const openVoice = async (wanted, options, changed, lost) => {
+const openVoice = async (wanted, { isHandsFree, silenceMs }, { changed, lost, told }) => {
   const contexts = [await openContext(), new AudioContext({ sampleRate: SPOKEN_RATE })];
   const speaker = new Speaker(contexts[1], (text, signal) => speak(text, { model: wanted().speak, voice: wanted().voice }, signal));
   const effects = {
@@ -33,7 +50,9 @@ const openVoice = async (wanted, options, changed, lost) => {
     now: () => performance.now(),
     changed,
   };
-  const talk = new Conversation(effects, options);
+  const instead = (detector) => { talk.detector = detector; };
+  const hearing = await openDetector(wanted().detector, silenceMs, { told, instead });
+  const talk = new Conversation(effects, { isHandsFree, detector: hearing.detector });
   const open = async (onFrame, onLost) => {
     const microphone = await openMicrophone(contexts[0], onFrame, onLost);
     await contexts[0].resume();
@@ -42,6 +61,7 @@ const openVoice = async (wanted, options, changed, lost) => {
   const session = new Session(talk, open, lost);
   const close = () => {
     session.close();
+    hearing.close();
     for (const context of contexts) context.close();
   };
   try {
@@ -96,6 +116,7 @@ const Choices = ({ models, wanted, set }) => html`<details open=${!wanted.genera
   ${KINDS.map(([kind, name]) => html`<label>${name} <select value=${wanted[kind]} onChange=${set(kind)}>${!wanted[kind] && html`<option value="">none is served</option>`}${models[kind].map((each) => html`<option value=${each}>${each}</option>`)}</select></label>`)}
   <label>Voice <input value=${wanted.voice} placeholder="the model's" onInput=${set("voice")} /></label>
   <label>Language <input value=${wanted.language} placeholder="found by the model" onInput=${set("language")} /></label>
+  <label>Speech is told by <select value=${wanted.detector} onChange=${set("detector")}><option value="level">its level</option><option value="silero">Silero's model (14 MB)</option></select></label>
   <label>Silence that ends a turn, ms <input type="number" min="300" max="1500" step="50" value=${wanted.silence} onInput=${set("silence")} /></label></div></details>`;
 
 const Refusal = ({ why }) => html`<p role="alert" class="notice bad">${why.text}${why.address && html` <a href=${why.address}>${why.address}</a>`}</p>`;
@@ -157,7 +178,7 @@ const useServed = (onError) => {
 const useChoices = (models) => {
   const [chosen, setChosen] = useState(() => { try { return JSON.parse(saved("voice", "{}")); } catch { return {}; } });
   const pick = (kind) => (models?.[kind].includes(chosen[kind]) ? chosen[kind] : models?.[kind][0] || "");
-  const wanted = { voice: "", language: "", silence: 600, ...chosen, ...Object.fromEntries(KINDS.map(([kind]) => [kind, pick(kind)])) };
+  const wanted = { voice: "", language: "", silence: 600, detector: "level", ...chosen, ...Object.fromEntries(KINDS.map(([kind]) => [kind, pick(kind)])) };
   const set = (name) => (event) => {
     const now = { ...chosen, [name]: event.target.value };
     setChosen(now);
@@ -165,6 +186,18 @@ const useChoices = (models) => {
   };
   return [wanted, set];
 };
+
+// Whether Silero is wanted and not there.
+const useMissing = (detector) => {
+  const [isMissing, setMissing] = useState(false);
+  useEffect(() => {
+    setMissing(false);
+    if (detector === "silero") hasSilero().then((isThere) => setMissing(!isThere), () => {});
+  }, [detector]);
+  return isMissing;
+};
+
+const Missing = () => html`<p role="status" class="notice">Silero's files are not on this gateway. <code>mlx-gateway detector</code>, on its Mac, fetches them; until then what is speech is told by its level.</p>`;
 
 const Voice = () => {
   const [, setTick] = useState(0);
@@ -176,6 +209,8 @@ const Voice = () => {
   const changed = () => setTick((tick) => tick + 1);
   const { models, why } = useServed(fail);
   const [wanted, set] = useChoices(models);
+  const isMissing = useMissing(wanted.detector);
+  const [note, setNote] = useState("");
   const latest = useRef({});
   latest.current = wanted;
   useEffect(() => () => voice?.close(), [voice]);
@@ -187,19 +222,22 @@ const Voice = () => {
 
   const start = async () => {
     setFailed("");
+    setNote("");
     setStarting(true);
     const silenceMs = Math.min(1500, Math.max(300, Number(wanted.silence) || 600));
     const lost = async () => setFailed(await whyLost(navigator.permissions));
-    try { setVoice(await openVoice(() => latest.current, { isHandsFree, silenceMs }, changed, lost)); } catch (error) { fail(error); }
+    const options = { isHandsFree, silenceMs };
+    try { setVoice(await openVoice(() => latest.current, options, { changed, lost, told: setNote })); } catch (error) { fail(error); }
     setStarting(false);
   };
   const isReady = models && KINDS.every(([kind]) => wanted[kind]);
   return html`<header><strong>mlx-gateway</strong> <a href="/#/chat">Console</a></header><main><h1>Voice</h1>
     ${why && html`<${Refusal} why=${why} />`} ${failed && html`<p role="alert" class="notice bad">${failed}</p>`}
     ${!models && !failed && html`<p role="status">Loading</p>`}
+    ${isMissing && html`<${Missing} />`} ${note && !isMissing && html`<p role="status" class="notice">${note}</p>`}
     ${models && html`<${Choices} models=${models} wanted=${wanted} set=${set} />`}
     ${models && !isReady && html`<p class="empty">Voice needs three models: one that answers, one with the engine <code>transcription</code>, and one with the engine <code>speech</code>.</p>`}
-    ${isReady && !why && !voice && html`<p><button type="button" class="primary talk" disabled=${isStarting} onClick=${start}>Start</button></p>`}
+    ${isReady && !why && !voice && html`<p><button type="button" class="primary talk" disabled=${isStarting} onClick=${start}>${isStarting ? "Starting" : "Start"}</button></p>`}
     ${voice && html`<${Talking} voice=${voice} isHandsFree=${isHandsFree} setHandsFree=${setHandsFree} onEnd=${() => setVoice(null)} setFailed=${setFailed} />`}</main>`;
 };
 

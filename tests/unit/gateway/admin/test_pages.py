@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from gateway import silero
 from gateway.admin import pages
 from gateway.admin.pages import Files, Home, Page
 from shared.errors import RouteNotFoundError
+from tests.support.stand_in_silero import write_silero
 
 FOLDER = Path(pages.__file__).parent / "page"
 BUDGET_BYTES = 150_000
@@ -92,27 +94,60 @@ def test_every_module_that_is_imported_is_there() -> None:
     for name, text in OWN.items():
         for other in re.findall(r'(?:from |import\(|URL\()"(\.\.?/[^"]+)"', text):
             path = os.path.normpath(Path(name).parent / other)
-            assert path in SOURCES, f"{name} imports {other}"
+            assert path in SOURCES or path == "silero", f"{name} imports {other}"  # a person fetches that folder
     for document in ("index.html", "voice.html"):
         for other in re.findall(r'/console/\{version\}/([^"]+)"', SOURCES[document]):
             assert other in SOURCES
     assert all(words in SOURCES["vendor/licences.txt"] for words in ("Jason Miller", "Leon Sorokin", "Apache License"))
 
 
-def test_files_are_packed_and_kept_by_browsers_under_a_name_that_changes_with_them() -> None:
+def test_files_are_packed_and_kept_by_browsers_under_a_name_that_changes_with_them(tmp_path: Path) -> None:
     page = Page()
     _, told, body = ask(Home(page), accept="text/html")
     version = re.findall(rb"/console/(\w+)/app.js", body)[0].decode()
-    status, told, body = ask(Files(page), f"{version}/app.js", accept_encoding="gzip, br")
+    status, told, body = ask(Files(page, tmp_path), f"{version}/app.js", accept_encoding="gzip, br")
     assert (status, told["content-type"]) == (200, "text/javascript; charset=utf-8")
     assert "immutable" in told["cache-control"]
     assert gzip.decompress(body) == SOURCES["app.js"].encode()
-    _, told, body = ask(Files(page), "another/app.js")
+    _, told, body = ask(Files(page, tmp_path), "another/app.js")
     assert (told["cache-control"], body) == ("no-cache", SOURCES["app.js"].encode())
     assert told["content-security-policy"].startswith("default-src 'none'")
 
 
 @pytest.mark.parametrize("name", ["v/../api.py", "v//etc/passwd", "v/nothing", "v/", "v", "", "v/vendor", "v/app.js/"])
-def test_what_is_no_file_of_the_page_is_not_there(name: str) -> None:
+def test_what_is_no_file_of_the_page_is_not_there(name: str, tmp_path: Path) -> None:
     with pytest.raises(RouteNotFoundError):
-        ask(Files(Page()), name)
+        ask(Files(Page(), tmp_path), name)
+
+
+def test_only_the_thread_of_silero_may_run_webassembly(tmp_path: Path) -> None:
+    files = Files(Page(), tmp_path)
+    policies = {name: ask(files, f"v/{name}")[1]["content-security-policy"] for name in SOURCES}
+    assert [name for name, policy in policies.items() if "wasm" in policy] == ["voice/silero_worker.js"]
+    special = policies["voice/silero_worker.js"]
+    assert special.replace(" 'wasm-unsafe-eval'", "") == policies["voice.html"]
+
+
+@pytest.mark.parametrize("name", sorted(silero.NAMES))
+def test_sileros_files_are_served_once_they_were_fetched_and_before_the_line_that_fetches_them_is_told(
+    name: str, tmp_path: Path
+) -> None:
+    files = Files(Page(), tmp_path)
+    with pytest.raises(RouteNotFoundError, match="`mlx-gateway detector`"):
+        ask(files, f"v/silero/{name}")
+    write_silero(tmp_path)
+    status, told, body = ask(files, f"v/silero/{name}")
+    assert (status, body) == (200, (silero.folder_of(tmp_path) / name).read_bytes())
+    types = {".mjs": "text/javascript; charset=utf-8", ".wasm": "application/wasm", ".onnx": "application/octet-stream"}
+    assert told["content-type"] == types[Path(name).suffix]
+    assert "wasm" not in told["content-security-policy"]
+
+
+@pytest.mark.parametrize("name", ["", "..", "../secret", "/etc/passwd", "ort.wasm.min.mjs/", "other.onnx"])
+def test_of_sileros_folder_nothing_else_is_served(name: str, tmp_path: Path) -> None:
+    write_silero(tmp_path)
+    for place in (silero.folder_of(tmp_path), silero.folder_of(tmp_path).parent):
+        (place / "secret").write_text("s")
+        (place / "other.onnx").write_text("s")
+    with pytest.raises(RouteNotFoundError):
+        ask(Files(Page(), tmp_path), f"v/silero/{name}")
