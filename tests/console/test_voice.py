@@ -33,7 +33,7 @@ from tests.support.stand_in_silero import write_silero
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_browser() is None, reason="no Chromium on the PATH: apt-get install chromium"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 
 

@@ -73,7 +73,7 @@ def click(page: Page, word: str) -> None:
     page.run(f"{button}.click()")
 
 
-def said_now(page: Page, state: str, *, deadline_s: float = 20.0) -> None:
+def said_now(page: Page, state: str, *, deadline_s: float = 60.0) -> None:
     page.wait(f"document.querySelector('.said-now')?.innerText === {state!r}", deadline_s=deadline_s)
 
 

@@ -60,6 +60,15 @@ def test_packages_that_a_person_brought_are_unpacked_and_nothing_else_of_them(
     assert {path.name for path in tmp_path.iterdir()} == {"packages", "state"}
     assert fetched(state, None) == 0, "it is there, and nothing is fetched again"
     assert "it is there" in capsys.readouterr().out
+    (folder_of(state) / "ort.wasm.min.mjs").unlink()
+    assert fetched(state, brought) == 0
+    assert is_there(state), "what was incomplete is whole again"
+
+
+def test_a_state_folder_that_cannot_be_written_is_told(brought: Path, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(ConfigError, match=r"state cannot be written"):
+        fetched(tmp_path / "state", brought)
 
 
 def test_a_package_that_is_another_is_refused_and_nothing_is_left(brought: Path, tmp_path: Path) -> None:
