@@ -84,7 +84,8 @@ class EchoEngine:
         self._go_on()
         has_done = self._tell(self._decode(), outbox)
         arrive()
-        has_done = self._tell(self._prefill(), outbox) or has_done
+        for phase in (self._begin, self._prefill):
+            has_done = self._tell(phase(), outbox) or has_done
         self._note_stats()
         return has_done
 
@@ -158,22 +159,30 @@ class EchoEngine:
             raise RuntimeError("echo:break")
         return answer.say()
 
-    def _prefill(self) -> list[Output]:
-        """One chunk of one prompt, the first of the highest class, which begins it; where prompts take no time, all
-        begin."""
+    def _begin(self) -> list[Output]:
+        """The prompt that is computed next, where it was not begun; where prompts take no time, all of them."""
         if not self._model.cost.is_known:
             return [answer.start() for answer in self._running.values() if not answer.is_started]
-        answers = (answer for answer in self._running.values() if not answer.is_started or answer.uncomputed_tokens)
-        answer = min(answers, key=lambda answer: PRIORITIES.index(answer.priority), default=None)
-        if answer is None:
+        answer = self._next_prompt()
+        if answer is None or answer.is_started:
             return []
-        if not answer.is_started:
-            outputs = [answer.start()]
-            _pause(answer.restore_s)
-            return outputs
+        outputs = [answer.start()]
+        _pause(answer.restore_s)
+        return outputs
+
+    def _prefill(self) -> list[Output]:
+        """One chunk of one prompt that was begun, in the same step where it was begun just now."""
+        answer = self._next_prompt()
+        if answer is None or not answer.is_started:
+            return []
         tokens = self._model.chunk_tokens(answer.depth, answer.uncomputed_tokens)
         _pause(self._model.cost.predict_s(answer.depth, answer.depth + tokens))
         return [answer.prefilled(tokens)]
+
+    def _next_prompt(self) -> EchoAnswer | None:
+        """The first of the highest class."""
+        answers = (answer for answer in self._running.values() if not answer.is_started or answer.uncomputed_tokens)
+        return min(answers, key=lambda answer: PRIORITIES.index(answer.priority), default=None)
 
 
 def _pause(seconds: float) -> None:

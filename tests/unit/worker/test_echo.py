@@ -216,6 +216,20 @@ def test_prefill_takes_chunks_and_reports_progress() -> None:
     assert progress == [(10, 20), (20, 20)]
 
 
+def test_a_prompt_is_begun_in_the_step_that_computes_its_first_chunk() -> None:
+    """So that one of a single chunk has its first word with the next word of those that run."""
+    engine = build(prefill_tokens_per_s=1_000_000)
+    engine.submit(engine.prepare(ask("echo:words 5", id="runs")))
+    for _ in range(2):
+        step(engine)
+    engine.submit(engine.prepare(ask("one two", id="came")))
+    told = [[(output.key, *map(type, output.events)) for output in step(engine)] for _ in range(2)]
+    assert told == [
+        [("runs", TextDelta), ("came", Started), ("came", Progress)],
+        [("runs", TextDelta), ("came", TextDelta)],
+    ]
+
+
 def test_prompts_of_the_highest_class_are_computed_first() -> None:
     engine = build(prefill_tokens_per_s=1000)
     for name, priority in (("late", "batch"), ("soon", "side"), ("now", "interactive")):
@@ -302,7 +316,6 @@ def test_the_lease_knows_what_prefill_costs_and_what_waits_for_it() -> None:
 def test_who_leaves_while_its_prompt_is_prefilled_leaves_what_was_computed() -> None:
     engine = build(prefill_tokens_per_s=100_000, cache_tokens=100_000)
     engine.submit(engine.prepare(ask(" ".join(f"w{number}" for number in range(30_000)))))
-    for _ in range(2):  # it begins; its first chunk
-        step(engine)
+    step(engine)  # its first chunk
     engine.cancel("r1")
     assert engine._model.cache.tokens > 0
