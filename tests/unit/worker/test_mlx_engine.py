@@ -110,6 +110,22 @@ def test_events_come_as_started_progress_text_finished(full: Path) -> None:
     assert kinds.index(TextDelta) > max(index for index, kind in enumerate(kinds) if kind is Progress)
 
 
+def test_that_a_prompt_begins_is_told_before_any_of_it_is_computed(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker measures from there: a prompt of one chunk would else seem to take no time."""
+    told: list[list[type]] = []
+    advance = driver.engine._prefiller.advance
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        told.append([type(event) for event in driver.events["a"]])
+        return advance(*arguments, **options)
+
+    monkeypatch.setattr(driver.engine._prefiller, "advance", watched)
+    driver.run(ask("a"))
+    assert told[0] == [Started]
+
+
 def test_stop_sequence_that_spans_tokens_ends_the_answer_before_it(driver: Driver) -> None:
     (whole,) = driver.run(ask("a", max_tokens=30))
     (part,) = whole.parts

@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from shared.config import Settings
 from shared.errors import InternalError, PromptTooLongError, UnsupportedContentError, WorkerLostError
-from shared.events import Event, Failed, Finished, Progress, Started
+from shared.events import Event, Failed, Finished, Progress
 from shared.grants import Grant
 from shared.registry import ModelSpec
 from shared.request import PRIORITIES, GenerateRequest, Resume
@@ -269,7 +269,7 @@ class MlxEngine:
         if decoded:
             outbox.emit(decoded)
         arrive()
-        prefilled = self._prefill()
+        prefilled = self._prefill(outbox)
         if prefilled is not None:
             outbox.emit([prefilled])
         elif self._room.is_refusing:
@@ -354,7 +354,7 @@ class MlxEngine:
 
     # -- prefill --------------------------------------------------------------------------------------------------
 
-    def _prefill(self) -> Output | None:
+    def _prefill(self, outbox: Outbox) -> Output | None:
         waiting = [sequence for sequence in self._sequences.values() if sequence.is_waiting]
         if not waiting or not self._prefiller.is_due(self._decoder.last_s, self._sequences.values()):
             return None
@@ -365,8 +365,7 @@ class MlxEngine:
             return self._refuse(waiting) if self._room.is_refusing else None
         if sequence.lease is None and not self._prefiller.begin(sequence):
             return None
-        events: list[Event] = [] if sequence.is_started else [Started(usage=sequence.usage())]
-        sequence.is_started = True
+        events: list[Event] = [*sequence.open(outbox)]
         self._decoder.disturbed()
         try:
             logits = self._prefiller.advance(sequence, decode_step_s=self._decoder.step_s, is_decoding=is_decoding)

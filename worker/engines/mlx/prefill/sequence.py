@@ -6,8 +6,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.events import Usage, known
+from shared.events import Event, Started, Usage, known
 from shared.request import GenerateRequest
+from worker.engines.base import Outbox, Output
 from worker.engines.mlx.decode.sampling import RowParams, RowSampler
 from worker.engines.mlx.eyes.base import Seen
 from worker.engines.mlx.eyes.places import moved_behind
@@ -94,6 +95,18 @@ class Sequence:
     def moved(self) -> int:
         """By how much what comes behind its prompt stands before its offset in the cache."""
         return moved_behind(self.prompt, len(self.prompt.tokens)) if self.prompt.spans else 0
+
+    def open(self, outbox: Outbox) -> tuple[Event, ...]:
+        """Its prefill begins, which is told at once, the first time: the worker measures waits up to here and prefills
+        from here on. Where one of its images may prove to be none, this gives what is to be told with the outcome."""
+        if self.is_started:
+            return ()
+        self.is_started = True
+        started = (Started(usage=self.usage()),)
+        if self.prompt.spans:
+            return started
+        outbox.emit([Output(key=self.key, events=started)])
+        return ()
 
     def interrupt(self) -> None:
         """Go back to waiting, with what was generated as part of what has to be computed again."""
