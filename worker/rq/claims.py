@@ -253,7 +253,12 @@ class Backlog:
 
     @property
     def is_empty(self) -> bool:
-        return not (any(self.waiting) or any(self.beside.values()))
+        return not any(self.by_lane)
+
+    @property
+    def by_lane(self) -> tuple[int, ...]:
+        """How many wait on each list, in the order of `LANES`."""
+        return (*self.waiting, *(self.beside.get(lane, 0) for lane in LANES_BESIDE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from shared.steady import Steady
 from shared.work import KINDS_BY_NAME, has_lane
 from worker.engines.base import EngineInfo
 from worker.rq.claims import Backlog, Claimed, Claims, Held, Pulse
-from worker.rq.gate import prefill_ahead_s, quotas, quotas_beside, s_per_byte_at
+from worker.rq.gate import may_take, prefill_ahead_s, quotas, quotas_beside, s_per_byte_at
 from worker.rq.in_flight import InFlight
 from worker.rq.once import RunOnce
 from worker.rq.outcomes import Outcomes
@@ -209,7 +209,7 @@ class ControlLoop:
         except Empty:
             pass
         if is_rung or not self._backlog.is_empty:
-            self._claim()
+            self._claim(is_rung=is_rung)
 
     def _wake_s(self) -> float:
         """On the monotonic clock. While jobs wait the prefill ahead of them is looked at again and again."""
@@ -295,8 +295,9 @@ class ControlLoop:
 
     # --- taking jobs ---------------------------------------------------------------------------------------------
 
-    def _claim(self) -> None:
-        """Take what waits on our lists, no more than can be begun."""
+    def _claim(self, *, is_rung: bool) -> None:
+        """Take what waits on our lists, no more than can be begun. Redis is asked only where that may bring something:
+        `is_rung` says that something has come."""
         if not self._is_ready() or self._drain_until_s is not None or self._is_suspended or self._exit is not None:
             return
         stats = self._runner.stats()
@@ -308,7 +309,7 @@ class ControlLoop:
             ahead_s=prefill_ahead_s(stats.waiting_s, self._jobs.on_the_way_s(s_per_byte)),
         )
         allowed = [*in_batch, *quotas_beside(THREADS_BESIDE, self._jobs.held_beside())]
-        if not any(quota.most and quota.ahead_s for quota in allowed):
+        if not may_take(allowed, None if is_rung else self._backlog.by_lane):
             return
         with self._patience("claim jobs"):
             taken = self._claims.claim(allowed, now(), s_per_byte=s_per_byte)

@@ -57,3 +57,10 @@ def quotas(*, capacity: int, reserved: int, held: Counts, ahead_s: Sequence[floa
 def quotas_beside(threads: Mapping[str, int], held: Mapping[str, int]) -> list[Quota]:
     """For each lane of a kind of work that is done beside the batch, by `threads` at once."""
     return [Quota(max(0, threads[lane] - held[lane]), UNBOUNDED_S) for lane in LANES_BESIDE]
+
+
+def may_take(allowed: Sequence[Quota], waiting: Sequence[int] | None = None) -> bool:
+    """Whether asking for jobs could bring one: there is a list that holds some, of which more may be started. `waiting`
+    is how many each holds, in the order of `allowed`; None while new ones may lie on any."""
+    held = waiting if waiting is not None else [1] * len(allowed)
+    return any(quota.most > 0 and quota.ahead_s > 0 and count > 0 for quota, count in zip(allowed, held, strict=True))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.request import PRIORITIES, Priority
-from worker.rq.gate import AHEAD_S, Quota, quotas
+from worker.rq.gate import AHEAD_S, Quota, may_take, quotas
 from worker.rq.once import RunOnce
 from worker.rq.pauses import Pauses
 from worker.serving.service_time import RunningMean
@@ -41,6 +41,16 @@ def test_prefill_of_its_own_class_and_of_those_before_it_closes_the_gate_for_a_c
 
 def test_what_may_be_taken_shrinks_with_what_is_ahead() -> None:
     assert gate(ahead_s=(AHEAD_S / 2, 0, 0, 0))[0].ahead_s == AHEAD_S / 2
+
+
+def test_redis_is_not_asked_again_and_again_for_what_has_no_place() -> None:
+    """Batch work holds all places and waits: nobody of the first class, for whom there are some, is there."""
+    full = gate((0, 0, 0, 4))
+    assert not may_take(full, (0, 0, 0, 196))
+    assert may_take(full, (1, 0, 0, 196))
+    assert may_take(full), "whoever rings may be of the first class"
+    assert not may_take(gate((4, 0, 0, 0))), "there are places for nobody"
+    assert not may_take(gate(ahead_s=(0.0, 0.0, 0.0, AHEAD_S)), (0, 0, 0, 1))
 
 
 def test_the_latest_of_the_lowest_class_is_paused_and_goes_on_first_when_there_is_a_place() -> None:
