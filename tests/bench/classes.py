@@ -32,7 +32,7 @@ _ENVIRONMENT = {
     "MLX_GATEWAY_PREFILL_STEP_TOKENS": str(_MLX_CHUNK_TOKENS),
     "MLX_GATEWAY_DECODE_STALL_TARGET_MS": "2000",  # chunks are as long behind the load as alone
 }
-_SETTLE_S = 2.0
+_PLACED_WITHIN_S, _LOOK_S = 120.0, 0.25
 _STEP_MS, _ECHO_TOKENS_PER_S = 20.0, 2000.0
 _ECHO_CHUNK_TOKENS = round(_ECHO_TOKENS_PER_S / 10)
 
@@ -87,7 +87,7 @@ async def _measure(side: Side, stack: Stack, table: Table, jobs: int) -> None:
             await _first(side, stack, name)
         alone = {name: [await _first(side, stack, name) for _ in range(n)] for name, n in ROUNDS.items()}
         batch = [asyncio.create_task(_job(side, stack)) for _ in range(jobs)]
-        await asyncio.sleep(_SETTLE_S)
+        await _all_placed(stack, batch)
         behind = {name: [await _first(side, stack, name) for _ in range(n)] for name, n in ROUNDS.items()}
         ended = sum(job.done() for job in batch)
         answers = await asyncio.gather(*batch)
@@ -105,6 +105,18 @@ async def _measure(side: Side, stack: Stack, table: Table, jobs: int) -> None:
         f"{side.name}: {whole} of {jobs} batch answers came whole; {paused} pauses; the longest gap within one "
         f"{seconds(gap_s)}; {ended} had ended when the last was measured"
     )
+
+
+async def _all_placed(stack: Stack, batch: Sequence[asyncio.Task[Answer]]) -> None:
+    """Return when the worker holds all jobs or has them on its lists: before that a request stands in the burst in
+    which they come, not behind them."""
+    async with asyncio.timeout(_PLACED_WITHIN_S):
+        while sum(job.done() for job in batch) + await _known_jobs(stack) < len(batch):  # noqa: ASYNC110 - another's
+            await asyncio.sleep(_LOOK_S)
+
+
+async def _known_jobs(stack: Stack) -> int:
+    return sum(sum(lease.held) + sum(lease.queued) for lease in await stack.leases())
 
 
 def _row(side: Side, name: str, alone: Sequence[Answer], behind: Sequence[Answer], step_s: float) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from gateway.command.runfile import read_running
 from gateway.dispatch.fleet import FleetWatcher
 from shared.config import Settings, load_secret
 from shared.processes import GuardedProcess
+from shared.registry import WorkerLease
 from shared.seal import Keyring
 from tests.bench.prompts import Renderer, Request
 from tests.bench.wire import Answer, Connection, chat
@@ -166,14 +167,18 @@ class Stack(HttpContender):
         return sorted((self._folder / "state" / "logs").glob("worker-*.log"))
 
     async def ready_workers(self) -> list[int]:
-        """Process ids of the workers that can answer, from their leases."""
+        """Process ids of the workers that can answer."""
+        return [lease.pid for lease in await self.leases() if lease.state == "ready"]
+
+    async def leases(self) -> list[WorkerLease]:
+        """Of its workers, as they are now; none before Redis is up."""
         running = read_running(self._folder / "state")
         if running is None:
             return []
         keyring = Keyring(load_secret(Settings(state_dir=self._folder / "state")))
         async with redis.asyncio.Redis.from_url(running.redis_url) as client:
             fleet = await FleetWatcher(client, NAMES, keyring).refresh()
-        return [lease.pid for lease in fleet.workers if lease.state == "ready"]
+        return list(fleet.workers)
 
 
 class MlxServer(HttpContender):
