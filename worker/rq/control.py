@@ -134,6 +134,7 @@ class ControlLoop:
         self._outcomes = Outcomes(self.rq, self._patience)
         self._once = RunOnce()
         self._backlog, self._pauses = Backlog(), Pauses()
+        self._is_rung = False  # something has come since Redis was asked for jobs
         self._names, self._is_member = names, is_member
         self._jobs = InFlight()
         self._is_suspended = self._is_told_at_work = self.has_hung = False
@@ -197,19 +198,18 @@ class ControlLoop:
 
     def _handle_messages(self) -> None:
         """Wait for a message until the next beat is due, or until more may be taken; then take what may be."""
-        is_rung = False
         try:
             message = self._inbox.get(timeout=max(0.0, self._wake_s() - time.monotonic()))
             while True:
                 if isinstance(message, Rung):
-                    is_rung = True
+                    self._is_rung = True
                 else:
                     self._handle(message)
                 message = self._inbox.get_nowait()
         except Empty:
             pass
-        if is_rung or not self._backlog.is_empty:
-            self._claim(is_rung=is_rung)
+        if self._is_rung or not self._backlog.is_empty:
+            self._claim()
 
     def _wake_s(self) -> float:
         """On the monotonic clock. While jobs wait the prefill ahead of them is looked at again and again."""
@@ -295,9 +295,9 @@ class ControlLoop:
 
     # --- taking jobs ---------------------------------------------------------------------------------------------
 
-    def _claim(self, *, is_rung: bool) -> None:
-        """Take what waits on our lists, no more than can be begun. Redis is asked only where that may bring something:
-        `is_rung` says that something has come."""
+    def _claim(self) -> None:
+        """Take what waits on our lists, no more than can be begun. Redis is asked only where that may bring something;
+        what has come while nothing could be begun is asked for later."""
         if not self._is_ready() or self._drain_until_s is not None or self._is_suspended or self._exit is not None:
             return
         stats = self._runner.stats()
@@ -309,10 +309,11 @@ class ControlLoop:
             ahead_s=prefill_ahead_s(stats.waiting_s, self._jobs.on_the_way_s(s_per_byte)),
         )
         allowed = [*in_batch, *quotas_beside(THREADS_BESIDE, self._jobs.held_beside())]
-        if not may_take(allowed, None if is_rung else self._backlog.by_lane):
+        if not may_take(allowed, None if self._is_rung else self._backlog.by_lane):
             return
         with self._patience("claim jobs"):
             taken = self._claims.claim(allowed, now(), s_per_byte=s_per_byte)
+            self._is_rung = False
             has_changed = bool(taken.jobs) or taken.backlog != self._backlog
             for claimed in taken.jobs:
                 self._start(claimed)
@@ -403,7 +404,7 @@ class ControlLoop:
                 end = self._runner.leave if status == JobStatus.CANCELED else self._runner.cancel
                 if end(slot.ticket.request_id, self._ended_by_others(status)):
                     log.info("job %s is %s: it was ended", slot.job_id, status or "gone")
-        self._backlog = pulse.backlog
+        self._backlog, self._is_rung = pulse.backlog, False
         if pulse.is_suspended != self._is_suspended:
             self._suspend(pulse.is_suspended)
         return True
