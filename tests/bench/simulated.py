@@ -107,7 +107,7 @@ class SimulatedFleet:
     # --- the gateway -----------------------------------------------------------------------------------------------
 
     def _asked(self, ask: Ask) -> None:
-        ask.asked_s = self._world.now_s
+        ask.asked_s, ask.job = self._world.now_s, f"j{len(self._asks)}"
         ask.home = self._homes.get(ask.conversation)
         self._asks.append(ask)
         self._put(ask, self.decide(ask))

@@ -6,10 +6,9 @@ tokens by conversation and by head, and never dropped.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway.dispatch.facts import Home, Known, Placed, Sight
 from shared.cost import PrefillCost
@@ -27,7 +26,6 @@ TOKENS_PER_BYTE = 0.25
 _CAPACITY = 4
 _CHUNK_S = 1.0
 _SOON_S = 5.0
-_numbers = itertools.count()
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -51,7 +49,7 @@ class Ask:
     first_s: float = 0.0
     is_beside: bool = False
     worker: str = ""
-    job: str = field(default_factory=lambda: f"j{next(_numbers)}")
+    job: str = ""
     on_end: Callable[[], None] = lambda: None
 
     @property
