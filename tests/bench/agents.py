@@ -3,12 +3,14 @@
 A word stands for `TOKENS_PER_WORD` tokens, and time runs `SPEED` times faster than on a clock, so that hours of eight
 Macs fits into minutes of two cores: rates are set accordingly, and all figures are told in tokens and seconds as they
 would be. Everything is drawn from a seed: each rule gets the same traffic, but what follows an answer begins when the
-answer has come.
+answer has come. So who is served sooner asks more, and a mean over some time is over other turns with each rule:
+`run_turns` asks for the same ones.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator
@@ -28,13 +30,16 @@ ANSWER_TOKENS = (60, 600)
 BURST_SHARE = 0.08  # of turns that start subagents
 BURST = (2, 4)
 SUBAGENT_TURNS = (3, 7)
+_SLEEP_S = 0.05
 
 
 @dataclass(slots=True)
 class Turn:
-    """One request that was answered: seconds of the simulated time."""
+    """One request that was answered: seconds of the simulated time. `number` is which turn of its session it is, or, of
+    a subagent, is asked for."""
 
     conversation: str
+    number: int
     is_subagent: bool
     first_s: float
     worker: str
@@ -45,14 +50,18 @@ class Turn:
 
 @dataclass(slots=True)
 class Traffic:
-    """What clients saw."""
+    """What clients saw, in `took_s`. `numbers` are those of the turns that count, None for all; `late_s` says how much
+    longer than asked for the bench slept, each time: both in seconds of the simulated time."""
 
     turns: list[Turn] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    late_s: list[float] = field(default_factory=list)
     is_counted: bool = False
+    numbers: range | None = None
+    took_s: float = 0.0
 
     def note(self, turn: Turn) -> None:
-        if self.is_counted:
+        if self.is_counted and (self.numbers is None or turn.number in self.numbers):
             self.turns.append(turn)
 
 
@@ -99,19 +108,58 @@ class Agents:
         self._seed = seed
         self._head = words("head", HEAD_TOKENS)
         self._subagent_head = words("sub", SUBAGENT_TOKENS)
+        self._at = [-1] * sessions  # which turn each session is at
+        self._goes_on = asyncio.Event()  # one has come to its next turn
         self.traffic = Traffic()
 
     async def run(self, *, warm_s: float, measured_s: float) -> Traffic:
         """Seconds of the wall clock: the first ones are not counted."""
-        tasks = [asyncio.create_task(self._session(number)) for number in range(self._sessions)]
-        await asyncio.sleep(warm_s)
-        self.traffic.is_counted = True
-        await asyncio.sleep(measured_s)
-        self.traffic.is_counted = False
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        async with self._at_work():
+            await asyncio.sleep(warm_s)
+            async with self._counting():
+                await asyncio.sleep(measured_s)
         return self.traffic
+
+    async def run_turns(self, turns: range, *, limit_s: float) -> Traffic:
+        """These turns of every session, and those of the subagents that it starts for them: the same ones whatever the
+        rule. Whoever is done goes on until all are, so that the last ones do not meet an idle fleet. What has not come
+        after `limit_s` of the wall clock is an error for each session that waits for it."""
+        self.traffic.numbers = turns
+        async with self._at_work(), self._counting():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    while self._behind(turns):
+                        self._goes_on.clear()
+                        await self._goes_on.wait()
+            self.traffic.errors += [f"session {number} is not done" for number in self._behind(turns)]
+        return self.traffic
+
+    def _behind(self, turns: range) -> list[int]:
+        """Sessions that have asked for nothing later than these."""
+        return [number for number, at in enumerate(self._at) if at < turns.stop]
+
+    @contextlib.asynccontextmanager
+    async def _at_work(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._session(number)) for number in range(self._sessions)]
+        tasks.append(asyncio.create_task(self._keep_time()))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def _counting(self) -> AsyncIterator[None]:
+        began_s, self.traffic.is_counted = time.monotonic(), True
+        yield
+        self.traffic.took_s, self.traffic.is_counted = SPEED * (time.monotonic() - began_s), False
+
+    async def _keep_time(self) -> None:
+        while True:
+            due_s = time.monotonic() + _SLEEP_S
+            await asyncio.sleep(_SLEEP_S)
+            self.traffic.late_s.append(SPEED * (time.monotonic() - due_s))
 
     async def _session(self, number: int) -> None:
         chance = random.Random(f"{self._seed}-{number}")
@@ -120,39 +168,41 @@ class Agents:
             name = f"s{number}l{life}"
             conversation = Conversation(name, {"x-claude-code-session-id": name}, self._head)
             while conversation.tokens < CONTEXT_TOKENS:
+                self._at[number] += 1
+                self._goes_on.set()
                 if chance.random() < BURST_SHARE:
-                    await self._burst(name, chance)
-                await self._turn(conversation, chance, is_subagent=False)
+                    await self._burst(name, self._at[number], chance)
+                await self._turn(conversation, self._at[number], chance, is_subagent=False)
                 await asyncio.sleep(chance.expovariate(1 / THINKS_S) / SPEED)
 
-    async def _burst(self, session: str, chance: random.Random) -> None:
+    async def _burst(self, session: str, number: int, chance: random.Random) -> None:
         count = chance.randint(*BURST)
         seeds = [chance.random() for _ in range(count)]
         async with asyncio.TaskGroup() as group:
             for seed in seeds:
-                group.create_task(self._subagent(session, random.Random(seed)))
+                group.create_task(self._subagent(session, number, random.Random(seed)))
 
-    async def _subagent(self, session: str, chance: random.Random) -> None:
+    async def _subagent(self, session: str, number: int, chance: random.Random) -> None:
         name = f"{session}a{chance.getrandbits(40):x}"
         headers = {"x-claude-code-session-id": session, "x-claude-code-agent-id": name}
         conversation = Conversation(name, headers, self._subagent_head)
         for _ in range(chance.randint(*SUBAGENT_TURNS)):
-            await self._turn(conversation, chance, is_subagent=True)
+            await self._turn(conversation, number, chance, is_subagent=True)
             await asyncio.sleep(chance.expovariate(2 / THINKS_S) / SPEED)
 
-    async def _turn(self, conversation: Conversation, chance: random.Random, *, is_subagent: bool) -> None:
+    async def _turn(self, conversation: Conversation, number: int, chance: random.Random, *, is_subagent: bool) -> None:
         low, high = TURN_TOKENS
         said = int(low * (high / low) ** chance.random())
         body = conversation.body(self._model, said, chance.randint(*ANSWER_TOKENS))
         try:
-            text = await self._ask(conversation, body, is_subagent=is_subagent)
+            text = await self._ask(conversation, number, body, is_subagent=is_subagent)
         except (OSError, EOFError, RuntimeError, ValueError) as error:
             self.traffic.errors.append(str(error)[:200])
             await asyncio.sleep(THINKS_S / SPEED)
             text = "(no answer)"
         conversation.note_answer(text)
 
-    async def _ask(self, conversation: Conversation, body: dict[str, Any], *, is_subagent: bool) -> str:
+    async def _ask(self, conversation: Conversation, number: int, body: dict[str, Any], *, is_subagent: bool) -> str:
         began_s, first_s, text = time.monotonic(), 0.0, []
         usage: dict[str, Any] = {}
         headers: dict[str, str] = {}
@@ -168,7 +218,10 @@ class Agents:
         total = cached + usage.get("input_tokens", 0) + usage.get("cache_creation_input_tokens", 0)
         scale = TOKENS_PER_WORD
         self.traffic.note(
-            Turn(conversation.name, is_subagent, first_s * SPEED, worker, reason, total * scale, cached * scale)
+            Turn(
+                *(conversation.name, number, is_subagent, first_s * SPEED),
+                *(worker, reason, total * scale, cached * scale),
+            )
         )
         return "".join(text)
 

@@ -31,7 +31,7 @@ _SOON_S = 5.0
 @dataclass(eq=False, slots=True, kw_only=True)
 class Ask:
     """One turn of `tokens`, of which `head_tokens` are those of a head that others share; `said` are its answer's.
-    `cached` tokens were known where it was computed."""
+    `turn` is which one of its session it is, or is asked for. `cached` tokens were known where it was computed."""
 
     conversation: str
     head: str
@@ -39,6 +39,7 @@ class Ask:
     tokens: int
     said: int
     priority: Priority
+    turn: int = 0
     asked_s: float = 0.0
     home: Home | None = None
     place: Placed | None = None
