@@ -25,6 +25,7 @@ _OURS = ("MLX_GATEWAY_", "REDIS_URL")  # settings and secrets that are nobody el
 _STOP_S = 10.0
 _PAUSES_S = (0.25, 30.0)  # before it is started again: the first, and the longest
 _SHOWN_LINES = 20
+_LAST_WORDS_S = 5.0  # until they are read
 _READY_SHARE = 0.9  # of what a person waits for
 
 
@@ -37,6 +38,7 @@ class Supervised:
         self._environment = environment
         self._lines: deque[str] = deque(maxlen=_SHOWN_LINES)
         self._process: GuardedProcess | None = None
+        self._reader: threading.Thread | None = None
         self._watch: asyncio.Task[None] | None = None
         self._report: Callable[[float], None] = lambda done: None
         self.starts = 0
@@ -78,7 +80,8 @@ class Supervised:
         finally:
             os.close(writing)
         self.starts += 1
-        threading.Thread(target=self._follow, args=(reading,), name=f"{self._name}-log", daemon=True).start()
+        self._reader = threading.Thread(target=self._follow, args=(reading,), name=f"{self._name}-log", daemon=True)
+        self._reader.start()
 
     def _follow(self, descriptor: int) -> None:
         with os.fdopen(descriptor, errors="replace") as lines:
@@ -89,6 +92,9 @@ class Supervised:
                     self._report(_READY_SHARE)
 
     def _words(self) -> str:
+        """Of a command that has ended: its last words may still be on their way."""
+        if self._reader is not None:
+            self._reader.join(_LAST_WORDS_S)
         return " | ".join(self._lines) or "it said nothing"
 
     async def _keep(self) -> None:
