@@ -8,6 +8,7 @@ import multiprocessing
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ from worker.rq.reaping import reap, reap_expired
 from worker.rq.records import Slot
 from worker.rq.recovery import Recovery
 from worker.rq.safe_job import SafeJob, SafeQueue, ticket_of
-from worker.rq.waiter import BellWaiter
+from worker.rq.waiter import BellWaiter, Rung
 from worker.rq.worker import EngineWorker
 from worker.serving.bodies import Body
 from worker.serving.reports import Ended
@@ -806,6 +807,30 @@ def test_the_clients_time_outs_stay_what_they_were(loop: ControlLoop) -> None:
 
 def test_a_workers_figures_have_names_and_meanings(loop: ControlLoop) -> None:
     assert set(loop.describe().metrics) <= set(FIGURES)
+
+
+def test_what_came_while_no_place_was_free_is_asked_for_once_there_is_one(
+    loop: ControlLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not only at the next beat, which counts what waits."""
+    asked: list[Any] = []
+    claim = loop._claims.claim
+
+    def count(*given: Any, **named: Any) -> Any:
+        asked.append(given)
+        return claim(*given, **named)
+
+    monkeypatch.setattr(loop._claims, "claim", count)
+    loop._lease = replace(loop._lease, state="ready", capacity=1)
+    loop._inbox.put(Rung())
+    with monkeypatch.context() as full:
+        full.setattr("worker.rq.control.may_take", lambda *_: False)
+        loop._handle_messages()
+    assert not asked
+    loop._handle_messages()
+    assert len(asked) == 1
+    loop._handle_messages()
+    assert len(asked) == 1, "nothing has come since"
 
 
 def test_jobs_are_never_run_the_stock_way(loop: ControlLoop) -> None:
